@@ -12,10 +12,12 @@
 //! | [`model`] | BERT and its heads |
 //! | [`optim`] | AdamW, schedules, clipping |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
+//! | [`bench`] | throughput, profiles, and the ceilings to judge them by |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 
 pub mod autograd;
+pub mod bench;
 pub mod cli;
 pub mod device;
 pub mod error;

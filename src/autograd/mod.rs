@@ -7,5 +7,5 @@ mod profile;
 mod tape;
 
 pub use parameters::{Matrix, Parameters, Spec, Vector};
-pub use profile::{Pass, Profile};
+pub use profile::{Call, Pass, Profile, Total};
 pub use tape::{DeviceBatch, Tape, Tensor};

@@ -9,9 +9,9 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Parameters, Pass, Profile};
+use super::{Call, Parameters, Pass, Profile};
 use crate::device::cpu::dropout::Dropout;
-use crate::device::{Buffer, DType, Device};
+use crate::device::{Buffer, DType, Device, Work, nvtx};
 use crate::kmer::batch::Batch;
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
@@ -42,6 +42,8 @@ pub struct DeviceBatch {
     pub labels: Buffer,
     /// Tokens of the longest sequence.
     pub longest: usize,
+    /// Pairs of tokens that attend to each other: the sum of the squared lengths.
+    pub pairs: f64,
 }
 
 impl DeviceBatch {
@@ -59,6 +61,7 @@ impl DeviceBatch {
             rows: upload(&batch.rows)?,
             labels: upload(&batch.labels)?,
             longest: batch.max_length(),
+            pairs: batch.pairs(),
         }))
     }
 }
@@ -67,6 +70,7 @@ type Backward = Box<dyn FnOnce(&mut Tape, &mut Parameters) -> Result<()>>;
 
 struct Node {
     op: &'static str,
+    layer: Option<usize>,
     backward: Backward,
 }
 
@@ -81,6 +85,12 @@ pub struct Tape {
     recording: bool,
     randomness: Option<Randomness>,
     dropout_sites: u32,
+    /// The encoder layer that operations now belong to.
+    layer: Option<usize>,
+    /// What the running operation has stated about itself.
+    work: Work,
+    /// Whether a profiler's range is open for it.
+    in_range: bool,
     profile: Option<Profile>,
 }
 
@@ -90,6 +100,12 @@ struct Randomness {
     seed: u64,
     step: u32,
     micro_batch: u32,
+}
+
+impl AsMut<Self> for Tape {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
 }
 
 impl Tape {
@@ -106,6 +122,9 @@ impl Tape {
             recording: false,
             randomness: None,
             dropout_sites: 0,
+            layer: None,
+            work: Work::default(),
+            in_range: false,
             profile: None,
         }
     }
@@ -128,6 +147,7 @@ impl Tape {
     fn reset(&mut self) {
         self.nodes.clear();
         self.dropout_sites = 0;
+        self.enter_layer(None);
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
         self.pool.extend(used);
     }
@@ -225,7 +245,7 @@ impl Tape {
     ) {
         self.clock(op, Pass::Forward, started);
         if self.recording {
-            self.nodes.push(Node { op, backward: Box::new(backward) });
+            self.nodes.push(Node { op, layer: self.layer, backward: Box::new(backward) });
         }
     }
 
@@ -269,12 +289,43 @@ impl Tape {
     /// # Errors
     /// Whatever a backward rule returns.
     pub fn backward(&mut self, parameters: &mut Parameters) -> Result<()> {
-        while let Some(Node { op, backward }) = self.nodes.pop() {
-            let started = Instant::now();
+        let _pass = nvtx::range(|| Pass::Backward.name().into());
+        while let Some(Node { op, layer, backward }) = self.nodes.pop() {
+            self.enter_layer(layer);
+            let started = self.start(op);
             backward(self, parameters)?;
             self.clock(op, Pass::Backward, started);
         }
+        self.enter_layer(None);
         Ok(())
+    }
+
+    /// The operations that follow belong to this encoder layer, from 0, or to none: profiles tell them apart.
+    pub fn enter_layer(&mut self, layer: Option<usize>) {
+        if layer == self.layer {
+            return;
+        }
+        if self.layer.is_some() {
+            nvtx::pop();
+        }
+        if let Some(layer) = layer.filter(|_| nvtx::is_active()) {
+            nvtx::push(&format!("layer {layer}"));
+        }
+        self.layer = layer;
+    }
+
+    /// Starts the clock of an operation, and its range in a profiler.
+    pub fn start(&mut self, op: &'static str) -> Instant {
+        if nvtx::is_active() {
+            nvtx::push(op);
+            self.in_range = true;
+        }
+        Instant::now()
+    }
+
+    /// States what the running operation costs at the least; `ops/work.rs` knows. Several statements add up.
+    pub fn count(&mut self, work: Work) {
+        self.work += work;
     }
 
     /// From now on measures every operation.
@@ -289,8 +340,12 @@ impl Tape {
 
     /// Counts work on `op` that started at `started`, if a profile is being taken.
     pub fn clock(&mut self, op: &'static str, pass: Pass, started: Instant) {
+        let work = std::mem::take(&mut self.work);
+        if std::mem::take(&mut self.in_range) {
+            nvtx::pop();
+        }
         if let Some(profile) = &mut self.profile {
-            profile.add(op, pass, started.elapsed());
+            profile.calls.push(Call { op, pass, layer: self.layer, started, time: started.elapsed(), work });
         }
     }
 

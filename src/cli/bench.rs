@@ -1,12 +1,19 @@
 //! `helixgrad bench`: throughput.
 
-use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Common;
-use crate::model::{Head, preset};
-use crate::train::bench::{Throughput, Workload, train_throughput};
+use super::workload::WorkloadArgs;
+use crate::autograd::Pass;
+use crate::bench::published::{PUBLISHED, Published};
+use crate::bench::train::{Throughput, train_throughput};
+use crate::bench::{Mix, Workload};
+use crate::model::preset;
+use crate::report::{Cell, Table, format};
+use crate::train::ceilings::Sizes;
 use crate::{Error, Result};
 
 /// Measure throughput.
@@ -25,111 +32,245 @@ enum Command {
 #[derive(clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct TrainArgs {
-    /// Model size.
-    #[arg(long, default_value = "mini")]
-    preset: String,
-    /// Sequences in a step (default: 8; for the 86-89 M presets 2; for splice-small 64).
-    #[arg(long)]
-    batch: Option<usize>,
-    /// Tokens in a sequence (default: 512; for splice-small 80).
-    #[arg(long)]
-    length: Option<usize>,
-    /// Share of tokens that are masked.
-    #[arg(long, default_value_t = 0.15)]
-    masked: f64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    workload: WorkloadArgs,
     /// Steps to time.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 6, value_name = "N")]
     steps: usize,
     /// Also measure with one thread and print the speed-up of all.
     #[arg(long)]
     scaling: bool,
+    /// Compare with what an earlier run printed with --json.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
 struct Report {
     preset: String,
     device: String,
+    dtype: &'static str,
     batch: usize,
     length: usize,
+    mix: Mix,
+    masked: f64,
     #[serde(flatten)]
     throughput: Throughput,
     /// Tokens a second with one thread, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second_one_thread: Option<f64>,
+    /// Figures that others published for the same trunk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    published: Vec<Published>,
+    /// The comparison, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Comparison>,
+}
+
+/// This run over an earlier one.
+#[derive(Serialize)]
+struct Comparison {
+    file: PathBuf,
+    /// Where the runs differ in what they measured: (what, then, now).
+    differences: Vec<(&'static str, String, String)>,
+    /// (what, then, now, now / then).
+    ratios: Vec<(String, f64, f64, f64)>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let Command::Train(args) = &args.command;
+    let earlier = args.against.as_deref().map(read_earlier).transpose()?;
     let (device, dtype) = common.device()?;
-    let preset = preset(&args.preset)?;
-    let splice = preset.name == "splice-small";
-    let length = args.length.unwrap_or(if splice { 80 } else { 512 });
-    let batch = args.batch.unwrap_or(match preset.layers {
-        12 => 2,
-        _ if splice => 64,
-        _ => 8,
-    });
-    if !(1..=1 << 20).contains(&length)
-        || !(1..=1 << 16).contains(&batch)
-        || args.steps == 0
-        || !(0.0..=1.0).contains(&args.masked)
-    {
-        return Err(Error::usage(
-            format!("--batch {batch} --length {length} --steps {} --masked {}", args.steps, args.masked),
-            "give at least one step of at least one sequence of at least one token",
-        ));
-    }
-    let head = if splice { Head::Site { labels: 3, hidden: None } } else { Head::MaskedLm };
-    let config = preset.config(length);
-    let workload = Workload { config, head, batch, length, masked: args.masked, steps: args.steps };
-
+    let workload = args.workload.workload(&device, args.steps)?;
+    let sizes = Sizes::of(&device);
     let one_thread = if args.scaling {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
-        Some(pool.install(|| train_throughput(&workload, &device, dtype, common.seed))?.tokens_per_second)
+        Some(pool.install(|| train_throughput(&workload, &device, dtype, common.seed, &sizes))?.tokens_per_second)
     } else {
         None
     };
-    let throughput = train_throughput(&workload, &device, dtype, common.seed)?;
-    let report = Report {
-        preset: preset.name.to_owned(),
+    let throughput = train_throughput(&workload, &device, dtype, common.seed, &sizes)?;
+    let mut report = Report {
+        preset: args.workload.preset().to_owned(),
         device: device.to_string(),
-        batch,
-        length,
+        dtype: dtype.name(),
+        batch: workload.batch,
+        length: workload.length,
+        mix: workload.mix,
+        masked: workload.masked,
         throughput,
         tokens_per_second_one_thread: one_thread,
+        published: published(args.workload.preset())?,
+        against: None,
     };
-    common.print(&report, table)
+    if let (Some(earlier), Some(file)) = (earlier, &args.against) {
+        report.against = Some(compare(&earlier, &report, file)?);
+    }
+    common.print(&report, |report| text(report, &args.workload.title(&workload), &workload))
 }
 
-fn table(report: &Report) -> String {
+/// The published figures are for a trunk of 12 layers of 768: beside another model they would say nothing.
+fn published(name: &str) -> Result<Vec<Published>> {
+    let preset = preset(name)?;
+    Ok(if (preset.layers, preset.hidden) == (12, 768) { PUBLISHED.to_vec() } else { Vec::new() })
+}
+
+fn read_earlier(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let remedy = "name a file that `helixgrad bench train --json > FILE` wrote";
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| Error::input(path, "", error.to_string(), remedy))?;
+    match value.get("tokens_per_second").and_then(Value::as_f64) {
+        Some(_) => Ok(value),
+        None => Err(Error::input(path, "", "no tokens_per_second in it", remedy)),
+    }
+}
+
+fn compare(earlier: &Value, report: &Report, file: &Path) -> Result<Comparison> {
+    let now = serde_json::to_value(report).map_err(|error| Error::Failed(error.to_string()))?;
+    let conditions = ["preset", "device", "dtype", "batch", "length", "mix", "masked", "threads", "tokens_per_step"];
+    let differences = conditions
+        .into_iter()
+        .filter(|what| earlier[*what] != now[*what])
+        .map(|what| (what, earlier[what].to_string(), now[what].to_string()))
+        .collect();
+    let mut ratios = Vec::new();
+    let mut ratio = |what: String, then: Option<f64>, now: Option<f64>| {
+        if let (Some(then), Some(now)) = (then, now)
+            && then > 0.0
+        {
+            ratios.push((what, then, now, now / then));
+        }
+    };
+    let figures =
+        [("tokens/s", "tokens_per_second"), ("ms a step", "seconds_per_step"), ("TFLOP/s", "tflops"), ("MFU", "mfu")];
+    for (name, key) in figures {
+        let scale = if key == "seconds_per_step" { 1e3 } else { 1.0 };
+        let figure = |value: &Value| value[key].as_f64().map(|figure| figure * scale);
+        ratio(name.to_owned(), figure(earlier), figure(&now));
+    }
+    let milliseconds = |value: &Value, op: &Value, pass: &Value| {
+        let ops = value["ops"].as_array()?;
+        ops.iter().find(|row| row["op"] == *op && row["pass"] == *pass)?["milliseconds_per_step"].as_f64()
+    };
+    for row in now["ops"].as_array().into_iter().flatten() {
+        let (op, pass) = (&row["op"], &row["pass"]);
+        let name = format!("ms: {} {}", op.as_str().unwrap_or_default(), pass.as_str().unwrap_or_default());
+        ratio(name.trim_end().to_owned(), milliseconds(earlier, op, pass), milliseconds(&now, op, pass));
+    }
+    Ok(Comparison { file: file.to_owned(), differences, ratios })
+}
+
+fn text(report: &Report, title: &str, workload: &Workload) -> String {
     let throughput = &report.throughput;
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{} on {} with {} threads: {} sequences of {} tokens a step\n\
-         {:.0} tokens/s, {:.2} sequences/s, {:.1} ms a step, {:.0} GFLOP/s, {:.0} MiB of activations\n",
-        report.preset,
+    let tokens = format::count(throughput.tokens_per_second as u64);
+    let mut parts = vec![format!(
+        "{title} ({}), on {} with {} threads\n\
+         {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps), {:.0} MiB of activations\n\
+         {}FLOP/s of products, MFU {} of {}FLOP/s ({})\n\
+         ceilings of this run: copy {}B/s, product {}FLOP/s",
+        report.dtype,
         report.device,
         throughput.threads,
-        report.batch,
-        report.length,
-        throughput.tokens_per_second,
-        throughput.sequences_per_second,
+        format::short(throughput.sequences_per_second),
         throughput.seconds_per_step * 1e3,
-        throughput.gflops,
+        throughput.seconds_per_step_range.0 * 1e3,
+        throughput.seconds_per_step_range.1 * 1e3,
+        workload.steps,
         throughput.activation_mib,
-    );
+        format::short(throughput.tflops * 1e12),
+        format::percent(throughput.mfu, 1),
+        format::short(throughput.peak.flops_per_second),
+        throughput.peak.source,
+        format::short(throughput.ceilings.bytes_per_second),
+        format::short(throughput.ceilings.flops_per_second),
+    )];
     if let Some(one) = report.tokens_per_second_one_thread {
-        let _ = writeln!(text, "one thread: {one:.0} tokens/s; speed-up {:.2}\n", throughput.tokens_per_second / one);
+        let speed_up = throughput.tokens_per_second / one;
+        parts.push(format!("one thread: {} tokens/s; speed-up {speed_up:.2}", format::count(one as u64)));
     }
-    let _ = writeln!(text, "{:<16}{:<10}{:>8}{:>12}{:>9}", "op", "pass", "calls", "ms a step", "share");
+    parts.push(ops(throughput).to_string());
+    if !report.published.is_empty() {
+        parts.push(beside(report));
+    }
+    if let Some(comparison) = &report.against {
+        parts.push(comparison_text(comparison));
+    }
+    parts.join("\n\n")
+}
+
+fn ops(throughput: &Throughput) -> Table {
+    let mut table = Table::new(["op", "pass", "calls", "ms a step", "share %", "GB/s", "GFLOP/s", "roofline %"]);
     for op in &throughput.ops {
-        let pass = format!("{:?}", op.pass).to_lowercase();
-        let (calls, time, share) = (op.calls_per_step, op.milliseconds_per_step, op.share * 100.0);
-        let _ = writeln!(text, "{:<16}{pass:<10}{calls:>8.0}{time:>12.2}{share:>8.1}%", op.op);
+        table.row([
+            Cell::from(op.op),
+            op.pass.map_or("", Pass::name).into(),
+            Cell::number(op.calls_per_step, 0),
+            Cell::number(op.milliseconds_per_step, 2),
+            Cell::number(op.share * 100.0, 1),
+            Cell::number(op.gigabytes_per_second, 1),
+            Cell::number(op.tflops * 1e3, 1),
+            Cell::number(op.roofline * 100.0, 0),
+        ]);
+    }
+    table
+}
+
+fn beside(report: &Report) -> String {
+    let mut table = Table::new(["published, on other hardware", "hardware", "tokens/s", "this run over it"]);
+    for figure in &report.published {
+        table.row([
+            Cell::from(figure.system),
+            figure.hardware.into(),
+            Cell::from(figure.tokens_per_second as u64),
+            Cell::number(report.throughput.tokens_per_second / figure.tokens_per_second, 3),
+        ]);
+    }
+    let mut sources: Vec<&str> = report.published.iter().map(|figure| figure.source).collect();
+    sources.dedup();
+    format!("{table}sources: {}", sources.join("; "))
+}
+
+fn comparison_text(comparison: &Comparison) -> String {
+    let file = comparison.file.display();
+    let mut table = Table::new([&format!("against {file}"), "then", "now", "now / then"]);
+    for (what, then, now, ratio) in &comparison.ratios {
+        let digits = if *now >= 1000.0 { 0 } else { 3 };
+        table.row([
+            Cell::from(what.as_str()),
+            Cell::number(*then, digits),
+            Cell::number(*now, digits),
+            Cell::number(*ratio, 3),
+        ]);
+    }
+    let mut text = table.to_string();
+    for (what, then, now) in &comparison.differences {
+        text += &format!("not the same: {what} was {then} and is {now}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_report_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("then.json");
+        assert!(read_earlier(&path).unwrap_err().to_string().contains("then.json"));
+        for contents in ["", "{", "[]", "{\"tokens_per_second\": \"fast\"}", "17"] {
+            std::fs::write(&path, contents).unwrap();
+            let error = read_earlier(&path).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("then.json"), "{error}");
+        }
+        std::fs::write(&path, "{\"tokens_per_second\": 3.5}").unwrap();
+        assert!(read_earlier(&path).is_ok());
+    }
 }

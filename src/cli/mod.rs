@@ -12,8 +12,10 @@ mod genome;
 mod model;
 mod predict;
 mod pretrain;
+mod profile;
 mod run_folder;
 mod splice;
+mod workload;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -137,6 +139,8 @@ enum Command {
     Predict(predict::Args),
     /// Measure throughput.
     Bench(bench::Args),
+    /// Profile a training step: every kernel or operation, its roofline, idle gaps, memory; a page and a trace.
+    Profile(profile::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
 }
@@ -175,6 +179,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Evaluate(args) => evaluate::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
+        Command::Profile(args) => profile::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }
 }

@@ -3,7 +3,7 @@
 //! Behind [`Driver`] stand the CUDA driver and, in the tests, an emulator that runs the same kernel sources on the CPU. An
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
-use super::Buffer;
+use super::{Buffer, Mark, Work};
 use crate::Result;
 
 /// A machine that runs kernels.
@@ -77,6 +77,31 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`crate::Error::Failed`] with the failure of an earlier launch.
     fn synchronize(&self) -> Result<()>;
+
+    /// Marks the place behind everything launched so far, without waiting for it where the device can time itself.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`].
+    fn mark(&self) -> Result<Mark> {
+        self.synchronize()?;
+        Ok(Mark::now())
+    }
+
+    /// Seconds from one mark to a later one; waits until the later one is reached.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] with the failure of an earlier launch.
+    fn seconds_between(&self, first: &Mark, last: &Mark) -> Result<f64> {
+        Ok(Mark::host_seconds(first, last))
+    }
+
+    /// Tells a profiler that is attached from outside (Nsight) to start or stop collecting.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`].
+    fn collect_profile(&self, _on: bool) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Bytes of one argument, aligned as a kernel's parameters are.
@@ -97,13 +122,22 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// The arguments in order.
     pub arguments: Vec<Argument>,
+    /// What it costs at the least, for profiles; nothing depends on it.
+    pub work: Work,
 }
 
 impl Launch {
     /// A launch of `blocks` blocks of `threads` threads.
     pub fn new(kernel: impl Into<String>, blocks: usize, threads: u32) -> Self {
         let grid = [blocks as u32, 1, 1];
-        Self { kernel: kernel.into(), grid, block: [threads, 1, 1], shared_bytes: 0, arguments: Vec::new() }
+        let (block, arguments) = ([threads, 1, 1], Vec::new());
+        Self { kernel: kernel.into(), grid, block, shared_bytes: 0, arguments, work: Work::default() }
+    }
+
+    /// States what the launch costs at the least.
+    pub fn work(mut self, work: Work) -> Self {
+        self.work = work;
+        self
     }
 
     /// Sets the grid in three dimensions.

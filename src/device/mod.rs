@@ -9,12 +9,18 @@ pub mod cuda;
 mod driver;
 pub mod gemm_plan;
 pub mod kernels;
+mod mark;
+pub mod nvtx;
+pub mod recorder;
 pub mod sampling_plan;
+mod work;
 
 use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
 pub use driver::{Argument, Driver, Launch};
+pub use mark::Mark;
+pub use work::Work;
 
 use crate::{Error, Result};
 
@@ -68,6 +74,28 @@ impl Device {
         match self {
             Self::Cpu => Ok(()),
             Self::Kernels(driver) => driver.synchronize(),
+        }
+    }
+
+    /// Marks the place behind everything launched so far.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    pub fn mark(&self) -> Result<Mark> {
+        match self {
+            Self::Cpu => Ok(Mark::now()),
+            Self::Kernels(driver) => driver.mark(),
+        }
+    }
+
+    /// Seconds from one mark to a later one, by the device's own clock where it has one.
+    ///
+    /// # Errors
+    /// The failure of an earlier launch.
+    pub fn seconds_between(&self, first: &Mark, last: &Mark) -> Result<f64> {
+        match self {
+            Self::Cpu => Ok(Mark::host_seconds(first, last)),
+            Self::Kernels(driver) => driver.seconds_between(first, last),
         }
     }
 

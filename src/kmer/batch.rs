@@ -43,6 +43,11 @@ impl Batch {
         self.cu_seqlens.len().saturating_sub(1)
     }
 
+    /// Pairs of tokens that attend to each other: the sum of the squared lengths of the sequences.
+    pub fn pairs(&self) -> f64 {
+        self.cu_seqlens.windows(2).map(|pair| f64::from(pair[1] - pair[0]).powi(2)).sum()
+    }
+
     /// Length of the longest sequence, in tokens.
     pub fn max_length(&self) -> usize {
         self.cu_seqlens.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)

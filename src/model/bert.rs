@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::layout::{HeadLayout, Layer, Layout};
 use super::{Config, Head};
-use crate::autograd::{DeviceBatch, Parameters, Tape, Tensor};
-use crate::device::{Buffer, DType, Device};
+use crate::autograd::{DeviceBatch, Parameters, Pass, Tape, Tensor};
+use crate::device::{Buffer, DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::ops;
 use crate::philox::{Philox, Purpose};
@@ -97,10 +97,9 @@ impl Model {
                 dense.map_or(0, |dense| dense.weight.rows * hidden) + classifier.weight.rows * classifier.weight.columns
             }
         };
-        let pairs: f64 = batch.cu_seqlens.windows(2).map(|pair| f64::from(pair[1] - pair[0]).powi(2)).sum();
         6.0 * tokens * (qkv * layers + after_attention * (layers - 1)) as f64
             + 6.0 * rows * (after_attention + head) as f64
-            + 12.0 * (layers * hidden) as f64 * pairs
+            + 12.0 * (layers * hidden) as f64 * batch.pairs()
     }
 
     /// Checks a batch against this model and copies it to the device.
@@ -180,11 +179,14 @@ impl Model {
     /// Those of the device.
     pub fn forward(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
         let (parameters, config) = (&self.parameters, &self.config);
+        let _pass = nvtx::range(|| Pass::Forward.name().into());
         let mut x = self.embed(tape, batch)?;
         for (index, layer) in self.layout.layers.iter().enumerate() {
             let last = index + 1 == self.layout.layers.len();
+            tape.enter_layer(Some(index));
             x = self.layer(tape, batch, layer, x, if last { Rows::OfHead } else { Rows::All })?;
         }
+        tape.enter_layer(None);
         match &self.layout.head {
             HeadLayout::MaskedLm { transform, norm, bias } => {
                 let x = ops::linear(tape, parameters, x, transform.weight, None)?;

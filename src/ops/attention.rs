@@ -1,9 +1,8 @@
 //! Packed bidirectional multi-head attention with dropout, one node.
 
 use std::rc::Rc;
-use std::time::Instant;
 
-use super::{deliver, for_real, groups, kernel};
+use super::{deliver, for_real, groups, kernel, work};
 use crate::autograd::{DeviceBatch, Tape, Tensor};
 use crate::device::cpu::attention::{Saved, Shape};
 use crate::device::cpu::dropout::{Dropout, DropoutArgument};
@@ -17,12 +16,14 @@ use crate::{Error, Result};
 /// # Errors
 /// None on the CPU.
 pub fn attention(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: usize, dropout: f64) -> Result<Tensor> {
-    let started = Instant::now();
+    let started = tape.start("attention");
     let (rows, hidden) = (qkv.rows, qkv.columns / 3);
     let dropout = tape.dropout(dropout);
     let mut output = tape.allocate(rows * hidden)?;
     let mut log_sum_exp = tape.allocate_scratch(rows * heads)?;
     let mut plan = tape.allocate_as(2 * plan_entries(rows, batch), DType::I32)?;
+    let work = work::attention_forward(rows, hidden, heads, batch.pairs, tape.dtype().size());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let shape = shape(batch, hidden, heads, dropout);
@@ -38,7 +39,7 @@ pub fn attention(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: u
             let launch =
                 launch.read(tape.value(qkv)).read(&batch.cu_seqlens).read(&plan).int(heads).value(kernels.scale);
             let launch = launch.value(DropoutArgument::of(dropout)).write(&mut output).write(&mut log_sum_exp);
-            device.launch(&launch)?;
+            device.launch(&launch.work(work))?;
         }
     }
     let output = tape.push(output, rows, hidden);
@@ -50,6 +51,7 @@ pub fn attention(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: u
         let d_output = tape.take_gradient(output)?;
         let mut d_qkv = tape.allocate(rows * 3 * hidden)?;
         let mut terms = tape.allocate_scratch(2 * rows * heads)?;
+        tape.count(work::attention_backward(rows, hidden, heads, batch.pairs, tape.dtype().size()));
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
                 let saved = Saved {

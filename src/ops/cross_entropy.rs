@@ -1,9 +1,8 @@
 //! Softmax cross-entropy: the end of the tape. Loss and gradient in one pass; the logits are consumed.
 
 use std::rc::Rc;
-use std::time::Instant;
 
-use super::{for_real, kernel};
+use super::{for_real, kernel, work};
 use crate::autograd::{DeviceBatch, Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
 use crate::{Error, Result};
@@ -45,12 +44,14 @@ impl std::ops::AddAssign for Loss {
 /// # Errors
 /// [`Error::Failed`] if a label is no class.
 pub fn cross_entropy(tape: &mut Tape, batch: &Rc<DeviceBatch>, logits: Tensor, scale: f64) -> Result<Loss> {
-    let started = Instant::now();
+    let started = tape.start("cross_entropy");
     let rows = logits.rows;
     assert_eq!(batch.labels.len(), rows, "cross_entropy: one label a row");
     let mut gradient = tape.take_value(logits);
     let mut losses = tape.allocate_scratch(rows)?;
     let mut hits = tape.allocate_as(rows, DType::I32)?;
+    let work = work::cross_entropy(rows, logits.columns, tape.dtype().size());
+    tape.count(work);
     let loss = match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let labels = batch.labels.slice::<i32>();
@@ -69,7 +70,7 @@ pub fn cross_entropy(tape: &mut Tape, batch: &Rc<DeviceBatch>, logits: Tensor, s
             let launch =
                 Launch::new(kernel("cross_entropy_forward", tape.dtype()), rows.max(1), 256).write(&mut gradient);
             let launch = launch.read(&batch.labels).int(rows).int(logits.columns).value(scale as f32);
-            device.launch(&launch.write(&mut losses).write(&mut hits))?;
+            device.launch(&launch.work(work).write(&mut losses).write(&mut hits))?;
             let mut total = Buffer::on(device, 2, DType::F64)?;
             let launch = Launch::new("cross_entropy_total", 1, 256).read(&losses).read(&hits).int(rows);
             device.launch(&launch.write(&mut total))?;

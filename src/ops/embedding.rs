@@ -1,9 +1,8 @@
 //! The sum of word, position and type embeddings, and the deterministic sums that flow back into the tables.
 
 use std::rc::Rc;
-use std::time::Instant;
 
-use super::{for_real, kernel, kernel_to_f32};
+use super::{for_real, kernel, kernel_to_f32, work};
 use crate::Result;
 use crate::autograd::{DeviceBatch, Matrix, Parameters, Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
@@ -19,9 +18,11 @@ pub fn embedding(
     batch: &Rc<DeviceBatch>,
     tables: [Matrix; 3],
 ) -> Result<Tensor> {
-    let started = Instant::now();
+    let started = tape.start("embedding");
     let (rows, hidden) = (batch.tokens.len(), tables[0].columns);
     let mut y = tape.allocate(rows * hidden)?;
+    let work = work::embedding_forward(rows, hidden, tables[0].rows, tape.dtype().size());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let tables = tables.map(|table| &parameters.values.slice::<T>()[table.range()]);
@@ -35,7 +36,7 @@ pub fn embedding(
             for indices in indices(batch) {
                 launch = launch.read(indices);
             }
-            device.launch(&launch.int(rows).int(hidden).write(&mut y))?;
+            device.launch(&launch.work(work).int(rows).int(hidden).write(&mut y))?;
         }
     }
     let y = tape.push(y, rows, hidden);
@@ -46,6 +47,8 @@ pub fn embedding(
         // As PyTorch's padding_idx: [PAD] learns nothing from being looked up.
         let paddings = [Some(0), None, None];
         for ((table, indices), padding) in tables.into_iter().zip(indices(&batch)).zip(paddings) {
+            let (element, gradient) = (tape.dtype().size(), parameters.gradients.dtype().size());
+            tape.count(work::embedding_backward(rows, hidden, table.rows, element, gradient));
             match tape.device() {
                 Device::Cpu => for_real!(tape.dtype(), T => {
                     let d_table = &mut parameters.gradients.slice_mut::<T>()[table.range()];
@@ -94,7 +97,8 @@ fn add_to_table(
     let padding = padding.map_or(-1, |entry| entry as i32);
     let name = kernel_to_f32("embedding_backward", tape.dtype());
     let launch = Launch::new(name, 1, 256).grid(columns, chunks.div_ceil(8), 1).block(32, 8, 1).read(dy);
-    let launch = sorted(launch).value(padding).write_at(gradients, table.offset);
+    let work = work::embedding_backward(total, hidden, entries, tape.dtype().size(), gradients.dtype().size());
+    let launch = sorted(launch.work(work)).value(padding).write_at(gradients, table.offset);
     device.launch(&launch.write(&mut partials))?;
     let launch = Launch::new("embedding_finish_f32", 1, 256).grid(columns, chunks, 1).block(32, 8, 1).read(&partials);
     device.launch(&sorted(launch).value(padding).write_at(gradients, table.offset))?;

@@ -1,8 +1,6 @@
 //! `y = LayerNorm(residual + dropout(x))`, one node. `x` is consumed: its memory keeps the sum for the way back.
 
-use std::time::Instant;
-
-use super::{deliver, for_real, kernel};
+use super::{deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::dropout::DropoutArgument;
@@ -32,13 +30,16 @@ pub fn layernorm(
     dropout: f64,
     norm: Normalisation,
 ) -> Result<Tensor> {
-    let started = Instant::now();
+    let started = tape.start("layernorm");
     assert_eq!(x.columns, norm.gamma.len, "layernorm: input and scale differ in size");
     assert!(residual.is_none_or(|residual| (residual.rows, residual.columns) == (x.rows, x.columns)));
     let dropout = tape.dropout(dropout);
     let mut z = tape.take_value(x);
     let mut y = tape.allocate(x.rows * x.columns)?;
     let mut statistics = tape.allocate_scratch(x.rows * 2)?;
+    let element = tape.dtype().size();
+    let work = work::layernorm_forward(x.rows, x.columns, element, residual.is_some(), dropout.is_some());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let values = parameters.values.slice::<T>();
@@ -49,7 +50,7 @@ pub fn layernorm(
         device => {
             let rows_per_block = if x.columns <= 1024 { 8 } else { 1 };
             let blocks = x.rows.div_ceil(rows_per_block).max(1);
-            let launch = Launch::new(kernel("layernorm_forward", tape.dtype()), blocks, 256).write(&mut z);
+            let launch = Launch::new(kernel("layernorm_forward", tape.dtype()), blocks, 256).work(work).write(&mut z);
             let launch = match residual {
                 Some(residual) => launch.read(tape.value(residual)),
                 None => launch.null(),
@@ -70,6 +71,8 @@ pub fn layernorm(
         // The number of partial sums depends on the shape alone, so that they have the same bits on any chip.
         let parts = (x.rows.div_ceil(16)).clamp(1, 528);
         let mut partials = tape.allocate_scratch(parts * 2 * x.columns)?;
+        let work = work::layernorm_backward(x.rows, x.columns, element, dropout.is_some());
+        tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
                 let gamma = &parameters.values.slice::<T>()[norm.gamma.range()];
@@ -88,7 +91,7 @@ pub fn layernorm(
                     None => launch.null(),
                 };
                 let launch = launch.int(x.rows).int(x.columns).value(DropoutArgument::of(dropout));
-                device.launch(&launch.write(&mut partials))?;
+                device.launch(&launch.work(work).write(&mut partials))?;
                 let launch = Launch::new("layernorm_finish_f32", x.columns.div_ceil(32), 256).block(32, 8, 1);
                 let launch = launch.read(&partials).int(parts).int(x.columns);
                 let launch = launch.write_at(&mut parameters.gradients, norm.gamma.offset);

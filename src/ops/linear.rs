@@ -1,8 +1,6 @@
 //! `y = x W^T + b`: a linear layer with its weight as PyTorch stores it, `[out, in]`.
 
-use std::time::Instant;
-
-use super::{add_column_parts, column_tiles, for_real, kernel, kernel_to_f32};
+use super::{add_column_parts, column_tiles, for_real, kernel, kernel_to_f32, work};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::gemm::{Threads, View, Write, gemm};
@@ -21,10 +19,12 @@ pub fn linear(
     weight: Matrix,
     bias: Option<Vector>,
 ) -> Result<Tensor> {
-    let started = Instant::now();
+    let started = tape.start("linear");
     assert_eq!(x.columns, weight.columns, "linear: input and weight differ in size");
     let (rows, input, output) = (x.rows, weight.columns, weight.rows);
     let mut y = tape.allocate(rows * output)?;
+    let element = tape.dtype().size();
+    tape.count(work::product([rows, output, input], element, element, false));
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let y = y.slice_mut::<T>();
@@ -58,6 +58,12 @@ pub fn linear(
     tape.record("linear", started, move |tape, parameters| {
         let dy = tape.take_gradient(y)?;
         let (mut dx, accumulate) = tape.gradient_slot(x)?;
+        let gradient = parameters.gradients.dtype().size();
+        tape.count(work::product([rows, input, output], element, element, accumulate));
+        tape.count(work::product([output, input, rows], element, gradient, true));
+        if bias.is_some() {
+            tape.count(work::column_sums(rows, output, element));
+        }
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
                 let x = View::new(tape.value(x).slice::<T>(), rows, input);

@@ -15,6 +15,7 @@ mod gather;
 mod layernorm;
 mod linear;
 mod tanh;
+pub mod work;
 
 pub use attention::attention;
 pub use bias_gelu::bias_gelu;
@@ -55,11 +56,13 @@ fn deliver(tape: &mut Tape, tensor: Tensor, gradient: Buffer) -> Result<()> {
         return Ok(());
     }
     let (mut sum, _) = tape.gradient_slot(tensor)?;
+    let work = work::accumulate(gradient.len(), tape.dtype().size());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => cpu::accumulate::<T>(sum.slice_mut(), gradient.slice())),
         device => {
             let launch = Launch::new(kernel("accumulate", tape.dtype()), groups(gradient.len()), 256);
-            device.launch(&launch.write(&mut sum).read(&gradient).long(gradient.len()))?;
+            device.launch(&launch.work(work).write(&mut sum).read(&gradient).long(gradient.len()))?;
         }
     }
     tape.put_gradient(tensor, sum);

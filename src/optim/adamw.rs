@@ -1,14 +1,12 @@
 //! AdamW over the flat buffers: one norm, one pass.
 
-use std::time::Instant;
-
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::{Parameters, Pass, Tape};
 use crate::device::cpu::adamw::{Update, UpdateArgument, update};
 use crate::device::cpu::norm::sum_of_squares;
-use crate::device::{Buffer, DType, Device, Launch};
-use crate::ops::for_real;
+use crate::device::{Buffer, DType, Device, Launch, nvtx};
+use crate::ops::{for_real, work};
 use crate::{Error, Result};
 
 /// The constants of AdamW. The default is DNABERT's pretraining.
@@ -64,7 +62,8 @@ impl AdamW {
     /// # Errors
     /// [`Error::Failed`] if the norm is not a finite number; the weights are as before then.
     pub fn update(&mut self, tape: &mut Tape, parameters: &mut Parameters, learning_rate: f64) -> Result<f64> {
-        let started = Instant::now();
+        let _pass = nvtx::range(|| Pass::Update.name().into());
+        let started = tape.start("gradient_norm");
         let (norm, clip) = self.norm(tape, parameters)?;
         tape.clock("gradient_norm", Pass::Update, started);
         if !norm.is_finite() {
@@ -74,7 +73,7 @@ impl AdamW {
             )));
         }
 
-        let started = Instant::now();
+        let started = tape.start("adamw");
         let limit = self.config.max_gradient_norm;
         // PyTorch's clip_grad_norm_: the small constant keeps the factor finite.
         let gradient_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
@@ -89,6 +88,8 @@ impl AdamW {
             gradient_scale,
             decayed: parameters.decayed,
         };
+        let work = work::adamw(parameters.len(), parameters.values.dtype().size(), parameters.gradients.dtype().size());
+        tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(parameters.values.dtype(), T => {
                 let (weights, gradients) = (parameters.values.slice_mut::<T>(), parameters.gradients.slice_mut());
@@ -105,7 +106,7 @@ impl AdamW {
                 };
                 let launch = launch.write(&mut parameters.gradients).write(&mut self.first).write(&mut self.second);
                 let launch = launch.long(count).long(parameters.decayed).read_at(&clip, 1);
-                device.launch(&launch.value(UpdateArgument::of(&constants)))?;
+                device.launch(&launch.work(work).value(UpdateArgument::of(&constants)))?;
             }
         }
         tape.recycle(clip);
@@ -119,6 +120,8 @@ impl AdamW {
         // A fixed number of parts, so that the sum has the same bits on any chip.
         let parts = parameters.len().div_ceil(2048).clamp(1, 1056);
         let mut partials = tape.allocate_as(parts, DType::F64)?;
+        let work = work::norm(parameters.len(), parameters.gradients.dtype().size());
+        tape.count(work);
         let norm = match tape.device() {
             Device::Cpu => {
                 for_real!(parameters.gradients.dtype(), T => sum_of_squares::<T>(parameters.gradients.slice())).sqrt()
@@ -126,7 +129,7 @@ impl AdamW {
             device => {
                 let launch =
                     Launch::new("norm_partial_f32", parts, 256).read(&parameters.gradients).long(parameters.len());
-                device.launch(&launch.write(&mut partials))?;
+                device.launch(&launch.work(work).write(&mut partials))?;
                 let limit = self.config.max_gradient_norm as f32;
                 let launch = Launch::new("norm_finish", 1, 256).read(&partials).int(parts).value(limit);
                 device.launch(&launch.write(&mut result))?;

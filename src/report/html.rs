@@ -27,17 +27,25 @@ pub struct Page {
     body: String,
     footer: String,
     in_section: bool,
+    is_wide: bool,
 }
 
 impl Page {
     /// An empty page.
     pub fn new(title: &str) -> Self {
-        Self { title: title.into(), lead: String::new(), body: String::new(), footer: String::new(), in_section: false }
+        let (lead, body, footer) = (String::new(), String::new(), String::new());
+        Self { title: title.into(), lead, body, footer, in_section: false, is_wide: false }
     }
 
     /// Sets the sentence or two below the title that say what the page found.
     pub fn lead(&mut self, text: &str) -> &mut Self {
         self.lead = text.into();
+        self
+    }
+
+    /// Makes the page wide, for tables of many columns.
+    pub fn wide(&mut self) -> &mut Self {
+        self.is_wide = true;
         self
     }
 
@@ -91,12 +99,13 @@ impl Page {
         let mut page = self.clone();
         page.close_section();
         let title = escape(&page.title);
+        let class = if page.is_wide { " class=\"wide\"" } else { "" };
         let lead = wrapped("<p class=\"lead\">", &page.lead, "</p>\n");
         let footer = wrapped("<footer>", &page.footer, "</footer>\n");
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n\
-             <style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n{lead}</header>\n<main>\n{}</main>\n\
+             <style>\n{STYLE}</style>\n</head>\n<body{class}>\n<header>\n<h1>{title}</h1>\n{lead}</header>\n<main>\n{}</main>\n\
              {footer}</body>\n</html>\n",
             page.body
         )

@@ -9,8 +9,9 @@ mod markup;
 pub mod progress;
 pub mod svg;
 pub mod table;
+pub mod tensorboard;
 
 pub use html::Page;
 pub use progress::Progress;
-pub use svg::{BarChart, ConfusionChart, LineChart, Svg};
+pub use svg::{BarChart, ConfusionChart, LineChart, RooflineChart, Svg, TimelineChart};
 pub use table::{Best, Cell, Table};

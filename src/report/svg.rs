@@ -6,12 +6,16 @@ mod axis;
 mod bar_chart;
 mod confusion_chart;
 mod line_chart;
+mod roofline_chart;
+mod timeline_chart;
 
 use std::fmt::{self, Write as _};
 
 pub use bar_chart::BarChart;
 pub use confusion_chart::ConfusionChart;
 pub use line_chart::LineChart;
+pub use roofline_chart::RooflineChart;
+pub use timeline_chart::TimelineChart;
 
 use super::markup::escape;
 

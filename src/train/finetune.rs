@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::checkpoint::{Classification, RunState, save_checkpoint, save_model};
 use super::interrupt;
+use super::peak::Utilisation;
 use super::pretrain::{resume_from, started};
 use super::run::Run;
 use super::step::Trainer;
@@ -69,8 +70,12 @@ pub struct EpochPoint {
     pub accuracy: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
+    /// Global gradient norm of the last step, before clipping.
+    pub gradient_norm: f64,
     /// Tokens a second.
     pub tokens_per_second: f64,
+    /// Share of the device's peak that the products reached.
+    pub mfu: f64,
     /// Accuracy on the dev windows, if there are any.
     pub dev_accuracy: Option<f64>,
     /// Multi-class MCC on the dev windows, if there are any.
@@ -134,6 +139,7 @@ pub fn finetune(
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
     let mut points: Vec<EpochPoint> = Vec::new();
+    let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
     interrupt::watch();
 
@@ -141,13 +147,15 @@ pub fn finetune(
         let order = epoch_order(train.len(), options.seed, epoch);
         let (mut sum, mut epoch_tokens, epoch_start) = (Loss::default(), 0, Instant::now());
         let done = (state.step - epoch * steps_per_epoch) as usize;
-        let mut learning_rate = 0.0;
+        let (mut learning_rate, mut gradient_norm) = (0.0, 0.0);
         for chunk in order.chunks(options.batch).skip(done) {
             let windows: Vec<_> = chunk.iter().map(|&i| (train[i].bases.as_slice(), train[i].label)).collect();
             let batch = classification_batch(&windows, vocabulary, classification.window, rows_of(&trainer.model))?;
             let tokens = batch.total_tokens() as u64;
             learning_rate = schedule.at(state.step);
             let report = trainer.step(&[batch], learning_rate)?;
+            gradient_norm = report.gradient_norm;
+            utilisation.add(report.flops);
             started(&mut run, &options.out, options.config.as_deref(), state.step)?;
             if state.step == 0 {
                 state.loss_first = report.loss.mean();
@@ -170,7 +178,8 @@ pub fn finetune(
                 return Err(Error::Interrupted(saved));
             }
         }
-        let tokens_per_second = epoch_tokens as f64 / epoch_start.elapsed().as_secs_f64();
+        let seconds = epoch_start.elapsed().as_secs_f64();
+        let tokens_per_second = epoch_tokens as f64 / seconds;
         let scores = if dev.is_empty() {
             None
         } else {
@@ -182,7 +191,9 @@ pub fn finetune(
             loss: sum.mean(),
             accuracy: sum.accuracy(),
             learning_rate,
+            gradient_norm,
             tokens_per_second,
+            mfu: utilisation.take(seconds)?,
             dev_accuracy: scores.map(|scores| scores.0),
             dev_mcc: scores.map(|scores| scores.1),
         };

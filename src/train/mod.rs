@@ -3,14 +3,16 @@
 #![forbid(unsafe_code)]
 
 pub mod baselines;
-pub mod bench;
+pub mod ceilings;
 pub mod checkpoint;
 pub mod demo;
 pub mod evaluation;
+pub mod events;
 pub mod finetune;
 pub mod interrupt;
 pub mod log;
 pub mod metrics;
+pub mod peak;
 pub mod pretrain;
 pub mod run;
 pub mod step;

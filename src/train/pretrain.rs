@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::checkpoint::{
     RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_checkpoint, save_model,
 };
+use super::peak::Utilisation;
 use super::run::Run;
 use super::step::Trainer;
 use super::{checkpoint, interrupt};
@@ -92,6 +93,8 @@ pub struct Point {
     pub gradient_norm: f64,
     /// Tokens a second since the last point.
     pub tokens_per_second: f64,
+    /// Share of the device's peak that the products reached since the last point.
+    pub mfu: f64,
     /// On held-out sequences, if it was time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
@@ -144,6 +147,7 @@ pub fn pretrain(
     let mut points = Vec::new();
     let mut evaluation = None;
     let (mut interval_tokens, mut interval_start) = (0, Instant::now());
+    let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, session) = (state.seconds, Instant::now());
     let tokens_before = state.tokens;
     interrupt::watch();
@@ -153,6 +157,7 @@ pub fn pretrain(
         let tokens: usize = batches.iter().map(Batch::total_tokens).sum();
         let learning_rate = options.schedule.at(state.step);
         let report = trainer.step(&batches, learning_rate)?;
+        utilisation.add(report.flops);
         let run = started(&mut run, &options.out, options.config.as_deref(), state.step)?;
         if state.step == 0 {
             state.loss_first = report.loss.mean();
@@ -167,7 +172,7 @@ pub fn pretrain(
         let last = state.step == options.steps;
         let evaluates = held_out.filter(|_| last || state.step.is_multiple_of(options.eval_every));
         if last || evaluates.is_some() || state.step.is_multiple_of(options.log_every) {
-            let tokens_per_second = interval_tokens as f64 / interval_start.elapsed().as_secs_f64();
+            let seconds = interval_start.elapsed().as_secs_f64();
             if let Some(held_out) = evaluates {
                 evaluation = Some(evaluate(&mut trainer, vocabulary, held_out, options)?);
             }
@@ -178,7 +183,8 @@ pub fn pretrain(
                 masked_accuracy: state.interval.accuracy(),
                 learning_rate,
                 gradient_norm: report.gradient_norm,
-                tokens_per_second,
+                tokens_per_second: interval_tokens as f64 / seconds,
+                mfu: utilisation.take(seconds)?,
                 evaluation: evaluation.filter(|_| evaluates.is_some()),
             };
             run.write(&point)?;

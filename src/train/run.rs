@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::checkpoint::remove_debris;
+use super::events::EventLog;
 use super::log::MetricsLog;
 use crate::output::write_atomic;
 use crate::{Error, Result};
@@ -13,13 +14,14 @@ use crate::{Error, Result};
 /// A run's folder, locked against other runs for as long as this lives.
 pub struct Run {
     log: MetricsLog,
+    events: EventLog,
     /// Held, not read.
     _lock: File,
 }
 
 impl Run {
     /// Takes the folder: locks it, clears away what killed runs left half-written, writes the resolved options to
-    /// `config.toml` and opens the metrics, without the lines after `step`.
+    /// `config.toml`, opens the metrics, without the lines after `step`, and starts an event file for TensorBoard.
     ///
     /// # Errors
     /// [`Error::Usage`] if another run is writing there; [`Error::Io`].
@@ -41,14 +43,16 @@ impl Run {
         if let Some(config) = config {
             write_atomic(folder.join("config.toml"), config)?;
         }
-        Ok(Self { log: MetricsLog::open(folder, step)?, _lock: lock })
+        Ok(Self { log: MetricsLog::open(folder, step)?, events: EventLog::create(folder, step)?, _lock: lock })
     }
 
-    /// Appends a line to the metrics.
+    /// Appends a line to the metrics, and its numbers to TensorBoard's curves.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write<T: Serialize>(&mut self, value: &T) -> Result<()> {
-        self.log.write(value)
+        let line = serde_json::to_value(value).map_err(|error| Error::Failed(error.to_string()))?;
+        self.log.write(&line)?;
+        self.events.write(&line)
     }
 }

@@ -1,7 +1,7 @@
 //! One training step: micro-batches forward and backward, then one update.
 
 use crate::autograd::Tape;
-use crate::device::{DType, Device};
+use crate::device::{DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::Model;
 use crate::ops::{self, Loss};
@@ -27,6 +27,14 @@ pub struct StepReport {
     pub loss: Loss,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
+    /// Arithmetic of the products that the step needs ([`Model::training_flops`]).
+    pub flops: f64,
+}
+
+impl AsMut<Tape> for Trainer {
+    fn as_mut(&mut self) -> &mut Tape {
+        &mut self.tape
+    }
 }
 
 impl Trainer {
@@ -55,6 +63,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Failed`] when the loss is no number; those of [`Model::upload`].
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
+        let _step = nvtx::range(|| format!("step {}", self.optimizer.steps));
         let rows: usize = batches.iter().map(|batch| batch.rows.len()).sum();
         let mut loss = Loss::default();
         for (micro_batch, batch) in batches.iter().enumerate() {
@@ -72,6 +81,7 @@ impl Trainer {
             )));
         }
         let gradient_norm = self.optimizer.update(&mut self.tape, &mut self.model.parameters, learning_rate)?;
-        Ok(StepReport { loss, gradient_norm })
+        let flops = batches.iter().map(|batch| self.model.training_flops(batch)).sum();
+        Ok(StepReport { loss, gradient_norm, flops })
     }
 }

@@ -8,7 +8,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::kernels;
-use super::{Driver, Launch};
+use super::{Driver, Launch, Mark};
 use crate::{Error, Result};
 
 /// What this machine has; for `helixgrad doctor` and for messages.
@@ -281,5 +281,58 @@ impl Driver for Gpu {
         // SAFETY: the stream was made by `open` and is never destroyed.
         unsafe { result::stream::synchronize(self.stream) }
             .map_err(|error| failed("finish the work launched so far", error))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.enter()?;
+        let at = |error| failed("mark a place in the stream", error);
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(at)?;
+        let event = Event { handle: event, context: self.context };
+        // SAFETY: the event was just made in this context, to which the stream belongs.
+        unsafe { result::event::record(event.handle, self.stream) }.map_err(at)?;
+        Ok(Mark::of_event(event))
+    }
+
+    fn seconds_between(&self, first: &Mark, last: &Mark) -> Result<f64> {
+        let (Some(first), Some(last)) = (first.event::<Event>(), last.event::<Event>()) else {
+            return Ok(Mark::host_seconds(first, last));
+        };
+        self.enter()?;
+        let at = |error| failed("measure the time between two places in the stream", error);
+        // SAFETY: both events live, and were recorded when they were made.
+        unsafe { result::event::synchronize(last.handle) }.map_err(at)?;
+        // SAFETY: as above.
+        let milliseconds = unsafe { result::event::elapsed(first.handle, last.handle) }.map_err(at)?;
+        Ok(f64::from(milliseconds) * 1e-3)
+    }
+
+    fn collect_profile(&self, on: bool) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: neither call takes anything; the context is current.
+        let status = unsafe { if on { sys::cuProfilerStart() } else { sys::cuProfilerStop() } };
+        status.result().map_err(|error| failed("start or stop the profiler's collection", error))
+    }
+}
+
+/// An event in a stream.
+struct Event {
+    handle: sys::CUevent,
+    context: sys::CUcontext,
+}
+
+// SAFETY: the driver's handles may be used from any thread whose current context is theirs; every use makes it so first.
+unsafe impl Send for Event {}
+// SAFETY: as above; nothing changes the handle.
+unsafe impl Sync for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the context lives as long as the process, and this is the event's only owner. The driver keeps what a
+        // stream still needs of it.
+        unsafe {
+            if result::ctx::set_current(self.context).is_ok() {
+                let _ = result::event::destroy(self.handle);
+            }
+        }
     }
 }

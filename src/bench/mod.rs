@@ -1,0 +1,12 @@
+//! Instruments for performance engineers: throughput of a training step, a profile of it, and the ceilings to judge both by.
+
+#![forbid(unsafe_code)]
+
+pub mod page;
+pub mod profile;
+pub mod published;
+pub mod trace;
+pub mod train;
+pub mod workload;
+
+pub use workload::{Mix, Workload};

@@ -1,0 +1,144 @@
+//! Throughput of a full training step on tokens that nobody needs to load.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::profile::{Meter, Recording, median};
+use super::workload::Workload;
+use crate::Result;
+use crate::autograd::Pass;
+use crate::device::{DType, Device, Work};
+use crate::train::ceilings::{Ceilings, Sizes};
+use crate::train::peak::Peak;
+
+/// Time spent in one operation and direction.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpTime {
+    /// The operation; `between operations` for work that belongs to none.
+    pub op: &'static str,
+    /// Forward, backward or update.
+    pub pass: Option<Pass>,
+    /// Calls in a step.
+    pub calls_per_step: f64,
+    /// Milliseconds in a step, by the device's clock.
+    pub milliseconds_per_step: f64,
+    /// Share of all measured time.
+    pub share: f64,
+    /// GB/s of what it has to move at the least.
+    pub gigabytes_per_second: f64,
+    /// TFLOP/s of what it has to compute.
+    pub tflops: f64,
+    /// The least time by the ceilings, over the time: 1 is the roofline.
+    pub roofline: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Throughput {
+    /// CPU threads, where the CPU computed.
+    pub threads: usize,
+    /// Sequences in a step.
+    pub sequences_per_step: usize,
+    /// Tokens in a step.
+    pub tokens_per_step: usize,
+    /// Median seconds of a step.
+    pub seconds_per_step: f64,
+    /// The fastest and the slowest step, seconds.
+    pub seconds_per_step_range: (f64, f64),
+    /// Tokens a second, by the median.
+    pub tokens_per_second: f64,
+    /// Sequences a second, by the median.
+    pub sequences_per_second: f64,
+    /// Matrix arithmetic that the step needs, over the time: TFLOP/s.
+    pub tflops: f64,
+    /// That rate over the peak.
+    pub mfu: f64,
+    /// The peak.
+    pub peak: Peak,
+    /// Ceilings, measured in the same run.
+    pub ceilings: Ceilings,
+    /// Activations and scratch in MiB.
+    pub activation_mib: f64,
+    /// Where the time goes, the longest first.
+    pub ops: Vec<OpTime>,
+}
+
+/// Times full steps (forward, backward, clip, AdamW), dropout on.
+///
+/// # Errors
+/// Those of training.
+pub fn train_throughput(
+    workload: &Workload,
+    device: &Device,
+    dtype: DType,
+    seed: u64,
+    sizes: &Sizes,
+) -> Result<Throughput> {
+    let (device, meter) = Meter::new(device);
+    let mut trainer = workload.trainer(&device, dtype, seed)?;
+    let batches = [workload.batch(seed)];
+    let flops = trainer.model.training_flops(&batches[0]);
+    let mut seconds = Vec::new();
+    for _ in 0..Workload::WARM_UP + workload.steps {
+        let started = Instant::now();
+        trainer.step(&batches, 1e-4)?;
+        device.synchronize()?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    let timed = &mut seconds[Workload::WARM_UP..];
+    let median = median(timed);
+    let ceilings = Ceilings::measure(&device, dtype, sizes)?;
+    let peak = Peak::of(&device, dtype, &ceilings);
+    // Recording costs time of its own, so the recorded steps are others than the timed ones.
+    let recorded = workload.steps.min(3);
+    let recording = meter.record(&mut trainer, recorded, |trainer| trainer.step(&batches, 1e-4).map(drop))?;
+    let tokens = batches[0].total_tokens();
+    let tflops = flops / median / 1e12;
+    Ok(Throughput {
+        threads: rayon::current_num_threads(),
+        sequences_per_step: batches[0].sequences(),
+        tokens_per_step: tokens,
+        seconds_per_step: median,
+        seconds_per_step_range: (timed[0], timed[timed.len() - 1]),
+        tokens_per_second: tokens as f64 / median,
+        sequences_per_second: batches[0].sequences() as f64 / median,
+        tflops,
+        mfu: tflops * 1e12 / peak.flops_per_second,
+        peak,
+        activation_mib: trainer.tape.memory_bytes() as f64 / (1 << 20) as f64,
+        ops: op_times(&recording, recorded, &ceilings),
+        ceilings,
+    })
+}
+
+/// The time of each operation and direction: by its calls on the CPU, by its kernels on other devices.
+pub fn op_times(recording: &Recording, steps: usize, ceilings: &Ceilings) -> Vec<OpTime> {
+    let mut totals: BTreeMap<(&'static str, Option<Pass>), (u64, f64, Work)> = BTreeMap::new();
+    for span in &recording.spans {
+        totals.entry((span.op.unwrap_or("between operations"), span.pass)).or_default().1 += span.seconds;
+    }
+    for call in &recording.calls {
+        let total = totals.entry((call.op, Some(call.pass))).or_default();
+        total.0 += 1;
+        total.2 += call.work;
+    }
+    let all: f64 = totals.values().map(|total| total.1).sum();
+    let over = |amount: f64, seconds: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
+    let mut times: Vec<OpTime> = totals
+        .into_iter()
+        .map(|((op, pass), (calls, seconds, work))| OpTime {
+            op,
+            pass,
+            calls_per_step: calls as f64 / steps as f64,
+            milliseconds_per_step: seconds * 1e3 / steps as f64,
+            share: over(seconds, all),
+            gigabytes_per_second: over(work.bytes / 1e9, seconds),
+            tflops: over(work.flops / 1e12, seconds),
+            roofline: over(ceilings.floor(work), seconds),
+        })
+        .collect();
+    times.sort_by(|a, b| b.milliseconds_per_step.total_cmp(&a.milliseconds_per_step));
+    times
+}

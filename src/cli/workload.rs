@@ -1,0 +1,64 @@
+//! The options of `bench train` and `profile` that say what is measured.
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::bench::{Mix, Workload};
+use crate::device::Device;
+use crate::model::{Head, preset};
+
+/// A training step to measure.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WorkloadArgs {
+    /// Model size.
+    #[arg(long, default_value = "mini")]
+    preset: String,
+    /// Sequences in a step (default: 128 on a GPU; 8 on the CPU, 2 for the 86-89 M presets; 64 for splice-small).
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Tokens in a sequence of full length (default: 512; for splice-small 80).
+    #[arg(long, value_name = "TOKENS")]
+    length: Option<usize>,
+    /// Lengths of the sequences: all full, or as DNABERT pretrains, half full and half uniform; both have batch x length tokens.
+    #[arg(long, value_enum, default_value = "full")]
+    mix: Mix,
+    /// Share of tokens that are masked.
+    #[arg(long, default_value_t = 0.15, value_name = "SHARE")]
+    masked: f64,
+}
+
+impl WorkloadArgs {
+    /// The workload that they describe on `device`, with `steps` measured steps.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for an unknown preset.
+    pub fn workload(&self, device: &Device, steps: usize) -> Result<Workload> {
+        let preset = preset(&self.preset)?;
+        let splice = preset.name == "splice-small";
+        let length = self.length.unwrap_or(if splice { 80 } else { 512 });
+        let batch = self.batch.unwrap_or(match device {
+            _ if splice => 64,
+            Device::Kernels(_) => 128,
+            Device::Cpu if preset.layers == 12 => 2,
+            Device::Cpu => 8,
+        });
+        let head = if splice { Head::Site { labels: 3, hidden: None } } else { Head::MaskedLm };
+        let config = preset.config(length);
+        Ok(Workload { config, head, batch, length, mix: self.mix, masked: self.masked, steps })
+    }
+
+    /// What is measured, in a few words.
+    pub fn title(&self, workload: &Workload) -> String {
+        let (batch, length) = (workload.batch, workload.length);
+        match self.mix {
+            Mix::Full => format!("{}, {batch} sequences of {length} tokens", self.preset),
+            Mix::Dnabert => format!("{}, {} tokens in DNABERT's mix up to {length}", self.preset, batch * length),
+        }
+    }
+
+    /// The preset's name.
+    pub fn preset(&self) -> &str {
+        &self.preset
+    }
+}

@@ -1,0 +1,121 @@
+//! What every operation costs at the least: the one place that states bytes and arithmetic.
+//!
+//! Bytes are those that must cross the memory bus if every operand is read once and every result written once; a table that
+//! stays in the cache counts once, and statistics of a row count where a kernel keeps them. Functions (exp, erf, the normal
+//! density) count as the operations that they take, about; products of matrices count exactly. `element` is the size of an
+//! activation in bytes, `gradient` that of a parameter's gradient. The same numbers stand at the head of each `.cu` file.
+
+use crate::device::Work;
+
+/// Additions and multiplications that LayerNorm takes for an element, either way.
+const LAYERNORM_FLOPS: usize = 15;
+/// Those of the exact GELU, and of its derivative.
+const GELU_FLOPS: [usize; 2] = [25, 35];
+/// Those of softmax and its gradient.
+const CROSS_ENTROPY_FLOPS: usize = 12;
+/// Those of tanh, and of its derivative.
+const TANH_FLOPS: [usize; 2] = [20, 3];
+/// Those of AdamW for a parameter.
+const ADAMW_FLOPS: usize = 12;
+
+/// A look-up in three tables of which the largest has `entries` rows.
+pub fn embedding_forward(rows: usize, hidden: usize, entries: usize, element: usize) -> Work {
+    let table = rows.min(entries) * hidden * element;
+    Work::new(rows * hidden * element + table + 12 * rows, 2 * rows * hidden)
+}
+
+/// The gradient of one table.
+pub fn embedding_backward(rows: usize, hidden: usize, entries: usize, element: usize, gradient: usize) -> Work {
+    let table = 2 * rows.min(entries) * hidden * gradient;
+    Work::new(rows * hidden * element + table + 4 * rows, rows * hidden)
+}
+
+/// Input and output; a residual is read too, and where there is one, or a dropout, the sum is written.
+pub fn layernorm_forward(rows: usize, columns: usize, element: usize, residual: bool, dropout: bool) -> Work {
+    let tensors = 2 + usize::from(residual) + usize::from(residual || dropout);
+    Work::new(tensors * rows * columns * element + 8 * rows, LAYERNORM_FLOPS * rows * columns)
+}
+
+/// With a dropout, the gradient of the dropped input is a tensor of its own.
+pub fn layernorm_backward(rows: usize, columns: usize, element: usize, dropout: bool) -> Work {
+    let tensors = 3 + usize::from(dropout);
+    Work::new(tensors * rows * columns * element + 8 * rows, LAYERNORM_FLOPS * rows * columns)
+}
+
+/// Input and output.
+pub fn bias_gelu_forward(elements: usize, element: usize) -> Work {
+    Work::new(2 * elements * element, GELU_FLOPS[0] * elements)
+}
+
+/// Input, gradient and result.
+pub fn bias_gelu_backward(elements: usize, element: usize) -> Work {
+    Work::new(3 * elements * element, GELU_FLOPS[1] * elements)
+}
+
+/// Loss and gradient in place.
+pub fn cross_entropy(rows: usize, classes: usize, element: usize) -> Work {
+    Work::new(2 * rows * classes * element + 12 * rows, CROSS_ENTROPY_FLOPS * rows * classes)
+}
+
+/// One read and one write, forward and backward.
+pub fn dropout(elements: usize, element: usize) -> Work {
+    Work::new(2 * elements * element, elements)
+}
+
+/// The chosen rows, read and written.
+pub fn gather_forward(rows: usize, columns: usize, element: usize) -> Work {
+    Work::new(2 * rows * columns * element + 4 * rows, 0)
+}
+
+/// Rows added to; `zeroed` elements are set to zero first.
+pub fn gather_backward(rows: usize, columns: usize, zeroed: usize, element: usize) -> Work {
+    Work::new((3 * rows * columns + zeroed) * element + 4 * rows, rows * columns)
+}
+
+/// `sum += term`.
+pub fn accumulate(elements: usize, element: usize) -> Work {
+    Work::new(3 * elements * element, elements)
+}
+
+/// In place.
+pub fn tanh_forward(elements: usize, element: usize) -> Work {
+    Work::new(2 * elements * element, TANH_FLOPS[0] * elements)
+}
+
+/// Output, gradient and result.
+pub fn tanh_backward(elements: usize, element: usize) -> Work {
+    Work::new(3 * elements * element, TANH_FLOPS[1] * elements)
+}
+
+/// A product of `[m, k]` and `[k, n]`; `output` is the size of an element of the result, which is read too if it is added
+/// to.
+pub fn product([m, n, k]: [usize; 3], element: usize, output: usize, adds: bool) -> Work {
+    Work::new((m * k + k * n) * element + (1 + usize::from(adds)) * m * n * output, 2 * m * n * k)
+}
+
+/// The sums over the rows: the gradient of a bias.
+pub fn column_sums(rows: usize, columns: usize, element: usize) -> Work {
+    Work::new(rows * columns * element, rows * columns)
+}
+
+/// `pairs` is the sum of the squared lengths of the sequences: two products of `hidden` for each.
+pub fn attention_forward(rows: usize, hidden: usize, heads: usize, pairs: f64, element: usize) -> Work {
+    Work { flops: 4.0 * hidden as f64 * pairs, ..Work::new(4 * rows * hidden * element + 4 * rows * heads, 0) }
+}
+
+/// Five products for each pair; seven where queries and keys are done one after the other.
+pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: f64, element: usize) -> Work {
+    Work { flops: 10.0 * hidden as f64 * pairs, ..Work::new(8 * rows * hidden * element + 4 * rows * heads, 0) }
+}
+
+/// Sum of squares.
+pub fn norm(parameters: usize, gradient: usize) -> Work {
+    Work::new(parameters * gradient, 2 * parameters)
+}
+
+/// Weight, gradient and two moments, each read and written, of `gradient` bytes; and where the weights are copies of `weight`
+/// bytes, those written.
+pub fn adamw(parameters: usize, weight: usize, gradient: usize) -> Work {
+    let copy = if weight == gradient { 0 } else { weight };
+    Work::new(parameters * (8 * gradient + copy), ADAMW_FLOPS * parameters)
+}
