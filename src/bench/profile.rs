@@ -261,10 +261,10 @@ pub fn profile(workload: &Workload, device: &Device, dtype: DType, seed: u64, si
     let (device, meter) = Meter::new(device);
     let mut trainer = workload.trainer(&device, dtype, seed)?;
     let batches = [workload.batch(seed)];
-    let mut seconds = Vec::new();
+    let (mut seconds, mut flops_per_step) = (Vec::new(), 0.0);
     for _ in 0..Workload::WARM_UP + workload.steps {
         let started = Instant::now();
-        trainer.step(&batches, 1e-4)?;
+        flops_per_step = trainer.step(&batches, 1e-4)?.flops;
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
     }
@@ -277,7 +277,7 @@ pub fn profile(workload: &Workload, device: &Device, dtype: DType, seed: u64, si
         steps: workload.steps,
         tokens_per_step: batches[0].total_tokens(),
         milliseconds_per_step: median(&mut seconds[Workload::WARM_UP..]) * 1e3,
-        flops_per_step: trainer.model.training_flops(&batches[0]),
+        flops_per_step,
         ceilings,
         rows: rows(&recording.spans, workload.steps, &ceilings),
         gaps: gaps(&recording.spans, workload.steps),

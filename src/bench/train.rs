@@ -79,11 +79,10 @@ pub fn train_throughput(
     let (device, meter) = Meter::new(device);
     let mut trainer = workload.trainer(&device, dtype, seed)?;
     let batches = [workload.batch(seed)];
-    let flops = trainer.model.training_flops(&batches[0]);
-    let mut seconds = Vec::new();
+    let (mut seconds, mut flops) = (Vec::new(), 0.0);
     for _ in 0..Workload::WARM_UP + workload.steps {
         let started = Instant::now();
-        trainer.step(&batches, 1e-4)?;
+        flops = trainer.step(&batches, 1e-4)?.flops;
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
     }

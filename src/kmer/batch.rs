@@ -1,5 +1,20 @@
 //! A packed batch: sequences laid end to end, no padding.
 
+/// How large a batch is: what the host has to know of one that a device makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Tokens in all sequences together.
+    pub tokens: usize,
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+    /// Pairs of tokens that attend to each other: the sum of the squared lengths.
+    pub pairs: u64,
+    /// Rows that the head reads: hidden tokens.
+    pub rows: usize,
+}
+
 /// Sequences of tokens laid end to end, with the rows that a head reads and their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -44,8 +59,8 @@ impl Batch {
     }
 
     /// Pairs of tokens that attend to each other: the sum of the squared lengths of the sequences.
-    pub fn pairs(&self) -> f64 {
-        self.cu_seqlens.windows(2).map(|pair| f64::from(pair[1] - pair[0]).powi(2)).sum()
+    pub fn pairs(&self) -> u64 {
+        self.cu_seqlens.windows(2).map(|pair| ((pair[1] - pair[0]) as u64).pow(2)).sum()
     }
 
     /// Length of the longest sequence, in tokens.

@@ -99,13 +99,13 @@ pub fn column_sums(rows: usize, columns: usize, element: usize) -> Work {
 }
 
 /// `pairs` is the sum of the squared lengths of the sequences: two products of `hidden` for each.
-pub fn attention_forward(rows: usize, hidden: usize, heads: usize, pairs: f64, element: usize) -> Work {
-    Work { flops: 4.0 * hidden as f64 * pairs, ..Work::new(4 * rows * hidden * element + 4 * rows * heads, 0) }
+pub fn attention_forward(rows: usize, hidden: usize, heads: usize, pairs: u64, element: usize) -> Work {
+    Work { flops: 4.0 * hidden as f64 * pairs as f64, ..Work::new(4 * rows * hidden * element + 4 * rows * heads, 0) }
 }
 
 /// Five products for each pair; seven where queries and keys are done one after the other.
-pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: f64, element: usize) -> Work {
-    Work { flops: 10.0 * hidden as f64 * pairs, ..Work::new(8 * rows * hidden * element + 4 * rows * heads, 0) }
+pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: u64, element: usize) -> Work {
+    Work { flops: 10.0 * hidden as f64 * pairs as f64, ..Work::new(8 * rows * hidden * element + 4 * rows * heads, 0) }
 }
 
 /// Sum of squares.

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod demo;
 pub mod evaluation;
 pub mod events;
+pub mod feed;
 pub mod finetune;
 pub mod interrupt;
 pub mod log;

@@ -1,0 +1,38 @@
+//! A profile of a device with kernels: every launch is found, timed, and belongs to an operation.
+
+use std::time::Duration;
+
+use helixgrad::bench::profile::profile;
+use helixgrad::bench::{Mix, Workload};
+use helixgrad::device::DType;
+use helixgrad::model::Head;
+use helixgrad::train::ceilings::Sizes;
+
+#[test]
+fn kernels_are_timed_and_accounted_for() {
+    let config = super::config(32);
+    let (batch, length, mix) = (2, 40, Mix::Full);
+    let workload = Workload { config, head: Head::MaskedLm, batch, length, mix, masked: 0.2, steps: 1 };
+    let sizes = Sizes { copied: 1 << 16, product: 64, budget: Duration::ZERO };
+    let profile = profile(&workload, &super::device(), DType::Bf16, 1, &sizes).unwrap();
+    assert!(profile.times_kernels);
+    let calls =
+        |name: &str| -> f64 { profile.rows.iter().filter(|row| row.name == name).map(|row| row.calls_per_step).sum() };
+    // One behind the embeddings, two a layer, one in the head.
+    assert_eq!((calls("layernorm_forward_bf16"), calls("layernorm_backward_bf16")), (6.0, 6.0));
+    assert_eq!((calls("attention_forward_bf16_d32"), calls("adamw_update_bf16_f32")), (2.0, 1.0));
+    let row = |name: &str| profile.rows.iter().find(|row| row.name == name).unwrap();
+    let attention = row("attention_forward_bf16_d32");
+    assert_eq!((attention.op, attention.flops_per_call), (Some("attention"), Some(4.0 * 64.0 * 2.0 * 1600.0)));
+    // Kernels belong to operations; what lies between them is the batch on its way.
+    for span in &profile.recording.spans {
+        assert!(span.op.is_some() || span.name.starts_with("copy") || span.name == "fill", "{}", span.name);
+        assert!(span.seconds >= 0.0 && span.start >= 0.0);
+    }
+    for (row, what) in profile.rows.iter().filter(|row| row.op.is_some()).map(|row| (row, row.name.as_str())) {
+        assert!(row.roofline.is_none_or(|roofline| roofline > 0.0), "{what}");
+    }
+    let layers = profile.recording.spans.iter().filter(|span| span.name.starts_with("attention_forward"));
+    assert_eq!(layers.map(|span| span.layer).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    assert!(profile.memory.master_weights == 2 * profile.memory.weights);
+}

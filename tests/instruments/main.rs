@@ -1,0 +1,124 @@
+//! The instruments, through the binary: throughput, profiles, TensorBoard's curves, ranges for Nsight.
+
+mod events;
+mod nvtx;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn helixgrad(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
+}
+
+/// Runs a command that must succeed and returns what it printed.
+fn printed(arguments: &[&str]) -> String {
+    let output = helixgrad(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(&[arguments, &["--json", "--quiet"]].concat())).unwrap()
+}
+
+/// A step of a few hundred tokens.
+const SMALL: [&str; 8] = ["--preset", "splice-small", "--batch", "4", "--length", "40", "--device", "cpu"];
+
+#[test]
+fn a_profile_accounts_for_the_step_and_draws_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("profile");
+    let out = out.to_str().unwrap();
+    let profile = json(&[&["profile"], &SMALL[..], &["--steps", "2", "--out", out]].concat());
+    let rows = profile["rows"].as_array().unwrap();
+    let share: f64 = rows.iter().map(|row| row["share"].as_f64().unwrap()).sum();
+    assert!((share - 1.0).abs() < 1e-9, "{share}");
+    let row = |name: &str, pass: &str| rows.iter().find(|row| row["name"] == name && row["pass"] == pass).unwrap();
+    // Three layers of four products and the head's one: in forward, 13; a backward call does both gradients.
+    assert_eq!(
+        (&row("linear", "forward")["calls_per_step"], &row("linear", "backward")["calls_per_step"]),
+        (&13.0.into(), &13.0.into())
+    );
+    // Forward of all: sums over the layers of 2 rows x in x out, exact. 160 tokens, but 4 behind the last attention.
+    let layer = |rows: f64, after: f64| 2.0 * 128.0 * (rows * 384.0 + after * (128.0 + 512.0 + 512.0));
+    let expected = 2.0 * layer(160.0, 160.0) + layer(160.0, 4.0) + 2.0 * 4.0 * 128.0 * 3.0;
+    let flops = row("linear", "forward")["flops_per_call"].as_f64().unwrap() * 13.0;
+    assert!((flops / expected - 1.0).abs() < 1e-12, "{flops} {expected}");
+    let attention = row("attention", "forward");
+    assert_eq!(attention["flops_per_call"], 4.0 * 128.0 * 4.0 * 1600.0);
+    let memory = &profile["memory"];
+    assert_eq!(memory["moments"].as_u64().unwrap(), 2 * memory["weights"].as_u64().unwrap());
+    assert!(memory["activations"].as_u64().unwrap() > 0 && memory["master_weights"] == 0);
+
+    let page = fs::read_to_string(Path::new(out).join("profile.html")).unwrap();
+    for part in ["<svg", "Roofline", "Timeline", "Memory", "linear", "layer 2"] {
+        assert!(page.contains(part), "{part} is missing in the page");
+    }
+    assert!(!page.contains("<script") && !page.contains("http-equiv") && !page.contains("src="), "self-contained");
+    let trace: Value = serde_json::from_str(&fs::read_to_string(Path::new(out).join("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let calls: f64 = rows.iter().map(|row| row["calls_per_step"].as_f64().unwrap() * 2.0).sum();
+    let pieces = events.iter().filter(|event| event["ph"] == "X" && event["tid"] == 3).count();
+    assert_eq!(pieces as f64, calls);
+    assert_eq!(events.iter().filter(|event| event["ph"] == "X" && event["tid"] == 1).count(), 2, "two steps");
+    printed(&[&["profile"], &SMALL[..], &["--steps", "1", "--out", out]].concat());
+}
+
+#[test]
+fn a_profile_replaces_nothing_but_a_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("thesis.txt"), "three years").unwrap();
+    let out = folder.path().to_str().unwrap();
+    let output = helixgrad(&[&["profile"], &SMALL[..], &["--out", out]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("something else than a profile"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn throughput_is_compared_with_an_earlier_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let then = folder.path().join("then.json");
+    let then = then.to_str().unwrap();
+    let train = [&["bench", "train"], &SMALL[..], &["--steps", "2", "--mix", "dnabert"]].concat();
+    let mut report = json(&train);
+    assert_eq!(report["tokens_per_step"], 160);
+    assert!(report["mfu"].as_f64().unwrap() > 0.0 && report["ops"].as_array().unwrap().len() > 10);
+    assert!(report["peak"]["source"].as_str().unwrap().starts_with("measured"));
+    report["tokens_per_second"] = 1e-3.into();
+    report["batch"] = 5.into();
+    fs::write(then, report.to_string()).unwrap();
+    let now = json(&[&train[..], &["--against", then]].concat());
+    let ratios = now["against"]["ratios"].as_array().unwrap();
+    assert_eq!(ratios[0][0], "tokens/s");
+    assert_eq!(ratios[0][3].as_f64().unwrap(), now["tokens_per_second"].as_f64().unwrap() / 1e-3);
+    assert!(ratios.iter().any(|ratio| ratio[0] == "ms: attention backward"));
+    assert_eq!(now["against"]["differences"], serde_json::json!([["batch", "5", "4"]]));
+    let text = printed(&[&train[..], &["--against", then]].concat());
+    assert!(text.contains("not the same: batch was 5 and is 4"), "{text}");
+    // A model with another trunk is not set beside published figures.
+    assert!(!text.contains("BioNeMo"));
+}
+
+#[test]
+fn impossible_workloads_are_refused() {
+    for wrong in [
+        ["--batch", "0"],
+        ["--length", "0"],
+        ["--masked", "1.5"],
+        ["--steps", "0"],
+        ["--preset", "huge"],
+        ["--mix", "odd"],
+    ] {
+        for command in [&["bench", "train"][..], &["profile"]] {
+            let output = helixgrad(&[command, &["--device", "cpu"], &wrong].concat());
+            assert_eq!(output.status.code(), Some(2), "{command:?} {wrong:?}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+        }
+    }
+    let output = helixgrad(&["bench", "train", "--against", "/nowhere.json", "--device", "cpu"]);
+    assert_eq!(output.status.code(), Some(2));
+}
