@@ -13,7 +13,7 @@ use helixgrad::train::step::Trainer;
 fn device() -> Device {
     match std::env::var("HELIXGRAD_TEST_DEVICE") {
         Ok(name) => Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")),
-        Err(_) => emulated::device(),
+        Err(_) => emulated::device((8, 0)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use cuda_on_cpu::{GuardedBuffer, Options};
+use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorMap, TensorSwizzle, TiledTensor};
 use half::bf16;
 use helixgrad::device::cpu::dropout::Dropout;
 use helixgrad::philox::{Philox, Purpose};
@@ -102,6 +102,14 @@ impl Memory {
     pub fn address(&self) -> u64 {
         self.0.as_ptr() as u64
     }
+    /// A tensor of bf16 in this memory as the copy engine takes it; `strides` in elements, the innermost dimension first.
+    pub fn bf16_map(&self, dims: &[usize], strides: &[usize], tile: &[u32], swizzle: TensorSwizzle) -> Argument {
+        let dims: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
+        let strides: Vec<u64> = strides.iter().map(|&stride| 2 * stride as u64).collect();
+        let element = TensorElement::Bf16;
+        let tensor = TiledTensor { address: self.address(), element, dims: &dims, strides: &strides, tile, swizzle };
+        Argument::TensorMap(Box::new(TensorMap::encode(&tensor).unwrap()))
+    }
     pub fn to_integers(&self) -> Vec<i32> {
         self.0.to_vec()
     }
@@ -145,6 +153,7 @@ pub enum Argument {
     Floats8([f32; 8]),
     /// The bytes of a struct, in words for its alignment.
     Struct(Vec<u64>),
+    TensorMap(Box<TensorMap>),
 }
 
 impl Argument {
@@ -167,6 +176,7 @@ impl Argument {
             Self::Dropout(value) => (&raw mut *value).cast(),
             Self::Floats8(value) => (&raw mut *value).cast(),
             Self::Struct(words) => words.as_mut_ptr().cast(),
+            Self::TensorMap(map) => (&raw mut **map).cast(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod harness;
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod bias_gelu;
 mod column_sums;
 mod cross_entropy;
