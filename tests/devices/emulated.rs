@@ -16,13 +16,21 @@ struct Emulator {
     launches: AtomicU64,
 }
 
-/// A device that runs the kernels in the emulator; operations choose among them as for a chip of that compute capability.
-pub fn device(capability: (u32, u32)) -> Device {
+/// A device that runs the kernels in the emulator, of which operations choose those of sm_80.
+pub fn device() -> Device {
+    chip((8, 0))
+}
+
+/// The same, for which operations choose as for a chip of that compute capability.
+pub fn chip(capability: (u32, u32)) -> Device {
     Device::Kernels(Arc::new(Emulator { capability, memory: Mutex::default(), launches: AtomicU64::default() }))
 }
 
 /// A tensor map as the emulator reads it.
-fn encode(map: &TensorMap) -> Result<Value> {
+///
+/// # Errors
+/// What the emulator refuses.
+pub fn encode(map: &TensorMap) -> Result<Value> {
     let element = match map.dtype {
         DType::Bf16 => TensorElement::Bf16,
         _ => TensorElement::F32,
@@ -37,6 +45,15 @@ fn encode(map: &TensorMap) -> Result<Value> {
     let encoded =
         cuda_on_cpu::TensorMap::encode(&TiledTensor { address: *address, element, dims, strides, tile, swizzle });
     encoded.map(|map| Value(map.bytes())).map_err(|text| Error::Failed(format!("cannot encode {map:?}: {text}")))
+}
+
+/// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set.
+pub fn named() -> Option<Device> {
+    let name = std::env::var("HELIXGRAD_TEST_DEVICE").ok()?;
+    if name == "emulator" {
+        return Some(device());
+    }
+    Some(Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")))
 }
 
 impl Driver for Emulator {

@@ -1,15 +1,16 @@
 //! The Hopper attention kernels against the CPU device and against the sm_80 kernels.
 
-use cuda_on_cpu::TensorSwizzle;
 use half::bf16;
+use helixgrad::device::{DType, Swizzle};
 
 use super::attention::{Case, ROWS, cpu, kernels, plain_bf16};
 use super::harness::*;
+use super::machine::runs_sm90;
 
 /// The rows of a packed matrix as attention's tensor maps have them: 128 rows of one head, at most 64 elements wide.
 fn head_map(memory: &Memory, rows: usize, columns: usize, head_dim: usize) -> Argument {
-    let (width, swizzle) = if head_dim == 32 { (32, TensorSwizzle::Bytes64) } else { (64, TensorSwizzle::Bytes128) };
-    memory.bf16_map(&[columns, rows], &[columns], &[width, 128], swizzle)
+    let (width, swizzle) = if head_dim == 32 { (32, Swizzle::Bytes64) } else { (64, Swizzle::Bytes128) };
+    memory.map(DType::Bf16, &[columns, rows], &[columns], &[width, 128], swizzle)
 }
 
 /// Output and log-sum-exp as the kernels compute them, by `blocks` blocks that share the work, under one schedule.
@@ -43,6 +44,9 @@ fn forward(case: &Case, qkv: &[f32], blocks: u32, schedule: u64) -> [Vec<f32>; 2
 }
 
 fn check(case: &Case, blocks: u32) {
+    if !runs_sm90() {
+        return;
+    }
     let (total, hidden) = (case.lengths.iter().sum::<usize>(), case.heads * case.head_dim);
     let qkv = normals::<bf16>(case.seed, total * 3 * hidden, 1.5);
     let d_output = normals::<bf16>(case.seed + 1, total * hidden, 1.0);
