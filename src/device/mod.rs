@@ -13,13 +13,15 @@ mod mark;
 pub mod nvtx;
 pub mod recorder;
 pub mod sampling_plan;
+mod tensor_map;
 mod work;
 
 use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
-pub use driver::{Argument, Driver, Launch};
+pub use driver::{Argument, Driver, Launch, Value};
 pub use mark::Mark;
+pub use tensor_map::{Swizzle, TensorMap};
 pub use work::Work;
 
 use crate::{Error, Result};
@@ -97,6 +99,11 @@ impl Device {
             Self::Cpu => Ok(Mark::host_seconds(first, last)),
             Self::Kernels(driver) => driver.seconds_between(first, last),
         }
+    }
+
+    /// Whether it runs the kernels of `*_sm90.cu`: a chip of compute capability 9.0.
+    pub fn runs_sm90(&self) -> bool {
+        matches!(self, Self::Kernels(driver) if driver.compute_capability() == (9, 0))
     }
 
     /// The number of multiprocessors; 1 for the CPU.

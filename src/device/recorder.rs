@@ -96,6 +96,10 @@ impl Driver for Recorder {
         self.driver.multiprocessors()
     }
 
+    fn compute_capability(&self) -> (u32, u32) {
+        self.driver.compute_capability()
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.driver.allocate(bytes)
     }
