@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""Times full training steps in PyTorch: what `helixgrad bench train` is compared with, on the same cores, in the same run.
+"""Times what a PyTorch user would take instead, on the same machine, in the same run: full training steps, or single operations.
 
-    python tools/torch_baseline.py [mini|bionemo-xsmall|dnabert-6|splice-small] [--threads N] [--steps N] [--batch N] [--json]
+    python tools/torch_baseline.py [mini|bionemo-xsmall|dnabert-6|splice-small] [--threads N] [--steps N] [--batch N]
+                                   [--mix full|dnabert] [--device cuda --dtype bf16 --compile] [--json]
+    python tools/torch_baseline.py ops [--device cuda --dtype bf16] [--only attention] [--tokens N] [--lengths 512,2048]
+
+`ops` prints a JSON object a row, with the names of `cargo bench`'s rows (tools/torch_ops.py); tools/bench_table.py sets both side by side.
 
 A step is forward, backward, clipping to a global norm of 1 and fused AdamW, on transformers' BERT with its default dropout
 of 0.1 and PyTorch's own attention (SDPA). All presets but `splice-small` train BertForMaskedLM on 512-token sequences, 15 % of
 the tokens masked; `splice-small` trains a three-class linear head on the token at the site, on 80-token sequences. The tokens
-are random: no step depends on what they say.
+are random: no step depends on what they say. With `--mix dnabert` half of the sequences have full length and half a uniform one, padded
+to full length with an attention mask, as transformers' users run it; only tokens that are no padding are counted.
 
 The last line of stdout is the tokens per second of the median step (with --json, one object that holds it).
 Needs torch and transformers. `--device cuda`, `--dtype bf16` (autocast) and `--compile` have not been tried on a GPU.
@@ -21,11 +26,13 @@ import time
 from typing import NamedTuple
 
 import torch
+import torch_ops
 import transformers
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 MASKED_SHARE = 0.15
-SPECIAL_TOKENS, MASK = 5, 4
+SPECIAL_TOKENS, PAD, MASK = 5, 0, 4
+SHORTEST = 7
 CLASSES = 3
 WARMUP_STEPS = 2
 
@@ -55,14 +62,15 @@ class MaskedLanguageModel(torch.nn.Module):
         super().__init__()
         self.model = BertForMaskedLM(config)
 
-    def forward(self, tokens, labels):
-        return self.model(input_ids=tokens, labels=labels).loss
+    def forward(self, tokens, labels, attention_mask=None):
+        return self.model(input_ids=tokens, labels=labels, attention_mask=attention_mask).loss
 
     @staticmethod
-    def batch(preset, batch):
+    def batch(preset, batch, real):
+        """Tokens and labels; `real` says which positions are no padding."""
         originals = torch.randint(SPECIAL_TOKENS, preset.vocabulary, (batch, preset.length))
-        masked = torch.rand(batch, preset.length) < MASKED_SHARE
-        return originals.masked_fill(masked, MASK), originals.masked_fill(~masked, -100)
+        masked = (torch.rand(batch, preset.length) < MASKED_SHARE) & real
+        return originals.masked_fill(masked, MASK).masked_fill(~real, PAD), originals.masked_fill(~masked, -100)
 
 
 class TokenAtSite(torch.nn.Module):
@@ -74,28 +82,34 @@ class TokenAtSite(torch.nn.Module):
         self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
         self.head = torch.nn.Linear(config.hidden_size, CLASSES)
 
-    def forward(self, tokens, labels):
-        site = self.encoder(input_ids=tokens).last_hidden_state[:, tokens.shape[1] // 2]
+    def forward(self, tokens, labels, attention_mask=None):
+        site = self.encoder(input_ids=tokens, attention_mask=attention_mask).last_hidden_state[:, tokens.shape[1] // 2]
         return torch.nn.functional.cross_entropy(self.head(self.dropout(site)), labels)
 
     @staticmethod
-    def batch(preset, batch):
-        tokens = torch.randint(SPECIAL_TOKENS, preset.vocabulary, (batch, preset.length))
+    def batch(preset, batch, real):
+        tokens = torch.randint(SPECIAL_TOKENS, preset.vocabulary, (batch, preset.length)).masked_fill(~real, PAD)
         return tokens, torch.randint(CLASSES, (batch,))
 
 
 def parse():
     parser = argparse.ArgumentParser(description="Times PyTorch training steps of BERT.")
-    parser.add_argument("preset", nargs="?", choices=PRESETS, default="mini")
+    parser.add_argument("preset", nargs="?", choices=[*PRESETS, "ops"], default="mini")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP_STEPS} that are not")
     parser.add_argument("--batch", type=int, help="sequences a step (default: the preset's)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--mix", choices=["full", "dnabert"], default="full", help="lengths of the sequences")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    operations = parser.add_argument_group("ops")
+    operations.add_argument("--only", help="the rows of one bench: gemm, attention, layernorm, ...")
+    operations.add_argument("--tokens", type=int, help="tokens (default: 65,536 on a GPU, 4,096 on the CPU)")
+    operations.add_argument("--lengths", help="lengths for attention, with commas")
+    operations.add_argument("--runs", type=int, default=20, help="timed runs of each operation")
     arguments = parser.parse_args()
-    for option in ("threads", "steps", "batch"):
+    for option in ("threads", "steps", "batch", "tokens", "runs"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             parser.error(f"--{option} {value}: give at least 1")
@@ -139,17 +153,33 @@ def time_steps(model, batch, arguments):
     return seconds[WARMUP_STEPS:]
 
 
+def real_positions(preset, sequences, mix):
+    """Which positions of a padded batch are no padding, `[sequences, length]`."""
+    lengths = torch.full((sequences,), preset.length)
+    if mix == "dnabert":
+        # Every other one, so that a small batch has the mix as well.
+        lengths[1::2] = torch.randint(min(SHORTEST, preset.length), preset.length + 1, (sequences // 2,))
+    return torch.arange(preset.length) < lengths[:, None]
+
+
 def main():
     arguments = parse()
-    preset = PRESETS[arguments.preset]
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.preset == "ops":
+        torch_ops.main(arguments)
+        return
+    preset = PRESETS[arguments.preset]
     torch.manual_seed(0)
     model, make_batch = build(preset, arguments)
     sequences = arguments.batch or preset.batch
-    batch = [tensor.to(arguments.device) for tensor in make_batch(preset, sequences)]
+    real = real_positions(preset, sequences, arguments.mix)
+    batch = list(make_batch(preset, sequences, real))
+    if not real.all():
+        batch.append(real.long())
+    batch = [tensor.to(arguments.device) for tensor in batch]
     seconds = time_steps(model, batch, arguments)
-    tokens = sequences * preset.length
+    tokens = int(real.sum())
     result = {
         "preset": arguments.preset,
         "device": arguments.device,
@@ -158,6 +188,8 @@ def main():
         "threads": torch.get_num_threads(),
         "batch": sequences,
         "length": preset.length,
+        "mix": arguments.mix,
+        "tokens": tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "step_seconds_median": statistics.median(seconds),
         "step_seconds_min": min(seconds),

@@ -8,7 +8,7 @@ use crate::kmer::corpus::SHORTEST_SEQUENCE;
 use crate::model::{Config, Head, Model};
 use crate::optim::AdamWConfig;
 use crate::philox::{Philox, Purpose, below};
-use crate::train::step::Trainer;
+use crate::train::step::{ProfileSteps, Trainer};
 use crate::{Error, Result};
 
 /// The lengths of the sequences in a step.
@@ -38,6 +38,8 @@ pub struct Workload {
     pub masked: f64,
     /// Steps that are measured; some that are not come first.
     pub steps: usize,
+    /// The steps, from 1 and with the unmeasured ones, that a profiler attached from outside collects.
+    pub collected: Option<ProfileSteps>,
 }
 
 impl Workload {
@@ -66,7 +68,8 @@ impl Workload {
             ));
         }
         let model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
-        Trainer::new(model, AdamWConfig::default(), device, dtype, seed)
+        let trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
+        Ok(Trainer { collected: self.collected, ..trainer })
     }
 
     /// Sequences of random k-mers; every head reads the rows that it would read in earnest.
@@ -123,7 +126,7 @@ mod tests {
 
     fn workload(mix: Mix, head: Head) -> Workload {
         let config = preset("splice-small").unwrap().config(512);
-        Workload { config, head, batch: 64, length: 512, mix, masked: 0.15, steps: 1 }
+        Workload { config, head, batch: 64, length: 512, mix, masked: 0.15, steps: 1, collected: None }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::bench::{Mix, Workload};
 use crate::model::preset;
 use crate::report::{Cell, Table, format};
 use crate::train::ceilings::Sizes;
+use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
 /// Measure throughput.
@@ -41,6 +42,9 @@ struct TrainArgs {
     /// Also measure with one thread and print the speed-up of all.
     #[arg(long)]
     scaling: bool,
+    /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, the two of the warm-up included, as in 4..6.
+    #[arg(long, value_name = "A..B")]
+    profile_steps: Option<ProfileSteps>,
     /// Compare with what an earlier run printed with --json.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -83,7 +87,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let Command::Train(args) = &args.command;
     let earlier = args.against.as_deref().map(read_earlier).transpose()?;
     let (device, dtype) = common.device()?;
-    let workload = args.workload.workload(&device, args.steps)?;
+    let mut workload = args.workload.workload(&device, args.steps)?;
+    workload.collected = args.profile_steps;
     let sizes = Sizes::of(&device);
     let one_thread = if args.scaling {
         let pool = rayon::ThreadPoolBuilder::new()

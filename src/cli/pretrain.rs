@@ -19,6 +19,7 @@ use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::report::format;
 use crate::train::checkpoint;
 use crate::train::pretrain::{PretrainOptions, PretrainSummary, pretrain};
+use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
 /// Tokens that are computed at a time if the user does not say otherwise: 5 GB of activations for the 86-89 M presets.
@@ -119,6 +120,10 @@ pub struct Args {
     /// Checkpoints to keep.
     #[arg(long, default_value_t = 2, value_name = "N")]
     keep: usize,
+    /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, as in 10..12.
+    #[arg(long, value_name = "A..B")]
+    #[serde(skip)]
+    profile_steps: Option<ProfileSteps>,
 }
 
 /// Runs the command.
@@ -168,6 +173,7 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     let (device, dtype) = common.device()?;
     Ok(PretrainOptions {
         device,
+        collected: args.profile_steps,
         dtype,
         seed: common.seed,
         steps: args.steps,

@@ -45,7 +45,7 @@ impl WorkloadArgs {
         });
         let head = if splice { Head::Site { labels: 3, hidden: None } } else { Head::MaskedLm };
         let config = preset.config(length);
-        Ok(Workload { config, head, batch, length, mix: self.mix, masked: self.masked, steps })
+        Ok(Workload { config, head, batch, length, mix: self.mix, masked: self.masked, steps, collected: None })
     }
 
     /// What is measured, in a few words.

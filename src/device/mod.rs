@@ -6,6 +6,8 @@
 mod buffer;
 pub mod cpu;
 pub mod cuda;
+#[cfg(feature = "cust")]
+pub mod cust;
 mod driver;
 pub mod gemm_plan;
 pub mod kernels;
@@ -104,6 +106,17 @@ impl Device {
     /// Whether it runs the kernels of `*_sm90.cu`: a chip of compute capability 9.0.
     pub fn runs_sm90(&self) -> bool {
         matches!(self, Self::Kernels(driver) if driver.compute_capability() == (9, 0))
+    }
+
+    /// Tells a profiler that is attached from outside to start or stop collecting; nothing on the CPU.
+    ///
+    /// # Errors
+    /// The failure of an earlier launch.
+    pub fn collect_profile(&self, on: bool) -> Result<()> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Kernels(driver) => driver.collect_profile(on),
+        }
     }
 
     /// The number of multiprocessors; 1 for the CPU.

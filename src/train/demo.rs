@@ -336,6 +336,7 @@ fn pretrain_on(
     let (data, evaluation) = (corpus(Parts::Except(regions.clone()))?, corpus(Parts::Only(regions))?);
     let warmup = options.pretrain_steps / 15;
     let pretraining = PretrainOptions {
+        collected: None,
         device: surroundings.device.clone(),
         dtype: surroundings.dtype,
         seed: surroundings.seed,

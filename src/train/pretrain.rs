@@ -11,7 +11,7 @@ use super::checkpoint::{
 use super::feed::Feed;
 use super::peak::Utilisation;
 use super::run::Run;
-use super::step::Trainer;
+use super::step::{ProfileSteps, Trainer};
 use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
@@ -29,6 +29,8 @@ use crate::{Error, Result};
 pub struct PretrainOptions {
     /// Where to compute.
     pub device: Device,
+    /// The steps that a profiler attached from outside collects.
+    pub collected: Option<ProfileSteps>,
     /// The type of weights and activations.
     pub dtype: DType,
     /// Seed of every random choice.
@@ -137,6 +139,7 @@ pub fn pretrain(
     resume: bool,
 ) -> Result<PretrainSummary> {
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
+    trainer.collected = options.collected;
     let mut state = RunState::new(options.steps, options.seed, options.optimizer);
     if resume {
         state = resume_from(&options.out, &mut trainer, state)?;

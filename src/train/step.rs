@@ -20,6 +20,41 @@ pub struct Trainer {
     pub tape: Tape,
     /// Seed of dropout.
     pub seed: u64,
+    /// The steps, from 1, that a profiler attached from outside collects.
+    pub collected: Option<ProfileSteps>,
+}
+
+/// A range of steps, from 1, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProfileSteps {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+impl std::str::FromStr for ProfileSteps {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let ends = text.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
+        match ends {
+            Some((Ok(first), Ok(last))) if (1..=last).contains(&first) => Ok(Self { first, last }),
+            _ => Err("give the first and the last step, counted from 1, as in 4..6".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for ProfileSteps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}..{}", self.first, self.last)
+    }
+}
+
+impl serde::Serialize for ProfileSteps {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// What a step amounts to.
@@ -47,7 +82,7 @@ impl Trainer {
     pub fn new(mut model: Model, optimizer: AdamWConfig, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
         model.parameters.move_to(device, dtype)?;
         let optimizer = AdamW::new(optimizer, &model.parameters, device)?;
-        Ok(Self { model, optimizer, tape: Tape::new(device.clone(), dtype), seed })
+        Ok(Self { model, optimizer, tape: Tape::new(device.clone(), dtype), seed, collected: None })
     }
 
     /// Goes on with another model of the same shape: one that was loaded from a checkpoint.
@@ -81,7 +116,11 @@ impl Trainer {
         learning_rate: f64,
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
     ) -> Result<StepReport> {
-        let _step = nvtx::range(|| format!("step {}", self.optimizer.steps + 1));
+        let number = self.optimizer.steps + 1;
+        if self.collected.is_some_and(|steps| steps.first == number) {
+            self.tape.device().collect_profile(true)?;
+        }
+        let _step = nvtx::range(|| format!("step {number}"));
         let mut flops = 0.0;
         let mut loss = Loss::default();
         for micro_batch in 0..micro_batches {
@@ -101,6 +140,9 @@ impl Trainer {
             )));
         }
         let gradient_norm = self.optimizer.update(&mut self.tape, &mut self.model.parameters, learning_rate)?;
+        if self.collected.is_some_and(|steps| steps.last == number) {
+            self.tape.device().collect_profile(false)?;
+        }
         Ok(StepReport { loss, gradient_norm, flops })
     }
 }

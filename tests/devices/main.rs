@@ -38,6 +38,7 @@ fn config(head_dim: usize) -> Config {
 /// A pretraining of a few steps of two micro-batches of 150 tokens.
 fn options(device: &Device, dtype: DType) -> PretrainOptions {
     PretrainOptions {
+        collected: None,
         device: device.clone(),
         dtype,
         seed: 11,

@@ -12,7 +12,8 @@ use helixgrad::train::ceilings::Sizes;
 fn kernels_are_timed_and_accounted_for() {
     let config = super::config(32);
     let (batch, length, mix) = (2, 40, Mix::Full);
-    let workload = Workload { config, head: Head::MaskedLm, batch, length, mix, masked: 0.2, steps: 1 };
+    let workload =
+        Workload { config, head: Head::MaskedLm, batch, length, mix, masked: 0.2, steps: 1, collected: None };
     let sizes = Sizes { copied: 1 << 16, product: 64, budget: Duration::ZERO };
     let profile = profile(&workload, &super::device(), DType::Bf16, 1, &sizes).unwrap();
     assert!(profile.times_kernels);

@@ -1,0 +1,385 @@
+//! What all benches share: the device and its ceilings, shapes, random inputs, cold caches, the clock, the table.
+//!
+//! Options come from the environment, because criterion owns the command line:
+//!
+//! | variable | what |
+//! | --- | --- |
+//! | `HELIXGRAD_BENCH_DEVICE` | `auto` (default), `cpu`, `cuda[:N]` |
+//! | `HELIXGRAD_BENCH_DTYPE` | `f32` or `bf16` (default: bf16 on a GPU, f32 on the CPU, which has no other) |
+//! | `HELIXGRAD_BENCH_TOKENS` | tokens (default: 65,536 on a GPU, 4,096 on the CPU) |
+//! | `HELIXGRAD_BENCH_HIDDEN`, `_INTERMEDIATE`, `_VOCAB`, `_HEADS` | the model's sizes (default: DNABERT's 768, 3072, 4101, 12) |
+//! | `HELIXGRAD_BENCH_LENGTHS` | lengths of sequences for attention, with commas (default: 512,2048,16384; on the CPU 128,512) |
+//! | `HELIXGRAD_BENCH_JSON` | a file to append one JSON object a row to |
+//!
+//! A row is an operation and a direction. Its time is that of the operation alone, by the device's clock (CUDA events around every
+//! launch) or on the CPU by the tape's; inputs are copied anew before it, and the caches flushed, outside of that time.
+
+// Every bench is a crate of its own, and uses a part of this.
+#![allow(dead_code)]
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::time::Duration;
+
+use criterion::Criterion;
+use helixgrad::autograd::{Matrix, Parameters, Pass, Spec, Tape, Tensor, Vector};
+use helixgrad::bench::profile::{Meter, Recording, rows};
+use helixgrad::device::{Buffer, DType, Device, Work};
+use helixgrad::philox::Philox;
+use helixgrad::report::{Cell, Table, format};
+use helixgrad::train::ceilings::{Ceilings, Sizes};
+use helixgrad::{Error, Result};
+
+/// Runs a bench: its rows, and the table of them at the end.
+pub fn run(name: &str, bench: impl FnOnce(&mut Bench) -> Result<()>) {
+    let outcome = Bench::new(name).and_then(|mut harness| {
+        bench(&mut harness)?;
+        harness.finish()
+    });
+    if let Err(error) = outcome {
+        eprintln!("error: {error}");
+        std::process::exit(i32::from(error.exit_code()));
+    }
+}
+
+/// Sizes of the model whose operations are measured.
+#[derive(Clone, Debug)]
+pub struct Shapes {
+    pub tokens: usize,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub vocab: usize,
+    pub heads: usize,
+    pub lengths: Vec<usize>,
+}
+
+/// One line of the table.
+struct Row {
+    name: String,
+    seconds: f64,
+    work: Work,
+}
+
+pub struct Bench {
+    name: String,
+    criterion: Criterion,
+    pub device: Device,
+    pub dtype: DType,
+    pub shapes: Shapes,
+    meter: Meter,
+    ceilings: Ceilings,
+    flush: RefCell<Buffer>,
+    rows: Vec<Row>,
+}
+
+fn option(name: &str) -> Option<String> {
+    std::env::var(format!("HELIXGRAD_BENCH_{name}")).ok().filter(|value| !value.is_empty())
+}
+
+fn number(name: &str, default: usize) -> Result<usize> {
+    let Some(text) = option(name) else { return Ok(default) };
+    match text.replace(['_', ','], "").parse() {
+        Ok(number) if (1..=1 << 24).contains(&number) => Ok(number),
+        _ => Err(Error::usage(format!("HELIXGRAD_BENCH_{name}={text}"), "give a number from 1 to 16,777,216")),
+    }
+}
+
+impl Bench {
+    fn new(name: &str) -> Result<Self> {
+        let criterion = Criterion::default()
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(500))
+            .measurement_time(Duration::from_secs(2))
+            .without_plots()
+            .configure_from_args();
+        let device = Device::parse(option("DEVICE").as_deref().unwrap_or("auto"))?;
+        let on_cpu = matches!(device, Device::Cpu);
+        let dtype = match option("DTYPE").as_deref() {
+            None if on_cpu => DType::F32,
+            None | Some("bf16") if !on_cpu => DType::Bf16,
+            Some("f32") => DType::F32,
+            other => {
+                let found = format!("HELIXGRAD_BENCH_DTYPE={} on {device}", other.unwrap_or_default());
+                return Err(Error::usage(found, "f32, or bf16 on a GPU"));
+            }
+        };
+        let lengths = option("LENGTHS").unwrap_or(if on_cpu { "128,512" } else { "512,2048,16384" }.into());
+        let lengths = lengths.split(',').map(|length| {
+            let wrong = || {
+                Error::usage(format!("HELIXGRAD_BENCH_LENGTHS={lengths}"), "give lengths with commas, as in 512,2048")
+            };
+            length.trim().parse().ok().filter(|length| (1..=1 << 17).contains(length)).ok_or_else(wrong)
+        });
+        let shapes = Shapes {
+            tokens: number("TOKENS", if on_cpu { 4096 } else { 65_536 })?,
+            hidden: number("HIDDEN", 768)?,
+            intermediate: number("INTERMEDIATE", 3072)?,
+            vocab: number("VOCAB", 4101)?,
+            heads: number("HEADS", 12)?,
+            lengths: lengths.collect::<Result<_>>()?,
+        };
+        let ceilings = Ceilings::measure(&device, dtype, &Sizes::of(&device))?;
+        // Twice the largest L2 of a GPU of today, and more than a share of a server's L3.
+        let flush = Buffer::on(&device, 64 << 20, DType::F32)?;
+        let (device, meter) = Meter::new(&device);
+        let flush = RefCell::new(flush);
+        Ok(Self { name: name.into(), criterion, device, dtype, shapes, meter, ceilings, flush, rows: Vec::new() })
+    }
+
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.device, Device::Cpu)
+    }
+
+    /// Random numbers around 0 with a deviation of about `deviation`, on the device.
+    pub fn random(&self, count: usize, deviation: f64, seed: u64) -> Result<Buffer> {
+        random(&self.device, self.dtype, count, deviation, seed)
+    }
+
+    /// Measures an operation in both directions, or in one. `inputs` are the shapes of its tensors; `forward` calls it on them and
+    /// returns the tensor whose gradient leads back, or none if the operation has put a gradient itself.
+    pub fn operation(
+        &mut self,
+        name: &str,
+        op: &'static str,
+        passes: &[Pass],
+        parameters: Parameters,
+        inputs: &[[usize; 2]],
+        forward: impl Fn(&mut Tape, &Parameters, &[Tensor]) -> Result<Option<Tensor>>,
+    ) -> Result<()> {
+        const ROTATION: usize = 2;
+        let sources: Vec<Vec<Buffer>> = (0..ROTATION as u64)
+            .map(|turn| {
+                let input = |(index, [rows, columns]): (usize, &[usize; 2])| {
+                    self.random(rows * columns, 1.0, 1 + turn * 100 + index as u64)
+                };
+                inputs.iter().enumerate().map(input).collect()
+            })
+            .collect::<Result<_>>()?;
+        let gradients = RefCell::new(Vec::<Buffer>::new());
+        let parameters = RefCell::new(parameters);
+        let mut turn = 0;
+        let (device, dtype) = (self.device.clone(), self.dtype);
+        let flush = std::mem::replace(&mut self.flush, RefCell::new(Buffer::zeros(0, DType::F32)));
+        let iteration = |tape: &mut Tape| -> Result<()> {
+            turn = (turn + 1) % ROTATION;
+            tape.start_training(7, 0, 0);
+            let mut tensors = Vec::new();
+            for (source, [rows, columns]) in sources[turn].iter().zip(inputs) {
+                let mut copy = tape.allocate(source.len())?;
+                copy.copy_from(&device, source)?;
+                tensors.push(tape.push(copy, *rows, *columns));
+            }
+            flush.borrow_mut().fill_zero()?;
+            let output = forward(tape, &parameters.borrow(), &tensors)?;
+            if passes.contains(&Pass::Backward) {
+                if let Some(output) = output {
+                    let count = output.rows * output.columns;
+                    let mut known = gradients.borrow_mut();
+                    if known.is_empty() {
+                        known.push(random(&device, dtype, count, 0.01, 999)?);
+                    }
+                    let mut gradient = tape.allocate(count)?;
+                    gradient.copy_from(&device, &known[0])?;
+                    tape.put_gradient(output, gradient);
+                }
+                flush.borrow_mut().fill_zero()?;
+                tape.backward(&mut parameters.borrow_mut())?;
+            }
+            Ok(())
+        };
+        let rows: Vec<(&'static str, Pass)> = passes.iter().map(|&pass| (op, pass)).collect();
+        let outcome = self.iterations(name, &rows, iteration);
+        self.flush = flush;
+        outcome
+    }
+
+    /// Measures operations that `iteration` calls on a tape, each `(operation, pass)` a row of its own.
+    pub fn iterations(
+        &mut self,
+        name: &str,
+        ops: &[(&'static str, Pass)],
+        mut iteration: impl FnMut(&mut Tape) -> Result<()>,
+    ) -> Result<()> {
+        for &(op, pass) in ops {
+            let id =
+                format!("{}/{name}/{}", self.name, if ops.len() > 1 && op != self.name { op } else { pass.name() });
+            let mut tape = Tape::new(self.device.clone(), self.dtype);
+            let mut samples = Vec::new();
+            let mut last = None;
+            let mut failure = None;
+            let meter = &self.meter;
+            self.criterion.bench_function(&id, |bencher| {
+                bencher.iter_custom(|count| {
+                    let outcome = meter.record(&mut tape, count as usize, &mut iteration);
+                    let recording = match outcome {
+                        Ok(recording) => recording,
+                        Err(error) => {
+                            failure = Some(error);
+                            // Criterion wants a time; the error ends the bench right after.
+                            return Duration::from_nanos(1);
+                        }
+                    };
+                    let seconds = seconds_of(&recording, op, pass);
+                    samples.push(seconds / count as f64);
+                    last = Some((recording, count));
+                    Duration::from_secs_f64(seconds.max(1e-9))
+                });
+            });
+            if let Some(error) = failure {
+                return Err(error);
+            }
+            // Filtered out, or only listed.
+            let Some((recording, count)) = last else { continue };
+            samples.sort_by(f64::total_cmp);
+            let mut work = Work::default();
+            recording.calls.iter().filter(|call| (call.op, call.pass) == (op, pass)).for_each(|call| work += call.work);
+            let work = Work { bytes: work.bytes / count as f64, flops: work.flops / count as f64 };
+            self.rows.push(Row { name: id, seconds: samples[samples.len() / 2], work });
+            self.kernel_rows(&recording, (op, pass), count as usize);
+        }
+        Ok(())
+    }
+
+    /// On devices with kernels: the kernels that the operation launched, if there were several.
+    fn kernel_rows(&mut self, recording: &Recording, (op, pass): (&str, Pass), count: usize) {
+        let spans: Vec<_> = recording
+            .spans
+            .iter()
+            .filter(|span| span.op == Some(op) && span.pass == Some(pass) && span.name != op)
+            .cloned()
+            .collect();
+        let kernels = rows(&spans, count, &self.ceilings);
+        if kernels.len() > 1 {
+            for kernel in kernels {
+                let calls = kernel.calls_per_step;
+                let work = Work {
+                    bytes: kernel.bytes_per_call.unwrap_or(0.0) * calls,
+                    flops: kernel.flops_per_call.unwrap_or(0.0) * calls,
+                };
+                let seconds = kernel.milliseconds_per_step * 1e-3;
+                self.rows.push(Row { name: format!("    {}", kernel.name), seconds, work });
+            }
+        }
+    }
+
+    /// Measures anything else that says how long it took, in seconds.
+    pub fn timed(&mut self, name: &str, work: Work, mut run: impl FnMut(u64) -> Result<f64>) -> Result<()> {
+        let id = format!("{}/{name}", self.name);
+        let (mut samples, mut failure) = (Vec::new(), None);
+        self.criterion.bench_function(&id, |bencher| {
+            bencher.iter_custom(|count| match run(count) {
+                Ok(seconds) => {
+                    samples.push(seconds / count as f64);
+                    Duration::from_secs_f64(seconds.max(1e-9))
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    Duration::from_nanos(1)
+                }
+            });
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if !samples.is_empty() {
+            samples.sort_by(f64::total_cmp);
+            self.rows.push(Row { name: id, seconds: samples[samples.len() / 2], work });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.criterion.final_summary();
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let (unit, scale) = if self.is_cpu() { ("GFLOP/s", 1e9) } else { ("TFLOP/s", 1e12) };
+        let mut table = Table::new(["", "µs", "MB", "GB/s", "of the copy %", unit, "of the product %", "roofline %"]);
+        for row in &self.rows {
+            let number = |value: f64, digits: usize| {
+                if row.work.is_unknown() { Cell::from("") } else { Cell::number(value, digits) }
+            };
+            let (bytes, flops) = (row.work.bytes / row.seconds, row.work.flops / row.seconds);
+            table.row([
+                Cell::from(row.name.as_str()),
+                Cell::number(row.seconds * 1e6, 1),
+                number(row.work.bytes / 1e6, 1),
+                number(bytes / 1e9, 1),
+                number(100.0 * bytes / self.ceilings.bytes_per_second, 0),
+                number(flops / scale, 1),
+                number(100.0 * flops / self.ceilings.flops_per_second, 0),
+                number(100.0 * self.ceilings.floor(row.work) / row.seconds, 0),
+            ]);
+        }
+        let size = self.ceilings.product_size;
+        println!(
+            "\n{table}\n{} in {}; ceilings measured in this run: a copy at {}B/s, a product of {size} x {size} x {size} at {}FLOP/s; medians",
+            self.device,
+            self.dtype.name(),
+            format::short(self.ceilings.bytes_per_second),
+            format::short(self.ceilings.flops_per_second),
+        );
+        self.write_json()
+    }
+
+    fn write_json(&self) -> Result<()> {
+        let Some(path) = option("JSON") else { return Ok(()) };
+        let mut lines = String::new();
+        for row in &self.rows {
+            let line = serde_json::json!({
+                "row": row.name.trim(),
+                "device": self.device.to_string(),
+                "dtype": self.dtype.name(),
+                "seconds": row.seconds,
+                "bytes": row.work.bytes,
+                "flops": row.work.flops,
+                "copy_bytes_per_second": self.ceilings.bytes_per_second,
+                "product_flops_per_second": self.ceilings.flops_per_second,
+            });
+            lines += &format!("{line}\n");
+        }
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", &path))
+    }
+}
+
+/// Seconds that an operation took: its kernels on devices that have them, its calls on the CPU.
+fn seconds_of(recording: &Recording, op: &str, pass: Pass) -> f64 {
+    let mine = recording.spans.iter().filter(|span| span.op == Some(op) && span.pass == Some(pass));
+    mine.map(|span| span.seconds).sum()
+}
+
+fn random(device: &Device, dtype: DType, count: usize, deviation: f64, seed: u64) -> Result<Buffer> {
+    let draws = Philox::new(seed, 0, 0xBE);
+    // Uniform, of the same deviation: cheaper than normal, and no time depends on it.
+    let value = |index: usize| ((draws.uniform(index as u64) - 0.5) * deviation * 12f64.sqrt()) as f32;
+    let values: Vec<f32> = (0..count).map(value).collect();
+    Buffer::from_slice(&values).copy_to(device, dtype)
+}
+
+/// Parameters for one operation: matrices of `[rows, columns]`, then vectors, with random values, on the device.
+pub fn parameters(
+    bench: &Bench,
+    matrices: &[[usize; 2]],
+    vectors: &[usize],
+) -> Result<(Parameters, Vec<Matrix>, Vec<Vector>)> {
+    let (mut specs, mut offset) = (Vec::new(), 0);
+    let (mut matrix_places, mut vector_places) = (Vec::new(), Vec::new());
+    for &[rows, columns] in matrices {
+        matrix_places.push(Matrix { offset, rows, columns });
+        specs.push(Spec { name: format!("matrix {offset}"), shape: vec![rows, columns], offset });
+        offset = (offset + rows * columns).next_multiple_of(64);
+    }
+    let decayed = offset;
+    for &len in vectors {
+        vector_places.push(Vector { offset, len });
+        specs.push(Spec { name: format!("vector {offset}"), shape: vec![len], offset });
+        offset = (offset + len).next_multiple_of(64);
+    }
+    // The buffer ends behind the last gap.
+    specs.push(Spec { name: "end".into(), shape: vec![64], offset });
+    let mut parameters = Parameters::zeros(specs, decayed, DType::F32);
+    parameters.values = random(&Device::Cpu, DType::F32, parameters.len(), 0.05, 3)?;
+    parameters.move_to(&bench.device, bench.dtype)?;
+    Ok((parameters, matrix_places, vector_places))
+}
