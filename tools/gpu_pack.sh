@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what a machine with an NVIDIA GPU but without Rust needs for tools/gpu_check.sh, into gpu-check/ (ignored by git):
-# the program with its kernels, and the tests that can run on a GPU. Stripped, well under 60 MB together.
+# the program with its kernels, the tests that can run on a GPU, and the benches. Stripped.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,4 +14,10 @@ tests=$(cargo test --release --locked --no-run --test devices --message-format=j
     sed -n 's/.*"name":"devices".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 cp "$tests" gpu-check/test-devices
 strip gpu-check/helixgrad gpu-check/test-devices
+cargo bench --locked --no-run --message-format=json |
+    sed -n 's/.*"kind":\["bench"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
+    while read -r name bench; do
+        cp "$bench" "gpu-check/bench-$name"
+        strip "gpu-check/bench-$name"
+    done
 du -sh gpu-check
