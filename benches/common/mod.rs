@@ -288,7 +288,7 @@ impl Bench {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         self.criterion.final_summary();
         if self.rows.is_empty() {
             return Ok(());

@@ -18,7 +18,7 @@ fn masked_crc(data: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    ((crc >> 15) | (crc << 17)).wrapping_add(0xA282_EAD8)
+    crc.rotate_left(17).wrapping_add(0xA282_EAD8)
 }
 
 /// The whole records of a file; a torn one at the end is left out, as readers do.
