@@ -68,7 +68,7 @@ fn hidden(loaded: &Checkpoint, bases: &[u8], layer: usize) -> Vec<Vec<f64>> {
     batch.push(&tokens);
     let mut tape = Tape::new(Device::Cpu, DType::F32);
     tape.start_inference();
-    let batch = loaded.model.upload(&Device::Cpu, &batch).unwrap();
+    let batch = loaded.model.upload(&mut tape, &batch).unwrap();
     let states = loaded.model.encode(&mut tape, &batch).unwrap();
     tape.value(states[layer]).to_f64().unwrap().chunks(COLUMNS).map(<[f64]>::to_vec).collect()
 }
@@ -233,7 +233,7 @@ fn hidden_states_are_those_of_pytorch() {
     });
     let mut tape = Tape::new(Device::Cpu, DType::F32);
     tape.start_inference();
-    let uploaded = loaded.model.upload(&Device::Cpu, &batch).unwrap();
+    let uploaded = loaded.model.upload(&mut tape, &batch).unwrap();
     let last = loaded.model.hidden(&mut tape, &uploaded, 2, helixgrad::model::Rows::All).unwrap();
     let largest = hidden.iter().fold(0.0f64, |max, value| max.max(value.abs()));
     for (found, expected) in tape.value(last).to_f64().unwrap().iter().zip(&hidden) {

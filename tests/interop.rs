@@ -73,7 +73,7 @@ fn every_layout_computes_what_pytorch_computed() {
         let (loaded, notes) = import(&fixtures().join(name), DecoderBias::Auto).unwrap();
         let mut tape = Tape::new(Device::Cpu, DType::F32);
         tape.start_inference();
-        let batch = loaded.model.upload(&Device::Cpu, &batch(&expected, &loaded.model.head)).unwrap();
+        let batch = loaded.model.upload(&mut tape, &batch(&expected, &loaded.model.head)).unwrap();
         let logits = loaded.model.forward(&mut tape, &batch).unwrap();
         let (found, expected) = (tape.value(logits).to_f64().unwrap(), floats(&expected, name));
         assert_eq!(found.len(), expected.len(), "{name}");

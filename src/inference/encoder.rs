@@ -127,9 +127,10 @@ impl Encoder {
 
     fn run(&self, tape: &mut Tape, batch: &Batch, layer: usize, rows: Rows) -> Result<Vec<Vec<f32>>> {
         tape.start_inference();
-        let uploaded = self.model.upload(tape.device(), batch)?;
+        let uploaded = self.model.upload(tape, batch)?;
         let hidden = self.model.hidden(tape, &uploaded, layer, rows)?;
         let values = tape.value(hidden).to_f32()?;
+        tape.recycle_batch(uploaded);
         let columns = hidden.columns;
         Ok(match rows {
             Rows::OfHead => values.chunks_exact(columns).map(<[f32]>::to_vec).collect(),

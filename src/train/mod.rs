@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod demo;
 pub mod description;
 pub mod evaluation;
+pub mod feed;
 pub mod finetune;
 pub mod interrupt;
 pub mod log;
