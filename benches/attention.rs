@@ -17,7 +17,8 @@ fn main() {
         let mut cases: Vec<_> = shapes.lengths.iter().map(|&length| full(length)).collect();
         // Half of full length, half spread evenly: 7, 7 + 72, ...
         let longest = shapes.lengths[0];
-        let mix = (0..).map(|i: usize| if i % 2 == 0 { longest } else { 7 + i * 36 % (longest - 6).max(1) });
+        let mix = (0..)
+            .map(|i: usize| if i.is_multiple_of(2) { longest } else { 7 + i * 36 % longest.saturating_sub(6).max(1) });
         let mut total = 0;
         let mix: Vec<usize> = mix
             .take_while(|length| {

@@ -90,7 +90,7 @@ impl Workload {
         let starts = &batch.cu_seqlens[..batch.sequences()];
         batch.rows = match self.head {
             Head::MaskedLm => (0..batch.total_tokens()).filter(masked).map(|row| row as i32).collect(),
-            Head::Cls { .. } => starts.to_vec(),
+            Head::Cls { .. } | Head::Encoder { .. } => starts.to_vec(),
             Head::Site { .. } => batch.cu_seqlens.windows(2).map(|pair| pair[0] + (pair[1] - pair[0]) / 2).collect(),
         };
         let classes = self.head.classes(&self.config) as i32;

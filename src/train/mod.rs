@@ -6,6 +6,7 @@ pub mod baselines;
 pub mod ceilings;
 pub mod checkpoint;
 pub mod demo;
+pub mod description;
 pub mod evaluation;
 pub mod events;
 pub mod feed;
