@@ -6,7 +6,7 @@
 use crate::{Error, Result};
 
 /// Rows and columns of C that a block computes.
-const TILE: usize = 128;
+pub const TILE: usize = 128;
 /// Threads of a block of every GEMM kernel.
 pub const THREADS: u32 = 256;
 /// Dynamic shared memory of the bf16 kernels in bytes; the f32 kernels take none. It is more than the 48 KB that a launch may

@@ -1,6 +1,7 @@
 //! `kernels/gemm.cu` against products in f64, and against its own repetition.
 
 use half::bf16;
+use helixgrad::device::cpu;
 use helixgrad::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, THREADS};
 use proptest::prelude::*;
 
@@ -192,6 +193,72 @@ fn compute<T: Float, O: Float>(case: &Case, schedule: u64) -> Outcome {
     }
 }
 
+/// gelu(x + bias), from what is kept for the way back and the output; and the gradient and its column sums.
+fn compute_gelu<T: Float>(case: &Case, schedule: u64) -> [Vec<f32>; 3] {
+    let [m, n] = [case.m, case.n];
+    let [[a_rows, a_columns], [b_rows, b_columns], c_size] = case.stored();
+    let [lda, ldb, ldc] = case.strides();
+    let [a_shift, b_shift, c_shift, bias_shift] = case.shifts;
+    let values = |offset: u64, count: usize| normals::<T>(case.seed * 7 + offset, count, 1.0);
+    let a = Stored::<T>::new("a", values(0, a_rows * a_columns), [a_rows, a_columns], lda, a_shift);
+    let b = Stored::<T>::new("b", values(1, b_rows * b_columns), [b_rows, b_columns], ldb, b_shift);
+    let c = Stored::<T>::new("c", vec![f32::NAN; m * n], c_size, ldc, c_shift);
+    let bias = Stored::<T>::new("bias", values(3, n), [1, n], n, bias_shift);
+    let backward = case.layout == Layout::Nn;
+    let kept = if backward { values(4, m * n) } else { vec![f32::NAN; m * n] };
+    let x = Stored::<T>::new("x", kept, c_size, ldc, c_shift);
+    let tiles = m.div_ceil(128);
+    let column_sums = Memory::poisoned::<f32>("column_sums", tiles * n);
+    let plan = case.plan();
+    let mut arguments =
+        vec![Argument::of(&plan.arguments), a.argument(), b.argument(), bias.argument(), c.argument(), x.argument()];
+    if backward {
+        arguments.push((&column_sums).into());
+    }
+    let shared = if T::DTYPE == "bf16" { BF16_SHARED_BYTES as usize } else { 0 };
+    let name = format!("{}_gelu{}_{}", case.layout.name(), if backward { "_gradient" } else { "" }, T::DTYPE);
+    run_3d(&name, plan.grid, [THREADS, 1, 1], shared, schedule, arguments);
+    let sums = if backward { column_sums.values::<f32>() } else { Vec::new() };
+    [c.read(), x.read(), sums]
+}
+
+/// The sums are those of the plain product; GELU and its derivative those of the CPU device; the column sums, of what was
+/// written before it was rounded.
+fn check_gelu<T: Float>(case: &Case) {
+    let Case { layout, m, n, .. } = *case;
+    let [found, kept, sums] = compute_gelu::<T>(case, case.seed);
+    let what = format!("{case:?} {} with gelu", T::DTYPE);
+    let again = compute_gelu::<T>(case, case.seed + 1);
+    assert_eq!([bits(&found), bits(&kept), bits(&sums)], again.map(|values| bits(&values)), "{what}: another schedule");
+
+    let [[a_rows, a_columns], [b_rows, b_columns], _] = case.stored();
+    let values = |offset: u64, count: usize| normals::<T>(case.seed * 7 + offset, count, 1.0);
+    let (a, b, bias) = (values(0, a_rows * a_columns), values(1, b_rows * b_columns), values(3, n));
+    let plain: Vec<f32> = product(case, &a, &b, None, &[]);
+    let truth: Vec<f64> = product(case, &a, &b, None, &[]);
+    let terms = f64::from(case.alpha.abs()) * case.k as f64 + 2.0;
+    if layout == Layout::Nt {
+        Tolerance { terms }.check(&what, &kept, &rounded::<T>(&plain), &truth);
+        let (mut plain_y, mut true_y) = (plain.clone(), truth.clone());
+        cpu::gelu::forward(&plain, &bias, &mut plain_y);
+        cpu::gelu::forward(&truth, &doubles(&bias), &mut true_y);
+        Tolerance { terms }.check(&what, &found, &rounded::<T>(&plain_y), &true_y);
+        return;
+    }
+    let (mut plain_dx, mut true_dx) = (plain, truth);
+    let mut ignored = (vec![0.0f32; n], vec![0.0f64; n]);
+    cpu::gelu::backward(&kept, &bias, &mut plain_dx, &mut ignored.0);
+    cpu::gelu::backward(&doubles(&kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
+    Tolerance { terms }.check(&what, &found, &rounded::<T>(&plain_dx), &true_dx);
+    for (tile, sums) in sums.chunks(n).enumerate() {
+        let rows = tile * 128 * n..((tile + 1) * 128).min(m) * n;
+        let (mut plain_sums, mut true_sums) = (vec![0.0; n], vec![0.0; n]);
+        cpu::add_column_sums(&plain_dx[rows.clone()], &mut plain_sums);
+        cpu::add_column_sums(&true_dx[rows], &mut true_sums);
+        Tolerance { terms: 128.0 * terms }.check(&format!("{what}: column sums"), sums, &plain_sums, &true_sums);
+    }
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -255,6 +322,14 @@ proptest! {
     #[test]
     fn any_product(case in case()) {
         check_all(&case);
+    }
+
+    #[test]
+    fn any_product_with_gelu(case in case()) {
+        let layout = if case.layout == Layout::Nt { Layout::Nt } else { Layout::Nn };
+        let case = Case { layout, splits: 1, beta: 0.0, ..case };
+        check_gelu::<f32>(&case);
+        check_gelu::<bf16>(&case);
     }
 
     /// Sizes and strides for which every copy is of 16 bytes: the fast path, with tails of whole groups.
