@@ -16,6 +16,7 @@ mod layernorm;
 mod linear;
 mod linear_gelu;
 mod product;
+mod sampling;
 mod tanh;
 
 pub use attention::attention;
@@ -27,6 +28,7 @@ pub use gather::gather;
 pub use layernorm::{Normalisation, layernorm};
 pub use linear::{linear, logits};
 pub use linear_gelu::linear_gelu;
+pub use sampling::Sampler;
 pub use tanh::tanh;
 
 use crate::Result;
@@ -45,7 +47,9 @@ macro_rules! for_real {
                 type $T = f64;
                 $body
             }
-            $crate::device::DType::Bf16 | $crate::device::DType::I32 => unreachable!("the CPU computes in f32 and f64"),
+            $crate::device::DType::Bf16 | $crate::device::DType::I32 | $crate::device::DType::U8 => {
+                unreachable!("the CPU computes in f32 and f64")
+            }
         }
     };
 }

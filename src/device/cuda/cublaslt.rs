@@ -228,7 +228,7 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType_t> {
     match dtype {
         DType::Bf16 => Some(sys::cudaDataType_t::CUDA_R_16BF),
         DType::F32 => Some(sys::cudaDataType_t::CUDA_R_32F),
-        DType::F64 | DType::I32 => None,
+        _ => None,
     }
 }
 
