@@ -12,12 +12,14 @@ pub mod gemm_plan;
 pub mod kernels;
 pub mod product;
 pub mod sampling_plan;
+mod tensor_map;
 
 use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
-pub use driver::{Argument, Driver, Launch};
+pub use driver::{Argument, Driver, Launch, Value};
 pub use gemm_choice::GemmChoice;
+pub use tensor_map::{Swizzle, TensorMap};
 
 use crate::{Error, Result};
 
@@ -106,6 +108,11 @@ impl Device {
             Self::Cpu => Ok(()),
             Self::Kernels(driver) => driver.synchronize(),
         }
+    }
+
+    /// Whether it runs the kernels of `*_sm90.cu`: a chip of compute capability 9.0.
+    pub fn runs_sm90(&self) -> bool {
+        matches!(self, Self::Kernels(driver) if driver.compute_capability() == (9, 0))
     }
 
     /// The number of multiprocessors; 1 for the CPU.
