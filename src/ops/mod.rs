@@ -12,6 +12,7 @@ mod dropout;
 mod embedding;
 mod feed_forward;
 mod gather;
+mod gemm_sm90;
 mod layernorm;
 mod linear;
 mod linear_gelu;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{add_column_parts, column_tiles, for_real, kernel};
+use super::{add_column_parts, column_tiles, for_real, gemm_sm90, kernel};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::gemm::{Threads, View, Write, gemm};
 use crate::device::cpu::{self, Real};
-use crate::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, THREADS, TILE};
+use crate::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, SM90_SUM_ROWS, THREADS, TILE};
 use crate::device::product::{Layout, Product};
 use crate::device::{Buffer, DType, Device, Launch};
 
@@ -146,14 +146,11 @@ pub(super) fn input_gradient_gelu(
         }
         Device::Kernels(_) => {
             let product = input_gradient_product(tape, parameters, dy, weight, dx);
-            let partials = tape.allocate_scratch(tile_rows(dy.rows) * bias.len)?;
-            let epilogue = Epilogue::GeluGradient {
-                bias: parameters.values.address_of(bias.offset),
-                x: tape.value(kept).address(),
-                partials: partials.address(),
-            };
-            multiply(tape, &product, epilogue)?;
-            add_column_parts(tape.device(), &partials, tile_rows(dy.rows), &mut parameters.gradients, bias)?;
+            let (shift, x) = (parameters.values.address_of(bias.offset), tape.value(kept).address());
+            let parts = sum_parts(tape, &product, Epilogue::GeluGradient { bias: shift, x, partials: 0 });
+            let partials = tape.allocate_scratch(parts * bias.len)?;
+            multiply(tape, &product, Epilogue::GeluGradient { bias: shift, x, partials: partials.address() })?;
+            add_column_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
             tape.recycle(partials);
             Ok(())
         }
@@ -256,18 +253,19 @@ pub(super) fn parameter_gradients(
 
 /// What follows a product's sums.
 #[derive(Clone, Copy)]
-enum Epilogue {
+pub(super) enum Epilogue {
     /// Nothing but the product's own bias.
     None,
     /// C keeps the sums; `y = gelu(C + bias)`.
     Gelu { bias: u64, y: u64 },
-    /// The sums are multiplied with gelu'(x + bias); `partials` gets their column sums, one row for each tile of rows.
+    /// The sums are multiplied with gelu'(x + bias); `partials` gets their column sums, a row for each of [`sum_parts`].
     GeluGradient { bias: u64, x: u64, partials: u64 },
 }
 
-/// Rows of partial column sums: one for each tile of rows.
-fn tile_rows(rows: usize) -> usize {
-    rows.div_ceil(TILE)
+/// Parts that the rows of C are cut into for their column sums.
+fn sum_parts(tape: &Tape, product: &Product, epilogue: Epilogue) -> usize {
+    let rows = if gemm_sm90::takes(tape.device(), product, epilogue) { SM90_SUM_ROWS } else { TILE };
+    product.sizes[0].div_ceil(rows)
 }
 
 fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()> {
@@ -278,7 +276,7 @@ fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()
 }
 
 /// The kernel's name and type, as in `gemm_nt_gelu_bf16`.
-fn kernel_name(product: &Product, epilogue: Epilogue) -> String {
+pub(super) fn kernel_name(product: &Product, epilogue: Epilogue) -> String {
     let epilogue = match epilogue {
         Epilogue::None => "",
         Epilogue::Gelu { .. } => "_gelu",
@@ -288,6 +286,9 @@ fn kernel_name(product: &Product, epilogue: Epilogue) -> String {
 }
 
 fn by_our_kernels(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()> {
+    if gemm_sm90::takes(tape.device(), product, epilogue) {
+        return gemm_sm90::multiply(tape, product, epilogue);
+    }
     let ([m, n, k], beta) = (product.sizes, if product.accumulate { 1.0 } else { 0.0 });
     let plan = match epilogue {
         Epilogue::None => GemmPlan::new(m, n, k, product.strides, 1.0, beta)?,
@@ -333,7 +334,7 @@ fn by_vendor(tape: &Tape, product: &Product, epilogue: Epilogue) -> Result<bool>
             device.launch(&launch.value(product.c).value(bias).value(y).int(rows).int(columns))?;
         }
         Epilogue::GeluGradient { bias, x, partials } => {
-            let launch = launch("bias_gelu_backward").grid(tiles, tile_rows(rows), 1);
+            let launch = launch("bias_gelu_backward").grid(tiles, sum_parts(tape, product, epilogue), 1);
             let launch = launch.value(x).value(bias).value(product.c).int(rows).int(columns);
             device.launch(&launch.value(partials))?;
         }
