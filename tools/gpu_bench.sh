@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 op=${1:-}
-benches=${op:-"gemm attention layernorm bias_gelu cross_entropy dropout embedding gather tanh adamw sampling launch"}
+benches=${op:-"gemm attention layernorm linear_gelu cross_entropy dropout embedding gather tanh adamw sampling launch"}
 mkdir -p "$out"
 ours=$out/ours.jsonl peers=$out/peers.jsonl
 rm -f "$ours" "$peers"

@@ -143,11 +143,12 @@ def layernorm(bench, shapes):
         bench.both_ways(f"layernorm/{name} {tokens}x{hidden}", "torch.compile", inputs, compiled(forward))
 
 
-def bias_gelu(bench, shapes):
-    tokens, width = shapes.tokens, shapes.intermediate
-    inputs = lambda: [bench.random(tokens, width, gradient=True), bench.random(width, gradient=True)]
-    forward = compiled(lambda x, bias: functional.gelu(x + bias))
-    bench.both_ways(f"bias_gelu/{tokens}x{width}", "torch.compile", inputs, forward)
+def linear_gelu(bench, shapes):
+    tokens, hidden, width = shapes.tokens, shapes.hidden, shapes.intermediate
+    sizes = [(tokens, hidden), (width, hidden), (width,)]
+    inputs = lambda: [bench.random(*size, gradient=True) for size in sizes]
+    forward = compiled(lambda x, weight, bias: functional.gelu(functional.linear(x, weight, bias)))
+    bench.both_ways(f"linear_gelu/{tokens}x{hidden}x{width}", "torch.compile", inputs, forward)
 
 
 def cross_entropy(bench, shapes):
@@ -200,7 +201,7 @@ def copy(bench, shapes):
         bench.rows[-1]["gigabytes_per_second"] = 4 * count / bench.rows[-1]["seconds"] / 1e9
 
 
-OPERATIONS = [copy, gemm, attention, layernorm, bias_gelu, cross_entropy, adamw]
+OPERATIONS = [copy, gemm, attention, layernorm, linear_gelu, cross_entropy, adamw]
 
 
 def main(arguments):

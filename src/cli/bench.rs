@@ -11,6 +11,7 @@ use crate::autograd::Pass;
 use crate::bench::published::{PUBLISHED, Published};
 use crate::bench::train::{Throughput, train_throughput};
 use crate::bench::{Mix, Workload};
+use crate::device::gemm_choice::{self, Measured};
 use crate::model::preset;
 use crate::report::{Cell, Table, format};
 use crate::train::ceilings::Sizes;
@@ -61,6 +62,8 @@ struct Report {
     masked: f64,
     #[serde(flatten)]
     throughput: Throughput,
+    /// The measurements that matrix products were chosen by, with `--gemm auto` on a GPU.
+    products: Vec<Measured>,
     /// Tokens a second with one thread, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_second_one_thread: Option<f64>,
@@ -109,6 +112,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         mix: workload.mix,
         masked: workload.masked,
         throughput,
+        products: device.measured_products(),
         tokens_per_second_one_thread: one_thread,
         published: published(args.workload.preset())?,
         against: None,
@@ -200,6 +204,9 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         parts.push(format!("one thread: {} tokens/s; speed-up {speed_up:.2}", format::count(one as u64)));
     }
     parts.push(ops(throughput).to_string());
+    if !report.products.is_empty() {
+        parts.push(gemm_choice::table(&report.products));
+    }
     if !report.published.is_empty() {
         parts.push(beside(report));
     }

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::device::{DType, Device};
+use crate::device::{DType, Device, GemmChoice};
 use crate::{Error, Result};
 
 /// Trains DNABERT, a BERT over DNA k-mers, from a genome file to a splice-site predictor.
@@ -62,6 +62,10 @@ pub struct Common {
     #[arg(long, global = true, value_enum, value_name = "TYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Precision>,
+    /// Who multiplies matrices on a GPU: our kernels (own), NVIDIA's library where it is installed (cublaslt), or the faster of
+    /// the two for each shape (auto: measured at first use, so two runs may differ in their last bits).
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
+    pub gemm: GemmChoice,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -88,7 +92,7 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let device = Device::parse(&self.device)?;
+        let device = Device::open(&self.device, self.gemm)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {
             None if on_cpu => DType::F32,

@@ -9,10 +9,12 @@ pub mod cuda;
 #[cfg(feature = "cust")]
 pub mod cust;
 mod driver;
+pub mod gemm_choice;
 pub mod gemm_plan;
 pub mod kernels;
 mod mark;
 pub mod nvtx;
+pub mod product;
 pub mod recorder;
 pub mod sampling_plan;
 mod tensor_map;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
 pub use driver::{Argument, Driver, Launch, Value};
+pub use gemm_choice::GemmChoice;
 pub use mark::Mark;
 pub use tensor_map::{Swizzle, TensorMap};
 pub use work::Work;
@@ -44,15 +47,30 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "auto" => Ok(cuda::open(0).map_or(Self::Cpu, Self::Kernels)),
-            "cuda" => cuda::open(0).map(Self::Kernels),
+        Self::open(name, GemmChoice::default())
+    }
+
+    /// As [`Device::parse`], with matrix products by whom `gemm` says. The CPU has only its own, and refuses the vendor's library.
+    ///
+    /// # Errors
+    /// As [`Device::parse`]; [`Error::Usage`] for a library that is not there.
+    pub fn open(name: &str, gemm: GemmChoice) -> Result<Self> {
+        let gpu = |number| cuda::open(number, gemm).map(Self::Kernels);
+        let device = match name {
+            "cpu" => Self::Cpu,
+            "auto" => gpu(0).unwrap_or(Self::Cpu),
+            "cuda" => gpu(0)?,
             _ => match name.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-                Some(number) => cuda::open(number).map(Self::Kernels),
-                None => Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]")),
+                Some(number) => gpu(number)?,
+                None => {
+                    return Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]"));
+                }
             },
+        };
+        if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
+            return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
         }
+        Ok(device)
     }
 
     /// Runs a kernel on a device that has kernels.
@@ -68,6 +86,25 @@ impl Device {
         // of the kernel, and its buffers large enough, is what the kernel tests establish, in the emulator with guard pages
         // around every buffer.
         unsafe { driver.launch(launch) }
+    }
+
+    /// The measurements that matrix products were chosen by; none on the CPU, or where the choice is firm.
+    pub fn measured_products(&self) -> Vec<gemm_choice::Measured> {
+        match self {
+            Self::Cpu => Vec::new(),
+            Self::Kernels(driver) => driver.gemm_table().map(gemm_choice::GemmTable::measured).unwrap_or_default(),
+        }
+    }
+
+    /// Computes a matrix product with the vendor's library; `false` where there is none or it does not take this product.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] naming the product's shape.
+    pub(crate) fn vendor_product(&self, product: &product::Product) -> Result<bool> {
+        let Self::Kernels(driver) = self else { return Ok(false) };
+        // SAFETY: a product is put together by one operation from live buffers of this device, as a launch is; the same product
+        // goes to our kernels, whose tests have guard pages around every buffer.
+        unsafe { driver.vendor_product(product) }
     }
 
     /// Waits until everything launched is done.

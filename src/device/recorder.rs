@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::gemm_choice::GemmTable;
+use super::product::Product;
 use super::{Device, Driver, Launch, Mark, Work};
 use crate::Result;
 
@@ -75,15 +77,22 @@ impl Recorder {
     }
 
     fn timed(&self, name: &str, work: Work, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.timed_if_done(name, work, || run().map(|()| true)).map(drop)
+    }
+
+    /// As [`Recorder::timed`], for work that may say that it was not done.
+    fn timed_if_done(&self, name: &str, work: Work, run: impl FnOnce() -> Result<bool>) -> Result<bool> {
         if !self.on.load(Ordering::Relaxed) {
             return run();
         }
         let before = self.driver.mark()?;
-        run()?;
-        let after = self.driver.mark()?;
-        let recorded = Recorded { name: name.to_owned(), work, before, after };
-        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
-        Ok(())
+        let done = run()?;
+        if done {
+            let after = self.driver.mark()?;
+            let recorded = Recorded { name: name.to_owned(), work, before, after };
+            self.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
+        }
+        Ok(done)
     }
 }
 
@@ -134,6 +143,16 @@ impl Driver for Recorder {
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         // SAFETY: as above.
         self.timed(&launch.kernel, launch.work, || unsafe { self.driver.launch(launch) })
+    }
+
+    fn gemm_table(&self) -> Option<&GemmTable> {
+        self.driver.gemm_table()
+    }
+
+    unsafe fn vendor_product(&self, product: &Product) -> Result<bool> {
+        let name = format!("cublaslt_{}_{}", product.layout.kernel(), product.types());
+        // SAFETY: as above.
+        self.timed_if_done(&name, product.work(), || unsafe { self.driver.vendor_product(product) })
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -52,6 +52,16 @@ pub fn bias_gelu_backward(elements: usize, element: usize) -> Work {
     Work::new(3 * elements * element, GELU_FLOPS[1] * elements)
 }
 
+/// GELU behind a product's sums: one more result.
+pub fn gelu_epilogue(elements: usize, element: usize) -> Work {
+    Work::new(elements * element, GELU_FLOPS[0] * elements)
+}
+
+/// GELU's derivative behind a product's sums: its input is read.
+pub fn gelu_gradient_epilogue(elements: usize, element: usize) -> Work {
+    Work::new(elements * element, GELU_FLOPS[1] * elements)
+}
+
 /// Loss and gradient in place.
 pub fn cross_entropy(rows: usize, classes: usize, element: usize) -> Work {
     Work::new(2 * rows * classes * element + 12 * rows, CROSS_ENTROPY_FLOPS * rows * classes)

@@ -123,6 +123,22 @@ fn bf16_trains_as_the_cpu_does() {
     }
 }
 
+/// With the operations choosing as on a chip of compute capability 9.0.
+#[test]
+fn the_kernels_for_hopper_train_as_the_cpu_does() {
+    if emulated::named().is_some() {
+        return;
+    }
+    for (head_dim, head) in [(64, Head::MaskedLm), (32, Head::Site { labels: 3, hidden: Some(16) })] {
+        let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), 2);
+        let (kernels, weights) = train(&emulated::chip((9, 0)), DType::Bf16, head_dim, head.clone(), 2);
+        close(&kernels, &cpu, 0.02);
+        let (again, same_weights) = train(&emulated::chip((9, 0)), DType::Bf16, head_dim, head, 2);
+        assert_eq!(kernels, again, "the same bits again");
+        assert!(weights == same_weights, "the same weights again");
+    }
+}
+
 #[test]
 fn hidden_states_agree() {
     let (cpu, kernels) = (Device::Cpu, device());

@@ -1,0 +1,23 @@
+//! The first half of the feed-forward layer: a product with bias and GELU behind its sums.
+
+mod common;
+
+use common::{parameters, run};
+use helixgrad::autograd::Pass::{Backward, Forward};
+use helixgrad::ops::linear_gelu;
+
+fn main() {
+    run("linear_gelu", |bench| {
+        let (tokens, hidden, width) = (bench.shapes.tokens, bench.shapes.hidden, bench.shapes.intermediate);
+        let (parameters, matrices, vectors) = parameters(bench, &[[width, hidden]], &[width])?;
+        let name = format!("{tokens}x{hidden}x{width}");
+        bench.operation(
+            &name,
+            "linear_gelu",
+            &[Forward, Backward],
+            parameters,
+            &[[tokens, hidden]],
+            |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0]).map(Some),
+        )
+    });
+}
