@@ -13,6 +13,12 @@ fn head_map(memory: &Memory, rows: usize, columns: usize, head_dim: usize) -> Ar
     memory.map(DType::Bf16, &[columns, rows], &[columns], &[width, 128], swizzle)
 }
 
+/// The rows of a packed matrix as attention's tensor maps have them: `rows_of_tile` rows of one head, at most 64 elements wide.
+fn head_map(memory: &Memory, rows: usize, columns: usize, head_dim: usize, rows_of_tile: u32) -> Argument {
+    let (width, swizzle) = if head_dim == 32 { (32, Swizzle::Bytes64) } else { (64, Swizzle::Bytes128) };
+    memory.map(DType::Bf16, &[columns, rows], &[columns], &[width, rows_of_tile], swizzle)
+}
+
 /// Output and log-sum-exp as the kernels compute them, by `blocks` blocks that share the work, under one schedule.
 fn forward(case: &Case, qkv: &[f32], blocks: u32, schedule: u64) -> [Vec<f32>; 2] {
     let Case { heads, head_dim, .. } = *case;
