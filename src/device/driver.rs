@@ -4,6 +4,7 @@
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
 use super::Buffer;
+use super::attention_kernels::AttentionPath;
 use crate::Result;
 
 /// A machine that runs kernels.
@@ -13,6 +14,14 @@ pub trait Driver: Send + Sync {
 
     /// The number of multiprocessors: persistent kernels launch a few blocks for each.
     fn multiprocessors(&self) -> u32;
+
+    /// The compute capability, as in (9, 0).
+    fn compute_capability(&self) -> (u32, u32);
+
+    /// The attention kernels that the user asked for.
+    fn attention_path(&self) -> AttentionPath {
+        AttentionPath::Auto
+    }
 
     /// Allocates device memory, aligned to 256 bytes; returns its address.
     ///

@@ -30,6 +30,10 @@ impl Driver for Emulator {
         2
     }
 
+    fn compute_capability(&self) -> (u32, u32) {
+        (8, 0)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let buffer = GuardedBuffer::poisoned::<u32>("buffer", bytes.div_ceil(4))
             .map_err(|error| Error::Failed(format!("cannot map {bytes} bytes: {error}")))?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::attention_kernels::AttentionPath;
 use super::kernels;
 use super::{Driver, Launch};
 use crate::{Error, Result};
@@ -24,6 +25,14 @@ pub struct GpuInfo {
     pub memory_bytes: usize,
     /// Number of multiprocessors.
     pub multiprocessors: usize,
+}
+
+impl GpuInfo {
+    /// The compute capability as numbers.
+    pub fn capability(&self) -> (u32, u32) {
+        let number = |text: &str| text.parse().unwrap_or(0);
+        self.compute_capability.split_once('.').map_or((0, 0), |(major, minor)| (number(major), number(minor)))
+    }
 }
 
 /// Whether libcuda can be opened.
@@ -56,18 +65,18 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// Opens GPU `ordinal` and loads the kernels of this build.
+/// Opens GPU `ordinal` and loads the kernels of this build; its attention takes `attention`.
 ///
 /// # Errors
 /// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it.
-pub fn open(ordinal: usize) -> Result<Arc<dyn Driver>> {
+pub fn open(ordinal: usize, attention: AttentionPath) -> Result<Arc<dyn Driver>> {
     if kernels::embedded().is_empty() {
         return Err(Error::usage(
             "this build has no CUDA kernels: no nvcc was found when it was compiled",
             "run tools/install-nvcc.sh and build again, or use --device cpu; `helixgrad doctor` says more",
         ));
     }
-    Ok(Arc::new(Gpu::open(ordinal)?))
+    Ok(Arc::new(Gpu::open(ordinal, attention)?))
 }
 
 fn start() -> Result<()> {
@@ -106,6 +115,8 @@ fn failed(what: &str, error: DriverError) -> Error {
 /// One GPU, its context, one stream, and the loaded kernels.
 struct Gpu {
     info: GpuInfo,
+    capability: (u32, u32),
+    attention: AttentionPath,
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<(&'static str, sys::CUmodule)>,
@@ -125,7 +136,7 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize, attention: AttentionPath) -> Result<Self> {
         let gpus = gpus()?;
         if ordinal >= gpus.len() {
             return Err(Error::usage(
@@ -134,6 +145,7 @@ impl Gpu {
             ));
         }
         let (device, info) = info(ordinal)?;
+        let capability = info.capability();
         // SAFETY: `device` was returned by the driver; the context is kept for the life of the process.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
         // SAFETY: the context was just retained.
@@ -161,7 +173,7 @@ impl Gpu {
                 info.compute_capability, info.name
             )));
         }
-        Ok(Self { info, context, stream, modules, functions: Mutex::default() })
+        Ok(Self { info, capability, attention, context, stream, modules, functions: Mutex::default() })
     }
 
     fn enter(&self) -> Result<()> {
@@ -206,6 +218,14 @@ impl Driver for Gpu {
 
     fn multiprocessors(&self) -> u32 {
         self.info.multiprocessors as u32
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
