@@ -21,6 +21,15 @@ pub fn device() -> Device {
     Device::Kernels(Arc::new(Emulator::default()))
 }
 
+/// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set.
+pub fn named() -> Option<Device> {
+    let name = std::env::var("HELIXGRAD_TEST_DEVICE").ok()?;
+    if name == "emulator" {
+        return Some(device());
+    }
+    Some(Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")))
+}
+
 impl Driver for Emulator {
     fn describe(&self) -> String {
         "emulator".into()
