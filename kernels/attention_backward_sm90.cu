@@ -51,6 +51,12 @@ using QueriesShared = BackwardShared<D, QueriesTile<D>, false>;
 template <int D>
 using KeysShared = BackwardShared<D, KeysTile<D>, true>;
 
+// The table in src/device/attention_kernels.rs.
+static_assert(sizeof(QueriesShared<32>) == 57 << 10 && sizeof(QueriesShared<64>) == 113 << 10 && sizeof(QueriesShared<128>) == 161 << 10,
+              "shared memory of a block");
+static_assert(sizeof(KeysShared<32>) == 59 << 10 && sizeof(KeysShared<64>) == 115 << 10 && sizeof(KeysShared<128>) == 162 << 10,
+              "shared memory of a block");
+
 // The maps that a kernel reads: [total_tokens, 3 hidden] and [total_tokens, hidden] in tiles of ROWS or COLUMNS rows of a head, and
 // row_terms as [heads * total_tokens * 2] f32 in tiles of 2 * COLUMNS.
 struct Maps {

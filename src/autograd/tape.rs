@@ -94,6 +94,7 @@ pub struct Tape {
     gradients: Vec<Option<Buffer>>,
     nodes: Vec<Node>,
     pool: Vec<Buffer>,
+    shared: Vec<(&'static str, Rc<DeviceBatch>, Tensor)>,
     recording: bool,
     randomness: Option<Randomness>,
     dropout_sites: u32,
@@ -119,6 +120,7 @@ impl Tape {
             gradients: Vec::new(),
             nodes: Vec::new(),
             pool: Vec::new(),
+            shared: Vec::new(),
             recording: false,
             randomness: None,
             dropout_sites: 0,
@@ -143,6 +145,7 @@ impl Tape {
 
     fn reset(&mut self) {
         self.nodes.clear();
+        self.shared.clear();
         self.dropout_sites = 0;
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
         self.pool.extend(used);
@@ -222,6 +225,25 @@ impl Tape {
         self.values.push(Some(buffer));
         self.gradients.push(None);
         Tensor { id: self.values.len() - 1, rows, columns }
+    }
+
+    /// What all operations of a kind share in one pass over a batch: `make` makes it when the first one asks for `what`.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn once_a_batch(
+        &mut self,
+        what: &'static str,
+        batch: &Rc<DeviceBatch>,
+        make: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let known = self.shared.iter().find(|(name, of, _)| *name == what && Rc::ptr_eq(of, batch));
+        if let Some(&(_, _, tensor)) = known {
+            return Ok(tensor);
+        }
+        let tensor = make(self)?;
+        self.shared.push((what, Rc::clone(batch), tensor));
+        Ok(tensor)
     }
 
     /// The value of a tensor.

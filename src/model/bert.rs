@@ -181,7 +181,7 @@ impl Model {
         let dropout = config.hidden_dropout_prob;
         let qkv = linear(tape, parameters, x, layer.qkv)?;
         let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);
-        let mut attended = ops::attention(tape, batch, qkv, heads, p)?;
+        let mut attended = ops::attention(tape, batch, qkv, heads, p, &ops::AttentionHooks::default())?;
         let mut x = x;
         if rows == Rows::OfHead {
             attended = ops::gather(tape, batch, attended)?;
