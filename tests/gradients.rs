@@ -200,7 +200,9 @@ fn attention_with_and_without_dropout() {
     let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
     let mut none = parameters(&[]);
     for dropout in [0.0, 0.3] {
-        check(&[(25, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, dropout, &AttentionHooks::default()).unwrap());
+        check(&[(25, 12)], &mut none, |tape, _, x| {
+            ops::attention(tape, &batch, x[0], 2, dropout, &AttentionHooks::default()).unwrap()
+        });
     }
 }
 
@@ -210,7 +212,9 @@ fn attention_over_several_query_blocks() {
     long.push(&[7; 150]);
     let batch = DeviceBatch::upload(&Device::Cpu, &long).unwrap();
     let mut none = parameters(&[]);
-    check(&[(150, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2, &AttentionHooks::default()).unwrap());
+    check(&[(150, 3)], &mut none, |tape, _, x| {
+        ops::attention(tape, &batch, x[0], 1, 0.2, &AttentionHooks::default()).unwrap()
+    });
 }
 
 /// A bias for `heads` heads, and a pattern of which some squares are skipped in a sequence of over 192 tokens.
@@ -260,7 +264,8 @@ fn attention_is_the_formula() {
         for (sequence, pair) in batch.cu_seqlens.windows(2).enumerate() {
             let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
             for (query, head) in (0..length).flat_map(|query| (0..heads).map(move |head| (query, head))) {
-                let at = |token: usize, part: usize, i: usize| qkv[(start + token) * 12 + part * hidden + head * dim + i];
+                let at =
+                    |token: usize, part: usize, i: usize| qkv[(start + token) * 12 + part * hidden + head * dim + i];
                 let slope = hooks.bias.as_ref().map_or(0.0, |bias| bias.slopes()[head]);
                 let score = |key: usize| {
                     (0..dim).map(|i| at(query, 0, i) * at(key, 1, i)).sum::<f64>() / (dim as f64).sqrt()

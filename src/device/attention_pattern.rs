@@ -38,12 +38,12 @@ impl AttentionPattern {
     /// The blocks of keys that each block of queries sees in a sequence of `blocks` blocks, ascending.
     pub fn blocks(&self, blocks: usize) -> Vec<Vec<usize>> {
         let is_global = |block: usize| block < self.global || block + self.global >= blocks;
-        let sees = |row: usize, column: usize| {
-            is_global(row) || is_global(column) || row.abs_diff(column) <= self.window
-        };
+        let sees =
+            |row: usize, column: usize| is_global(row) || is_global(column) || row.abs_diff(column) <= self.window;
         (0..blocks)
             .map(|row| {
-                let (mut seen, mut others): (Vec<usize>, Vec<usize>) = (0..blocks).partition(|&column| sees(row, column));
+                let (mut seen, mut others): (Vec<usize>, Vec<usize>) =
+                    (0..blocks).partition(|&column| sees(row, column));
                 let draws = Philox::new(self.seed, row as u32, Purpose::AttentionPattern as u32);
                 for draw in 0..self.random.min(others.len()) {
                     let chosen = below(draws.block(draw as u64)[0], others.len() as u32);
@@ -83,7 +83,8 @@ impl BlockLists {
             let (squares, in_block) = (length.div_ceil(SQUARE), pattern.block / SQUARE);
             for (row, seen) in pattern.blocks(length.div_ceil(pattern.block)).iter().enumerate() {
                 let columns = seen.iter().flat_map(|block| block * in_block..(block + 1) * in_block);
-                let columns: Vec<u32> = columns.filter(|&column| column < squares).map(|column| column as u32).collect();
+                let columns: Vec<u32> =
+                    columns.filter(|&column| column < squares).map(|column| column as u32).collect();
                 let height = in_block.min(squares - row * in_block);
                 rows.extend(std::iter::repeat_n(columns, height));
             }
@@ -182,7 +183,8 @@ mod tests {
                     let blocks = &blocks[starts[entry] as usize..starts[entry + 1] as usize];
                     assert!(!blocks.is_empty() && blocks.is_sorted());
                     for block in blocks {
-                        let rows = [0, 1].into_iter().filter(|half| block >> half & 1 != 0).map(|half| 2 * first + half);
+                        let rows =
+                            [0, 1].into_iter().filter(|half| block >> half & 1 != 0).map(|half| 2 * first + half);
                         pairs.extend(rows.map(|row| (sequence, row, (block / 4) as usize)));
                     }
                 }
@@ -205,7 +207,8 @@ mod tests {
         let lists = BlockLists::new(&PATTERN, &[0, 2000]).unwrap();
         let blocks = PATTERN.blocks(16);
         for row in 0..32 {
-            let squares: Vec<u32> = (0..32).filter(|square| blocks[row / 2].contains(&(square / 2))).map(|s| s as u32).collect();
+            let squares: Vec<u32> =
+                (0..32).filter(|square| blocks[row / 2].contains(&(square / 2))).map(|s| s as u32).collect();
             assert_eq!(lists.columns(0, row), squares);
         }
         let error = BlockLists::new(&AttentionPattern { block: 96, ..PATTERN }, &[0, 5]).unwrap_err().to_string();

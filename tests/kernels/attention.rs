@@ -9,23 +9,23 @@ use helixgrad::device::cpu::dropout::AttentionDropout;
 use super::harness::*;
 
 #[derive(Clone)]
-struct Case {
-    lengths: Vec<usize>,
-    heads: usize,
-    head_dim: usize,
-    p: f64,
-    seed: u64,
+pub struct Case {
+    pub lengths: Vec<usize>,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub p: f64,
+    pub seed: u64,
     /// ALiBi's slope of the first head; the next have half of the one before. 0 for none.
-    slope: f64,
-    pattern: Option<AttentionPattern>,
+    pub slope: f64,
+    pub pattern: Option<AttentionPattern>,
 }
 
 impl Case {
-    fn new(lengths: &[usize], heads: usize, head_dim: usize, p: f64, seed: u64) -> Self {
+    pub fn new(lengths: &[usize], heads: usize, head_dim: usize, p: f64, seed: u64) -> Self {
         Self { lengths: lengths.to_vec(), heads, head_dim, p, seed, slope: 0.0, pattern: None }
     }
 
-    fn cu_seqlens(&self) -> Vec<i32> {
+    pub fn cu_seqlens(&self) -> Vec<i32> {
         let mut ends = vec![0];
         ends.extend(self.lengths.iter().scan(0, |end, &length| {
             *end += length as i32;
@@ -52,7 +52,7 @@ impl Case {
 }
 
 /// Output, log-sum-exp and d_qkv as the CPU device computes them.
-fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
+pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
     let (cu_seqlens, slopes, blocks) = (case.cu_seqlens(), case.slopes(), case.blocks());
     let shape = Shape {
         cu_seqlens: &cu_seqlens,
@@ -97,7 +97,7 @@ impl Hooks {
 }
 
 /// The rows of the dispatch table for a dtype.
-trait Attention: Float {
+pub trait Attention: Float {
     const TYPE: DType;
 }
 
@@ -110,7 +110,7 @@ impl Attention for f32 {
 }
 
 /// Output, log-sum-exp and d_qkv as the kernels of the sm80 family compute them, under one schedule.
-fn kernels<T: Attention>(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
+pub fn kernels<T: Attention>(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
     let Case { heads, head_dim, .. } = *case;
     let table = AttentionKernels::choose(AttentionPath::Sm80, T::TYPE, head_dim, (8, 0), true).unwrap();
     let (total, sequences) = (case.total(), case.lengths.len());
@@ -195,7 +195,7 @@ fn round(value: f64) -> f64 {
 
 /// Output and d_qkv by the plain bf16 computation: sums in higher precision, and every tensor of the formula that a bf16
 /// program would store (P, the dropped P, dP, dS, O and the gradients) rounded to bf16.
-fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
+pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
     let (dim, hidden) = (case.head_dim, case.hidden());
     let scale = 1.0 / (dim as f64).sqrt();
     let (slopes, blocks) = (case.slopes(), case.blocks());
@@ -217,9 +217,8 @@ fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
                     blocks.as_ref().is_none_or(|blocks| blocks.columns(sequence, query / SQUARE).contains(&square))
                 };
                 let keys: Vec<usize> = (0..length).filter(is_seen).collect();
-                let score = |&key: &usize| {
-                    scale * dot(part(query, 0), part(key, 1)) - slope * query.abs_diff(key) as f64
-                };
+                let score =
+                    |&key: &usize| scale * dot(part(query, 0), part(key, 1)) - slope * query.abs_diff(key) as f64;
                 let scores: Vec<f64> = keys.iter().map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();

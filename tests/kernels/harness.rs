@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 
 use half::bf16;
-use helixgrad::device::Launch;
 use helixgrad::device::cpu::dropout::Dropout;
+use helixgrad::device::{Launch, TensorMap, Value};
 use helixgrad::philox::{Philox, Purpose};
 use proptest::prelude::*;
 
@@ -103,6 +103,8 @@ pub enum Argument {
     Floats8([f32; 8]),
     /// The bytes of a struct, in words for its alignment.
     Struct(Vec<u64>),
+    /// A tensor, and its map as the emulator reads it.
+    TensorMap(TensorMap, Box<Value>),
 }
 
 impl Argument {
@@ -130,6 +132,7 @@ impl Argument {
                 all[..words.len()].copy_from_slice(words);
                 launch.value(all)
             }
+            Self::TensorMap(map, _) => launch.tensor_map(map.clone()),
         }
     }
 
@@ -142,6 +145,7 @@ impl Argument {
             Self::Dropout(value) => (&raw mut *value).cast(),
             Self::Floats8(value) => (&raw mut *value).cast(),
             Self::Struct(words) => words.as_mut_ptr().cast(),
+            Self::TensorMap(_, encoded) => (&raw mut encoded.0).cast(),
         }
     }
 }

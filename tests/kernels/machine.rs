@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytemuck::Pod;
 use cuda_on_cpu::{GuardedBuffer, Options};
-use helixgrad::device::{Device, Driver, Launch};
+use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap};
 
 use super::emulated;
 use super::harness::{Argument, Float};
@@ -44,6 +44,15 @@ fn driver() -> Option<SharedDriver> {
         Some(Device::Cpu) => panic!("HELIXGRAD_TEST_DEVICE: the CPU device has no kernels"),
         None => None,
     }
+}
+
+/// Whether the kernels of `*_sm90.cu` run where the tests do; says so where they do not.
+pub fn runs_sm90() -> bool {
+    let runs = driver().is_none_or(|driver| driver.compute_capability() == (9, 0));
+    if !runs {
+        eprintln!("skipped: the device is of another compute capability than 9.0");
+    }
+    runs
 }
 
 /// Runs a test's body through `device`, as `HELIXGRAD_TEST_DEVICE` would.
@@ -177,6 +186,19 @@ impl Memory {
     }
     pub fn address(&self) -> u64 {
         self.pointer() as u64
+    }
+    /// A tensor of this memory as the copy engine takes it; `strides` in elements, the innermost dimension first.
+    pub fn map(&self, dtype: DType, dims: &[usize], strides: &[usize], tile: &[u32], swizzle: Swizzle) -> Argument {
+        let map = TensorMap {
+            address: self.address(),
+            dtype,
+            dims: dims.iter().map(|&dim| dim as u64).collect(),
+            strides: strides.iter().map(|&stride| (stride * dtype.size()) as u64).collect(),
+            tile: tile.to_vec(),
+            swizzle,
+        };
+        let encoded = emulated::encode(&map).unwrap_or_else(|error| panic!("{error}"));
+        Argument::TensorMap(map, Box::new(encoded))
     }
     pub fn values<T: Float>(&self) -> Vec<f32> {
         self.read::<T::Bits>().into_iter().map(T::value).collect()

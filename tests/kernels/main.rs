@@ -9,6 +9,7 @@ mod machine;
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod bias_gelu;
 mod column_sums;
 mod cross_entropy;
