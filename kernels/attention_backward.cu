@@ -71,6 +71,11 @@ template <typename T, int D>
 constexpr int BACKWARD_THREADS =
     BackwardTile<T, D>::ROWS / (16 * BackwardTile<T, D>::ROW_TILES) * BackwardTile<T, D>::SPLIT * WARP;
 
+// Blocks of a multiprocessor that registers must suffice for. Unasked (0), nvcc 13.0 aims at three of the f32 kernels' blocks and
+// spills to reach it.
+template <typename T>
+constexpr int BACKWARD_BLOCKS = sizeof(T) == 4 ? 1 : 0;
+
 // Which side a block owns; the other is streamed.
 enum class Rows { QUERIES, KEYS };
 
@@ -357,7 +362,7 @@ ATTENTION_ROW_TERMS(bf16, bf16)
 // values', for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS, x heads; BACKWARD_THREADS threads and
 // sizeof(BackwardShared) bytes of shared memory: src/device/attention_kernels.rs has the numbers.
 #define ATTENTION_BACKWARD(T, DTYPE, D, SIDE, ROWS)                                                                      \
-    extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS<T, D>, 1) attention_backward_##SIDE##_##DTYPE##_d##D(     \
+    extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS<T, D>, BACKWARD_BLOCKS<T>) attention_backward_##SIDE##_##DTYPE##_d##D(     \
         const T* qkv, const T* d_output, const float* terms, const int* cu_seqlens, const AttentionBlock* plan,          \
         int heads, int head_dim, int total_tokens, float scale, Dropout dropout, AttentionHooks hooks, T* d_qkv) {       \
         using Shared = BackwardShared<T, D>;                                                                             \

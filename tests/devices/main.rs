@@ -137,7 +137,7 @@ fn hopper_kernels_train_as_the_cpu_does() {
 /// each value, of which a loss gathers thousands.
 #[test]
 fn f32_trains_as_the_cpu_does() {
-    let heads = [(32, Head::MaskedLm, 3), (64, Head::Cls { labels: 3 }, 1), (136, Head::MaskedLm, 1)];
+    let heads = [(32, Head::MaskedLm, 3), (72, Head::Cls { labels: 3 }, 1)];
     for (head_dim, head, steps) in heads {
         let (cpu, cpu_weights) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
         let (kernels, weights) = train(&device(), DType::F32, head_dim, head.clone(), steps);

@@ -16,8 +16,8 @@ pub struct Case {
     pub p: f64,
     pub seed: u64,
     /// ALiBi's slope of the first head; the next have half of the one before. 0 for none.
-    slope: f64,
-    pattern: Option<AttentionPattern>,
+    pub slope: f64,
+    pub pattern: Option<AttentionPattern>,
 }
 
 impl Case {
@@ -34,11 +34,11 @@ impl Case {
         ends
     }
 
-    pub fn total(&self) -> usize {
+    fn total(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    pub fn hidden(&self) -> usize {
+    fn hidden(&self) -> usize {
         self.heads * self.head_dim
     }
 

@@ -48,7 +48,7 @@ pub fn library_present() -> bool {
 pub fn gpus() -> Result<Vec<GpuInfo>> {
     start()?;
     let count = result::device::get_count().map_err(|error| failed("count the GPUs", error))?;
-    (0..count as usize).map(|ordinal| info(ordinal).map(|(_, info)| info)).collect()
+    (0..count as usize).map(|ordinal| info(ordinal).map(|(_, _, info)| info)).collect()
 }
 
 /// The CUDA version that the driver supports, as in (13, 0).
@@ -89,7 +89,7 @@ fn start() -> Result<()> {
     result::init().map_err(|error| failed("start the CUDA driver", error))
 }
 
-fn info(ordinal: usize) -> Result<(sys::CUdevice, GpuInfo)> {
+fn info(ordinal: usize) -> Result<(sys::CUdevice, (u32, u32), GpuInfo)> {
     let at = |error| failed(&format!("ask about GPU {ordinal}"), error);
     let device = result::device::get(ordinal as i32).map_err(at)?;
     let attribute = |attribute| {
@@ -148,8 +148,7 @@ impl Gpu {
                 "choose a smaller number, or use --device cpu",
             ));
         }
-        let (device, info) = info(ordinal)?;
-        let capability = info.capability();
+        let (device, capability, info) = info(ordinal)?;
         // SAFETY: `device` was returned by the driver; the context is kept for the life of the process.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
         // SAFETY: the context was just retained.
