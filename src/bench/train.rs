@@ -61,6 +61,8 @@ pub struct Throughput {
     pub ceilings: Ceilings,
     /// Activations and scratch in MiB.
     pub activation_mib: f64,
+    /// Which attention ran.
+    pub attention: String,
     /// Where the time goes, the longest first.
     pub ops: Vec<OpTime>,
 }
@@ -78,6 +80,7 @@ pub fn train_throughput(
 ) -> Result<Throughput> {
     let (device, meter) = Meter::new(device);
     let mut trainer = workload.trainer(&device, dtype, seed)?;
+    let attention = trainer.model.attention_path(&device, dtype)?;
     let batches = [workload.batch(seed)];
     let (mut seconds, mut flops) = (Vec::new(), 0.0);
     for _ in 0..Workload::WARM_UP + workload.steps {
@@ -107,6 +110,7 @@ pub fn train_throughput(
         mfu: tflops * 1e12 / peak.flops_per_second,
         peak,
         activation_mib: trainer.tape.memory_bytes() as f64 / (1 << 20) as f64,
+        attention,
         ops: op_times(&recording, recorded, &ceilings),
         ceilings,
     })

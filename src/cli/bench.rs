@@ -179,13 +179,14 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
     let throughput = &report.throughput;
     let tokens = format::count(throughput.tokens_per_second as u64);
     let mut parts = vec![format!(
-        "{title} ({}), on {} with {} threads\n\
+        "{title} ({}), on {} with {} threads; attention: {}\n\
          {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps), {:.0} MiB of activations\n\
          {}FLOP/s of products, MFU {} of {}FLOP/s ({})\n\
          ceilings of this run: copy {}B/s, product {}FLOP/s",
         report.dtype,
         report.device,
         throughput.threads,
+        throughput.attention,
         format::short(throughput.sequences_per_second),
         throughput.seconds_per_step * 1e3,
         throughput.seconds_per_step_range.0 * 1e3,

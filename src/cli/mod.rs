@@ -27,7 +27,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::device::{DType, Device, GemmChoice};
+use crate::device::attention_kernels::AttentionPath;
+use crate::device::{DType, Device, DeviceOptions, GemmChoice};
 use crate::{Error, Result};
 
 /// Trains DNABERT, a BERT over DNA k-mers, from a genome file to a splice-site predictor.
@@ -66,6 +67,9 @@ pub struct Common {
     /// the two for each shape (auto: measured at first use, so two runs may differ in their last bits).
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
     pub gemm: GemmChoice,
+    /// Attention kernels on a GPU: the best that run there (auto), or those of one family.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY")]
+    pub attention: AttentionPath,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -92,7 +96,8 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let device = Device::open(&self.device, self.gemm)?;
+        let options = DeviceOptions { gemm: self.gemm, attention: self.attention };
+        let device = Device::open(&self.device, options)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {
             None if on_cpu => DType::F32,

@@ -3,6 +3,8 @@
 //! Only this module and the ones below it know what a device is made of. [`cpu`] holds the arithmetic in Rust: it is the
 //! reference that every kernel is tested against, and what a machine without a GPU trains on.
 
+pub mod attention_kernels;
+pub mod attention_pattern;
 mod buffer;
 pub mod cpu;
 pub mod cuda;
@@ -29,7 +31,18 @@ pub use mark::Mark;
 pub use tensor_map::{Swizzle, TensorMap};
 pub use work::Work;
 
+use attention_kernels::{AttentionKernels, AttentionPath};
+
 use crate::{Error, Result};
+
+/// What a user may choose about a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceOptions {
+    /// Who multiplies matrices.
+    pub gemm: GemmChoice,
+    /// The family of attention kernels.
+    pub attention: AttentionPath,
+}
 
 /// A place to compute.
 #[derive(Clone)]
@@ -47,15 +60,15 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::open(name, GemmChoice::default())
+        Self::open(name, DeviceOptions::default())
     }
 
-    /// As [`Device::parse`], with matrix products by whom `gemm` says. The CPU has only its own, and refuses the vendor's library.
+    /// As [`Device::parse`], with what `options` choose.
     ///
     /// # Errors
-    /// As [`Device::parse`]; [`Error::Usage`] for a library that is not there.
-    pub fn open(name: &str, gemm: GemmChoice) -> Result<Self> {
-        let gpu = |number| cuda::open(number, gemm).map(Self::Kernels);
+    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what is chosen.
+    pub fn open(name: &str, options: DeviceOptions) -> Result<Self> {
+        let gpu = |number| cuda::open(number, options).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
             "auto" => gpu(0).unwrap_or(Self::Cpu),
@@ -67,10 +80,42 @@ impl Device {
                 }
             },
         };
-        if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
+        if matches!(device, Self::Cpu) && options.gemm == GemmChoice::CublasLt {
             return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
         }
+        let attention = options.attention;
+        let families = match &device {
+            Self::Cpu => Vec::new(),
+            Self::Kernels(driver) => AttentionKernels::families(driver.compute_capability()),
+        };
+        if attention != AttentionPath::Auto && !families.contains(&attention) {
+            let names: Vec<&str> = families.into_iter().map(AttentionPath::name).collect();
+            let remedy = match &names[..] {
+                [] => "leave --attention out, or choose a GPU with --device".into(),
+                names => format!("leave --attention out, or choose what runs there: {}", names.join(", ")),
+            };
+            return Err(Error::usage(
+                format!("--attention {} on {device}, which cannot run these kernels", attention.name()),
+                remedy,
+            ));
+        }
         Ok(device)
+    }
+
+    /// Which attention kernels heads of `head_dim` elements of type `dtype` get; `None` on the CPU, which has one way. With
+    /// `hooks`, kernels that know ALiBi and block-sparse patterns.
+    ///
+    /// # Errors
+    /// As [`AttentionKernels::choose`].
+    pub fn attention_kernels(
+        &self,
+        dtype: DType,
+        head_dim: usize,
+        hooks: bool,
+    ) -> Result<Option<&'static AttentionKernels>> {
+        let Self::Kernels(driver) = self else { return Ok(None) };
+        let capability = driver.compute_capability();
+        AttentionKernels::choose(driver.attention_path(), dtype, head_dim, capability, hooks).map(Some)
     }
 
     /// Runs a kernel on a device that has kernels.

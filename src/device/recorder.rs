@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::attention_kernels::AttentionPath;
 use super::gemm_choice::GemmTable;
 use super::product::Product;
 use super::{Device, Driver, Launch, Mark, Work};
@@ -143,6 +144,10 @@ impl Driver for Recorder {
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         // SAFETY: as above.
         self.timed(&launch.kernel, launch.work, || unsafe { self.driver.launch(launch) })
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.driver.attention_path()
     }
 
     fn gemm_table(&self) -> Option<&GemmTable> {

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod attention_hooks;
+mod attention_sm90;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -22,6 +24,7 @@ mod tanh;
 pub mod work;
 
 pub use attention::attention;
+pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use cross_entropy::{Loss, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
