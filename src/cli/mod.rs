@@ -3,12 +3,15 @@
 //! stdout carries the result (text, or one JSON object with `--json`), stderr the log and the progress bar.
 
 mod bench;
+mod checkpoint;
 pub mod config;
 mod demo;
 mod doctor;
+mod embed;
 mod evaluate;
 mod finetune;
 mod genome;
+mod import;
 mod model;
 mod predict;
 mod pretrain;
@@ -139,6 +142,12 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Class probabilities for windows in a FASTA or TSV file.
     Predict(predict::Args),
+    /// Vectors of sequences, k-mers or bases: a model's hidden states.
+    Embed(embed::Args),
+    /// Take over a model of transformers or of DNABERT's own program.
+    Import(import::Args),
+    /// What a model's folder holds.
+    Checkpoint(checkpoint::Args),
     /// Measure throughput.
     Bench(bench::Args),
     /// What this build embeds, what this machine has, and what is missing.
@@ -178,6 +187,9 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, &common),
         Command::Evaluate(args) => evaluate::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
+        Command::Embed(args) => embed::run(&args, &common),
+        Command::Import(args) => import::run(&args, &common),
+        Command::Checkpoint(args) => checkpoint::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }
