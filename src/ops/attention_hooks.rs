@@ -7,7 +7,7 @@ use crate::device::attention_pattern::{AttentionPattern, BlockLists};
 use crate::device::{Buffer, Device};
 use crate::{Error, Result};
 
-/// What [`attention`](super::attention) adds to the plain formula: nothing by default.
+/// What [`attention`](fn@super::attention) adds to the plain formula: nothing by default.
 #[derive(Clone, Default)]
 pub struct AttentionHooks {
     /// A bias that falls with the distance of query and key.
