@@ -3,6 +3,8 @@
 //! Only this module and the ones below it know what a device is made of. [`cpu`] holds the arithmetic in Rust: it is the
 //! reference that every kernel is tested against, and what a machine without a GPU trains on.
 
+pub mod attention_kernels;
+pub mod attention_pattern;
 mod buffer;
 pub mod cpu;
 pub mod cuda;
@@ -21,7 +23,18 @@ pub use driver::{Argument, Driver, Launch, Value};
 pub use gemm_choice::GemmChoice;
 pub use tensor_map::{Swizzle, TensorMap};
 
+use attention_kernels::{AttentionKernels, AttentionPath};
+
 use crate::{Error, Result};
+
+/// Which kernels a device is to use where it has several.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices {
+    /// Attention: `--attention`.
+    pub attention: AttentionPath,
+    /// Matrix products: `--gemm`.
+    pub gemm: GemmChoice,
+}
 
 /// A place to compute.
 #[derive(Clone)]
@@ -39,21 +52,22 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::open(name, GemmChoice::default())
+        Self::open(name, Choices::default())
     }
 
-    /// As [`Device::parse`], with matrix products by whom `gemm` says. The CPU has only its own, and refuses the vendor's library.
+    /// As [`Device::parse`], with the kernels that `choices` names. The CPU has one way for everything, and refuses to be told.
     ///
     /// # Errors
-    /// As [`Device::parse`]; [`Error::Usage`] for a library that is not there.
-    pub fn open(name: &str, gemm: GemmChoice) -> Result<Self> {
-        let gpu = |number| cuda::open(number, gemm).map(Self::Kernels);
+    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what was chosen, or a library is not there.
+    pub fn open(name: &str, choices: Choices) -> Result<Self> {
+        let Choices { attention, gemm } = choices;
+        let open = |number| cuda::open(number, choices).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
-            "auto" => gpu(0).unwrap_or(Self::Cpu),
-            "cuda" => gpu(0)?,
+            "auto" => open(0).unwrap_or(Self::Cpu),
+            "cuda" => open(0)?,
             _ => match name.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-                Some(number) => gpu(number)?,
+                Some(number) => open(number)?,
                 None => {
                     return Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]"));
                 }
@@ -62,7 +76,38 @@ impl Device {
         if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
             return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
         }
+        let families = match &device {
+            Self::Cpu => Vec::new(),
+            Self::Kernels(driver) => AttentionKernels::families(driver.compute_capability()),
+        };
+        if attention != AttentionPath::Auto && !families.contains(&attention) {
+            let names: Vec<&str> = families.into_iter().map(AttentionPath::name).collect();
+            let remedy = match &names[..] {
+                [] => "leave --attention out, or choose a GPU with --device".into(),
+                names => format!("leave --attention out, or choose what runs there: {}", names.join(", ")),
+            };
+            return Err(Error::usage(
+                format!("--attention {} on {device}, which cannot run these kernels", attention.name()),
+                remedy,
+            ));
+        }
         Ok(device)
+    }
+
+    /// Which attention kernels heads of `head_dim` elements of type `dtype` get; `None` on the CPU, which has one way. With
+    /// `hooks`, kernels that know ALiBi and block-sparse patterns.
+    ///
+    /// # Errors
+    /// As [`AttentionKernels::choose`].
+    pub fn attention_kernels(
+        &self,
+        dtype: DType,
+        head_dim: usize,
+        hooks: bool,
+    ) -> Result<Option<&'static AttentionKernels>> {
+        let Self::Kernels(driver) = self else { return Ok(None) };
+        let capability = driver.compute_capability();
+        AttentionKernels::choose(driver.attention_path(), dtype, head_dim, capability, hooks).map(Some)
     }
 
     /// Runs a kernel on a device that has kernels.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod attention_hooks;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -21,6 +22,7 @@ mod sampling;
 mod tanh;
 
 pub use attention::attention;
+pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use cross_entropy::{Loss, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::attention_kernels::AttentionPath;
 use super::gemm_choice::{GemmChoice, GemmTable};
 use super::kernels;
 use super::product::Product;
-use super::{DType, Driver, Launch, Swizzle, TensorMap, Value};
+use super::{Choices, DType, Driver, Launch, Swizzle, TensorMap, Value};
 use crate::{Error, Result};
 
 pub mod cublaslt;
@@ -30,6 +31,14 @@ pub struct GpuInfo {
     pub memory_bytes: usize,
     /// Number of multiprocessors.
     pub multiprocessors: usize,
+}
+
+impl GpuInfo {
+    /// The compute capability as numbers.
+    pub fn capability(&self) -> (u32, u32) {
+        let number = |text: &str| text.parse().unwrap_or(0);
+        self.compute_capability.split_once('.').map_or((0, 0), |(major, minor)| (number(major), number(minor)))
+    }
 }
 
 /// Whether libcuda can be opened.
@@ -62,20 +71,20 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// Opens GPU `ordinal` and loads the kernels of this build, and cuBLASLt where `gemm` may need it.
+/// Opens GPU `ordinal` and loads the kernels of this build, and cuBLASLt where `choices` may need it.
 ///
 /// # Errors
 /// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it;
 /// [`Error::Usage`] if cuBLASLt is asked for and not there.
-pub fn open(ordinal: usize, gemm: GemmChoice) -> Result<Arc<dyn Driver>> {
+pub fn open(ordinal: usize, choices: Choices) -> Result<Arc<dyn Driver>> {
     if kernels::embedded().is_empty() {
         return Err(Error::usage(
             "this build has no CUDA kernels: no nvcc was found when it was compiled",
             "run tools/install-nvcc.sh and build again, or use --device cpu; `helixgrad doctor` says more",
         ));
     }
-    let mut gpu = Gpu::open(ordinal)?;
-    gpu.choose_gemm(gemm)?;
+    let mut gpu = Gpu::open(ordinal, choices.attention)?;
+    gpu.choose_gemm(choices.gemm)?;
     Ok(Arc::new(gpu))
 }
 
@@ -120,6 +129,7 @@ fn failed(what: &str, error: DriverError) -> Error {
 struct Gpu {
     info: GpuInfo,
     capability: (u32, u32),
+    attention: AttentionPath,
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<(&'static str, sys::CUmodule)>,
@@ -142,7 +152,7 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize, attention: AttentionPath) -> Result<Self> {
         let gpus = gpus()?;
         if ordinal >= gpus.len() {
             return Err(Error::usage(
@@ -181,6 +191,7 @@ impl Gpu {
         Ok(Self {
             info,
             capability,
+            attention,
             context,
             stream,
             modules,
@@ -292,6 +303,10 @@ impl Driver for Gpu {
 
     fn compute_capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
