@@ -7,7 +7,7 @@ use crate::Result;
 use crate::device::attention_kernels::{AttentionKernels, AttentionPath};
 use crate::device::cuda::cublaslt::{self, Library};
 use crate::device::cuda::{self, GpuInfo};
-use crate::device::{DeviceOptions, kernels};
+use crate::device::{Choices, kernels};
 
 /// Options of `helixgrad doctor`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -56,7 +56,7 @@ fn examine() -> Report {
     });
     let driver = cuda::driver_version().ok().map(|(major, minor)| format!("{major}.{minor}"));
     if !embedded.is_empty() && !gpus.is_empty() {
-        match cuda::open(0, DeviceOptions::default()) {
+        match cuda::open(0, Choices::default()) {
             Ok(_) => advice.push("--device cuda is ready".into()),
             Err(error) => advice.push(error.to_string()),
         }

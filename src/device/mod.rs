@@ -35,13 +35,13 @@ use attention_kernels::{AttentionKernels, AttentionPath};
 
 use crate::{Error, Result};
 
-/// What a user may choose about a device.
+/// Which kernels a device is to use where it has several.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DeviceOptions {
-    /// Who multiplies matrices.
-    pub gemm: GemmChoice,
-    /// The family of attention kernels.
+pub struct Choices {
+    /// Attention: `--attention`.
     pub attention: AttentionPath,
+    /// Matrix products: `--gemm`.
+    pub gemm: GemmChoice,
 }
 
 /// A place to compute.
@@ -60,30 +60,30 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::open(name, DeviceOptions::default())
+        Self::open(name, Choices::default())
     }
 
-    /// As [`Device::parse`], with what `options` choose.
+    /// As [`Device::parse`], with the kernels that `choices` names. The CPU has one way for everything, and refuses to be told.
     ///
     /// # Errors
-    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what is chosen.
-    pub fn open(name: &str, options: DeviceOptions) -> Result<Self> {
-        let gpu = |number| cuda::open(number, options).map(Self::Kernels);
+    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what was chosen, or a library is not there.
+    pub fn open(name: &str, choices: Choices) -> Result<Self> {
+        let Choices { attention, gemm } = choices;
+        let open = |number| cuda::open(number, choices).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
-            "auto" => gpu(0).unwrap_or(Self::Cpu),
-            "cuda" => gpu(0)?,
+            "auto" => open(0).unwrap_or(Self::Cpu),
+            "cuda" => open(0)?,
             _ => match name.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-                Some(number) => gpu(number)?,
+                Some(number) => open(number)?,
                 None => {
                     return Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]"));
                 }
             },
         };
-        if matches!(device, Self::Cpu) && options.gemm == GemmChoice::CublasLt {
+        if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
             return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
         }
-        let attention = options.attention;
         let families = match &device {
             Self::Cpu => Vec::new(),
             Self::Kernels(driver) => AttentionKernels::families(driver.compute_capability()),

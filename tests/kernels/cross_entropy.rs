@@ -18,7 +18,7 @@ fn check<T: Float>(rows: usize, classes: usize, spread: f64, blocks: usize, seed
     let logits = normals::<T>(seed, rows * classes, spread);
     let labels = below(seed, rows, classes);
     // Rows of whole groups, or with some other gap, of NaN.
-    let stride = if seed % 2 == 0 { classes.next_multiple_of(8) } else { classes + seed as usize % 5 };
+    let stride = if seed.is_multiple_of(2) { classes.next_multiple_of(8) } else { classes + seed as usize % 5 };
     let gap = vec![f32::NAN; stride - classes];
     let with_gaps: Vec<f32> = logits.chunks(classes).flat_map(|row| [row, &gap].concat()).collect();
     let (memory, label_memory) = (Memory::of::<T>("logits", &with_gaps), Memory::integers("labels", &labels));

@@ -11,7 +11,7 @@ use super::attention_kernels::AttentionPath;
 use super::gemm_choice::{GemmChoice, GemmTable};
 use super::kernels;
 use super::product::Product;
-use super::{DType, DeviceOptions, Driver, Launch, Mark, Swizzle, TensorMap, Value};
+use super::{Choices, DType, Driver, Launch, Mark, Swizzle, TensorMap, Value};
 use crate::{Error, Result};
 
 pub mod cublaslt;
@@ -71,20 +71,20 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// Opens GPU `ordinal` and loads the kernels of this build, and cuBLASLt where `options.gemm` may need it.
+/// Opens GPU `ordinal` and loads the kernels of this build, and cuBLASLt where `choices` may need it.
 ///
 /// # Errors
 /// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it;
 /// [`Error::Usage`] if cuBLASLt is asked for and not there.
-pub fn open(ordinal: usize, options: DeviceOptions) -> Result<Arc<dyn Driver>> {
+pub fn open(ordinal: usize, choices: Choices) -> Result<Arc<dyn Driver>> {
     if kernels::embedded().is_empty() {
         return Err(Error::usage(
             "this build has no CUDA kernels: no nvcc was found when it was compiled",
             "run tools/install-nvcc.sh and build again, or use --device cpu; `helixgrad doctor` says more",
         ));
     }
-    let mut gpu = Gpu::open(ordinal, options.attention)?;
-    gpu.choose_gemm(options.gemm)?;
+    let mut gpu = Gpu::open(ordinal, choices.attention)?;
+    gpu.choose_gemm(choices.gemm)?;
     Ok(Arc::new(gpu))
 }
 
