@@ -8,23 +8,28 @@
 
 mod attention;
 mod bias_gelu;
+mod binary_cross_entropy;
 mod cross_entropy;
 mod dropout;
 mod embedding;
 mod gather;
 mod layernorm;
 mod linear;
+mod mean_squared_error;
 mod sampling;
 mod tanh;
+mod target_loss;
 
 pub use attention::attention;
 pub use bias_gelu::bias_gelu;
+pub use binary_cross_entropy::binary_cross_entropy;
 pub use cross_entropy::{Loss, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use gather::gather;
 pub use layernorm::{Normalisation, layernorm};
 pub use linear::linear;
+pub use mean_squared_error::mean_squared_error;
 pub use sampling::Sampler;
 pub use tanh::tanh;
 

@@ -5,6 +5,7 @@
 pub mod baselines;
 pub mod bench;
 pub mod checkpoint;
+pub mod cross_validation;
 pub mod demo;
 pub mod description;
 pub mod evaluation;
@@ -15,4 +16,5 @@ pub mod log;
 pub mod metrics;
 pub mod pretrain;
 pub mod run;
+pub mod scores;
 pub mod step;
