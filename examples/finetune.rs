@@ -14,7 +14,7 @@ fn main() -> Result<()> {
     // Is there a TATA box? A real program starts from a pretrained model: checkpoint::load_encoder(&path, head, seed).
     let window = |i: usize| {
         let bases: Vec<u8> = (0..40).map(|j| b"ACGT"[(i * i + 7 * j + i * j / 3) % 4]).collect();
-        let middle: &[u8] = if i % 2 == 0 { b"TATAAA" } else { b"GCGCGC" };
+        let middle: &[u8] = if i.is_multiple_of(2) { b"TATAAA" } else { b"GCGCGC" };
         let bases = [&bases[..17], middle, &bases[23..]].concat();
         LabelledWindow { bases, label: (i % 2) as i32, ..LabelledWindow::default() }
     };
