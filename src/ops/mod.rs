@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod attention_hooks;
 mod bias_gelu;
 mod binary_cross_entropy;
 mod cross_entropy;
@@ -21,6 +22,7 @@ mod tanh;
 mod target_loss;
 
 pub use attention::attention;
+pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use bias_gelu::bias_gelu;
 pub use binary_cross_entropy::binary_cross_entropy;
 pub use cross_entropy::{Loss, cross_entropy};

@@ -149,6 +149,8 @@ pub struct FinetuneSummary {
     /// The epoch whose model was kept, where the best is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_epoch: Option<u64>,
+    /// Which attention ran.
+    pub attention: String,
     /// The epochs of this session.
     #[serde(skip)]
     pub points: Vec<EpochPoint>,
@@ -184,6 +186,7 @@ pub fn finetune(
         decay_steps: total_steps.saturating_sub(warmup),
         decay: options.decay,
     };
+    let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     let mut state = RunState::new(total_steps, options.seed, options.optimizer);
     if resume {
@@ -288,6 +291,7 @@ pub fn finetune(
         loss_last: last.map_or(state.loss_last, |point| point.loss),
         dev: dev_scores,
         best_epoch,
+        attention,
         points,
     };
     Ok((trainer.model, summary))
