@@ -364,3 +364,70 @@ fn batch_with_label(label: i32) -> Rc<DeviceBatch> {
     batch.labels[2] = label;
     DeviceBatch::upload(&Device::Cpu, &batch).unwrap()
 }
+
+/// The value of a loss against targets by its formula, and its gradient against differences.
+fn check_target_loss(
+    loss_of: impl Fn(&mut Tape, Tensor, &Buffer, f64) -> ops::Loss,
+    formula: impl Fn(f64, f64) -> f64,
+    targets: &[f32],
+) -> ops::Loss {
+    let logits = values(5 * 4, 8);
+    let target_buffer = Buffer::from_slice(targets);
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    let run = |tape: &mut Tape, logits: &[f64]| {
+        tape.start_training(1, 1, 0);
+        let x = tape.push(Buffer::from_slice(logits), 5, 4);
+        (x, loss_of(tape, x, &target_buffer, 0.5))
+    };
+    let (x, loss) = run(&mut tape, &logits);
+    let gradient = tape.take_gradient(x).unwrap().slice::<f64>().to_vec();
+    let terms = logits.iter().zip(targets).map(|(&x, &t)| formula(x, f64::from(t)));
+    assert!((loss.sum - terms.sum::<f64>() / 4.0).abs() < 1e-12);
+    assert_eq!(loss.rows, 5);
+    for index in 0..logits.len() {
+        let mut side = |sign: f64| {
+            let mut moved = logits.clone();
+            moved[index] += sign * STEP;
+            run(&mut tape, &moved).1.sum
+        };
+        let expected = 0.5 * (side(1.0) - side(-1.0)) / (2.0 * STEP);
+        assert!((gradient[index] - expected).abs() < 1e-8, "{index}: {} {expected}", gradient[index]);
+    }
+    loss
+}
+
+#[test]
+fn mean_squared_error_value_and_gradient() {
+    let targets: Vec<f32> = values(5 * 4, 9).into_iter().map(|value| value as f32).collect();
+    let loss_of =
+        |tape: &mut Tape, x, targets: &Buffer, scale| ops::mean_squared_error(tape, x, targets, scale).unwrap();
+    let loss = check_target_loss(loss_of, |x, t| (x - t).powi(2), &targets);
+    assert_eq!(loss.hits, 0);
+}
+
+#[test]
+fn binary_cross_entropy_value_and_gradient() {
+    let logits = values(5 * 4, 8);
+    // One row is all right; one has targets between 0 and 1.
+    let right =
+        |(index, x): (usize, &f64)| if index < 4 { f32::from(u8::from(*x > 0.0)) } else { (index % 3) as f32 / 2.0 };
+    let targets: Vec<f32> = logits.iter().enumerate().map(right).collect();
+    let probability = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let formula = |x: f64, t: f64| -t * probability(x).ln() - (1.0 - t) * (1.0 - probability(x)).ln();
+    let loss_of =
+        |tape: &mut Tape, x, targets: &Buffer, scale| ops::binary_cross_entropy(tape, x, targets, scale).unwrap();
+    let hits = logits
+        .chunks(4)
+        .zip(targets.chunks(4))
+        .filter(|(x, t)| x.iter().zip(*t).all(|(x, t)| (*x > 0.0) == (*t > 0.5)));
+    let expected = hits.count() as u64;
+    assert!((1..5).contains(&expected));
+    assert_eq!(check_target_loss(loss_of, formula, &targets).hits, expected);
+    // Far from zero nothing overflows.
+    let mut tape = Tape::new(Device::Cpu, DType::F32);
+    tape.start_training(1, 1, 0);
+    let x = tape.push(Buffer::from_slice(&[-1e4f32, 1e4]), 1, 2);
+    let loss = ops::binary_cross_entropy(&mut tape, x, &Buffer::from_slice(&[1.0f32, 1.0]), 1.0).unwrap();
+    assert_eq!(loss.sum, 5000.0);
+    assert_eq!(tape.take_gradient(x).unwrap().slice::<f32>(), [-0.5, 0.0]);
+}

@@ -1,16 +1,19 @@
 //! `helixgrad evaluate`: a classifier on labelled windows, beside baselines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::Common;
 use crate::Result;
-use crate::kmer::labelled::read_labelled;
+use crate::genome::splice::LABEL_NAMES;
+use crate::kmer::table::{Answers, read_table};
+use crate::model::Task;
 use crate::report::{Cell, Progress, Table};
 use crate::train::checkpoint;
-use crate::train::evaluation::{Evaluation, evaluate};
+use crate::train::evaluation::{Evaluation, TaskScores, evaluate, evaluate_targets, no_classifier};
 use crate::train::metrics::SpliceMetrics;
+use crate::train::scores::Estimate;
 
 /// Options of `helixgrad evaluate`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -19,10 +22,10 @@ pub struct Args {
     /// The model: a run's folder or a checkpoint.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Labelled windows, TSV or CSV, or a folder with a test.tsv.
+    /// Labelled windows, TSV or CSV, or a folder with a test.tsv or test.csv. Columns as in training.
     #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
-    /// The windows that the baselines learn from (default: train.tsv beside --data, if it is there).
+    /// The windows that the baselines learn from (default: train.tsv or train.csv beside --data, if it is there).
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
 }
@@ -34,23 +37,61 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let mut checkpoint = checkpoint::load(&args.model)?;
-    let data = if args.data.is_dir() { args.data.join("test.tsv") } else { args.data.clone() };
-    let test = read_labelled(&data)?;
-    let beside = data.with_file_name("train.tsv");
-    let train_path = args.train.clone().or_else(|| (beside.is_file() && beside != data).then_some(beside));
-    let train = train_path.map(read_labelled).transpose()?;
+    let data = if args.data.is_dir() { part(&args.data, "test") } else { args.data.clone() };
+    let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
+    let (answers, pairs) = (answers_of(classification.task), classification.pairs);
+    let test = read_table(&data, answers, pairs)?.windows;
     let mut progress = Progress::new("evaluating", test.len() as u64, common.quiet).unit("windows");
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
+    if classification.task != Task::SingleLabel {
+        let found = evaluate_targets(&mut checkpoint, &test, &device, dtype, common.seed, &mut count)?;
+        progress.finish("");
+        return common.print(&found, |found| format!("{} windows\n{}", found.windows, scores_table(&found.scores)));
+    }
+    let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
+    let train_path = args.train.clone().or_else(|| (beside.is_file() && beside != data).then_some(beside));
+    let train = train_path.map(|path| read_table(&path, answers, pairs)).transpose()?.map(|table| table.windows);
+    // Only splice sites have baselines.
+    let train = train.filter(|_| classification.labels.iter().eq(LABEL_NAMES.iter()) || args.train.is_some());
     let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count)?;
     progress.finish("");
     common.print(&evaluation, human)
 }
 
+/// The file of a dataset's folder that holds one of its parts: `train`, `dev` or `test`, as TSV or CSV.
+pub(super) fn part(folder: &Path, name: &str) -> PathBuf {
+    let csv = folder.join(format!("{name}.csv"));
+    if csv.is_file() { csv } else { folder.join(format!("{name}.tsv")) }
+}
+
+/// What stands behind the sequences in tables for a task.
+pub(super) fn answers_of(task: Task) -> Answers {
+    match task {
+        Task::SingleLabel => Answers::Class,
+        Task::MultiLabel => Answers::Flags,
+        Task::Regression => Answers::Numbers,
+    }
+}
+
+/// The figures of a task with their intervals.
+pub(super) fn scores_table(scores: &TaskScores) -> Table {
+    let figures: Vec<(&str, Estimate)> = match scores {
+        TaskScores::SingleLabel(of) => vec![("accuracy", of.accuracy), ("macro F1", of.macro_f1), ("MCC", of.mcc)],
+        TaskScores::MultiLabel(of) => {
+            vec![("macro AUROC", of.macro_auroc), ("macro AUPRC", of.macro_auprc), ("macro F1", of.macro_f1)]
+        }
+        TaskScores::Regression(of) => {
+            vec![("MSE", of.mse), ("Pearson", of.pearson), ("Spearman", of.spearman)]
+        }
+    };
+    let mut table = Table::new(figures.iter().map(|(name, _)| *name));
+    table.row(figures.iter().map(|(_, figure)| Cell::estimate(figure.value, figure.interval.into(), 3)));
+    table
+}
+
 fn human(evaluation: &Evaluation) -> String {
-    let mut text = format!(
-        "{} windows: accuracy {:.4}, macro F1 {:.4}, MCC {:.4}\n\n",
-        evaluation.windows, evaluation.accuracy, evaluation.macro_f1, evaluation.mcc
-    );
+    let scores = scores_table(&TaskScores::SingleLabel(evaluation.scores.clone()));
+    let mut text = format!("{} windows\n{scores}\n", evaluation.windows);
     let mut confusion =
         Table::new(std::iter::once("label \\ predicted").chain(evaluation.labels.iter().map(String::as_str)));
     for (name, row) in evaluation.labels.iter().zip(&evaluation.confusion) {

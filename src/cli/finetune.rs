@@ -5,26 +5,30 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::evaluate::{answers_of, part, scores_table};
 use super::model::ModelArgs;
 use super::{Common, config, run_folder};
 use crate::device::DType;
-use crate::kmer::labelled::{self, LabelledWindow, read_labelled};
+use crate::kmer::labelled::{self, LabelledWindow};
+use crate::kmer::table::{Table, read_table};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, Task};
 use crate::optim::{AdamWConfig, Decay};
 use crate::report::format;
 use crate::train::checkpoint::{self, Classification};
-use crate::train::finetune::{FinetuneOptions, FinetuneSummary, finetune};
+use crate::train::cross_validation::{CrossValidation, cross_validate};
+use crate::train::finetune::{DevScores, FinetuneOptions, FinetuneSummary, finetune};
 use crate::{Error, Result};
 
 /// Options of `helixgrad finetune`.
 #[derive(clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
-    /// A folder with train.tsv and dev.tsv (as `helixgrad splice dataset` writes), or a training file.
+    /// A folder with train.tsv and dev.tsv (as `helixgrad splice dataset` writes; GUE's train.csv and dev.csv), or a training
+    /// file. After a header, a line has a sequence (bases or k-mers), or two with --pairs, and what --task says.
     #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
-    /// The dev file (default: dev.tsv in the folder, if it is there).
+    /// The dev file (default: dev.tsv or dev.csv in the folder, if it is there).
     #[arg(long, value_name = "FILE")]
     dev: Option<PathBuf>,
     /// Start from this checkpoint; without it a model of --preset learns from scratch.
@@ -40,6 +44,21 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     model: ModelArgs,
+    /// What is learnt: one class of several (a class number a line), several at once (0 or 1 for each class), or numbers.
+    #[arg(long, value_enum, default_value = "single-label")]
+    task: Task,
+    /// Every line has two sequences; the model reads both, with `[SEP]` between.
+    #[arg(long)]
+    pairs: bool,
+    /// Stop after so many epochs without a better figure on the dev windows (MCC, macro AUROC, or Pearson's correlation), and
+    /// keep the best epoch's model.
+    #[arg(long, value_name = "EPOCHS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    early_stop: Option<u64>,
+    /// Cross-validation: train so many models, each on all training windows but a part that it then predicts.
+    #[arg(long, value_name = "N", conflicts_with = "dev")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folds: Option<usize>,
     /// What the classifier reads: the token at the site, or `[CLS]` through the pooler.
     #[arg(long, value_enum, default_value = "cls")]
     head: labelled::Head,
@@ -89,25 +108,85 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
-    run_folder::check(&args.out, args.resume)?;
+    check_out(args)?;
     let options = options(args, common)?;
     let (train_path, dev_path) = data_files(args);
-    let train = read_labelled(&train_path)?;
-    let dev = dev_path.map(read_labelled).transpose()?.unwrap_or_default();
-    let classes = labelled::classes(&train).max(labelled::classes(&dev)).max(2);
-    let labels = label_names(args, classes)?;
-    let window = args.window.or_else(|| common_length(&train, &dev));
-    let classification = Classification { labels, window, ..Classification::default() };
-    let (model, vocabulary) = model(args, common, &train, &dev, classification.labels.len())?;
+    let read = |path: &PathBuf| read_table(path, answers_of(args.task), args.pairs);
+    let Table { windows: train, names } = read(&train_path)?;
+    let dev_path = dev_path.filter(|_| args.folds.is_none());
+    let dev = dev_path.as_ref().map(read).transpose()?;
+    if let (Some(dev), Some(path)) = (&dev, &dev_path)
+        && dev.names != names
+    {
+        let found = format!("columns {}, where the training file has {}", dev.names.join(", "), names.join(", "));
+        return Err(Error::input(path, "line 1", found, "use files with the same columns"));
+    }
+    let dev = dev.map(|table| table.windows).unwrap_or_default();
+    let labels = match args.task {
+        Task::SingleLabel => {
+            let classes = labelled::classes(&train).max(labelled::classes(&dev)).max(2);
+            label_names(args, classes)?
+        }
+        _ => named_columns(args, names)?,
+    };
+    let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
+    let classification = Classification { labels, window, task: args.task, pairs: args.pairs };
+    let outputs = classification.labels.len();
+    let (model, vocabulary) = model(args, common, &train, &dev, outputs)?;
     tracing::info!(
-        "{} training and {} dev windows, {} classes; {} parameters",
+        "{} training and {} dev windows, {outputs} outputs; {} parameters",
         format::count(train.len() as u64),
         format::count(dev.len() as u64),
-        classes,
         format::count(model.parameter_count() as u64)
     );
+    if let Some(folds) = args.folds {
+        let new_model = || Ok(self::model(args, common, &train, &dev, outputs)?.0);
+        drop(model);
+        let result = cross_validate(&new_model, &vocabulary, &classification, &train, folds, &options)?;
+        return common.print(&result, |result| folds_text(result, args));
+    }
     let (_, summary) = finetune(model, &vocabulary, &classification, &train, &dev, &options, args.resume)?;
     common.print(&summary, |summary| human(summary, args))
+}
+
+/// The folder of a run, or of the runs of a cross-validation.
+fn check_out(args: &Args) -> Result<()> {
+    let first = args.out.join("fold-1");
+    match args.folds {
+        Some(_) if args.resume => Ok(()),
+        Some(_) if first.exists() => Err(Error::usage(
+            format!("{} already holds a cross-validation", args.out.display()),
+            "go on with it (--resume), name another folder, or remove it",
+        )),
+        _ => run_folder::check(&args.out, args.resume),
+    }
+}
+
+/// The names of numbers or of classes that hold at once: those given, or the header's.
+fn named_columns(args: &Args, names: Vec<String>) -> Result<Vec<String>> {
+    match args.labels.len() {
+        0 => printable(names),
+        given if given == names.len() => printable(args.labels.clone()),
+        given => {
+            let found = format!("--labels names {given} columns, but the file has {}", names.len());
+            Err(Error::usage(found, "name them all, or leave --labels out: the header names them"))
+        }
+    }
+}
+
+fn folds_text(result: &CrossValidation, args: &Args) -> String {
+    let each: Vec<String> = result.headline.iter().map(|value| format!("{value:.4}")).collect();
+    format!(
+        "{} windows, each predicted by the one of {} models that had not seen it\n\n{}\nby fold: {} (mean {:.4}, deviation {:.4})\nthe models are in {}/fold-1 to fold-{}",
+        format::count(result.windows as u64),
+        result.folds,
+        scores_table(&result.pooled),
+        each.join(" "),
+        result.headline_mean,
+        result.headline_deviation,
+        args.out.display(),
+        result.folds
+    )
 }
 
 /// Class names become columns of tables.
@@ -128,9 +207,9 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
     if args.epochs > 1_000_000 {
         return Err(Error::usage(format!("--epochs {}", args.epochs), "give at most a million"));
     }
-    let counts = [args.epochs, args.batch as u64, args.save_every, args.keep as u64];
+    let counts = [args.epochs, args.batch as u64, args.save_every, args.keep as u64, args.early_stop.unwrap_or(1)];
     if counts.contains(&0) {
-        return Err(Error::usage("--epochs, --batch, --save-every or --keep is 0", "give at least 1"));
+        return Err(Error::usage("--epochs, --batch, --save-every, --keep or --early-stop is 0", "give at least 1"));
     }
     let rates = [args.learning_rate, args.weight_decay, args.max_gradient_norm];
     if rates.iter().any(|rate| !(rate.is_finite() && *rate >= 0.0))
@@ -162,6 +241,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         optimizer,
         save_every: args.save_every,
         keep: args.keep,
+        patience: args.early_stop,
         out: args.out.clone(),
         config: Some(config::resolved(args, common)?),
         quiet: common.quiet,
@@ -172,8 +252,8 @@ fn data_files(args: &Args) -> (PathBuf, Option<PathBuf>) {
     if !args.data.is_dir() {
         return (args.data.clone(), args.dev.clone());
     }
-    let dev = args.data.join("dev.tsv");
-    (args.data.join("train.tsv"), args.dev.clone().or_else(|| dev.is_file().then_some(dev)))
+    let dev = part(&args.data, "dev");
+    (part(&args.data, "train"), args.dev.clone().or_else(|| dev.is_file().then_some(dev)))
 }
 
 /// The names of the classes: those given, those in the dataset.json of the data folder, or numbers.
@@ -222,10 +302,12 @@ fn model(
         args.model.refuse("--init")?;
         return checkpoint::load_encoder(init, head, common.seed);
     }
-    let longest = train.iter().chain(dev).map(|window| window.bases.len()).max().unwrap_or(0);
-    let bases = args.window.unwrap_or(longest);
     let k = args.model.resolve("splice-small", 1)?.0.k();
-    let (vocabulary, config) = args.model.resolve("splice-small", (bases + 3).saturating_sub(k).max(1))?;
+    // [CLS], and for each sequence its k-mers and a [SEP].
+    let tokens = |bases: &[u8]| (args.window.unwrap_or(bases.len()) + 2).saturating_sub(k);
+    let of = |window: &LabelledWindow| 1 + tokens(&window.bases) + window.second.as_deref().map_or(0, tokens);
+    let longest = train.iter().chain(dev).map(of).max().unwrap_or(1);
+    let (vocabulary, config) = args.model.resolve("splice-small", longest)?;
     Ok((Model::initialise(config, head, DType::F32, common.seed)?, vocabulary))
 }
 
@@ -237,8 +319,16 @@ fn human(summary: &FinetuneSummary, args: &Args) -> String {
         format::count(summary.tokens_per_second as u64),
         summary.loss_last,
     );
-    if let (Some(accuracy), Some(mcc)) = (summary.dev_accuracy, summary.dev_mcc) {
-        text += &format!("\ndev: accuracy {accuracy:.4}, MCC {mcc:.4}");
+    let DevScores { dev_accuracy, dev_mcc, dev_pearson, dev_macro_auroc } = summary.dev;
+    let figures =
+        [("accuracy", dev_accuracy), ("MCC", dev_mcc), ("Pearson", dev_pearson), ("macro AUROC", dev_macro_auroc)];
+    let told: Vec<String> =
+        figures.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value:.4}"))).collect();
+    if !told.is_empty() {
+        text += &format!("\ndev: {}", told.join(", "));
+    }
+    if let Some(epoch) = summary.best_epoch {
+        text += &format!("; the best epoch was number {epoch}, whose model was kept");
     }
     text + &format!("\nthe model is in {}", args.out.display())
 }

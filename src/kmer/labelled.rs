@@ -17,13 +17,17 @@ const MOST_CLASSES: u32 = 256;
 /// A, C, G, T and the IUPAC codes of unknown bases.
 const BASE_LETTERS: &[u8] = b"ACGTNRYSWKMBDHV";
 
-/// A window of bases and its class.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A window of bases (or two, where pairs are classified) and what should be said of it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LabelledWindow {
     /// Bases as ASCII letters, as the file has them: lower case and IUPAC codes are kept.
     pub bases: Vec<u8>,
-    /// The class, from 0.
+    /// The second sequence of a pair.
+    pub second: Option<Vec<u8>>,
+    /// The class, from 0; 0 where there are targets.
     pub label: i32,
+    /// A number for every output: of a regression, or 0 and 1 for every class of multi-label data. Else none.
+    pub targets: Vec<f32>,
 }
 
 /// Reads labelled windows in DNABERT's or GUE's format, plain or gzip. A header comes first and is passed over; its
@@ -95,28 +99,73 @@ pub fn classification_batch(
     window: Option<usize>,
     head: Head,
 ) -> Result<Batch> {
-    let k = vocabulary.k();
     let mut batch = Batch::new();
-    let mut tokens = Vec::new();
-    for (index, &(bases, label)) in windows.iter().enumerate() {
-        let width = window.unwrap_or(bases.len());
-        if width < k || bases.len() < width {
-            let found = format!("window {} has {} bases", index + 1, bases.len());
-            return Err(Error::usage(found, format!("give windows of {} bases or more", width.max(k))));
-        }
-        let start = bases.len() / 2 - width / 2;
-        tokens.clear();
-        tokens.push(CLS);
-        vocabulary.encode(&bases[start..start + width], &mut tokens);
-        tokens.push(SEP);
-        let first_row = batch.push(&tokens);
-        batch.rows.push(match head {
-            Head::Cls => first_row,
-            Head::Site => first_row + 1 + (width / 2 - k / 2) as i32,
-        });
+    for (number, &(bases, label)) in (1..).zip(windows) {
+        push(&mut batch, number, bases, None, vocabulary, window, head)?;
         batch.labels.push(label);
     }
     Ok(batch)
+}
+
+/// As [`classification_batch`], of windows as they were read: pairs become `[CLS] first [SEP] second [SEP]`, the second
+/// sequence and its `[SEP]` of token type 1, as BERT takes them.
+///
+/// # Errors
+/// As [`classification_batch`]; [`Error::Usage`] for a pair where the head reads a site.
+pub fn example_batch(
+    windows: &[&LabelledWindow],
+    vocabulary: &Vocabulary,
+    window: Option<usize>,
+    head: Head,
+) -> Result<Batch> {
+    let mut batch = Batch::new();
+    for (number, example) in (1..).zip(windows) {
+        push(&mut batch, number, &example.bases, example.second.as_deref(), vocabulary, window, head)?;
+        batch.labels.push(example.label);
+    }
+    Ok(batch)
+}
+
+/// Appends a sequence or a pair to a batch, with the row that the head reads.
+fn push(
+    batch: &mut Batch,
+    number: usize,
+    bases: &[u8],
+    second: Option<&[u8]>,
+    vocabulary: &Vocabulary,
+    window: Option<usize>,
+    head: Head,
+) -> Result<()> {
+    let k = vocabulary.k();
+    let mut tokens = vec![CLS];
+    let mut add = |bases: &[u8]| -> Result<(usize, usize)> {
+        let width = window.unwrap_or(bases.len());
+        if width < k || bases.len() < width {
+            let found = format!("window {number} has {} bases", bases.len());
+            return Err(Error::usage(found, format!("give windows of {} bases or more", width.max(k))));
+        }
+        let start = bases.len() / 2 - width / 2;
+        vocabulary.encode(&bases[start..start + width], &mut tokens);
+        tokens.push(SEP);
+        Ok((width, tokens.len()))
+    };
+    let (width, end) = add(bases)?;
+    if let Some(second) = second {
+        if head == Head::Site {
+            return Err(Error::usage(
+                "a pair of sequences, which has no site in its middle",
+                "use --head cls for pairs",
+            ));
+        }
+        add(second)?;
+    }
+    let first_row = batch.push(&tokens);
+    batch.token_types[first_row as usize + end..].fill(1);
+    batch.rows.push(match head {
+        Head::Cls => first_row,
+        Head::Site => first_row + 1 + (width / 2 - k / 2) as i32,
+    });
+    Ok(())
 }
 
 /// What was found and what to do about it; the caller knows the file and the line.
@@ -141,10 +190,10 @@ fn parse_line(line: &str, separator: char) -> Result<LabelledWindow, Finding> {
         let found = "only one column".to_owned();
         return Err((found, format!("write the sequence, {separator:?} and the label, as the header does")));
     };
-    Ok(LabelledWindow { bases: parse_sequence(sequence)?, label: parse_label(label)? })
+    Ok(LabelledWindow { bases: parse_sequence(sequence)?, label: parse_label(label)?, ..LabelledWindow::default() })
 }
 
-fn parse_label(text: &str) -> Result<i32, Finding> {
+pub(super) fn parse_label(text: &str) -> Result<i32, Finding> {
     match text.parse::<u32>() {
         Ok(label) if label < MOST_CLASSES => Ok(label as i32),
         _ => {
@@ -186,7 +235,7 @@ pub(super) fn check_bases(bases: &[u8]) -> Result<(), Finding> {
     }
 }
 
-fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(20).collect()
 }
 
@@ -210,7 +259,7 @@ mod tests {
     }
 
     fn window(bases: &str, label: i32) -> LabelledWindow {
-        LabelledWindow { bases: bases.into(), label }
+        LabelledWindow { bases: bases.into(), label, ..LabelledWindow::default() }
     }
 
     #[test]

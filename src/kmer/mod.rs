@@ -14,5 +14,6 @@ pub mod lines;
 pub mod masking;
 pub mod regions;
 pub mod sequences;
+pub mod table;
 pub mod text;
 pub mod vocabulary;

@@ -9,6 +9,7 @@
 mod attention;
 mod attention_hooks;
 mod attention_sm90;
+mod binary_cross_entropy;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -18,13 +19,16 @@ mod gemm_sm90;
 mod layernorm;
 mod linear;
 mod linear_gelu;
+mod mean_squared_error;
 mod product;
 mod sampling;
 mod tanh;
+mod target_loss;
 pub mod work;
 
 pub use attention::attention;
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
+pub use binary_cross_entropy::binary_cross_entropy;
 pub use cross_entropy::{Loss, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
@@ -33,6 +37,7 @@ pub use gather::gather;
 pub use layernorm::{Normalisation, layernorm};
 pub use linear::{linear, logits};
 pub use linear_gelu::linear_gelu;
+pub use mean_squared_error::mean_squared_error;
 pub use sampling::Sampler;
 pub use tanh::tanh;
 

@@ -58,6 +58,18 @@ pub struct RunState {
     pub interval: Loss,
     /// The optimizer's constants.
     pub optimizer: AdamWConfig,
+    /// The best epoch so far, where the best is kept.
+    #[serde(default)]
+    pub best: Option<Best>,
+}
+
+/// The best epoch of a fine-tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its number, from 1.
+    pub epoch: u64,
+    /// Its figure on the dev windows; larger is better.
+    pub score: f64,
 }
 
 impl RunState {
@@ -74,6 +86,7 @@ impl RunState {
             loss_last: 0.0,
             interval,
             optimizer,
+            best: None,
         }
     }
 

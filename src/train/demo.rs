@@ -365,7 +365,11 @@ fn pretrain_on(
 }
 
 fn labelled(windows: &[Window]) -> Vec<LabelledWindow> {
-    let labelled = |window: &Window| LabelledWindow { bases: window.bases.clone(), label: i32::from(window.label()) };
+    let labelled = |window: &Window| LabelledWindow {
+        bases: window.bases.clone(),
+        label: i32::from(window.label()),
+        ..LabelledWindow::default()
+    };
     windows.iter().map(labelled).collect()
 }
 
@@ -397,6 +401,7 @@ fn finetune_on(
         optimizer: AdamWConfig { beta2: 0.999, eps: 1e-8, ..AdamWConfig::default() },
         save_every: options.epochs,
         keep: 1,
+        patience: None,
         out: surroundings.out.join(name),
         config: None,
         quiet: surroundings.quiet,

@@ -3,13 +3,15 @@
 use serde::Serialize;
 
 use super::baselines::Baselines;
-use super::checkpoint::Checkpoint;
-use super::finetune::{classify, largest};
+use super::checkpoint::{Checkpoint, Classification};
+use super::finetune::{answers, check_answers, largest};
 use super::metrics::{Confusion, SpliceMetrics};
+use super::scores::{ClassScores, MultiLabelScores, RegressionScores, multi_label_figures, regression_figures};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::genome::splice::LABEL_NAMES;
 use crate::kmer::labelled::LabelledWindow;
+use crate::model::Task;
 use crate::{Error, Result};
 
 /// What an evaluation found.
@@ -27,6 +29,8 @@ pub struct Evaluation {
     pub macro_f1: f64,
     /// Multi-class Matthews correlation.
     pub mcc: f64,
+    /// Accuracy, macro F1 and MCC with 95 % bootstrap intervals.
+    pub scores: ClassScores,
     /// The splice metrics, where the classes are donor, acceptor and neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub splice: Option<SpliceMetrics>,
@@ -57,15 +61,12 @@ pub fn evaluate(
     checkpoint.model.parameters.move_to(device, dtype)?;
     let model = &checkpoint.model;
     let classes = model.head.classes(&model.config);
-    if let Some(window) = test.iter().find(|window| !(0..classes as i32).contains(&window.label)) {
-        return Err(Error::usage(
-            format!("a window has label {}, but the model has {classes} classes", window.label),
-            "evaluate on data with the classes that the model was trained for",
-        ));
+    check_answers(test.iter(), model, classification)?;
+    if classification.task != Task::SingleLabel {
+        return Err(Error::usage("a model without classes to choose from", "use evaluate_targets for its task"));
     }
     let mut tape = Tape::new(device.clone(), dtype);
-    let bases: Vec<&[u8]> = test.iter().map(|window| window.bases.as_slice()).collect();
-    let probabilities = classify(&mut tape, model, &checkpoint.vocabulary, classification, &bases, progress)?;
+    let probabilities = answers(&mut tape, model, &checkpoint.vocabulary, classification, test, progress)?;
     let predictions: Vec<u8> = probabilities.iter().map(|row| largest(row) as u8).collect();
     let labels = labels_of(test);
     let confusion = Confusion::of(&labels, &predictions, classes)?;
@@ -87,9 +88,94 @@ pub fn evaluate(
         accuracy: confusion.accuracy(),
         macro_f1: confusion.macro_f1(),
         mcc: confusion.mcc(),
+        scores: ClassScores::of(&labels, &predictions, classes, seed),
         splice,
         baselines,
         predictions,
+    })
+}
+
+/// Figures of a model's answers, whatever its task is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "task")]
+pub enum TaskScores {
+    /// Of classes.
+    SingleLabel(ClassScores),
+    /// Of several classes at once.
+    MultiLabel(MultiLabelScores),
+    /// Of numbers.
+    Regression(RegressionScores),
+}
+
+impl TaskScores {
+    /// Compares answers (`[windows][classes]`, as [`answers`] gives them) with what the windows say; intervals come from
+    /// resamples under `seed`.
+    pub fn of(classification: &Classification, answers: &[Vec<f64>], windows: &[LabelledWindow], seed: u64) -> Self {
+        let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
+        match classification.task {
+            Task::SingleLabel => {
+                let predictions: Vec<u8> = answers.iter().map(|row| largest(row) as u8).collect();
+                let classes = answers.first().map_or(0, Vec::len);
+                Self::SingleLabel(ClassScores::of(&labels_of(windows), &predictions, classes, seed))
+            }
+            Task::MultiLabel => Self::MultiLabel(MultiLabelScores::of(answers, &targets, seed)),
+            Task::Regression => Self::Regression(RegressionScores::of(answers, &targets, seed)),
+        }
+    }
+
+    /// The one figure that stands for all: MCC, macro AUROC or Pearson's correlation.
+    pub fn headline_of(classification: &Classification, answers: &[Vec<f64>], windows: &[LabelledWindow]) -> f64 {
+        let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
+        let all: Vec<usize> = (0..windows.len()).collect();
+        match classification.task {
+            Task::SingleLabel => {
+                let mut confusion = Confusion::new(answers.first().map_or(0, Vec::len));
+                windows
+                    .iter()
+                    .zip(answers)
+                    .for_each(|(window, row)| confusion.add(window.label as usize, largest(row)));
+                confusion.mcc()
+            }
+            Task::MultiLabel => multi_label_figures(answers, &targets, &all)[0],
+            Task::Regression => regression_figures(answers, &targets, &all)[1],
+        }
+    }
+}
+
+/// What an evaluation of numbers or of several classes at once found.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetEvaluation {
+    /// Windows.
+    pub windows: u64,
+    /// Names of the numbers or classes.
+    pub labels: Vec<String>,
+    /// The figures.
+    pub scores: TaskScores,
+}
+
+/// Applies a model of numbers or of several classes at once to `test`.
+///
+/// # Errors
+/// [`Error::Usage`] for a model that answers nothing, or windows that do not fit it.
+pub fn evaluate_targets(
+    checkpoint: &mut Checkpoint,
+    test: &[LabelledWindow],
+    device: &Device,
+    dtype: DType,
+    seed: u64,
+    progress: &mut dyn FnMut(usize),
+) -> Result<TargetEvaluation> {
+    let Some(classification) = &checkpoint.classification else {
+        return Err(no_classifier());
+    };
+    checkpoint.model.parameters.move_to(device, dtype)?;
+    check_answers(test.iter(), &checkpoint.model, classification)?;
+    let mut tape = Tape::new(device.clone(), dtype);
+    let answers = answers(&mut tape, &checkpoint.model, &checkpoint.vocabulary, classification, test, progress)?;
+    Ok(TargetEvaluation {
+        windows: test.len() as u64,
+        labels: classification.labels.clone(),
+        scores: TaskScores::of(classification, &answers, test, seed),
     })
 }
 

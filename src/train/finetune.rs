@@ -1,28 +1,34 @@
 //! Fine-tuning a classifier on labelled windows, and applying one.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use super::checkpoint::{Classification, RunState, save_checkpoint, save_model};
+use super::checkpoint::{Best, Classification, RunState, load, save_checkpoint, save_model};
 use super::interrupt;
 use super::peak::Utilisation;
 use super::pretrain::{resume_from, started};
 use super::run::Run;
+use super::scores::{multi_label_figures, regression_figures};
 use super::step::Trainer;
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
-use crate::kmer::labelled::{self, LabelledWindow, classification_batch};
+use crate::kmer::labelled::{self, LabelledWindow, classification_batch, example_batch};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, Task};
 use crate::ops::Loss;
 use crate::optim::{AdamWConfig, Decay, Schedule};
+use crate::output::write_folder_atomic;
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
 use crate::train::metrics::Confusion;
 use crate::{Error, Result};
+
+/// Where in a run's folder the best epoch's model is kept.
+const BEST_FOLDER: &str = "best";
 
 /// How to fine-tune.
 #[derive(Clone, Debug)]
@@ -49,12 +55,38 @@ pub struct FinetuneOptions {
     pub save_every: u64,
     /// Checkpoints to keep.
     pub keep: usize,
+    /// Stop when so many epochs in a row have brought no better figure on the dev windows, and keep the best epoch's model;
+    /// `None`: make all epochs and keep the last one's.
+    pub patience: Option<u64>,
     /// The folder of the run. Nothing is written to it before the first step has succeeded.
     pub out: PathBuf,
     /// The resolved options, for the folder's `config.toml`.
     pub config: Option<String>,
     /// No progress, no log.
     pub quiet: bool,
+}
+
+impl FinetuneOptions {
+    /// DNABERT's constants on the CPU: five epochs of batches of 32, AdamW at 2e-4 with a tenth of warm-up and linear decay.
+    pub fn new(out: PathBuf) -> Self {
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            seed: 42,
+            epochs: 5,
+            batch: 32,
+            learning_rate: 2e-4,
+            warmup: 0.1,
+            decay: Decay::Linear,
+            optimizer: AdamWConfig { beta2: 0.999, eps: 1e-8, ..AdamWConfig::default() },
+            save_every: 1,
+            keep: 1,
+            patience: None,
+            out,
+            config: None,
+            quiet: false,
+        }
+    }
 }
 
 /// A logged point: the end of an epoch.
@@ -66,7 +98,7 @@ pub struct EpochPoint {
     pub epoch: u64,
     /// Mean training loss of the epoch, in nats.
     pub loss: f64,
-    /// Share of training windows classified right during the epoch.
+    /// Share of training windows classified right during the epoch (multi-label: right in every class; regression: 0).
     pub accuracy: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
@@ -76,10 +108,31 @@ pub struct EpochPoint {
     pub tokens_per_second: f64,
     /// Share of the device's peak that the products reached.
     pub mfu: f64,
-    /// Accuracy on the dev windows, if there are any.
+    /// On the dev windows, if there are any.
+    #[serde(flatten)]
+    pub dev: DevScores,
+}
+
+/// Figures on the dev windows: those of the task, none without such windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct DevScores {
+    /// Accuracy of a classifier.
     pub dev_accuracy: Option<f64>,
-    /// Multi-class MCC on the dev windows, if there are any.
+    /// Multi-class MCC of a classifier.
     pub dev_mcc: Option<f64>,
+    /// Pearson's correlation of a regression, averaged over its numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_pearson: Option<f64>,
+    /// Area under the ROC curve of multi-label data, averaged over the classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_macro_auroc: Option<f64>,
+}
+
+impl DevScores {
+    /// The figure that decides which epoch is best; larger is better.
+    pub fn headline(&self) -> Option<f64> {
+        self.dev_mcc.or(self.dev_pearson).or(self.dev_macro_auroc)
+    }
 }
 
 /// What a fine-tuning came to.
@@ -95,10 +148,12 @@ pub struct FinetuneSummary {
     pub seconds: f64,
     /// Mean training loss of the last epoch.
     pub loss_last: f64,
-    /// Accuracy on the dev windows at the end.
-    pub dev_accuracy: Option<f64>,
-    /// Multi-class MCC on the dev windows at the end.
-    pub dev_mcc: Option<f64>,
+    /// On the dev windows, by the model that was kept.
+    #[serde(flatten)]
+    pub dev: DevScores,
+    /// The epoch whose model was kept, where the best is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<u64>,
     /// Which attention ran.
     pub attention: String,
     /// The epochs of this session.
@@ -121,7 +176,11 @@ pub fn finetune(
     options: &FinetuneOptions,
     resume: bool,
 ) -> Result<(Model, FinetuneSummary)> {
-    check_labels(train.iter().chain(dev), &model)?;
+    check_answers(train.iter().chain(dev), &model, classification)?;
+    if options.patience.is_some() && dev.is_empty() {
+        return Err(Error::usage("early stopping without dev windows", "give some (--dev), or leave --early-stop out"));
+    }
+    let best_folder = options.out.join(BEST_FOLDER);
     let steps_per_epoch = train.len().div_ceil(options.batch) as u64;
     let total_steps = steps_per_epoch * options.epochs;
     let warmup = (total_steps as f64 * options.warmup).round() as u64;
@@ -147,16 +206,28 @@ pub fn finetune(
     interrupt::watch();
 
     for epoch in state.step / steps_per_epoch.max(1)..options.epochs {
+        if let (Some(patience), Some(best)) = (options.patience, state.best)
+            && epoch >= best.epoch + patience
+        {
+            tracing::info!("no better epoch since number {}: stopping after {epoch}", best.epoch);
+            break;
+        }
         let order = epoch_order(train.len(), options.seed, epoch);
         let (mut sum, mut epoch_tokens, epoch_start) = (Loss::default(), 0, Instant::now());
         let done = (state.step - epoch * steps_per_epoch) as usize;
         let (mut learning_rate, mut gradient_norm) = (0.0, 0.0);
         for chunk in order.chunks(options.batch).skip(done) {
-            let windows: Vec<_> = chunk.iter().map(|&i| (train[i].bases.as_slice(), train[i].label)).collect();
-            let batch = classification_batch(&windows, vocabulary, classification.window, rows_of(&trainer.model))?;
+            let examples: Vec<_> = chunk.iter().map(|&i| &train[i]).collect();
+            let batch = example_batch(&examples, vocabulary, classification.window, rows_of(&trainer.model))?;
             let tokens = batch.total_tokens() as u64;
             learning_rate = schedule.at(state.step);
-            let report = trainer.step(&[batch], learning_rate)?;
+            let report = match classification.task {
+                Task::SingleLabel => trainer.step(&[batch], learning_rate)?,
+                task => {
+                    let targets: Vec<f32> = examples.iter().flat_map(|example| &example.targets).copied().collect();
+                    trainer.step_towards(&batch, &targets, task, learning_rate)?
+                }
+            };
             gradient_norm = report.gradient_norm;
             utilisation.add(report.flops);
             started(&mut run, &options.out, options.config.as_deref(), state.step)?;
@@ -171,22 +242,17 @@ pub fn finetune(
             epoch_tokens += tokens;
             let message = format!("epoch {}, loss {:.4}", epoch + 1, report.loss.mean());
             progress.update(state.step, state.tokens - tokens_before, &message);
-            if interrupt::requested() && state.step < total_steps {
-                let Trainer { model, optimizer, .. } = &trainer;
-                let classification = Some(classification);
-                let (out, keep) = (&options.out, options.keep);
-                let path = save_checkpoint(out, model, vocabulary, classification, optimizer, &state, keep)?;
+            // An epoch that is complete is scored first.
+            if interrupt::requested() && !state.step.is_multiple_of(steps_per_epoch) {
                 progress.finish("interrupted");
-                let saved = format!(" after step {}; saved {}, go on with --resume", state.step, path.display());
-                return Err(Error::Interrupted(saved));
+                return Err(interrupted(&trainer, vocabulary, classification, options, &state)?);
             }
         }
         let seconds = epoch_start.elapsed().as_secs_f64();
         let tokens_per_second = epoch_tokens as f64 / seconds;
-        let scores = if dev.is_empty() {
-            None
-        } else {
-            Some(score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?)
+        let dev_scores = match dev.is_empty() {
+            true => DevScores::default(),
+            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?,
         };
         let point = EpochPoint {
             step: state.step,
@@ -197,16 +263,33 @@ pub fn finetune(
             gradient_norm,
             tokens_per_second,
             mfu: utilisation.take(seconds)?,
-            dev_accuracy: scores.map(|scores| scores.0),
-            dev_mcc: scores.map(|scores| scores.1),
+            dev: dev_scores,
         };
         started(&mut run, &options.out, options.config.as_deref(), state.step)?.write(&point)?;
         points.push(point);
+        if let (Some(_), Some(score)) = (options.patience, dev_scores.headline())
+            && state.best.is_none_or(|best| score > best.score)
+        {
+            write_folder_atomic(&best_folder, |folder| {
+                save_model(folder, &trainer.model, vocabulary, Some(classification))
+            })?;
+            state.best = Some(Best { epoch: epoch + 1, score });
+        }
+        if interrupt::requested() && epoch + 1 < options.epochs {
+            progress.finish("interrupted");
+            return Err(interrupted(&trainer, vocabulary, classification, options, &state)?);
+        }
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
             let Trainer { model, optimizer, .. } = &trainer;
             let (out, keep) = (&options.out, options.keep);
             save_checkpoint(out, model, vocabulary, Some(classification), optimizer, &state, keep)?;
         }
+    }
+    let mut dev_scores = points.last().map_or(DevScores::default(), |point| point.dev);
+    let best_epoch = options.patience.and(state.best).map(|best| best.epoch);
+    if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
+        trainer.replace_model(load(&best_folder)?.model)?;
+        dev_scores = score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?;
     }
     let last = points.last().copied();
     progress.finish(&format!("loss {:.4}", last.map_or(state.loss_last, |point| point.loss)));
@@ -217,12 +300,26 @@ pub fn finetune(
         tokens_per_second: state.tokens_per_second(),
         seconds: state.seconds,
         loss_last: last.map_or(state.loss_last, |point| point.loss),
-        dev_accuracy: last.and_then(|point| point.dev_accuracy),
-        dev_mcc: last.and_then(|point| point.dev_mcc),
+        dev: dev_scores,
+        best_epoch,
         attention,
         points,
     };
     Ok((trainer.model, summary))
+}
+
+/// Saves a checkpoint after Ctrl-C; the error says where.
+fn interrupted(
+    trainer: &Trainer,
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    options: &FinetuneOptions,
+    state: &RunState,
+) -> Result<Error> {
+    let Trainer { model, optimizer, .. } = trainer;
+    let (out, keep) = (&options.out, options.keep);
+    let path = save_checkpoint(out, model, vocabulary, Some(classification), optimizer, state, keep)?;
+    Ok(Error::Interrupted(format!(" after step {}; saved {}, go on with --resume", state.step, path.display())))
 }
 
 /// The rows that the model's head reads.
@@ -233,15 +330,36 @@ fn rows_of(model: &Model) -> labelled::Head {
     }
 }
 
-fn check_labels<'a>(windows: impl Iterator<Item = &'a LabelledWindow>, model: &Model) -> Result<()> {
-    let classes = model.head.classes(&model.config) as i32;
+/// Every window has the answers that the task needs, and there is one.
+///
+/// # Errors
+/// [`Error::Usage`] that says which window has not.
+pub(super) fn check_answers<'a>(
+    windows: impl Iterator<Item = &'a LabelledWindow>,
+    model: &Model,
+    classification: &Classification,
+) -> Result<()> {
+    let outputs = model.head.classes(&model.config);
     let mut count = 0;
     for window in windows {
         count += 1;
-        if !(0..classes).contains(&window.label) {
+        if classification.task == Task::SingleLabel && !(0..outputs as i32).contains(&window.label) {
             return Err(Error::usage(
-                format!("a window has label {}, but the model has {classes} classes", window.label),
+                format!("a window has label {}, but the model has {outputs} classes", window.label),
                 "use data with the classes that the model was trained for",
+            ));
+        }
+        if classification.task != Task::SingleLabel && window.targets.len() != outputs {
+            return Err(Error::usage(
+                format!("window {count} has {} targets, but the model has {outputs} outputs", window.targets.len()),
+                "use data with the columns that the model was trained for",
+            ));
+        }
+        if window.second.is_some() != classification.pairs {
+            let what = if classification.pairs { "pairs" } else { "single sequences" };
+            return Err(Error::usage(
+                format!("window {count} is of the other kind: the model reads {what}"),
+                "use data of the kind that the model was trained for",
             ));
         }
     }
@@ -258,20 +376,34 @@ fn epoch_order(windows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Accuracy and multi-class MCC.
+/// The figures of the task.
 fn score(
     tape: &mut Tape,
     model: &Model,
     vocabulary: &Vocabulary,
     classification: &Classification,
     windows: &[LabelledWindow],
-) -> Result<(f64, f64)> {
-    let bases: Vec<&[u8]> = windows.iter().map(|window| window.bases.as_slice()).collect();
-    let probabilities = classify(tape, model, vocabulary, classification, &bases, &mut |_| ())?;
-    let predictions: Vec<u8> = probabilities.iter().map(|row| largest(row) as u8).collect();
-    let labels: Vec<u8> = windows.iter().map(|window| window.label as u8).collect();
-    let confusion = Confusion::of(&labels, &predictions, model.head.classes(&model.config))?;
-    Ok((confusion.accuracy(), confusion.mcc()))
+) -> Result<DevScores> {
+    let answers = answers(tape, model, vocabulary, classification, windows, &mut |_| ())?;
+    let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
+    let all: Vec<usize> = (0..windows.len()).collect();
+    Ok(match classification.task {
+        Task::SingleLabel => {
+            let predictions: Vec<u8> = answers.iter().map(|row| largest(row) as u8).collect();
+            let labels: Vec<u8> = windows.iter().map(|window| window.label as u8).collect();
+            let confusion = Confusion::of(&labels, &predictions, model.head.classes(&model.config))?;
+            let (accuracy, mcc) = (Some(confusion.accuracy()), Some(confusion.mcc()));
+            DevScores { dev_accuracy: accuracy, dev_mcc: mcc, ..DevScores::default() }
+        }
+        Task::Regression => {
+            let [_, pearson, _] = regression_figures(&answers, &targets, &all);
+            DevScores { dev_pearson: Some(pearson), ..DevScores::default() }
+        }
+        Task::MultiLabel => {
+            let [auroc, ..] = multi_label_figures(&answers, &targets, &all);
+            DevScores { dev_macro_auroc: Some(auroc), ..DevScores::default() }
+        }
+    })
 }
 
 /// Index of the largest value, the first of equals.
@@ -279,10 +411,11 @@ pub fn largest(row: &[f64]) -> usize {
     (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best })
 }
 
-/// Class probabilities of windows, `[windows][classes]`. `progress` hears the number of windows done.
+/// Class probabilities of windows, `[windows][classes]`; numbers, for a regression. `progress` hears the number of windows
+/// done.
 ///
 /// # Errors
-/// [`Error::Usage`] for windows that do not fit the model.
+/// [`Error::Usage`] for windows that do not fit the model, and for a model of pairs.
 pub fn classify(
     tape: &mut Tape,
     model: &Model,
@@ -291,25 +424,63 @@ pub fn classify(
     windows: &[&[u8]],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<f64>>> {
-    /// Bases in a batch: enough to keep all cores busy, few enough for any memory.
+    if classification.pairs {
+        return Err(Error::usage("single windows, where the model reads pairs", "use `helixgrad evaluate` with pairs"));
+    }
+    let length = |index: usize| windows[index].len();
+    let batch = |range: Range<usize>| {
+        let labelled: Vec<_> = windows[range].iter().map(|&window| (window, 0)).collect();
+        classification_batch(&labelled, vocabulary, classification.window, rows_of(model))
+    };
+    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+}
+
+/// As [`classify`], of windows as they were read from a table: pairs too.
+///
+/// # Errors
+/// [`Error::Usage`] for windows that do not fit the model.
+pub fn answers(
+    tape: &mut Tape,
+    model: &Model,
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    windows: &[LabelledWindow],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
+    let length = |index: usize| windows[index].bases.len() + windows[index].second.as_ref().map_or(0, Vec::len);
+    let batch = |range: Range<usize>| {
+        let examples: Vec<_> = windows[range].iter().collect();
+        example_batch(&examples, vocabulary, classification.window, rows_of(model))
+    };
+    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+}
+
+/// The answers to windows in batches: enough to keep all cores busy, few enough for any memory.
+fn in_batches(
+    tape: &mut Tape,
+    model: &Model,
+    classification: &Classification,
+    windows: usize,
+    length: &dyn Fn(usize) -> usize,
+    batch: &dyn Fn(Range<usize>) -> Result<Batch>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
     const BASES_PER_BATCH: usize = 1 << 14;
-    let mut probabilities = Vec::with_capacity(windows.len());
+    let mut answers = Vec::with_capacity(windows);
     let mut first = 0;
-    while first < windows.len() {
+    while first < windows {
         let mut bases = 0;
-        let fits = windows[first..].iter().take_while(|window| {
-            bases += classification.window.unwrap_or(window.len());
+        let fits = (first..windows).take_while(|&index| {
+            bases += classification.window.unwrap_or_else(|| length(index));
             bases <= BASES_PER_BATCH
         });
         let count = fits.count().max(1);
-        let labelled: Vec<_> = windows[first..first + count].iter().map(|&window| (window, 0)).collect();
-        let batch = classification_batch(&labelled, vocabulary, classification.window, rows_of(model))
-            .map_err(|error| number_windows(error, first))?;
-        probabilities.extend(probabilities_of(tape, model, &batch)?);
+        let batch = batch(first..first + count).map_err(|error| number_windows(error, first))?;
+        answers.extend(answers_of(tape, model, classification.task, &batch)?);
         first += count;
         progress(first);
     }
-    Ok(probabilities)
+    Ok(answers)
 }
 
 /// A batch counts its windows from 1; the caller's first one has another number.
@@ -322,8 +493,8 @@ fn number_windows(error: Error, first: usize) -> Error {
     }
 }
 
-/// Softmax of the logits of one batch.
-fn probabilities_of(tape: &mut Tape, model: &Model, batch: &Batch) -> Result<Vec<Vec<f64>>> {
+/// The logits of one batch, read as the task has it: softmax, sigmoid, or as they are.
+fn answers_of(tape: &mut Tape, model: &Model, task: Task, batch: &Batch) -> Result<Vec<Vec<f64>>> {
     tape.start_inference();
     let batch = model.upload(tape, batch)?;
     let logits = model.forward(tape, &batch)?;
@@ -334,5 +505,10 @@ fn probabilities_of(tape: &mut Tape, model: &Model, batch: &Batch) -> Result<Vec
         let sum: f64 = weights.iter().sum();
         weights.iter().map(|weight| weight / sum).collect()
     };
-    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(softmax).collect())
+    let read = |row: &[f64]| match task {
+        Task::SingleLabel => softmax(row),
+        Task::MultiLabel => row.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+        Task::Regression => row.to_vec(),
+    };
+    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(read).collect())
 }

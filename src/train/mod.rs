@@ -5,6 +5,7 @@
 pub mod baselines;
 pub mod ceilings;
 pub mod checkpoint;
+pub mod cross_validation;
 pub mod demo;
 pub mod description;
 pub mod evaluation;
@@ -17,4 +18,5 @@ pub mod metrics;
 pub mod peak;
 pub mod pretrain;
 pub mod run;
+pub mod scores;
 pub mod step;

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::autograd::{DeviceBatch, Tape};
-use crate::device::{DType, Device, nvtx};
+use crate::device::{Buffer, DType, Device, nvtx};
 use crate::kmer::batch::Batch;
-use crate::model::Model;
+use crate::model::{Model, Task};
 use crate::ops::{self, Loss};
 use crate::optim::{AdamW, AdamWConfig};
 use crate::{Error, Result};
@@ -116,11 +116,7 @@ impl Trainer {
         learning_rate: f64,
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
     ) -> Result<StepReport> {
-        let number = self.optimizer.steps + 1;
-        if self.collected.is_some_and(|steps| steps.first == number) {
-            self.tape.device().collect_profile(true)?;
-        }
-        let _step = nvtx::range(|| format!("step {number}"));
+        let _step = self.begin()?;
         let mut flops = 0.0;
         let mut loss = Loss::default();
         for micro_batch in 0..micro_batches {
@@ -132,6 +128,53 @@ impl Trainer {
             self.tape.backward(&mut self.model.parameters)?;
             self.tape.recycle_batch(batch);
         }
+        self.update(loss, flops, learning_rate)
+    }
+
+    /// One update from one batch whose rows each have a number for every logit: `targets` is `[rows, classes]`, and `task`
+    /// says how the logits are compared with it.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
+    pub fn step_towards(
+        &mut self,
+        batch: &Batch,
+        targets: &[f32],
+        task: Task,
+        learning_rate: f64,
+    ) -> Result<StepReport> {
+        let _step = self.begin()?;
+        self.tape.start_training(self.seed, self.optimizer.steps as u32, 0);
+        let batch = self.model.upload(&mut self.tape, batch)?;
+        let flops = self.model.training_flops(&batch);
+        let logits = self.model.forward(&mut self.tape, &batch)?;
+        if targets.len() != logits.rows * logits.columns {
+            let found = format!("{} targets for {} x {} logits", targets.len(), logits.rows, logits.columns);
+            return Err(Error::usage(found, "give a number for every output of the model"));
+        }
+        let targets = Buffer::upload(self.tape.device(), targets)?;
+        let scale = 1.0 / logits.rows.max(1) as f64;
+        let loss = match task {
+            Task::SingleLabel => ops::cross_entropy(&mut self.tape, &batch, logits, scale)?,
+            Task::MultiLabel => ops::binary_cross_entropy(&mut self.tape, logits, &targets, scale)?,
+            Task::Regression => ops::mean_squared_error(&mut self.tape, logits, &targets, scale)?,
+        };
+        self.tape.backward(&mut self.model.parameters)?;
+        self.tape.recycle_batch(batch);
+        self.update(loss, flops, learning_rate)
+    }
+
+    /// Tells profilers that a step begins; its range ends with what is returned.
+    fn begin(&self) -> Result<nvtx::Range> {
+        let number = self.optimizer.steps + 1;
+        if self.collected.is_some_and(|steps| steps.first == number) {
+            self.tape.device().collect_profile(true)?;
+        }
+        Ok(nvtx::range(|| format!("step {number}")))
+    }
+
+    /// Updates the weights from the gradients that have been added up.
+    fn update(&mut self, loss: Loss, flops: f64, learning_rate: f64) -> Result<StepReport> {
         if !loss.sum.is_finite() {
             let step = self.optimizer.steps + 1;
             return Err(Error::Failed(format!(
@@ -140,7 +183,7 @@ impl Trainer {
             )));
         }
         let gradient_norm = self.optimizer.update(&mut self.tape, &mut self.model.parameters, learning_rate)?;
-        if self.collected.is_some_and(|steps| steps.last == number) {
+        if self.collected.is_some_and(|steps| steps.last == self.optimizer.steps) {
             self.tape.device().collect_profile(false)?;
         }
         Ok(StepReport { loss, gradient_norm, flops })

@@ -1,4 +1,4 @@
-//! Compiles every kernel file.
+//! Compiles every kernel file, and the one of the worked example.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ fn main() {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "cu"))
         .collect();
+    // The worked example's, too.
+    sources.push("../../examples/softsign/softsign.cu".into());
     sources.sort();
     cuda_on_cpu::build::compile(&sources, &["../../kernels"], &[]).expect("the kernels compile");
 }

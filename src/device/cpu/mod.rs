@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod binary_cross_entropy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
@@ -13,6 +14,7 @@ pub mod gather;
 pub mod gelu;
 pub mod gemm;
 pub mod layernorm;
+pub mod mean_squared_error;
 pub mod norm;
 pub mod real;
 pub mod tanh;

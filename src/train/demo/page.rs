@@ -62,7 +62,7 @@ pub(super) fn render(metrics: &DemoMetrics, options: &DemoOptions, evaluation: &
 
     page.section("Fine-tuning");
     let dev = |points: &[EpochPoint]| -> Vec<(f64, f64)> {
-        points.iter().filter_map(|point| Some((point.epoch as f64, point.dev_mcc?))).collect()
+        points.iter().filter_map(|point| Some((point.epoch as f64, point.dev.dev_mcc?))).collect()
     };
     let chart = LineChart::new("3-class MCC on the dev part", "epoch", "MCC")
         .series("pretrained", dev(curves.tuned))

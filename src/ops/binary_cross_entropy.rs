@@ -1,0 +1,28 @@
+//! Binary cross-entropy of logits: the end of the tape for multi-label data. Loss and gradient in one pass; the logits are
+//! consumed.
+
+use super::target_loss::{self, TargetLoss};
+use super::{Loss, for_real};
+use crate::Result;
+use crate::autograd::{Tape, Tensor};
+use crate::device::{Buffer, cpu};
+
+/// The loss of `logits` (`[rows, classes]`) against `targets` (`[rows, classes]` of f32 from 0 to 1, on the tape's device):
+/// the mean over classes of -log(probability of the target), in nats, summed over rows; rows whose classes are all on
+/// their side count as hits. When recording, the gradient of `scale * Loss::sum` goes back from here.
+///
+/// # Errors
+/// Those of the device.
+///
+/// # Panics
+/// If there are not as many targets as logits: a fault of the caller, never of input.
+pub fn binary_cross_entropy(tape: &mut Tape, logits: Tensor, targets: &Buffer, scale: f64) -> Result<Loss> {
+    let on_cpu = |TargetLoss { logits, targets, scale, losses, hits }: TargetLoss| {
+        for_real!(logits.dtype(), T => {
+            let scale = <T as cpu::Real>::of(scale);
+            let (losses, hits) = (losses.slice_mut(), hits.slice_mut());
+            cpu::binary_cross_entropy::forward::<T>(logits.slice_mut(), targets.slice(), scale, losses, hits);
+        });
+    };
+    target_loss::run(tape, "binary_cross_entropy", logits, targets, scale, on_cpu)
+}

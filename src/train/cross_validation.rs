@@ -1,0 +1,154 @@
+//! k-fold cross-validation: every window is predicted once, by a model that has not seen it.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::checkpoint::{Classification, load, newest_checkpoint};
+use super::evaluation::TaskScores;
+use super::finetune::{FinetuneOptions, answers, finetune};
+use crate::autograd::Tape;
+use crate::kmer::labelled::LabelledWindow;
+use crate::kmer::vocabulary::Vocabulary;
+use crate::model::Model;
+use crate::output::write_atomic;
+use crate::philox::{Philox, Purpose, shuffle};
+use crate::{Error, Result};
+
+/// What a cross-validation found.
+#[derive(Clone, Debug, Serialize)]
+pub struct CrossValidation {
+    /// Folds.
+    pub folds: usize,
+    /// Windows; each was predicted once.
+    pub windows: usize,
+    /// Names of the classes or numbers.
+    pub labels: Vec<String>,
+    /// Figures over all predictions together, with intervals.
+    pub pooled: TaskScores,
+    /// The headline figure (MCC, Pearson's correlation or macro AUROC) of each fold.
+    pub headline: Vec<f64>,
+    /// Their mean.
+    pub headline_mean: f64,
+    /// Their standard deviation (of a sample).
+    pub headline_deviation: f64,
+}
+
+/// The fold of each window: 0 to `folds` - 1. Equal sequences come into one fold, so that none is both learnt and tested;
+/// the classes are spread evenly (over the groups of equal sequences, by the label of the first); the rest is drawn under
+/// `seed`.
+pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usize> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known: HashMap<(Vec<u8>, Option<Vec<u8>>), usize> = HashMap::new();
+    for (index, window) in windows.iter().enumerate() {
+        let key = (window.bases.to_ascii_uppercase(), window.second.as_ref().map(|second| second.to_ascii_uppercase()));
+        let group = *known.entry(key).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(index);
+    }
+    shuffle(&mut groups, Philox::of(seed, u32::MAX, Purpose::Shuffle));
+    groups.sort_by_key(|group| windows[group[0]].label);
+    let mut fold_of = vec![0; windows.len()];
+    for (number, group) in groups.iter().enumerate() {
+        group.iter().for_each(|&index| fold_of[index] = number % folds);
+    }
+    fold_of
+}
+
+/// Trains `folds` models, each on all windows but one fold's, in `options.out/fold-N`, and predicts that fold. With early
+/// stopping the next fold decides when to stop, and is not trained on either. Folds that are finished there already are
+/// taken as they are, and a begun one is gone on with.
+///
+/// # Errors
+/// [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
+pub fn cross_validate(
+    new_model: &dyn Fn() -> Result<Model>,
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    windows: &[LabelledWindow],
+    folds: usize,
+    options: &FinetuneOptions,
+) -> Result<CrossValidation> {
+    let fold_of = folds_of(windows, folds.max(1), options.seed);
+    let fewest = if options.patience.is_some() { 3 } else { 2 };
+    let used = fold_of.iter().max().map_or(0, |last| last + 1);
+    if folds < fewest || used < folds {
+        return Err(Error::usage(
+            format!("--folds {folds} of {} windows", windows.len()),
+            format!("give at least {fewest} folds, and no more than there are different sequences"),
+        ));
+    }
+    if let Some(config) = &options.config {
+        write_atomic(options.out.join("config.toml"), config)?;
+    }
+    let mut predictions: Vec<Vec<f64>> = vec![Vec::new(); windows.len()];
+    let mut headline = Vec::new();
+    let of = |wanted: &dyn Fn(usize) -> bool| -> Vec<LabelledWindow> {
+        windows.iter().zip(&fold_of).filter(|(_, fold)| wanted(**fold)).map(|(window, _)| window.clone()).collect()
+    };
+    for fold in 0..folds {
+        let out = options.out.join(format!("fold-{}", fold + 1));
+        let stopper = options.patience.map(|_| (fold + 1) % folds);
+        let test = of(&|other| other == fold);
+        let mut model = if out.join("model.safetensors").is_file() {
+            load(&out)?.model
+        } else {
+            let train = of(&|other| other != fold && Some(other) != stopper);
+            let dev = stopper.map(|stopper| of(&|other| other == stopper)).unwrap_or_default();
+            let options = FinetuneOptions { out: out.clone(), ..options.clone() };
+            let resume = newest_checkpoint(&out)?.is_some();
+            finetune(new_model()?, vocabulary, classification, &train, &dev, &options, resume)?.0
+        };
+        model.parameters.move_to(&options.device, options.dtype)?;
+        let mut tape = Tape::new(options.device.clone(), options.dtype);
+        let found = answers(&mut tape, &model, vocabulary, classification, &test, &mut |_| ())?;
+        headline.push(TaskScores::headline_of(classification, &found, &test));
+        tracing::info!("fold {} of {folds}: {:.4} on {} windows", fold + 1, headline[fold], test.len());
+        let places = fold_of.iter().enumerate().filter(|(_, of)| **of == fold).map(|(index, _)| index);
+        places.zip(found).for_each(|(index, row)| predictions[index] = row);
+    }
+    let mean = headline.iter().sum::<f64>() / folds as f64;
+    let squares: f64 = headline.iter().map(|value| (value - mean).powi(2)).sum();
+    let result = CrossValidation {
+        folds,
+        windows: windows.len(),
+        labels: classification.labels.clone(),
+        pooled: TaskScores::of(classification, &predictions, windows, options.seed),
+        headline,
+        headline_mean: mean,
+        headline_deviation: (squares / (folds - 1) as f64).sqrt(),
+    };
+    let json = serde_json::to_string_pretty(&result).map_err(|error| Error::Failed(error.to_string()))?;
+    write_atomic(options.out.join("cross_validation.json"), json + "\n")?;
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_sequences_share_a_fold_and_classes_are_spread() {
+        let windows: Vec<LabelledWindow> = (0..90usize)
+            .map(|i| LabelledWindow {
+                bases: format!("ACGT{}", "ACGT".repeat(i % 30)).into_bytes(),
+                label: (i % 30 % 3) as i32,
+                ..LabelledWindow::default()
+            })
+            .collect();
+        let folds = folds_of(&windows, 5, 7);
+        for (i, fold) in folds.iter().enumerate() {
+            assert_eq!(*fold, folds[i % 30]);
+        }
+        for fold in 0..5 {
+            let labels: Vec<i32> =
+                windows.iter().zip(&folds).filter(|(_, f)| **f == fold).map(|(window, _)| window.label).collect();
+            assert_eq!(labels.len(), 18);
+            assert!((0..3).all(|label| labels.iter().filter(|l| **l == label).count() == 6), "{labels:?}");
+        }
+        assert_eq!(folds, folds_of(&windows, 5, 7));
+        assert_ne!(folds, folds_of(&windows, 5, 8));
+    }
+}

@@ -1,0 +1,105 @@
+//! Every command of every page in `docs/` runs as it stands there, in a folder that holds the sample.
+//!
+//! A block of commands has lines that begin with `helixgrad`; a backslash at the end continues a line, `> FILE` takes what
+//! is printed. A block whose opening line has a second word, as in "```text regions.bed", is the file of that name. Pages
+//! are independent of one another; the commands of a page run one after the other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One step of a page, and the line where it begins.
+#[derive(Debug, PartialEq)]
+enum Step {
+    File { name: String, contents: String },
+    Run { line: usize, arguments: Vec<String>, to: Option<String> },
+}
+
+fn steps(page: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut lines = page.lines().enumerate();
+    while let Some((_, line)) = lines.next() {
+        let Some(opening) = line.strip_prefix("```") else { continue };
+        let block: Vec<(usize, &str)> = lines.by_ref().take_while(|(_, line)| !line.starts_with("```")).collect();
+        if let Some(name) = opening.split_whitespace().nth(1) {
+            let contents = block.iter().map(|(_, line)| format!("{line}\n")).collect();
+            steps.push(Step::File { name: name.into(), contents });
+            continue;
+        }
+        let mut command = String::new();
+        let mut start = 0;
+        for (number, line) in block {
+            if command.is_empty() {
+                start = number + 1;
+            }
+            let (text, goes_on) = line.strip_suffix('\\').map_or((line, false), |text| (text, true));
+            command += text;
+            if goes_on {
+                continue;
+            }
+            let words = command.split(" #").next().unwrap_or_default().split_whitespace();
+            let mut words: Vec<String> = words.map(str::to_owned).collect();
+            command.clear();
+            if words.first().is_none_or(|word| word != "helixgrad") {
+                continue;
+            }
+            let redirected = words.iter().position(|word| word == ">").map(|at| words.split_off(at));
+            let to = redirected.map(|words| words[1].clone());
+            steps.push(Step::Run { line: start, arguments: words.split_off(1), to });
+        }
+    }
+    steps
+}
+
+fn run_page(path: &Path) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample");
+    for (name, of) in [("sample.2bit", "grch37_X_46M-56M.2bit"), ("sample.gff3.gz", "grch37_X_46M-56M.gff3.gz")] {
+        fs::copy(sample.join(of), folder.path().join(name)).unwrap();
+    }
+    let mut commands = 0;
+    for step in steps(&fs::read_to_string(path).unwrap()) {
+        match step {
+            Step::File { name, contents } => fs::write(folder.path().join(name), contents).unwrap(),
+            Step::Run { line, arguments, to } => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_helixgrad"));
+                let output = command.args(&arguments).arg("--quiet").current_dir(folder.path()).output().unwrap();
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{}, line {line}: {arguments:?}\n{stderr}", path.display());
+                if let Some(name) = to {
+                    fs::write(folder.path().join(name), &output.stdout).unwrap();
+                }
+                commands += 1;
+            }
+        }
+    }
+    commands
+}
+
+#[test]
+fn every_command_of_every_page_runs() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages: Vec<PathBuf> = fs::read_dir(docs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect();
+    let commands: usize = std::thread::scope(|scope| {
+        let running: Vec<_> = pages.iter().map(|page| scope.spawn(|| run_page(page))).collect();
+        running.into_iter().map(|page| page.join().unwrap()).sum()
+    });
+    assert!(commands >= 10, "{commands} commands found in {} pages", pages.len());
+}
+
+#[test]
+fn steps_of_a_page() {
+    let page = "# x\n\n```text a.bed\nchr1\t0\t5\n```\nnot a command:\nhelixgrad demo\n\n```sh\nhelixgrad one --a \\\n    b # why\n\
+                ls\nhelixgrad two > out.txt\n```\n```python\nx = 1\n```\n";
+    let run = |line, arguments: &[&str], to: Option<&str>| Step::Run {
+        line,
+        arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+        to: to.map(str::to_owned),
+    };
+    let file = Step::File { name: "a.bed".into(), contents: "chr1\t0\t5\n".into() };
+    assert_eq!(steps(page), [file, run(10, &["one", "--a", "b"], None), run(13, &["two"], Some("out.txt"))]);
+}

@@ -1,0 +1,312 @@
+//! Fine-tuning and evaluation on tables of every kind: classes, numbers, several labels, pairs; early stopping,
+//! cross-validation, resuming; GUE's and DNABERT's own files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use helixgrad::kmer::labelled::{Head, example_batch};
+use helixgrad::kmer::table::{Answers, read_table};
+use helixgrad::kmer::vocabulary::{BaseOrder, CLS, SEP, Vocabulary};
+use serde_json::Value;
+
+fn helixgrad(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{arguments:?}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = helixgrad(arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+const TINY: [&str; 10] = ["--k", "3", "--layers", "1", "--hidden", "32", "--heads", "2", "--intermediate", "48"];
+const FAST: [&str; 8] = ["--epochs", "16", "--batch", "16", "--learning-rate", "4e-3", "--warmup", "0.05"];
+
+/// Bases in which the share of G and C says the answer.
+fn bases(index: usize, share: usize) -> String {
+    (0..40)
+        .map(|place| {
+            let word = helixgrad::philox::Philox::new(5, 0, 0).block((index * 64 + place) as u64);
+            let letters = if word[0] as usize % 10 < share { "GC" } else { "AT" };
+            char::from(letters.as_bytes()[word[1] as usize % 2])
+        })
+        .collect()
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+    fn table(&self, name: &str, header: &str, row: impl Fn(usize) -> String) -> String {
+        let rows: String = (0..160).map(|index| row(index) + "\n").collect();
+        fs::write(self.path(name), format!("{header}\n{rows}")).unwrap();
+        self.path(name)
+    }
+}
+
+fn train(data: &str, out: &str, extra: &[&str]) -> Value {
+    json(&[&["finetune", "--data", data, "--out", out][..], &TINY, &FAST, extra].concat())
+}
+
+fn figure(evaluation: &Value, name: &str) -> f64 {
+    let figure = &evaluation["scores"][name];
+    let (value, low, high) = (figure["value"].as_f64(), figure["interval"][0].as_f64(), figure["interval"][1].as_f64());
+    assert!(low <= value && value <= high, "{name}: {figure}");
+    value.unwrap()
+}
+
+#[test]
+fn numbers_are_learnt() {
+    let folder = Folder::new();
+    let data = folder.table("x.tsv", "sequence\tshare\tnegative", |i| {
+        let share = i * 7 % 11;
+        format!("{}\t{}\t{}", bases(i, share), share as f64 / 10.0, -(share as f64) / 5.0)
+    });
+    let model = folder.path("model");
+    let summary = train(&data, &model, &["--task", "regression", "--dev", &data]);
+    assert!(summary["dev_pearson"].as_f64().unwrap() > 0.7, "{summary}");
+    let found = json(&["evaluate", "--model", &model, "--data", &data]);
+    assert_eq!(found["labels"], serde_json::json!(["share", "negative"]));
+    assert!(
+        figure(&found, "pearson") > 0.7 && figure(&found, "spearman") > 0.7 && figure(&found, "mse") < 0.2,
+        "{found}"
+    );
+    let config: Value = serde_json::from_str(&fs::read_to_string(format!("{model}/config.json")).unwrap()).unwrap();
+    assert_eq!(config["problem_type"], "regression");
+    let text = helixgrad(&["evaluate", "--model", &model, "--data", &data, "--quiet"]);
+    assert!(String::from_utf8(text.stdout).unwrap().contains("Spearman"));
+    // Data of another kind.
+    let classes = folder.table("classes.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i, 5), i % 2));
+    assert!(refused(&["evaluate", "--model", &model, "--data", &classes]).contains("1 targets"));
+    let words = folder.table("words.tsv", "sequence\ta\tb", |i| format!("{}\tx\ty", bases(i, 5)));
+    assert!(refused(&["evaluate", "--model", &model, "--data", &words]).contains("line 2: \"x\""));
+}
+
+#[test]
+fn several_labels_are_learnt() {
+    let folder = Folder::new();
+    let data = folder.table("x.csv", "sequence,rich,poor,even", |i| {
+        let share = i * 7 % 11;
+        format!("{},{},{},{}", bases(i, share), u8::from(share > 5), u8::from(share < 5), i % 2)
+    });
+    let model = folder.path("model");
+    let summary = train(&data, &model, &["--task", "multi-label", "--dev", &data]);
+    assert!(summary["dev_macro_auroc"].as_f64().unwrap() > 0.7, "{summary}");
+    let found = json(&["evaluate", "--model", &model, "--data", &data]);
+    assert_eq!(found["labels"], serde_json::json!(["rich", "poor", "even"]));
+    assert!(figure(&found, "macro_auroc") > 0.7 && figure(&found, "macro_auprc") > 0.6, "{found}");
+    let config: Value = serde_json::from_str(&fs::read_to_string(format!("{model}/config.json")).unwrap()).unwrap();
+    assert_eq!(config["problem_type"], "multi_label_classification");
+}
+
+/// Equal or not: nothing but both sequences together says it.
+#[test]
+fn pairs_are_learnt() {
+    let folder = Folder::new();
+    let row = |i: usize| {
+        let (one, other) = (if i.is_multiple_of(2) { 9 } else { 1 }, if (i / 2).is_multiple_of(2) { 9 } else { 1 });
+        format!("{}\t{}\t{}", &bases(i, one)[..12], &bases(i + 1000, other)[..12], u8::from(one == other))
+    };
+    let data = folder.table("pairs.tsv", "first\tsecond\tlabel", row);
+    let model = folder.path("model");
+    let summary =
+        train(&data, &model, &["--pairs", "--dev", &data, "--hidden-dropout", "0", "--attention-dropout", "0"]);
+    assert!(summary["dev_mcc"].as_f64().unwrap() > 0.5, "{summary}");
+    let found = json(&["evaluate", "--model", &model, "--data", &data]);
+    assert!(figure(&found, "accuracy") > 0.7, "{found}");
+    assert!(refused(&["predict", "--model", &model, "--tsv", &data]).contains("pairs"));
+    let message = refused(
+        &[&["finetune", "--data", &data, "--pairs", "--head", "site", "--out", &folder.path("site")][..], &TINY]
+            .concat(),
+    );
+    assert!(message.contains("--head cls"), "{message}");
+}
+
+#[test]
+fn a_pair_is_laid_out_as_bert_reads_it() {
+    let folder = Folder::new();
+    let path = folder.path("p.tsv");
+    fs::write(&path, "a\tb\tlabel\nACGTA\tTTTT\t1\nACG\tCCCCC\t0\n").unwrap();
+    let table = read_table(Path::new(&path), Answers::Class, true).unwrap();
+    let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
+    let batch = example_batch(&table.windows.iter().collect::<Vec<_>>(), &vocabulary, None, Head::Cls).unwrap();
+    let id = |k_mer: &str| vocabulary.id(k_mer);
+    let expected = [
+        CLS,
+        id("ACG"),
+        id("CGT"),
+        id("GTA"),
+        SEP,
+        id("TTT"),
+        id("TTT"),
+        SEP,
+        CLS,
+        id("ACG"),
+        SEP,
+        id("CCC"),
+        id("CCC"),
+        id("CCC"),
+        SEP,
+    ];
+    assert_eq!(batch.tokens, expected);
+    assert_eq!(batch.token_types, [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]);
+    assert_eq!((batch.rows, batch.labels, batch.cu_seqlens), (vec![0, 8], vec![1, 0], vec![0, 8, 15]));
+}
+
+#[test]
+fn early_stopping_keeps_the_best_epoch_and_resumes_to_the_same_bits() {
+    let folder = Folder::new();
+    let row = |i: usize| format!("{}\t{}", bases(i, 3 + i % 2 * 2), i % 2);
+    let data = folder.table("x.tsv", "sequence\tlabel", row);
+    // Dev windows without a pattern: no epoch goes on being better for long.
+    let dev = folder.table("dev.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i + 500, 5), i / 3 % 2));
+    let run = |out: &str| {
+        let extra = ["--dev", &dev, "--early-stop", "2", "--keep", "20", "--epochs", "12", "--batch", "16"];
+        json(&[&["finetune", "--data", &data, "--out", out][..], &TINY, &extra].concat())
+    };
+    let (whole, broken) = (folder.path("whole"), folder.path("broken"));
+    let summary = run(&whole);
+    let best = summary["best_epoch"].as_u64().unwrap();
+    let made = summary["steps"].as_u64().unwrap() / 10;
+    assert!(made == best + 2 || made == 12, "{summary}");
+    let epochs: Vec<Value> = fs::read_to_string(format!("{whole}/metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mcc = |epoch: u64| epochs[epoch as usize - 1]["dev_mcc"].as_f64().unwrap();
+    assert!((1..=made).all(|epoch| mcc(epoch) <= mcc(best)));
+    assert_eq!(summary["dev_mcc"].as_f64().unwrap(), mcc(best));
+    let evaluated = json(&["evaluate", "--model", &whole, "--data", &dev]);
+    assert!((evaluated["mcc"].as_f64().unwrap() - mcc(best)).abs() < 1e-12);
+
+    // As after a kill in the second epoch.
+    run(&broken);
+    for entry in fs::read_dir(&broken).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.starts_with("checkpoint-") && name != "checkpoint-00000010" {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    fs::remove_file(format!("{broken}/model.safetensors")).unwrap();
+    let resumed = json(&["finetune", "--resume", "--out", &broken]);
+    assert_eq!(resumed["best_epoch"], summary["best_epoch"]);
+    let read = |out: &str| fs::read(format!("{out}/model.safetensors")).unwrap();
+    assert!(read(&whole) == read(&broken));
+    let message = refused(
+        &[&["finetune", "--data", &data, "--early-stop", "2", "--out", &folder.path("no")][..], &TINY].concat(),
+    );
+    assert!(message.contains("without dev windows"), "{message}");
+}
+
+#[test]
+fn cross_validation_predicts_every_window_once() {
+    let folder = Folder::new();
+    let row = |i: usize| format!("{},{}", bases(i, 1 + i % 3 * 4), i % 3);
+    let data = folder.table("x.csv", "sequence,label", row);
+    let out = folder.path("folds");
+    let arguments = [&["finetune", "--data", &data, "--folds", "4", "--out", &out][..], &TINY, &FAST].concat();
+    let result = json(&arguments);
+    assert_eq!((result["folds"].as_u64(), result["windows"].as_u64()), (Some(4), Some(160)));
+    assert!(result["pooled"]["mcc"]["value"].as_f64().unwrap() > 0.5, "{result}");
+    let headline: Vec<f64> = result["headline"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    assert_eq!(headline.len(), 4);
+    let mean = headline.iter().sum::<f64>() / 4.0;
+    assert!((result["headline_mean"].as_f64().unwrap() - mean).abs() < 1e-12);
+    assert!((1..=4).all(|fold| Path::new(&format!("{out}/fold-{fold}/model.safetensors")).is_file()));
+    assert!(Path::new(&format!("{out}/cross_validation.json")).is_file());
+    assert!(refused(&arguments).contains("already holds a cross-validation"));
+    // A fold that is missing is trained again, to the same figures.
+    fs::remove_dir_all(format!("{out}/fold-3")).unwrap();
+    assert_eq!(json(&["finetune", "--resume", "--out", &out]), result);
+    let message =
+        refused(&[&["finetune", "--data", &data, "--folds", "1", "--out", &folder.path("one")][..], &TINY].concat());
+    assert!(message.contains("at least 2"), "{message}");
+    let stopped = folder.path("stopped");
+    let stop = ["--folds", "3", "--early-stop", "1", "--epochs", "4", "--batch", "16"];
+    json(&[&["finetune", "--data", &data, "--out", &stopped][..], &TINY, &stop].concat());
+}
+
+fn shared(file: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(file);
+    if !path.is_file() {
+        eprintln!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// GUE's splice data (400 bases, three classes) and DNABERT's sample (6-mers, two classes), as they come.
+#[test]
+fn the_files_of_gue_and_dnabert() {
+    let folder = Folder::new();
+    for (file, rows, classes, width) in
+        [("gue_splice_dev/dev.csv", 4562, 3, 400), ("dnabert_vocab/dev.tsv", 1000, 2, 101)]
+    {
+        let Some(path) = shared(file) else { continue };
+        let table = read_table(&path, Answers::Class, false).unwrap();
+        assert_eq!(table.windows.len(), rows, "{file}");
+        assert!(table.windows.iter().all(|window| window.bases.len() == width), "{file}");
+        assert_eq!(helixgrad::kmer::labelled::classes(&table.windows), classes, "{file}");
+        // A few hundred rows train and are evaluated.
+        let text = fs::read_to_string(&path).unwrap();
+        let part = folder.path(path.file_name().unwrap().to_str().unwrap());
+        let lines: Vec<&str> = text.lines().collect();
+        let chosen: Vec<&str> = lines[1..].iter().step_by(lines.len() / 200).copied().collect();
+        fs::write(&part, format!("{}\n{}\n", lines[0], chosen.join("\n"))).unwrap();
+        let model = folder.path(&format!("model{classes}"));
+        let extra = ["--window", "60", "--epochs", "1", "--batch", "32"];
+        json(&[&["finetune", "--data", &part, "--out", &model][..], &TINY, &extra].concat());
+        let found = json(&["evaluate", "--model", &model, "--data", &part]);
+        assert_eq!(found["confusion"].as_array().unwrap().len(), classes);
+        figure(&found, "mcc");
+    }
+}
+
+/// Tables cut and changed at random are read or refused, never more than that.
+#[test]
+fn damaged_tables_never_panic() {
+    let folder = Folder::new();
+    let text = "sequence\tother\ta\tb\nACG CGT\tTTT\t1\t0\nACGT\tACN\t0\t1\n\"ACG\"\tAC\t1\t1\n";
+    let philox = helixgrad::philox::Philox::new(9, 0, 0);
+    let path = PathBuf::from(folder.path("x"));
+    let (mut read, mut errors) = (0, 0);
+    for round in 0..3000u64 {
+        let mut bytes = text.as_bytes().to_vec();
+        let [a, b, c, d] = philox.block(round);
+        let length = bytes.len();
+        bytes[a as usize % length] = b"\t,\n\r\"ACGT01 x\xff\0-"[b as usize % 16];
+        if d.is_multiple_of(2) {
+            bytes.truncate(c as usize % length);
+        }
+        fs::write(&path, &bytes).unwrap();
+        for answers in [Answers::Class, Answers::Numbers, Answers::Flags] {
+            for pairs in [false, true] {
+                match read_table(&path, answers, pairs) {
+                    Ok(table) => read += table.windows.len(),
+                    Err(error) => {
+                        errors += 1;
+                        assert_eq!(error.exit_code(), 2);
+                    }
+                }
+            }
+        }
+    }
+    assert!(read > 100 && errors > 100);
+}
