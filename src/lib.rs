@@ -12,6 +12,7 @@
 //! | [`model`] | BERT and its heads |
 //! | [`optim`] | AdamW, schedules, clipping |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
+//! | [`inference`] | scoring windows, and what it is used for: scans, variants, motifs |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod device;
 pub mod error;
 pub mod genome;
+pub mod inference;
 pub mod kmer;
 pub mod model;
 pub mod ops;

@@ -2,6 +2,7 @@
 //!
 //! stdout carries the result (text, or one JSON object with `--json`), stderr the log and the progress bar.
 
+mod attention;
 mod bench;
 pub mod config;
 mod demo;
@@ -10,10 +11,13 @@ mod evaluate;
 mod finetune;
 mod genome;
 mod model;
+mod motifs;
 mod predict;
 mod pretrain;
 mod run_folder;
+mod scan;
 mod splice;
+mod variants;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -133,8 +137,16 @@ enum Command {
     Finetune(finetune::Args),
     /// Evaluate a fine-tuned model on labelled windows.
     Evaluate(evaluate::Args),
-    /// Class probabilities for windows in a FASTA or TSV file.
+    /// Class probabilities for windows in a FASTA, TSV or BED file.
     Predict(predict::Args),
+    /// Splice sites of a genome: every position on both strands, to BED, bedGraph and bigWig.
+    Scan(scan::Args),
+    /// What variants do to splice sites: a VCF file with gains and losses, or every single-base change of a region.
+    Variants(variants::Args),
+    /// What a model looks at: attention from `[CLS]` or from the site, any layer and head.
+    Attention(attention::Args),
+    /// Motifs of a class from high attention, as MEME and as logos.
+    Motifs(motifs::Args),
     /// Measure throughput.
     Bench(bench::Args),
     /// What this build embeds, what this machine has, and what is missing.
@@ -174,6 +186,10 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, &common),
         Command::Evaluate(args) => evaluate::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
+        Command::Scan(args) => scan::run(&args, &common),
+        Command::Variants(args) => variants::run(&args, &common),
+        Command::Attention(args) => attention::run(&args, &common),
+        Command::Motifs(args) => motifs::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }

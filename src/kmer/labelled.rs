@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use super::lines::{self, Lines, read_error};
+use super::lines::Lines;
+use super::sequences::{self, Named};
 use super::vocabulary::{CLS, SEP, Vocabulary};
 use crate::{Error, Result};
 
@@ -65,26 +66,7 @@ pub fn classes(windows: &[LabelledWindow]) -> usize {
 /// [`Error::Io`]; [`Error::Input`] with the record for letters that are no bases, a record without any, damaged files,
 /// and files without records.
 pub fn read_fasta(path: impl AsRef<Path>) -> Result<Vec<(String, Vec<u8>)>> {
-    let path = path.as_ref();
-    let mut reader = noodles_fasta::io::Reader::new(lines::open(path)?);
-    let mut records = Vec::new();
-    for record in reader.records() {
-        let place = format!("record {}", records.len() + 1);
-        let record = record.map_err(read_error(path, place.clone()))?;
-        let wrong = |found: String, remedy: &str| Error::input(path, place.clone(), found, remedy);
-        let name = record.name().to_vec();
-        let name = String::from_utf8(name).map_err(|_| wrong("the name is not UTF-8".into(), "rename the record"))?;
-        let bases = record.sequence().as_ref().to_vec();
-        if bases.is_empty() {
-            return Err(wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
-        }
-        check_bases(&bases).map_err(|(found, remedy)| wrong(format!("{name:?}: {found}"), &remedy))?;
-        records.push((name, bases));
-    }
-    if records.is_empty() {
-        return Err(Error::input(path, "", "no FASTA records", "give a file with `>name` lines and bases below them"));
-    }
-    Ok(records)
+    sequences::fasta(path.as_ref())?.map(|record| record.map(|Named { name, bases }| (name, bases))).collect()
 }
 
 /// Which token of a window the classifier reads.
@@ -138,7 +120,7 @@ pub fn classification_batch(
 }
 
 /// What was found and what to do about it; the caller knows the file and the line.
-type Finding = (String, String);
+pub(super) type Finding = (String, String);
 
 fn separator_of(header: &str) -> Result<char, Finding> {
     let separator = if header.contains('\t') { '\t' } else { ',' };
@@ -172,7 +154,7 @@ fn parse_label(text: &str) -> Result<i32, Finding> {
     }
 }
 
-fn parse_sequence(text: &str) -> Result<Vec<u8>, Finding> {
+pub(super) fn parse_sequence(text: &str) -> Result<Vec<u8>, Finding> {
     let mut k_mers = text.split_ascii_whitespace().map(str::as_bytes);
     let Some(first) = k_mers.next() else {
         return Err(("an empty sequence".into(), "remove the line, or write its sequence".into()));
@@ -194,7 +176,7 @@ fn parse_sequence(text: &str) -> Result<Vec<u8>, Finding> {
     Ok(bases)
 }
 
-fn check_bases(bases: &[u8]) -> Result<(), Finding> {
+pub(super) fn check_bases(bases: &[u8]) -> Result<(), Finding> {
     match bases.iter().position(|base| !BASE_LETTERS.contains(&base.to_ascii_uppercase())) {
         None => Ok(()),
         Some(place) => {

@@ -13,5 +13,6 @@ pub mod labelled;
 pub mod lines;
 pub mod masking;
 pub mod regions;
+pub mod sequences;
 pub mod text;
 pub mod vocabulary;

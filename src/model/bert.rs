@@ -147,6 +147,18 @@ impl Model {
         Ok(hidden)
     }
 
+    /// Queries, keys and values of layer `layer` (from 0), `[total_tokens, 3 hidden]`, from what goes into it: an element
+    /// of what [`Model::encode`] returns.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If there is no such layer: a fault of the caller, never of input.
+    pub fn queries_keys_values(&self, tape: &mut Tape, input: Tensor, layer: usize) -> Result<Tensor> {
+        linear(tape, &self.parameters, input, self.layout.layers[layer].qkv)
+    }
+
     fn embed(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
         let embedded = ops::embedding(tape, &self.parameters, batch, self.layout.embeddings)?;
         let embedded = ops::layernorm(tape, &self.parameters, embedded, None, 0.0, self.layout.embedding_norm)?;

@@ -12,5 +12,5 @@ pub mod table;
 
 pub use html::Page;
 pub use progress::Progress;
-pub use svg::{BarChart, ConfusionChart, LineChart, Svg};
+pub use svg::{BarChart, ConfusionChart, HeatMap, LineChart, SequenceLogo, Svg};
 pub use table::{Best, Cell, Table};
