@@ -129,7 +129,9 @@ pub(super) fn heads(text: &str) -> Result<Heads> {
 /// A number from 1, as one from 0.
 fn number(option: &str, text: &str) -> Result<usize> {
     let number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-    number.ok_or_else(|| Error::usage(format!("{option} {text}"), "give a number from 1, or one of the words that --help names"))
+    number.ok_or_else(|| {
+        Error::usage(format!("{option} {text}"), "give a number from 1, or one of the words that --help names")
+    })
 }
 
 struct Table {

@@ -10,8 +10,8 @@ use super::attention::layers;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::labelled::read_labelled;
-use crate::output::write_folder_atomic;
 use crate::output::write_atomic;
+use crate::output::write_folder_atomic;
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
 use crate::train::checkpoint;
@@ -86,7 +86,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 
     let windows = read_labelled(&args.data)?;
     let (least, most) = observer.lengths();
-    if let Some(index) = windows.iter().position(|window| window.bases.len() < least || most.is_some_and(|most| window.bases.len() > most)) {
+    if let Some(index) = windows
+        .iter()
+        .position(|window| window.bases.len() < least || most.is_some_and(|most| window.bases.len() > most))
+    {
         let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
         let found = format!("{} bases", windows[index].bases.len());
         let remedy = format!("this model reads windows of at least {least} bases{most}");
@@ -117,7 +120,8 @@ fn class(text: &str, labels: &[String]) -> Result<usize> {
     let by_name = labels.iter().position(|label| label == text);
     let by_number = || text.parse().ok().filter(|number| *number < labels.len());
     by_name.or_else(by_number).ok_or_else(|| {
-        let names: Vec<String> = labels.iter().enumerate().map(|(number, label)| format!("{label} ({number})")).collect();
+        let names: Vec<String> =
+            labels.iter().enumerate().map(|(number, label)| format!("{label} ({number})")).collect();
         Error::usage(format!("--class {text}"), format!("this model's classes are {}", names.join(", ")))
     })
 }

@@ -130,9 +130,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 /// Refuses windows that are too short or too long, by their names.
 fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
     let length = window.bases.len();
-    let wrong = |remedy: String| {
-        Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy))
-    };
+    let wrong = |remedy: String| Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy));
     if length < scorer.least() {
         let least = scorer.least();
         return wrong(format!("this model takes windows of {least} bases or more, with the site in the middle"));
@@ -166,7 +164,9 @@ impl Output {
                 let path = file.path().to_owned();
                 file.write_all(text.as_bytes()).map_err(Error::io("write", path))
             }
-            Self::Stdout { spool, .. } => spool.write_all(text.as_bytes()).map_err(Error::io("write to", std::env::temp_dir())),
+            Self::Stdout { spool, .. } => {
+                spool.write_all(text.as_bytes()).map_err(Error::io("write to", std::env::temp_dir()))
+            }
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// What to write, separated by commas.
-    #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',', default_values = ["bed", "bed-graph", "big-wig"])]
+    #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',', default_values = ["bed", "bedgraph", "bigwig"])]
     format: Vec<Format>,
     /// The lowest probability in the BED file.
     #[arg(long, value_name = "P", default_value_t = 0.5)]
@@ -74,7 +74,8 @@ pub struct Args {
 /// # Errors
 /// Those of reading, scoring and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
-    let (min_site, min_track) = (probability("--min-score", args.min_score)?, probability("--min-track-score", args.min_track_score)?);
+    let (min_site, min_track) =
+        (probability("--min-score", args.min_score)?, probability("--min-track-score", args.min_track_score)?);
     let genome = Genome::open(&args.genome)?;
     let region = args.region.as_ref().map(|text| Region::parse(&genome, text)).transpose()?;
     let truth = args.annotation.as_ref().map(|path| {
@@ -127,7 +128,10 @@ fn human(summary: &Summary) -> String {
         count(summary.sites)
     );
     if summary.unscored > 0 {
-        text += &format!("\n{} positions have no call: their window leaves the sequence or holds an N", count(summary.unscored));
+        text += &format!(
+            "\n{} positions have no call: their window leaves the sequence or holds an N",
+            count(summary.unscored)
+        );
     }
     if !summary.accuracy.is_empty() {
         text += &format!("\n\n{}", report::table(&summary.accuracy));

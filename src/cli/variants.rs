@@ -84,12 +84,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let genes = genes.transpose()?;
     let (device, dtype) = common.device()?;
     let scorer = SpliceScorer::new(Scorer::new(checkpoint::load(&args.model)?, device, dtype)?, args.window)?;
-    let options = Options {
-        distance: args.distance,
-        most_bases: args.max_bases,
-        positions: args.positions,
-        quiet: common.quiet,
-    };
+    let options =
+        Options { distance: args.distance, most_bases: args.max_bases, positions: args.positions, quiet: common.quiet };
     let annotator =
         Annotator { scorer: &scorer, genome: &genome, aliases: &aliases, genes: genes.as_ref(), options: &options };
     match (&args.vcf, &region) {
@@ -128,10 +124,12 @@ fn human(summary: &Summary) -> String {
 }
 
 fn human_saturation(summary: &saturation::Summary) -> String {
-    let mut text =
-        format!("{} changes at {} a second", count(summary.changes), short(summary.changes_per_second));
+    let mut text = format!("{} changes at {} a second", count(summary.changes), short(summary.changes_per_second));
     if summary.unreadable > 0 {
-        text += &format!(", {} of them without a score: their windows leave the sequence or hold an N", count(summary.unreadable));
+        text += &format!(
+            ", {} of them without a score: their windows leave the sequence or hold an N",
+            count(summary.unreadable)
+        );
     }
     summary.files.iter().for_each(|file| text += &format!("\n{}", file.display()));
     text

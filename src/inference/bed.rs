@@ -112,7 +112,8 @@ fn parse(line: &str, genome: &Genome, aliases: &Aliases) -> Result<Interval, (St
     };
     let Some(index) = aliases.resolve(genome, sequence) else {
         let found = format!("there is no sequence {sequence:?} in {}", genome.path().display());
-        let remedy = format!("`helixgrad genome info` lists all; say which names mean the same with --alias {sequence}=NAME");
+        let remedy =
+            format!("`helixgrad genome info` lists all; say which names mean the same with --alias {sequence}=NAME");
         return Err((found, remedy));
     };
     let number = |what: &str, text: &str| {

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::workers::Workers;
+use crate::Result;
 use crate::device::{DType, Device};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
 use crate::train::finetune::classify;
-use crate::Result;
 
 /// Bases that a thread of the CPU works on at a time: the activations of a small model then fit its L2 cache. (With a
 /// model of 3 x 128, 1,024 and 4,096 are equally fast and 16,384 a fifth slower.)

@@ -21,7 +21,9 @@ fn every_source_gives_the_same_probabilities() {
         if strand == '-' { reverse_complement(bases) } else { bases.to_vec() }
     };
     let text_of = |place: (&str, usize, usize, char)| String::from_utf8(of(place)).unwrap();
-    let rows = |make: &dyn Fn((&str, usize, usize, char)) -> String| places.iter().map(|&place| make(place)).collect::<String>();
+    let rows = |make: &dyn Fn((&str, usize, usize, char)) -> String| {
+        places.iter().map(|&place| make(place)).collect::<String>()
+    };
     fs::write(path("w.fa"), rows(&|place| format!(">{}\n{}\n", place.1, text_of(place)))).unwrap();
     fs::write(path("w.tsv"), format!("sequence\n{}", rows(&|place| text_of(place) + "\n"))).unwrap();
     fs::write(path("l.csv"), format!("sequence,label\n{}", rows(&|place| text_of(place) + ",1\n"))).unwrap();
@@ -34,7 +36,8 @@ fn every_source_gives_the_same_probabilities() {
         rows.map(|row| row["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect()).collect()
     };
     let from_fasta = predict(&["--fasta", &path("w.fa")]);
-    let from_bed = predict(&["--bed", &path("w.bed"), "--genome", text(&genome), "--alias", "chrx=x", "--alias", "chry=y"]);
+    let from_bed =
+        predict(&["--bed", &path("w.bed"), "--genome", text(&genome), "--alias", "chrx=x", "--alias", "chry=y"]);
     let mut plain = Plain::new(&model_path);
     for (row, place) in probabilities(&from_fasta).iter().zip(places) {
         let bases = of(place);

@@ -40,7 +40,9 @@ fn expected(plain: &mut Plain, sequences: &[(&str, &[u8])], gt_ag: bool) -> (Cal
     let (mut calls, mut unscored) = (Calls::new(), 0);
     for (name, bases) in sequences {
         for base in 0..bases.len() {
-            for (index, (kind, strand)) in KINDS.into_iter().flat_map(|kind| STRANDS.map(|strand| (kind, strand))).enumerate() {
+            for (index, (kind, strand)) in
+                KINDS.into_iter().flat_map(|kind| STRANDS.map(|strand| (kind, strand))).enumerate()
+            {
                 // The intron's outermost base: what the boundary is before or behind.
                 let behind = matches!((kind, strand), (Kind::Donor, Strand::Plus) | (Kind::Acceptor, Strand::Minus));
                 let boundary = if behind { base } else { base + 1 };
@@ -88,7 +90,8 @@ fn calls_are_those_of_a_plain_scorer_and_the_files_agree() {
     let mut plain = Plain::new(&model);
     for (positions, gt_ag) in [("all", false), ("gt-ag", true)] {
         let out = folder.path().join(positions);
-        let summary = scan(&model, &genome, &out, &["--positions", positions, "--min-track-score", "0", "--min-score", "0.4"]);
+        let summary =
+            scan(&model, &genome, &out, &["--positions", positions, "--min-track-score", "0", "--min-score", "0.4"]);
         let (calls, unscored) = expected(&mut plain, &sequences, gt_ag);
         assert!(calls.len() > 500);
         let found = read_bedgraphs(&out);
@@ -137,7 +140,12 @@ fn calls_are_those_of_a_plain_scorer_and_the_files_agree() {
     // A part has the calls of the whole in it, whatever the number of threads.
     let whole = read_bedgraphs(&folder.path().join("all"));
     let out = folder.path().join("part");
-    scan(&model, &genome, &out, &["--positions", "all", "--min-track-score", "0", "--region", "z:101-230", "--threads", "1"]);
+    scan(
+        &model,
+        &genome,
+        &out,
+        &["--positions", "all", "--min-track-score", "0", "--region", "z:101-230", "--threads", "1"],
+    );
     let part = whole.into_iter().filter(|((_, name, base), _)| name == "z" && (100..230).contains(base)).collect();
     assert_same(&read_bedgraphs(&out), &part);
 }
@@ -172,7 +180,8 @@ fn a_killed_scan_goes_on_to_the_same_bytes() {
     let mut resumed = arguments(&broken);
     let mut kills = 0;
     while kills < 4 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(&resumed).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(&resumed).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         let state = broken.join(".partial/state.json");
         let before = fs::metadata(&state).ok().and_then(|data| data.modified().ok());

@@ -47,7 +47,8 @@ fn expected(
             for b in near {
                 let Some(own) = plain.site(here, b, strand, gt_ag) else { continue };
                 let mut best = 0.0_f64;
-                let partners = pairs.iter().map(|&(r, a)| if is_gain { (a, r) } else { (r, a) }).filter(|pair| pair.0 == b);
+                let partners =
+                    pairs.iter().map(|&(r, a)| if is_gain { (a, r) } else { (r, a) }).filter(|pair| pair.0 == b);
                 let mut readable = true;
                 for (_, partner) in partners {
                     match plain.site(there, partner, strand, gt_ag) {
@@ -70,7 +71,8 @@ fn expected(
                         true if b >= at + inserted.len() => b - inserted.len() + replaced,
                         true => at + (b - at).min(replaced),
                     };
-                    let before = matches!((kind, strand), (Kind::Donor, Strand::Plus) | (Kind::Acceptor, Strand::Minus));
+                    let before =
+                        matches!((kind, strand), (Kind::Donor, Strand::Plus) | (Kind::Acceptor, Strand::Minus));
                     deltas[index] = (delta, boundary as i64 - i64::from(before));
                 }
             }
@@ -80,7 +82,8 @@ fn expected(
 }
 
 fn annotate(model: &Path, genome: &Path, vcf: &Path, out: &Path, extra: &[&str]) -> serde_json::Value {
-    let command = ["variants", "--model", text(model), "--genome", text(genome), "--vcf", text(vcf), "--out", text(out)];
+    let command =
+        ["variants", "--model", text(model), "--genome", text(genome), "--vcf", text(vcf), "--out", text(out)];
     json(&[&command, extra].concat())
 }
 
@@ -119,7 +122,8 @@ fn deltas_are_those_of_whole_haplotypes() {
         let at = position - 1;
         let own = &sequence[at..at + replaced];
         let text = |bases: &[u8]| String::from_utf8(bases.to_vec()).unwrap();
-        let is_same_start = !own.is_empty() && !inserted.is_empty() && (own[0] == inserted[0] || own.last() == inserted.last());
+        let is_same_start =
+            !own.is_empty() && !inserted.is_empty() && (own[0] == inserted[0] || own.last() == inserted.last());
         if own == inserted || is_same_start {
             continue;
         }
@@ -156,7 +160,11 @@ fn deltas_are_those_of_whole_haplotypes() {
                     compared += 1;
                     if score > 1e-3 {
                         changed += 1;
-                        assert_eq!(columns[7 + index], (base + 1 - *position as i64).to_string(), "{line} {strand}: {deltas:?}");
+                        assert_eq!(
+                            columns[7 + index],
+                            (base + 1 - *position as i64).to_string(),
+                            "{line} {strand}: {deltas:?}"
+                        );
                     }
                 }
             }
@@ -328,7 +336,8 @@ fn saturation_is_every_change_of_a_vcf() {
     fs::write(&vcf, records).unwrap();
     annotate(&model, &genome, &vcf, &out, &[]);
     let written = fs::read_to_string(&out).unwrap();
-    let values: Vec<&str> = written.lines().filter_map(|line| field(line, "HELIXGRAD")).flat_map(|v| v.split(',')).collect();
+    let values: Vec<&str> =
+        written.lines().filter_map(|line| field(line, "HELIXGRAD")).flat_map(|v| v.split(',')).collect();
     let table_text = fs::read_to_string(&table).unwrap();
     let rows: Vec<Vec<&str>> = table_text.lines().skip(1).map(|line| line.split('\t').collect()).collect();
     assert_eq!((rows.len(), values.len()), (120, 120));

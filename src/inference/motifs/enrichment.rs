@@ -71,7 +71,8 @@ mod tests {
             for sample in 0..=total {
                 for marked in 0..=total {
                     for found in 0..=marked.min(sample) {
-                        let (tail, exact) = (hypergeometric_tail(found, total, sample, marked), exact(found, total, sample, marked));
+                        let (tail, exact) =
+                            (hypergeometric_tail(found, total, sample, marked), exact(found, total, sample, marked));
                         assert!((tail - exact).abs() < 1e-9, "{found} {total} {sample} {marked}: {tail} {exact}");
                     }
                 }

@@ -41,7 +41,9 @@ fn best_alignment(seed: &[u8], word: &[u8]) -> (usize, i64) {
     // `offset` is where the word begins in the seed.
     for offset in 1 - length..seed_length {
         let equal = (0..length)
-            .filter(|&at| usize::try_from(at + offset).ok().and_then(|place| seed.get(place)) == Some(&word[at as usize]))
+            .filter(|&at| {
+                usize::try_from(at + offset).ok().and_then(|place| seed.get(place)) == Some(&word[at as usize])
+            })
             .count();
         if equal > best.0 {
             best = (equal, -offset);

@@ -45,7 +45,10 @@ impl Options {
             ));
         }
         if !(self.max_fdr > 0.0 && self.max_fdr <= 1.0) {
-            return Err(Error::usage(format!("a false discovery rate of {}", self.max_fdr), "give one above 0, up to 1"));
+            return Err(Error::usage(
+                format!("a false discovery rate of {}", self.max_fdr),
+                "give one above 0, up to 1",
+            ));
         }
         Ok(())
     }
@@ -185,7 +188,8 @@ fn counted(cluster: &Cluster, words: &[Word], class: &[(Vec<u8>, Vec<f32>)], win
     };
     for (sequence, start) in starts {
         let Some(bases) = class[sequence].0.get(start..start + window) else { continue };
-        let rows: Option<Vec<usize>> = bases.iter().map(|base| b"ACGT".iter().position(|known| known == base)).collect();
+        let rows: Option<Vec<usize>> =
+            bases.iter().map(|base| b"ACGT".iter().position(|known| known == base)).collect();
         let Some(rows) = rows else { continue };
         motif.places += 1;
         rows.into_iter().zip(&mut motif.counts).for_each(|(row, counts)| counts[row] += 1);
@@ -232,20 +236,34 @@ mod tests {
         let consensus: Vec<u8> = motif
             .counts
             .iter()
-            .map(|counts| if counts.iter().max() == Some(&60) { b"ACGT"[counts.iter().position(|&c| c == 60).unwrap()] } else { b'.' })
+            .map(|counts| {
+                if counts.iter().max() == Some(&60) {
+                    b"ACGT"[counts.iter().position(|&c| c == 60).unwrap()]
+                } else {
+                    b'.'
+                }
+            })
             .collect();
         assert_eq!(consensus, b"..TATAATGC..");
         assert!(findings.tested > 20 && findings.words.len() == 3);
 
-        let shuffled: Vec<(Vec<u8>, Vec<f32>)> =
-            class.iter().enumerate().map(|(number, (_, attention))| (background(5000 + number as u64, 60), attention.clone())).collect();
+        let shuffled: Vec<(Vec<u8>, Vec<f32>)> = class
+            .iter()
+            .enumerate()
+            .map(|(number, (_, attention))| (background(5000 + number as u64, 60), attention.clone()))
+            .collect();
         assert!(find(&shuffled, &others, &Options::DNABERT).unwrap().motifs.is_empty());
     }
 
     #[test]
     fn both_sides_are_needed() {
         let class = [(b"ACGT".to_vec(), vec![1.0; 4])];
-        assert!(find(&class, &[], &Options::DNABERT).unwrap_err().to_string().contains("1 sequences of the class and 0 others"));
+        assert!(
+            find(&class, &[], &Options::DNABERT)
+                .unwrap_err()
+                .to_string()
+                .contains("1 sequences of the class and 0 others")
+        );
         assert!(find(&class, &[b"ACGT".to_vec()], &Options { max_fdr: 0.0, ..Options::DNABERT }).is_err());
         assert!(find(&class, &[b"ACGT".to_vec()], &Options { window: 2, ..Options::DNABERT }).is_err());
     }

@@ -50,6 +50,12 @@ impl Journal {
         fingerprint: Value,
         resume: bool,
     ) -> Result<(Self, Option<S>)> {
+        if resume && !is_interrupted(out) {
+            return Err(Error::usage(
+                format!("--resume, but {} has no interrupted scan", out.display()),
+                "leave --resume out to begin one",
+            ));
+        }
         let folder = out.join(FOLDER);
         fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
         let lock = lock(&folder)?;
@@ -62,8 +68,12 @@ impl Journal {
         for (index, name) in names.iter().enumerate() {
             let path = folder.join(name);
             let length = saved.as_ref().map_or(Some(0), |state| state["lengths"][index].as_u64());
-            let mut file =
-                OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io("open", &path))?;
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(Error::io("open", &path))?;
             let present = file.metadata().map_err(Error::io("read", &path))?.len();
             let length = length.filter(|&length| length <= present).ok_or_else(|| damaged(&path, "it is cut short"))?;
             file.set_len(length).map_err(Error::io("write", &path))?;
@@ -146,18 +156,16 @@ fn lock(folder: &Path) -> Result<File> {
 }
 
 fn damaged(path: &Path, what: &str) -> Error {
-    Error::input(path, "", format!("the working file of an interrupted scan is damaged: {what}"), "remove the folder and scan anew")
+    Error::input(
+        path,
+        "",
+        format!("the working file of an interrupted scan is damaged: {what}"),
+        "remove the folder and scan anew",
+    )
 }
 
 fn read_state(folder: &Path, fingerprint: &Value) -> Result<Value> {
     let path = folder.join(STATE);
-    if !path.is_file() {
-        let out = folder.parent().unwrap_or(folder);
-        return Err(Error::usage(
-            format!("--resume, but {} has no interrupted scan", out.display()),
-            "leave --resume out to begin one",
-        ));
-    }
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     let state: Value = serde_json::from_str(&text).map_err(|error| damaged(&path, &error.to_string()))?;
     let before = state["fingerprint"].as_object().ok_or_else(|| damaged(&path, "no fingerprint"))?;

@@ -74,8 +74,10 @@ pub enum Format {
     /// `sites.bed`: the calls above the threshold of sites, donors and acceptors of both strands.
     Bed,
     /// A file for each of [`TRACKS`] with the calls above the threshold of tracks.
+    #[value(name = "bedgraph")]
     BedGraph,
     /// The same as bigWig.
+    #[value(name = "bigwig")]
     BigWig,
 }
 
@@ -223,7 +225,8 @@ fn check_folder(options: &Options) -> Result<()> {
 }
 
 fn regions(genome: &Genome, options: &Options) -> Vec<Region> {
-    let all = |(index, sequence): (usize, &crate::genome::twobit::Sequence)| Region { index, range: 0..sequence.length };
+    let all =
+        |(index, sequence): (usize, &crate::genome::twobit::Sequence)| Region { index, range: 0..sequence.length };
     match &options.region {
         Some(region) => vec![region.clone()],
         None => genome.sequences().iter().enumerate().map(all).collect(),

@@ -147,7 +147,13 @@ impl Haplotypes {
                         continue;
                     }
                     let base = self.exon_base(b, side.here, kind, strand);
-                    questions.asked.push(Question { is_gain: index == 1, kind, base, first: windows.len(), others: others.len() });
+                    questions.asked.push(Question {
+                        is_gain: index == 1,
+                        kind,
+                        base,
+                        first: windows.len(),
+                        others: others.len(),
+                    });
                     windows.push(window);
                     windows.extend(others);
                 }
@@ -216,7 +222,8 @@ mod tests {
 
     #[test]
     fn boundaries_and_their_places() {
-        let haplotypes = |replaced: usize, inserted: &[u8]| Haplotypes::new(b"ACGTACGTAC", 100, 104, replaced, inserted);
+        let haplotypes =
+            |replaced: usize, inserted: &[u8]| Haplotypes::new(b"ACGTACGTAC", 100, 104, replaced, inserted);
         let places = |h: &Haplotypes, b: usize, alternate: bool| {
             let (here, there) = if alternate { (h.inserted, h.replaced) } else { (h.replaced, h.inserted) };
             h.places(b, here, there).collect::<Vec<_>>()

@@ -154,12 +154,18 @@ impl Annotator<'_> {
             let place = format!("line {}", reader.number());
             let Some(line) = line else {
                 let remedy = "give a VCF file with its header";
-                return Err(Error::input(input, place, "the file ends before the line that begins with #CHROM", remedy));
+                return Err(Error::input(
+                    input,
+                    place,
+                    "the file ends before the line that begins with #CHROM",
+                    remedy,
+                ));
             };
             if line.starts_with(b"##") {
                 let ours = [FIELD, SKIPPED].map(|field| format!("##INFO=<ID={field},"));
                 if ours.iter().any(|ours| line.starts_with(ours.as_bytes())) {
-                    let remedy = format!("take the old ones out first: bcftools annotate -x INFO/{FIELD},INFO/{SKIPPED}");
+                    let remedy =
+                        format!("take the old ones out first: bcftools annotate -x INFO/{FIELD},INFO/{SKIPPED}");
                     return Err(Error::input(input, place, "the file has these scores already", remedy));
                 }
                 output.write(&line)?;
@@ -304,7 +310,8 @@ impl Annotator<'_> {
         let (mut values, mut skipped) = (Vec::new(), Vec::new());
         for (allele, asked) in record.alternates.iter().zip(asked) {
             let effects = asked.as_ref().map_err(|reason| *reason).and_then(|asked| {
-                let effects: Vec<_> = asked.iter().map(|(gene, asked)| (gene, asked.strand, asked.effect(scores))).collect();
+                let effects: Vec<_> =
+                    asked.iter().map(|(gene, asked)| (gene, asked.strand, asked.effect(scores))).collect();
                 // Nothing changes where all can be read; where some cannot, that would be a guess.
                 let is_unknown = |(_, _, effect): &(_, _, Effect)| effect.unreadable > 0 && effect.largest().0 == 0;
                 if effects.iter().all(is_unknown) { Err("window_not_readable") } else { Ok(effects) }

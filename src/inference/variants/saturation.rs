@@ -166,7 +166,8 @@ fn table_row(text: &mut String, name: &str, at: u32, (base, alternate): (u8, u8)
 
 /// The change furthest from 0: a gain's score, or minus a loss's.
 fn strongest(effect: &Effect) -> f64 {
-    let largest = |deltas: &[super::effect::Delta; 2]| deltas.iter().map(|delta| delta.score.value()).fold(0.0, f64::max);
+    let largest =
+        |deltas: &[super::effect::Delta; 2]| deltas.iter().map(|delta| delta.score.value()).fold(0.0, f64::max);
     let (gain, loss) = (largest(&effect.gain), largest(&effect.loss));
     if gain >= loss { gain } else { -loss }
 }

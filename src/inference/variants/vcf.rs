@@ -167,7 +167,10 @@ fn allele(text: &str, reference: &[u8]) -> Result<Allele, Finding> {
         Err("breakend")
     } else if upper.is_empty() || !upper.iter().all(|&base| is_base_letter(base)) {
         let found = format!("ALT {:?} is no allele", excerpt(text.as_bytes()));
-        return Err((found, "write bases, *, a symbolic allele as <DEL>, or a breakend, with commas between them".into()));
+        return Err((
+            found,
+            "write bases, *, a symbolic allele as <DEL>, or a breakend, with commas between them".into(),
+        ));
     } else if !upper.iter().all(known) || !reference.iter().all(known) {
         Err("unknown_bases")
     } else if upper == reference {
@@ -290,7 +293,13 @@ mod tests {
 
     #[test]
     fn codes_and_escapes() {
-        assert!(agrees(b'A', b'A') && !agrees(b'A', b'N') && agrees(b'R', b'G') && !agrees(b'R', b'T') && agrees(b'R', b'N'));
+        assert!(
+            agrees(b'A', b'A')
+                && !agrees(b'A', b'N')
+                && agrees(b'R', b'G')
+                && !agrees(b'R', b'T')
+                && agrees(b'R', b'N')
+        );
         assert_eq!(escaped("gene:A b|c"), "gene%3AA%20b%7Cc");
     }
 }

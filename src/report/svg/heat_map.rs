@@ -62,7 +62,12 @@ impl HeatMap {
                 ));
             }
             if width >= NARROWEST_LETTER {
-                canvas.text((x + width / 2.0, bottom + 14.0), Anchor::Middle, "hx-muted hx-small", &shorten(name, width.max(8.0)));
+                canvas.text(
+                    (x + width / 2.0, bottom + 14.0),
+                    Anchor::Middle,
+                    "hx-muted hx-small",
+                    &shorten(name, width.max(8.0)),
+                );
             }
         }
         canvas.finish(bottom + 22.0, &self.title, &self.description())
