@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Common;
+use super::{Common, config};
 use crate::device::DType;
 use crate::genome::alias::Aliases;
 use crate::genome::annotation::Annotation;
@@ -64,8 +64,10 @@ pub struct Args {
     /// A file of such pairs, two columns.
     #[arg(long, value_name = "FILE", requires = "annotation")]
     alias_file: Option<PathBuf>,
-    /// Go on with the interrupted scan in --out: the same files as without the interruption.
+    /// Go on with the interrupted scan in --out, with the options in its config.toml: the same files as without the
+    /// interruption.
     #[arg(long)]
+    #[serde(skip)]
     resume: bool,
 }
 
@@ -97,6 +99,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         min_track,
         formats: args.format.clone(),
         resume: args.resume,
+        config: Some(config::resolved(args, common)?),
         quiet: common.quiet,
     };
     let summary = scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)?;

@@ -22,6 +22,19 @@ const DISTANCE: usize = 50;
 /// Score and exon base (0-based) of acceptor gain, acceptor loss, donor gain, donor loss.
 type Deltas = [(f64, i64); 4];
 
+/// 0 for a site without its GT or AG, whatever lies around it.
+fn probability(plain: &mut Plain, bases: &[u8], b: usize, strand: Strand, kind: Kind, gt_ag: bool) -> Option<f64> {
+    let (read, at) = match strand {
+        Strand::Plus => (bases.to_vec(), b),
+        Strand::Minus => (reverse_complement(bases), bases.len() - b),
+    };
+    let has_signal = if kind == Kind::Donor { read[at..].starts_with(b"GT") } else { read[..at].ends_with(b"AG") };
+    if gt_ag && !has_signal {
+        return Some(0.0);
+    }
+    plain.site(bases, b, strand, gt_ag).map(|scores| scores[kind as usize])
+}
+
 /// The same from whole haplotypes. `at` is the first changed base.
 fn expected(
     plain: &mut Plain,
@@ -45,18 +58,18 @@ fn expected(
             let changed = if is_gain { inserted.len() } else { replaced };
             let near = at.saturating_sub(DISTANCE)..=(at + changed + DISTANCE).min(here.len());
             for b in near {
-                let Some(own) = plain.site(here, b, strand, gt_ag) else { continue };
+                let Some(own) = probability(plain, here, b, strand, kind, gt_ag) else { continue };
                 let mut best = 0.0_f64;
                 let partners =
                     pairs.iter().map(|&(r, a)| if is_gain { (a, r) } else { (r, a) }).filter(|pair| pair.0 == b);
                 let mut readable = true;
                 for (_, partner) in partners {
-                    match plain.site(there, partner, strand, gt_ag) {
-                        Some(scores) => best = best.max(scores[kind as usize]),
+                    match probability(plain, there, partner, strand, kind, gt_ag) {
+                        Some(score) => best = best.max(score),
                         None => readable = false,
                     }
                 }
-                let delta = own[kind as usize] - best;
+                let delta = own - best;
                 let index = match (kind, is_gain) {
                     (Kind::Acceptor, true) => 0,
                     (Kind::Acceptor, false) => 1,

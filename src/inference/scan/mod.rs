@@ -43,6 +43,7 @@ pub const TRACKS: [(Kind, Strand, &str); 4] = [
 
 const BED: &str = "sites.bed";
 const SUMMARY: &str = "scan.json";
+const CONFIG: &str = "config.toml";
 const CURVE: &str = "precision_recall.tsv";
 const REPORT: &str = "report.html";
 
@@ -98,6 +99,8 @@ pub struct Options {
     pub formats: Vec<Format>,
     /// Whether an interrupted scan goes on.
     pub resume: bool,
+    /// The resolved options as TOML, written to `config.toml` when the scan begins.
+    pub config: Option<String>,
     /// No progress.
     pub quiet: bool,
 }
@@ -176,6 +179,9 @@ pub fn run(
     let print = scan_fingerprint(genome, truth, options, fingerprint);
     let (mut journal, state) = Journal::open::<State>(&options.out, &names, print, options.resume)?;
     let mut state = state.unwrap_or_default();
+    if let (false, Some(config)) = (options.resume, &options.config) {
+        write_atomic(options.out.join(CONFIG), config)?;
+    }
     interrupt::watch();
     let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
     let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);

@@ -30,8 +30,9 @@ const FIELD: &str = "HELIXGRAD";
 /// The INFO field with the alleles that have none, and why.
 const SKIPPED: &str = "HELIXGRAD_SKIPPED";
 
-/// Lines and windows that are worked on at a time.
+/// Lines, their bytes, and windows that are worked on at a time.
 const ROUND_LINES: usize = 4096;
+const ROUND_BYTES: usize = 32 << 20;
 const ROUND_WINDOWS: usize = 16_384;
 
 /// How variants are scored.
@@ -109,9 +110,10 @@ impl Annotator<'_> {
         let mut summary = Summary { out: out.to_owned(), ..Summary::default() };
         let mut names = Names::default();
         loop {
-            let (mut lines, mut windows) = (Vec::new(), Vec::new());
-            while lines.len() < ROUND_LINES && windows.len() < ROUND_WINDOWS {
+            let (mut lines, mut windows, mut size) = (Vec::new(), Vec::new(), 0);
+            while lines.len() < ROUND_LINES && size < ROUND_BYTES && windows.len() < ROUND_WINDOWS {
                 let Some(bytes) = reader.next_line()? else { break };
+                size += bytes.len();
                 let bytes = bytes.to_vec();
                 let line = self.line(bytes, &mut names, &mut windows);
                 let place = || format!("line {}", reader.number());
