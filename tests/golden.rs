@@ -92,8 +92,8 @@ fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
 fn compare(case: &str, head: Head, dtype: DType, tolerance: f64) {
     let golden = Golden::read(case);
     let mut model = golden.model(head, dtype);
-    let batch = model.upload(&Device::Cpu, &golden.batch()).unwrap();
     let mut tape = Tape::new(Device::Cpu, dtype);
+    let batch = model.upload(&mut tape, &golden.batch()).unwrap();
     let close = |what: &str, found: &[f64], expected: &[f64]| {
         let error = relative_error(found, expected);
         assert!(error <= tolerance, "{case} {dtype:?} {what}: relative error {error:e}");

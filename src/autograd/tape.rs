@@ -50,7 +50,23 @@ impl DeviceBatch {
     /// # Errors
     /// Those of the device.
     pub fn upload(device: &Device, batch: &Batch) -> Result<Rc<Self>> {
-        let upload = |values: &[i32]| Buffer::upload(device, values);
+        Self::fill(batch, |length| Buffer::on(device, length, DType::I32))
+    }
+
+    /// As [`DeviceBatch::upload`], into memory of the tape's pool; [`Tape::recycle_batch`] gives it back.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn upload_pooled(tape: &mut Tape, batch: &Batch) -> Result<Rc<Self>> {
+        Self::fill(batch, |length| tape.allocate_as(length, DType::I32))
+    }
+
+    fn fill(batch: &Batch, mut allocate: impl FnMut(usize) -> Result<Buffer>) -> Result<Rc<Self>> {
+        let mut upload = |values: &[i32]| {
+            let mut buffer = allocate(values.len())?;
+            buffer.write(values)?;
+            Ok(buffer)
+        };
         Ok(Rc::new(Self {
             tokens: upload(&batch.tokens)?,
             positions: upload(&batch.positions)?,
@@ -190,6 +206,14 @@ impl Tape {
     /// Gives a buffer back to the pool.
     pub fn recycle(&mut self, buffer: Buffer) {
         self.pool.push(buffer);
+    }
+
+    /// Gives a batch's memory back to the pool, unless a recorded operation still needs it.
+    pub fn recycle_batch(&mut self, batch: Rc<DeviceBatch>) {
+        if let Some(batch) = Rc::into_inner(batch) {
+            let DeviceBatch { tokens, positions, token_types, cu_seqlens, rows, labels, longest: _ } = batch;
+            self.pool.extend([tokens, positions, token_types, cu_seqlens, rows, labels]);
+        }
     }
 
     /// Puts an operation's output on the tape.

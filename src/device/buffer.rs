@@ -19,12 +19,15 @@ pub enum DType {
     Bf16,
     /// 32-bit integer: tokens, rows, labels.
     I32,
+    /// Byte: a packed genome, flags.
+    U8,
 }
 
 impl DType {
     /// Size of one element in bytes.
     pub fn size(self) -> usize {
         match self {
+            Self::U8 => 1,
             Self::Bf16 => 2,
             Self::F32 | Self::I32 => 4,
             Self::F64 => 8,
@@ -38,6 +41,7 @@ impl DType {
             Self::F64 => "f64",
             Self::Bf16 => "bf16",
             Self::I32 => "i32",
+            Self::U8 => "u8",
         }
     }
 }
@@ -59,6 +63,9 @@ impl Element for bf16 {
 }
 impl Element for i32 {
     const DTYPE: DType = DType::I32;
+}
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
 }
 
 /// One cache line: the unit of allocation, so that every buffer is aligned for the widest vector load.
@@ -240,6 +247,15 @@ impl Buffer {
         self.dtype = dtype;
     }
 
+    /// Shortens the buffer to its first `length` elements; the allocation stays.
+    ///
+    /// # Panics
+    /// If it has fewer: a fault of the caller, never of input.
+    pub fn truncate(&mut self, length: usize) {
+        assert!(length <= self.length, "a buffer was truncated to more than it has");
+        self.length = length;
+    }
+
     /// The elements of a buffer in host memory.
     ///
     /// # Panics
@@ -302,6 +318,7 @@ impl Buffer {
             DType::F64 => self.read::<f64>()?,
             DType::Bf16 => self.read::<bf16>()?.into_iter().map(f64::from).collect(),
             DType::I32 => self.read::<i32>()?.into_iter().map(f64::from).collect(),
+            DType::U8 => self.read::<u8>()?.into_iter().map(f64::from).collect(),
         })
     }
 
@@ -329,6 +346,7 @@ impl Buffer {
                 Self::upload(device, &values)
             }
             DType::I32 => Self::upload(device, &self.read::<i32>()?),
+            DType::U8 => Self::upload(device, &self.read::<u8>()?),
         }
     }
 }

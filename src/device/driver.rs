@@ -3,7 +3,7 @@
 //! Behind [`Driver`] stand the CUDA driver and, in the tests, an emulator that runs the same kernel sources on the CPU. An
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
-use super::Buffer;
+use super::{Buffer, TensorMap};
 use crate::Result;
 
 /// A machine that runs kernels.
@@ -13,6 +13,9 @@ pub trait Driver: Send + Sync {
 
     /// The number of multiprocessors: persistent kernels launch a few blocks for each.
     fn multiprocessors(&self) -> u32;
+
+    /// Major and minor compute capability: (9, 0) runs the kernels of `*_sm90.cu`, which use instructions of that chip alone.
+    fn compute_capability(&self) -> (u32, u32);
 
     /// Allocates device memory, aligned to 256 bytes; returns its address.
     ///
@@ -79,10 +82,19 @@ pub trait Driver: Send + Sync {
     fn synchronize(&self) -> Result<()>;
 }
 
-/// Bytes of one argument, aligned as a kernel's parameters are.
+/// Bytes of one argument, aligned as the most demanding of a kernel's parameters, a tensor map.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(16))]
-pub struct Argument(pub [u8; 64]);
+#[repr(C, align(64))]
+pub struct Value(pub [u8; 128]);
+
+/// One argument of a launch.
+#[derive(Clone, Debug)]
+pub enum Argument {
+    /// A plain value.
+    Value(Value),
+    /// A tensor map, which the driver encodes.
+    TensorMap(TensorMap),
+}
 
 /// One launch: a kernel's name, its shape and its arguments.
 #[derive(Clone, Debug)]
@@ -124,13 +136,31 @@ impl Launch {
         self
     }
 
-    /// Adds a plain value: a number or a `repr(C)` struct of at most 64 bytes.
+    /// Adds a plain value: a number or a `repr(C)` struct of at most 128 bytes.
     pub fn value<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
-        let mut argument = Argument([0; 64]);
+        let mut argument = Value([0; 128]);
         let bytes = bytemuck::bytes_of(&value);
         argument.0[..bytes.len()].copy_from_slice(bytes);
-        self.arguments.push(argument);
+        self.arguments.push(Argument::Value(argument));
         self
+    }
+
+    /// Adds a tensor map, for a kernel's `const __grid_constant__ TensorMap`.
+    pub fn tensor_map(mut self, map: TensorMap) -> Self {
+        self.arguments.push(Argument::TensorMap(map));
+        self
+    }
+
+    /// The arguments as bytes, for a driver, which says how it encodes a tensor map.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn values(&self, encode: impl Fn(&TensorMap) -> Result<Value>) -> Result<Vec<Value>> {
+        let value = |argument: &Argument| match argument {
+            Argument::Value(value) => Ok(*value),
+            Argument::TensorMap(map) => encode(map),
+        };
+        self.arguments.iter().map(value).collect()
     }
 
     /// Adds a count as the kernel's `int`.

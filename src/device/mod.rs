@@ -10,11 +10,13 @@ mod driver;
 pub mod gemm_plan;
 pub mod kernels;
 pub mod sampling_plan;
+mod tensor_map;
 
 use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
-pub use driver::{Argument, Driver, Launch};
+pub use driver::{Argument, Driver, Launch, Value};
+pub use tensor_map::{Swizzle, TensorMap};
 
 use crate::{Error, Result};
 
@@ -69,6 +71,11 @@ impl Device {
             Self::Cpu => Ok(()),
             Self::Kernels(driver) => driver.synchronize(),
         }
+    }
+
+    /// Whether it runs the kernels of `*_sm90.cu`: a chip of compute capability 9.0.
+    pub fn runs_sm90(&self) -> bool {
+        matches!(self, Self::Kernels(driver) if driver.compute_capability() == (9, 0))
     }
 
     /// The number of multiprocessors; 1 for the CPU.

@@ -1,5 +1,18 @@
 //! A packed batch: sequences laid end to end, no padding.
 
+/// How large a batch is: what the host has to know of one that a device makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Tokens in all sequences together.
+    pub tokens: usize,
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+    /// Rows that the head reads: hidden tokens.
+    pub rows: usize,
+}
+
 /// Sequences of tokens laid end to end, with the rows that a head reads and their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {

@@ -26,8 +26,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::batch::Batch;
+use super::batch::{Batch, BatchShape};
 use super::fill::{self, Filling};
+use super::hiding::Plan;
 use super::key::BatchKey;
 use super::regions::Regions;
 use super::text::TextCorpus;
@@ -191,15 +192,34 @@ impl Corpus {
     /// # Errors
     /// [`Error::Usage`] for a budget below 7 tokens or above what 32 bits count.
     pub fn windows(&self, key: &BatchKey, budget: usize) -> Result<Vec<Window>> {
+        let draws = key.draws(Purpose::Corpus);
+        let window = |(i, length)| self.window(draws.block(i), length - SPECIALS_PER_SEQUENCE);
+        Ok((0..).zip(self.lengths(key, budget)?).map(window).collect())
+    }
+
+    /// The tokens of each sequence of the batch of `key`, `budget` together.
+    fn lengths(&self, key: &BatchKey, budget: usize) -> Result<Vec<usize>> {
         let filling = Filling {
             shortest: SHORTEST_SEQUENCE + SPECIALS_PER_SEQUENCE,
             may_grow_to: Some(self.longest + SPECIALS_PER_SEQUENCE),
         };
         filling.check(budget)?;
         let draws = key.draws(Purpose::Corpus);
-        let lengths = filling.lengths(budget, |i| self.drawn_length(draws.block(i)) + SPECIALS_PER_SEQUENCE);
-        let window = |(i, length)| self.window(draws.block(i), length - SPECIALS_PER_SEQUENCE);
-        Ok((0..).zip(lengths).map(window).collect())
+        Ok(filling.lengths(budget, |i| self.drawn_length(draws.block(i)) + SPECIALS_PER_SEQUENCE))
+    }
+
+    /// How large the batch of `key` is when `masking` has hidden its tokens: its draws are made, but not the batch.
+    ///
+    /// # Errors
+    /// As [`Corpus::windows`].
+    pub fn shape(&self, key: &BatchKey, budget: usize, masking: &Plan) -> Result<BatchShape> {
+        let lengths = self.lengths(key, budget)?;
+        Ok(BatchShape {
+            tokens: budget,
+            sequences: lengths.len(),
+            longest: lengths.iter().copied().max().unwrap_or(0),
+            rows: masking.count(&lengths, key),
+        })
     }
 
     /// k-mers that the sequence with this block has before the filling.

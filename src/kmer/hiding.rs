@@ -76,6 +76,20 @@ impl Plan {
         }
     }
 
+    /// How many tokens are hidden in a batch of sequences of these lengths.
+    pub fn count(&self, lengths: &[usize], key: &BatchKey) -> usize {
+        let draws = key.draws(Purpose::Masking);
+        let (mut start, mut count, mut hidden) = (0, 0, Vec::new());
+        for &length in lengths {
+            hidden.clear();
+            hidden.resize(length, false);
+            self.choose(&draws, start, &mut hidden);
+            count += hidden.iter().filter(|&&hidden| hidden).count();
+            start += length as u32;
+        }
+        count
+    }
+
     /// Marks the tokens of the sequence at row `start` that are hidden.
     fn choose(&self, draws: &Draws, start: u32, hidden: &mut [bool]) {
         let length = hidden.len() as u32;

@@ -135,11 +135,16 @@ impl Masking {
     /// training, for recipes that change over it. Evaluation batches are always masked as in the first step, so that
     /// their losses can be compared.
     pub fn apply(&self, batch: &mut Batch, vocabulary: &Vocabulary, key: &BatchKey, total_steps: u32) {
+        self.plan_of(vocabulary.k(), key, total_steps).apply(batch, vocabulary, key);
+    }
+
+    /// The integers of the batch of `key`, as [`Masking::apply`] uses them.
+    pub fn plan_of(&self, k: usize, key: &BatchKey, total_steps: u32) -> Plan {
         let step = match key.split {
             Split::Training => key.step,
             Split::Evaluation => 0,
         };
-        self.plan(vocabulary.k(), step, total_steps).apply(batch, vocabulary, key);
+        self.plan(k, step, total_steps)
     }
 }
 

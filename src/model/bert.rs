@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::layout::{HeadLayout, Layer, Layout};
 use super::{Config, Head};
 use crate::autograd::{DeviceBatch, Parameters, Tape, Tensor};
-use crate::device::{Buffer, DType, Device};
+use crate::device::{Buffer, DType};
 use crate::kmer::batch::Batch;
 use crate::ops;
 use crate::philox::{Philox, Purpose};
@@ -103,21 +103,42 @@ impl Model {
             + 12.0 * (layers * hidden) as f64 * pairs
     }
 
-    /// Checks a batch against this model and copies it to the device.
+    /// Checks that sequences of `longest` tokens have positions.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a sequence that is longer than the model's positions, or a token outside its vocabulary.
-    pub fn upload(&self, device: &Device, batch: &Batch) -> Result<Rc<DeviceBatch>> {
-        let longest = batch.max_length();
-        if longest > self.config.max_position_embeddings {
+    /// [`Error::Usage`] if they have not.
+    pub fn check_length(&self, longest: usize) -> Result<()> {
+        let positions = self.config.max_position_embeddings;
+        if longest > positions {
             return Err(Error::usage(
-                format!(
-                    "a sequence of {longest} tokens, but the model has {} positions",
-                    self.config.max_position_embeddings
-                ),
+                format!("a sequence of {longest} tokens, but the model has {positions} positions"),
                 "use shorter windows (--window), or a model with more positions",
             ));
         }
+        Ok(())
+    }
+
+    /// Checks that `entries` tokens have embeddings.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they have not.
+    pub fn check_vocabulary(&self, entries: usize) -> Result<()> {
+        let found = self.config.vocab_size;
+        if entries > found {
+            return Err(Error::usage(
+                format!("a vocabulary of {entries} tokens, but the model knows {found}"),
+                "use the vocabulary that the model was trained with",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks a batch against this model and copies it to the tape's device, into memory of its pool.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a sequence that is longer than the model's positions, or a token outside its vocabulary.
+    pub fn upload(&self, tape: &mut Tape, batch: &Batch) -> Result<Rc<DeviceBatch>> {
+        self.check_length(batch.max_length())?;
         let tables = [
             ("token", &batch.tokens, self.config.vocab_size),
             ("position", &batch.positions, self.config.max_position_embeddings),
@@ -132,7 +153,7 @@ impl Model {
                 ));
             }
         }
-        DeviceBatch::upload(device, batch)
+        DeviceBatch::upload_pooled(tape, batch)
     }
 
     /// The encoder: the embeddings' output and every layer's, `[total_tokens, hidden]` each.

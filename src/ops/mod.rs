@@ -14,6 +14,7 @@ mod embedding;
 mod gather;
 mod layernorm;
 mod linear;
+mod sampling;
 mod tanh;
 
 pub use attention::attention;
@@ -24,6 +25,7 @@ pub use embedding::embedding;
 pub use gather::gather;
 pub use layernorm::{Normalisation, layernorm};
 pub use linear::linear;
+pub use sampling::Sampler;
 pub use tanh::tanh;
 
 use crate::Result;
@@ -42,7 +44,9 @@ macro_rules! for_real {
                 type $T = f64;
                 $body
             }
-            $crate::device::DType::Bf16 | $crate::device::DType::I32 => unreachable!("the CPU computes in f32 and f64"),
+            $crate::device::DType::Bf16 | $crate::device::DType::I32 | $crate::device::DType::U8 => {
+                unreachable!("the CPU computes in f32 and f64")
+            }
         }
     };
 }

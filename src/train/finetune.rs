@@ -310,8 +310,9 @@ fn number_windows(error: Error, first: usize) -> Error {
 /// Softmax of the logits of one batch.
 fn probabilities_of(tape: &mut Tape, model: &Model, batch: &Batch) -> Result<Vec<Vec<f64>>> {
     tape.start_inference();
-    let batch = model.upload(tape.device(), batch)?;
+    let batch = model.upload(tape, batch)?;
     let logits = model.forward(tape, &batch)?;
+    tape.recycle_batch(batch);
     let softmax = |row: &[f64]| {
         let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = row.iter().map(|logit| (logit - max).exp()).collect();

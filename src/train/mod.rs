@@ -7,6 +7,7 @@ pub mod bench;
 pub mod checkpoint;
 pub mod demo;
 pub mod evaluation;
+pub mod feed;
 pub mod finetune;
 pub mod interrupt;
 pub mod log;

@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::checkpoint::{
     RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_checkpoint, save_model,
 };
+use super::feed::Feed;
 use super::run::Run;
 use super::step::Trainer;
 use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
-use crate::kmer::batch::Batch;
 use crate::kmer::corpus::PretrainingData;
 use crate::kmer::key::BatchKey;
 use crate::kmer::masking::Masking;
@@ -139,6 +139,8 @@ pub fn pretrain(
         state = resume_from(&options.out, &mut trainer, state)?;
         tracing::info!("resuming after step {} of {}", state.step, options.steps);
     }
+    let feed = Feed::new(data, vocabulary, options, &trainer)?;
+    let tokens = feed.tokens();
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("pretraining", options.steps, options.quiet).unit("tokens").resume_at(state.step);
     let mut points = Vec::new();
@@ -149,10 +151,8 @@ pub fn pretrain(
     interrupt::watch();
 
     while state.step < options.steps {
-        let batches = training_batches(data, vocabulary, options, state.step)?;
-        let tokens: usize = batches.iter().map(Batch::total_tokens).sum();
         let learning_rate = options.schedule.at(state.step);
-        let report = trainer.step(&batches, learning_rate)?;
+        let report = feed.step(&mut trainer, state.step, learning_rate)?;
         let run = started(&mut run, &options.out, options.config.as_deref(), state.step)?;
         if state.step == 0 {
             state.loss_first = report.loss.mean();
@@ -257,24 +257,6 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) ->
     Ok(RunState { total_steps: fresh.total_steps, ..state })
 }
 
-/// The masked micro-batches of a step: the tokens are shared out evenly.
-fn training_batches(
-    data: &PretrainingData,
-    vocabulary: &Vocabulary,
-    options: &PretrainOptions,
-    step: u64,
-) -> Result<Vec<Batch>> {
-    let budget = options.tokens_per_step / options.micro_batches;
-    (0..options.micro_batches)
-        .map(|micro_batch| {
-            let key = BatchKey::training(options.seed, step as u32, micro_batch as u32);
-            let mut batch = data.batch(&key, budget)?;
-            options.masking.apply(&mut batch, vocabulary, &key, options.steps as u32);
-            Ok(batch)
-        })
-        .collect()
-}
-
 /// Loss on the held-out batches: the same ones at every evaluation.
 fn evaluate(
     trainer: &mut Trainer,
@@ -288,9 +270,10 @@ fn evaluate(
         let mut batch = held_out.batch(&key, options.tokens_per_step / options.micro_batches)?;
         options.masking.apply(&mut batch, vocabulary, &key, options.steps as u32);
         trainer.tape.start_inference();
-        let batch = trainer.model.upload(trainer.tape.device(), &batch)?;
+        let batch = trainer.model.upload(&mut trainer.tape, &batch)?;
         let logits = trainer.model.forward(&mut trainer.tape, &batch)?;
         loss += ops::cross_entropy(&mut trainer.tape, &batch, logits, 1.0)?;
+        trainer.tape.recycle_batch(batch);
     }
     Ok(Evaluation {
         loss: loss.mean(),

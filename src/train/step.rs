@@ -1,6 +1,8 @@
 //! One training step: micro-batches forward and backward, then one update.
 
-use crate::autograd::Tape;
+use std::rc::Rc;
+
+use crate::autograd::{DeviceBatch, Tape};
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
 use crate::model::Model;
@@ -55,14 +57,30 @@ impl Trainer {
     /// # Errors
     /// [`Error::Failed`] when the loss is no number; those of [`Model::upload`].
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
-        let rows: usize = batches.iter().map(|batch| batch.rows.len()).sum();
+        let rows = batches.iter().map(|batch| batch.rows.len()).sum();
+        self.step_on(batches.len(), rows, learning_rate, |model, tape, index| model.upload(tape, &batches[index]))
+    }
+
+    /// As [`Trainer::step`], from `micro_batches` batches that `batch` puts on the device when their turn comes. They have
+    /// `rows` labelled rows together.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], and those of `batch`.
+    pub fn step_on(
+        &mut self,
+        micro_batches: usize,
+        rows: usize,
+        learning_rate: f64,
+        mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
+    ) -> Result<StepReport> {
         let mut loss = Loss::default();
-        for (micro_batch, batch) in batches.iter().enumerate() {
+        for micro_batch in 0..micro_batches {
             self.tape.start_training(self.seed, self.optimizer.steps as u32, micro_batch as u32);
-            let batch = self.model.upload(self.tape.device(), batch)?;
+            let batch = batch(&self.model, &mut self.tape, micro_batch)?;
             let logits = self.model.forward(&mut self.tape, &batch)?;
             loss += ops::cross_entropy(&mut self.tape, &batch, logits, 1.0 / rows.max(1) as f64)?;
             self.tape.backward(&mut self.model.parameters)?;
+            self.tape.recycle_batch(batch);
         }
         if !loss.sum.is_finite() {
             let step = self.optimizer.steps + 1;

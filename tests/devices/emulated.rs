@@ -5,20 +5,55 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use cuda_on_cpu::{GuardedBuffer, Options};
-use helixgrad::device::{Device, Driver, Launch};
+use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
+use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
 
 /// Device memory is host memory between guard pages; launches run one after the other, each with another schedule.
-#[derive(Default)]
 struct Emulator {
+    capability: (u32, u32),
     memory: Mutex<HashMap<u64, GuardedBuffer>>,
     launches: AtomicU64,
 }
 
-/// A device that runs the kernels in the emulator.
+/// A device that runs the kernels in the emulator, of which operations choose those of sm_80.
 pub fn device() -> Device {
-    Device::Kernels(Arc::new(Emulator::default()))
+    chip((8, 0))
+}
+
+/// The same, for which operations choose as for a chip of that compute capability.
+pub fn chip(capability: (u32, u32)) -> Device {
+    Device::Kernels(Arc::new(Emulator { capability, memory: Mutex::default(), launches: AtomicU64::default() }))
+}
+
+/// A tensor map as the emulator reads it.
+///
+/// # Errors
+/// What the emulator refuses.
+pub fn encode(map: &TensorMap) -> Result<Value> {
+    let element = match map.dtype {
+        DType::Bf16 => TensorElement::Bf16,
+        _ => TensorElement::F32,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => TensorSwizzle::None,
+        Swizzle::Bytes32 => TensorSwizzle::Bytes32,
+        Swizzle::Bytes64 => TensorSwizzle::Bytes64,
+        Swizzle::Bytes128 => TensorSwizzle::Bytes128,
+    };
+    let TensorMap { address, dims, strides, tile, .. } = map;
+    let encoded =
+        cuda_on_cpu::TensorMap::encode(&TiledTensor { address: *address, element, dims, strides, tile, swizzle });
+    encoded.map(|map| Value(map.bytes())).map_err(|text| Error::Failed(format!("cannot encode {map:?}: {text}")))
+}
+
+/// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set.
+pub fn named() -> Option<Device> {
+    let name = std::env::var("HELIXGRAD_TEST_DEVICE").ok()?;
+    if name == "emulator" {
+        return Some(device());
+    }
+    Some(Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")))
 }
 
 impl Driver for Emulator {
@@ -28,6 +63,10 @@ impl Driver for Emulator {
 
     fn multiprocessors(&self) -> u32 {
         2
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.capability
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
@@ -70,9 +109,8 @@ impl Driver for Emulator {
         let name = &launch.kernel;
         let kernel = helixgrad_kernels_emulated::find(name)
             .ok_or_else(|| Error::Failed(format!("the emulator has no kernel {name}")))?;
-        let mut arguments = launch.arguments.clone();
-        let mut pointers: Vec<*mut c_void> =
-            arguments.iter_mut().map(|argument| (&raw mut argument.0).cast()).collect();
+        let mut values = launch.values(encode)?;
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         let options = Options { seed: self.launches.fetch_add(1, Ordering::Relaxed), threads: 0 };
         let shared = launch.shared_bytes as usize;
         // SAFETY: the caller's promise; the emulator checks the number of arguments.

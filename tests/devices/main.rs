@@ -1,20 +1,20 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
 mod emulated;
+mod sampling;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
 use helixgrad::kmer::batch::Batch;
+use helixgrad::kmer::masking::Masking;
 use helixgrad::model::{Config, Head, Model};
-use helixgrad::optim::AdamWConfig;
+use helixgrad::optim::{AdamWConfig, Decay, Schedule};
+use helixgrad::train::pretrain::PretrainOptions;
 use helixgrad::train::step::Trainer;
 
-/// The emulator, or the GPU that `HELIXGRAD_TEST_DEVICE` names (`cuda`, `cuda:1`).
+/// The emulator, or the device that `HELIXGRAD_TEST_DEVICE` names.
 fn device() -> Device {
-    match std::env::var("HELIXGRAD_TEST_DEVICE") {
-        Ok(name) => Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")),
-        Err(_) => emulated::device(),
-    }
+    emulated::named().unwrap_or_else(emulated::device)
 }
 
 /// Two heads of 32, 64 or 128 elements.
@@ -31,6 +31,29 @@ fn config(head_dim: usize) -> Config {
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
         initializer_range: 0.05,
+    }
+}
+
+/// A pretraining of a few steps of two micro-batches of 150 tokens.
+fn options(device: &Device, dtype: DType) -> PretrainOptions {
+    PretrainOptions {
+        device: device.clone(),
+        dtype,
+        seed: 11,
+        steps: 4,
+        tokens_per_step: 300,
+        micro_batches: 2,
+        schedule: Schedule { peak: 1e-3, minimum: 0.0, warmup: 0, decay_steps: 0, decay: Decay::Constant },
+        optimizer: AdamWConfig::default(),
+        masking: Masking::default(),
+        eval_every: 100,
+        eval_batches: 1,
+        log_every: 2,
+        save_every: 2,
+        keep: 2,
+        out: std::path::PathBuf::new(),
+        config: None,
+        quiet: true,
     }
 }
 
@@ -106,7 +129,7 @@ fn hidden_states_agree() {
         model.parameters.move_to(device, dtype).unwrap();
         let mut tape = Tape::new(device.clone(), dtype);
         tape.start_inference();
-        let batch = model.upload(device, &batch(&Head::MaskedLm)).unwrap();
+        let batch = model.upload(&mut tape, &batch(&Head::MaskedLm)).unwrap();
         let hidden = model.encode(&mut tape, &batch).unwrap();
         hidden.into_iter().map(|hidden| tape.value(hidden).to_f64().unwrap()).collect::<Vec<_>>()
     };

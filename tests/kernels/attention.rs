@@ -5,18 +5,18 @@ use helixgrad::device::cpu::dropout::AttentionDropout;
 
 use super::harness::*;
 
-const ROWS: usize = 128;
+pub const ROWS: usize = 128;
 
-struct Case {
-    lengths: Vec<usize>,
-    heads: usize,
-    head_dim: usize,
-    p: f64,
-    seed: u64,
+pub struct Case {
+    pub lengths: Vec<usize>,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub p: f64,
+    pub seed: u64,
 }
 
 impl Case {
-    fn cu_seqlens(&self) -> Vec<i32> {
+    pub fn cu_seqlens(&self) -> Vec<i32> {
         let mut ends = vec![0];
         ends.extend(self.lengths.iter().scan(0, |end, &length| {
             *end += length as i32;
@@ -27,7 +27,7 @@ impl Case {
 }
 
 /// Output, log-sum-exp and d_qkv as the CPU device computes them.
-fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
+pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
     let (hidden, total) = (case.heads * case.head_dim, case.lengths.iter().sum::<usize>());
     let cu_seqlens = case.cu_seqlens();
     let shape = Shape {
@@ -47,7 +47,7 @@ fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
 }
 
 /// Output, log-sum-exp and d_qkv as the bf16 kernels compute them, under one schedule.
-fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
+pub fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
     let Case { heads, head_dim, .. } = *case;
     let (total, sequences) = (case.lengths.iter().sum::<usize>(), case.lengths.len());
     let (capacity, elements) = (total / ROWS + sequences, total * heads * head_dim);
@@ -137,7 +137,7 @@ fn round(value: f64) -> f64 {
 
 /// Output and d_qkv by the plain bf16 computation: sums in higher precision, and every tensor of the formula that a bf16
 /// program would store (P, the dropped P, dP, dS, O and the gradients) rounded to bf16.
-fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
+pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
     let (dim, hidden) = (case.head_dim, case.heads * case.head_dim);
     let scale = 1.0 / (dim as f64).sqrt();
     let mut output = vec![0.0f64; d_output.len()];

@@ -1,19 +1,21 @@
-//! What the kernel tests share: dtypes, buffers, launches, tolerance.
+//! What the kernel tests share: dtypes, arguments, tolerance. Memory and launches are [`machine`](super::machine)'s.
 
 use std::ffi::c_void;
 
-use cuda_on_cpu::{GuardedBuffer, Options};
 use half::bf16;
 use helixgrad::device::cpu::dropout::Dropout;
+use helixgrad::device::{Launch, TensorMap, Value};
 use helixgrad::philox::{Philox, Purpose};
 use proptest::prelude::*;
+
+pub use super::machine::{Memory, run, run_3d};
 
 /// A dtype that kernels come in.
 pub trait Float: Copy + std::fmt::Debug + 'static {
     /// How kernel names end.
     const DTYPE: &'static str;
     /// What a guarded buffer holds in its place.
-    type Bits: cuda_on_cpu::Element;
+    type Bits: cuda_on_cpu::Element + bytemuck::Pod;
     fn bits(value: f32) -> Self::Bits;
     fn value(bits: Self::Bits) -> f32;
     /// The nearest value of this dtype.
@@ -66,53 +68,9 @@ pub fn rounded<T: Float>(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&value| T::round(value)).collect()
 }
 
-/// Memory that a kernel reads and writes, between guard pages; outputs start as NaN.
-pub struct Memory(GuardedBuffer);
-
-impl Memory {
-    pub fn of<T: Float>(name: &str, values: &[f32]) -> Self {
-        let bits: Vec<T::Bits> = values.iter().map(|&value| T::bits(value)).collect();
-        Self(GuardedBuffer::from_slice(name, &bits).unwrap())
-    }
-    pub fn integers(name: &str, values: &[i32]) -> Self {
-        Self(GuardedBuffer::from_slice(name, values).unwrap())
-    }
-    pub fn poisoned<T: Float>(name: &str, count: usize) -> Self {
-        Self(GuardedBuffer::poisoned::<T::Bits>(name, count).unwrap())
-    }
-    pub fn poisoned_integers(name: &str, count: usize) -> Self {
-        Self(GuardedBuffer::poisoned::<i32>(name, count).unwrap())
-    }
-    pub fn poisoned_doubles(name: &str, count: usize) -> Self {
-        Self(GuardedBuffer::poisoned::<f64>(name, count).unwrap())
-    }
-    /// The address of element `index`.
-    pub fn at<T: Float>(&self, index: usize) -> Argument {
-        Argument::Pointer(self.0.as_ptr().cast::<T::Bits>().wrapping_add(index).cast())
-    }
-    pub fn values<T: Float>(&self) -> Vec<f32> {
-        self.0.to_vec::<T::Bits>().into_iter().map(T::value).collect()
-    }
-    pub fn raw<E: cuda_on_cpu::Element>(name: &str, values: &[E]) -> Self {
-        Self(GuardedBuffer::from_slice(name, values).unwrap())
-    }
-    pub fn poisoned_raw<E: cuda_on_cpu::Element>(name: &str, count: usize) -> Self {
-        Self(GuardedBuffer::poisoned::<E>(name, count).unwrap())
-    }
-    pub fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-    pub fn to_integers(&self) -> Vec<i32> {
-        self.0.to_vec()
-    }
-    pub fn to_doubles(&self) -> Vec<f64> {
-        self.0.to_vec()
-    }
-}
-
 /// One dropout site as kernels take it; mirrors `Dropout` of `kernels/common/dropout.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DropoutArgument {
     key: [u32; 2],
     step: u32,
@@ -145,6 +103,8 @@ pub enum Argument {
     Floats8([f32; 8]),
     /// The bytes of a struct, in words for its alignment.
     Struct(Vec<u64>),
+    /// A tensor, and its map as the emulator reads it.
+    TensorMap(TensorMap, Box<Value>),
 }
 
 impl Argument {
@@ -158,7 +118,25 @@ impl Argument {
         Self::Struct(words)
     }
 
-    fn place(&mut self) -> *mut c_void {
+    /// Adds it to a launch through the library's driver.
+    pub fn add_to(&self, launch: Launch) -> Launch {
+        match self {
+            Self::Pointer(value) => launch.value(*value as u64),
+            Self::I32(value) => launch.value(*value),
+            Self::I64(value) => launch.value(*value),
+            Self::F32(value) => launch.value(*value),
+            Self::Dropout(value) => launch.value(*value),
+            Self::Floats8(value) => launch.value(*value),
+            Self::Struct(words) => {
+                let mut all = [0u64; 8];
+                all[..words.len()].copy_from_slice(words);
+                launch.value(all)
+            }
+            Self::TensorMap(map, _) => launch.tensor_map(map.clone()),
+        }
+    }
+
+    pub fn place(&mut self) -> *mut c_void {
         match self {
             Self::Pointer(value) => (&raw mut *value).cast(),
             Self::I32(value) => (&raw mut *value).cast(),
@@ -167,20 +145,11 @@ impl Argument {
             Self::Dropout(value) => (&raw mut *value).cast(),
             Self::Floats8(value) => (&raw mut *value).cast(),
             Self::Struct(words) => words.as_mut_ptr().cast(),
+            Self::TensorMap(_, encoded) => (&raw mut encoded.0).cast(),
         }
     }
 }
 
-impl From<&Memory> for Argument {
-    fn from(memory: &Memory) -> Self {
-        Self::Pointer(memory.0.as_ptr())
-    }
-}
-impl From<Option<&Memory>> for Argument {
-    fn from(memory: Option<&Memory>) -> Self {
-        memory.map_or(Self::NULL, Self::from)
-    }
-}
 impl From<usize> for Argument {
     fn from(count: usize) -> Self {
         Self::I32(count as i32)
@@ -210,30 +179,6 @@ impl From<[f32; 8]> for Argument {
     fn from(value: [f32; 8]) -> Self {
         Self::Floats8(value)
     }
-}
-
-/// Runs a kernel; `schedule` is the seed of the order in which threads run.
-pub fn run(kernel: &str, grid: [usize; 2], block: [u32; 2], schedule: u64, arguments: Vec<Argument>) {
-    let grid = [grid[0].max(1) as u32, grid[1].max(1) as u32, 1];
-    run_3d(kernel, grid, [block[0], block[1], 1], 0, schedule, arguments);
-}
-
-/// As [`run`], in three dimensions and with `shared` bytes of dynamic shared memory.
-pub fn run_3d(
-    kernel: &str,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: usize,
-    schedule: u64,
-    mut arguments: Vec<Argument>,
-) {
-    let found = helixgrad_kernels_emulated::find(kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
-    let mut places: Vec<*mut c_void> = arguments.iter_mut().map(Argument::place).collect();
-    let options = Options { seed: schedule, ..Options::default() };
-    // SAFETY: the arguments live until the launch returns; their number is checked, their sizes are those of the kernel's
-    // parameters, and the buffers lie between guard pages.
-    unsafe { cuda_on_cpu::launch(&found, grid, block, shared, &mut places, &options) }
-        .unwrap_or_else(|fault| panic!("{fault}"));
 }
 
 /// `launch!("name" as T, grid, block, schedule, [arguments])`: the kernel of that dtype.

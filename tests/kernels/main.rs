@@ -1,10 +1,15 @@
 //! Every kernel, run by the emulator, against the CPU device: random shapes, both dtypes, dropout on and off, several
-//! thread schedules. What must hold is written at [`harness::Tolerance`].
+//! thread schedules. What must hold is written at [`harness::Tolerance`]. `HELIXGRAD_TEST_DEVICE=cuda` runs the same tests
+//! on a GPU, kernel by kernel ([`machine`]).
 
+#[path = "../devices/emulated.rs"]
+mod emulated;
 mod harness;
+mod machine;
 
 mod adamw;
 mod attention;
+mod attention_sm90;
 mod bias_gelu;
 mod column_sums;
 mod cross_entropy;

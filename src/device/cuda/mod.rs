@@ -8,7 +8,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::kernels;
-use super::{Driver, Launch};
+use super::{DType, Driver, Launch, Swizzle, TensorMap, Value};
 use crate::{Error, Result};
 
 /// What this machine has; for `helixgrad doctor` and for messages.
@@ -39,7 +39,7 @@ pub fn library_present() -> bool {
 pub fn gpus() -> Result<Vec<GpuInfo>> {
     start()?;
     let count = result::device::get_count().map_err(|error| failed("count the GPUs", error))?;
-    (0..count as usize).map(|ordinal| info(ordinal).map(|(_, info)| info)).collect()
+    (0..count as usize).map(|ordinal| info(ordinal).map(|(_, _, info)| info)).collect()
 }
 
 /// The CUDA version that the driver supports, as in (13, 0).
@@ -80,7 +80,7 @@ fn start() -> Result<()> {
     result::init().map_err(|error| failed("start the CUDA driver", error))
 }
 
-fn info(ordinal: usize) -> Result<(sys::CUdevice, GpuInfo)> {
+fn info(ordinal: usize) -> Result<(sys::CUdevice, (u32, u32), GpuInfo)> {
     let at = |error| failed(&format!("ask about GPU {ordinal}"), error);
     let device = result::device::get(ordinal as i32).map_err(at)?;
     let attribute = |attribute| {
@@ -94,7 +94,11 @@ fn info(ordinal: usize) -> Result<(sys::CUdevice, GpuInfo)> {
     let memory_bytes = unsafe { result::device::total_mem(device) }.map_err(at)?;
     let name = result::device::get_name(device).map_err(at)?;
     let compute_capability = format!("{major}.{minor}");
-    Ok((device, GpuInfo { ordinal, name, compute_capability, memory_bytes, multiprocessors }))
+    Ok((
+        device,
+        (major as u32, minor as u32),
+        GpuInfo { ordinal, name, compute_capability, memory_bytes, multiprocessors },
+    ))
 }
 
 fn failed(what: &str, error: DriverError) -> Error {
@@ -106,6 +110,7 @@ fn failed(what: &str, error: DriverError) -> Error {
 /// One GPU, its context, one stream, and the loaded kernels.
 struct Gpu {
     info: GpuInfo,
+    capability: (u32, u32),
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<(&'static str, sys::CUmodule)>,
@@ -133,7 +138,7 @@ impl Gpu {
                 "choose a smaller number, or use --device cpu",
             ));
         }
-        let (device, info) = info(ordinal)?;
+        let (device, capability, info) = info(ordinal)?;
         // SAFETY: `device` was returned by the driver; the context is kept for the life of the process.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
         // SAFETY: the context was just retained.
@@ -161,7 +166,7 @@ impl Gpu {
                 info.compute_capability, info.name
             )));
         }
-        Ok(Self { info, context, stream, modules, functions: Mutex::default() })
+        Ok(Self { info, capability, context, stream, modules, functions: Mutex::default() })
     }
 
     fn enter(&self) -> Result<()> {
@@ -199,6 +204,44 @@ impl Gpu {
     }
 }
 
+/// A tensor map as the chip's copy engine reads it.
+fn encode(map: &TensorMap, launch: &Launch) -> Result<Value> {
+    let dtype = match map.dtype {
+        DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::Bytes32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    let mut value = Value([0; 128]);
+    let element_strides = vec![1u32; map.dims.len()];
+    // SAFETY: a map of 128 bytes, aligned to 64; every array has an entry for each dimension, the strides one less, and the
+    // driver only reads them. Whether the address is mapped is for the kernel that uses it.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            (&raw mut value.0).cast(),
+            dtype,
+            map.dims.len() as u32,
+            map.address as *mut c_void,
+            map.dims.as_ptr(),
+            map.strides.as_ptr(),
+            map.tile.as_ptr(),
+            element_strides.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            // Tiles are read whole, and by several blocks: let the L2 fetch its longest line.
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .map_err(|error| failed(&format!("encode {map:?} for kernel {}", launch.kernel), error))?;
+    Ok(value)
+}
+
 impl Driver for Gpu {
     fn describe(&self) -> String {
         format!("cuda:{} ({})", self.info.ordinal, self.info.name)
@@ -206,6 +249,10 @@ impl Driver for Gpu {
 
     fn multiprocessors(&self) -> u32 {
         self.info.multiprocessors as u32
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.capability
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
@@ -265,9 +312,8 @@ impl Driver for Gpu {
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         self.enter()?;
         let function = self.function(&launch.kernel, launch.shared_bytes)?;
-        let mut arguments = launch.arguments.clone();
-        let mut pointers: Vec<*mut c_void> =
-            arguments.iter_mut().map(|argument| (&raw mut argument.0).cast()).collect();
+        let mut values = launch.values(|map| encode(map, launch))?;
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         let [grid_x, grid_y, grid_z] = launch.grid;
         let [block_x, block_y, block_z] = launch.block;
         let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));

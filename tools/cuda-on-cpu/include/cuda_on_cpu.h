@@ -24,6 +24,7 @@
 #include "cuda_on_cpu/warp.h"
 #include "cuda_on_cpu/tensor.h"
 #include "cuda_on_cpu/async.h"
+#include "cuda_on_cpu/hopper.h"
 #include "cuda_on_cpu/export.h"
 
 #endif

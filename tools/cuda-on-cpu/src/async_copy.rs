@@ -55,19 +55,12 @@ impl Copies {
     }
 
     /// A finding when the thread returns with copies that nobody waited for.
-    fn forgotten(&self) -> Option<(Finding, RawSite)> {
+    pub fn forgotten(&self) -> Option<(Finding, RawSite)> {
         let pending = self.pending.borrow();
         let first = pending.first()?;
         let text =
             format!("returned with {} cp.async copies that it never waited for; the first began here", pending.len());
         Some((Finding::new(FaultKind::Async, text), first.site))
-    }
-}
-
-/// Ends the block when the thread leaves copies behind.
-pub(crate) fn check_return(lane: &Lane) {
-    if let Some((finding, site)) = lane.copies.forgotten() {
-        lane.fail(finding, site);
     }
 }
 

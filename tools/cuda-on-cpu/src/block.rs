@@ -1,6 +1,7 @@
 //! Runs the threads of one block, taking turns until all have returned or none can go on.
 
 use crate::barrier::{BARRIERS, Barrier, returned_before};
+use crate::bulk_copy::Loads;
 use crate::fault::{FaultKind, Finding};
 use crate::order::Order;
 use crate::shared::Shared;
@@ -9,7 +10,7 @@ use crate::source;
 use crate::stack::Stack;
 use crate::thread::{Dim3, Lane, Thread, Wait, current_slot, set_current};
 use crate::warp::{self, Warp};
-use crate::{async_copy, guarded, mbarrier};
+use crate::{guarded, mbarrier, wgmma};
 use corosensei::{Coroutine, CoroutineResult};
 use std::cell::{Cell, RefCell};
 use std::{io, ptr};
@@ -27,6 +28,8 @@ pub(crate) struct Block {
     pub warps: Vec<Warp>,
     pub barriers: [Barrier; BARRIERS],
     pub shared: Shared,
+    /// Bulk copies into shared memory.
+    pub loads: Loads,
     /// Lanes that have not returned.
     running: Cell<u32>,
     /// Counts what happened, to tell waiting from spinning.
@@ -44,6 +47,7 @@ impl Block {
             warps: (0..threads.div_ceil(32)).map(|warp| Warp::new(32 * warp as usize)).collect(),
             barriers: std::array::from_fn(|_| Barrier::new()),
             shared: Shared::new()?,
+            loads: Loads::default(),
             running: Cell::new(0),
             progress: Cell::new(0),
             failed: Cell::new(false),
@@ -76,6 +80,7 @@ impl Block {
             lane.block.set(ptr::from_ref(self));
             lane.wait.set(Wait::Nothing);
             lane.copies.reset();
+            lane.stores.reset();
         }
         for warp in &self.warps {
             warp.reset((self.threads() - warp.first as u32).min(32));
@@ -83,6 +88,7 @@ impl Block {
         for barrier in &self.barriers {
             barrier.reset();
         }
+        self.loads.reset();
         self.shared.begin_block(dynamic_bytes);
         self.running.set(self.threads());
         self.failed.set(false);
@@ -132,8 +138,11 @@ impl Block {
         while self.running.get() > 0 {
             let before = self.progress.get();
             let ran = self.round(routines, order, slot)?;
-            if !ran {
+            if !ran && self.loads.is_empty() {
                 return Err(self.deadlock("no thread of the block can go on"));
+            }
+            if self.running.get() > 0 {
+                self.loads.advance(self, order, !ran)?;
             }
             idle_rounds = if self.progress.get() == before { idle_rounds + 1 } else { 0 };
             if idle_rounds == SPIN_ROUNDS {
@@ -144,6 +153,8 @@ impl Block {
                 std::thread::yield_now();
             }
         }
+        self.loads.check_end()?;
+        wgmma::check_agreement(self)?;
         self.shared.end_block()
     }
 
@@ -302,7 +313,12 @@ impl Block {
     }
 }
 
-/// What a thread does last: called on its coroutine when the kernel has returned.
+/// What a thread does last, called on its coroutine when the kernel has returned: ends the block when it leaves something
+/// behind that it never waited for.
 pub(crate) fn finish_thread(lane: &Lane) {
-    async_copy::check_return(lane);
+    let block = lane.block();
+    let forgotten = lane.copies.forgotten().or_else(|| lane.stores.forgotten());
+    if let Some((finding, site)) = forgotten.or_else(|| block.warps[lane.warp()].wgmma.forgotten()) {
+        lane.fail(finding, site);
+    }
 }

@@ -145,6 +145,19 @@ pub(crate) fn describe(address: usize) -> Option<String> {
     })
 }
 
+/// A finding unless a range of addresses lies in one buffer. Bulk copies ask, as they reach memory where no signal could
+/// be told from one of the emulator's own.
+pub(crate) fn check_range(address: usize, bytes: usize) -> Result<(), Finding> {
+    let inside =
+        known().range(..=address).next_back().is_some_and(|(start, known)| address + bytes <= start + known.bytes);
+    if inside {
+        return Ok(());
+    }
+    // The end is what usually leaves the buffer.
+    let place = describe(address + bytes - 1).unwrap_or_else(|| format!("at {address:#x}, which belongs to no buffer"));
+    Err(Finding::new(FaultKind::OutOfBounds, format!("a bulk copy accesses global memory {place}")))
+}
+
 /// A finding when the bytes around the buffer that starts at `start` were written.
 pub(crate) fn check(start: usize) -> Result<(), Finding> {
     let Some(Known { name, bytes, region }) = known().get(&start).cloned() else {

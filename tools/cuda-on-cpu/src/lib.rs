@@ -25,6 +25,10 @@ mod barrier;
 #[cfg(feature = "runtime")]
 mod block;
 #[cfg(feature = "runtime")]
+mod bulk_copy;
+#[cfg(feature = "runtime")]
+mod descriptor;
+#[cfg(feature = "runtime")]
 mod fault;
 #[cfg(feature = "runtime")]
 mod guarded;
@@ -51,11 +55,15 @@ mod stack;
 #[cfg(feature = "runtime")]
 mod tensor;
 #[cfg(feature = "runtime")]
+mod tensor_map;
+#[cfg(feature = "runtime")]
 mod thread;
 #[cfg(feature = "runtime")]
 mod warp;
 #[cfg(feature = "runtime")]
 mod warp_functions;
+#[cfg(feature = "runtime")]
+mod wgmma;
 
 #[cfg(feature = "runtime")]
 pub use {
@@ -63,4 +71,5 @@ pub use {
     guarded::{Element, GuardedBuffer},
     kernel::{Entry, Kernel, find},
     launch::{Options, launch},
+    tensor_map::{TensorElement, TensorMap, TensorSwizzle, TiledTensor},
 };

@@ -1,5 +1,6 @@
 //! mbarrier objects: 64 bits of shared memory that count arrivals and bytes, phase after phase (PTX ISA, "mbarrier").
 
+use crate::block::Block;
 use crate::fault::{FaultKind, Finding};
 use crate::thread::{Lane, RawSite, Wait, current};
 use std::ffi::c_char;
@@ -71,19 +72,38 @@ pub(crate) unsafe fn completed(barrier: *const u64, parity: u32) -> bool {
     State::unpack(unsafe { barrier.read() }).is_some_and(|state| state.phase != parity & 1)
 }
 
-fn apply(lane: &Lane, barrier: *mut u64, operation: u32, operand: i64) -> Result<u64, Finding> {
-    if !barrier.addr().is_multiple_of(8) || !lane.block().shared.contains(barrier.addr(), 8) {
+/// The state at an address that may hold an mbarrier; the inner error is that it does not.
+fn read(block: &Block, barrier: *const u64) -> Result<Result<State, Finding>, Finding> {
+    if !barrier.addr().is_multiple_of(8) || !block.shared.contains(barrier.addr(), 8) {
         let text = format!("an mbarrier at {barrier:p}: it must be 8 aligned bytes of shared memory");
         return Err(Finding::new(FaultKind::SharedMemory, text));
     }
     // SAFETY: checked above; the threads of a block take turns.
     let bits = unsafe { barrier.read() };
-    let current = State::unpack(bits).ok_or_else(|| {
+    Ok(State::unpack(bits).ok_or_else(|| {
         Finding::new(
             FaultKind::Async,
             "uses an mbarrier that is not initialised (a barrier missing after mbarrier.init?)",
         )
-    });
+    }))
+}
+
+/// An error unless an initialised mbarrier is there.
+pub(crate) fn check(block: &Block, barrier: *const u64) -> Result<(), Finding> {
+    read(block, barrier)?.map(|_| ())
+}
+
+/// What a bulk copy of that many bytes does when it is done.
+pub(crate) fn complete_bytes(block: &Block, barrier: *mut u64, bytes: i64) -> Result<(), Finding> {
+    let next = read(block, barrier)??.add_bytes(-bytes)?.settle();
+    // SAFETY: `read` found an mbarrier there.
+    unsafe { barrier.write(next.pack()) };
+    block.note_progress();
+    Ok(())
+}
+
+fn apply(lane: &Lane, barrier: *mut u64, operation: u32, operand: i64) -> Result<u64, Finding> {
+    let current = read(lane.block(), barrier)?;
     let next = match operation {
         0 if (1..=MAX_COUNT).contains(&operand) => State { pending: operand, expected: operand, tx: 0, phase: 0 },
         0 => {

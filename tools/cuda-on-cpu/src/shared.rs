@@ -14,8 +14,10 @@ const ARENA_BYTES: usize = 1 << 30;
 const STATIC_LIMIT: usize = 48 * 1024;
 /// The most shared memory a block can have on any chip so far (sm_90, sm_100): 227 KiB.
 pub(crate) const BLOCK_LIMIT: usize = 227 * 1024;
-/// What `cvta` adds, so that no shared address is zero.
-const FIRST_ADDRESS: usize = 1024;
+/// Where shared addresses begin: a chip keeps as much for itself, and no address may be zero.
+const FIRST_ADDRESS: u32 = 1024;
+/// What the shared address of a variable agrees with its pointer in: the longest period of a swizzle.
+const ADDRESS_PERIOD: usize = 1024;
 /// How many canary bytes before a variable are looked at.
 const CANARY_BYTES: usize = 64;
 
@@ -40,6 +42,8 @@ struct Slot {
     bytes: usize,
     /// Where the pages begin and end that hold it.
     pages: (usize, usize),
+    /// Its shared address in the running block.
+    address: Cell<u32>,
 }
 
 impl Slot {
@@ -64,6 +68,23 @@ pub(crate) struct Shared {
     active: RefCell<Vec<usize>>,
     static_bytes: Cell<usize>,
     dynamic_bytes: Cell<usize>,
+    /// The first shared address behind all variables so far.
+    next_address: Cell<u32>,
+}
+
+/// One variable of the running block, seen from shared addresses.
+pub(crate) struct Window {
+    start: usize,
+    bytes: usize,
+    address: u32,
+}
+
+impl Window {
+    /// The pointer to `bytes` bytes at a shared address, if they lie in the variable.
+    pub fn pointer(&self, address: u32, bytes: usize) -> Option<*mut u8> {
+        let offset = address.checked_sub(self.address)? as usize;
+        (offset + bytes <= self.bytes).then(|| ptr::with_exposed_provenance_mut(self.start + offset))
+    }
 }
 
 impl Shared {
@@ -76,6 +97,7 @@ impl Shared {
             active: RefCell::default(),
             static_bytes: Cell::new(0),
             dynamic_bytes: Cell::new(0),
+            next_address: Cell::new(FIRST_ADDRESS),
         })
     }
 
@@ -84,6 +106,7 @@ impl Shared {
         self.active.borrow_mut().clear();
         self.static_bytes.set(0);
         self.dynamic_bytes.set(dynamic_bytes);
+        self.next_address.set(FIRST_ADDRESS);
         if self.used.get() > ARENA_BYTES / 2 {
             self.slots.borrow_mut().clear();
             self.used.set(page_size());
@@ -169,6 +192,10 @@ impl Shared {
             slots.len() - 1
         });
         self.active.borrow_mut().push(index);
+        let slot = &slots[index];
+        let address = round_up(self.next_address.get() as usize, ADDRESS_PERIOD) + slot.start % ADDRESS_PERIOD;
+        slot.address.set(address as u32);
+        self.next_address.set((address + slot.bytes) as u32);
         let start = ptr::with_exposed_provenance_mut::<u8>(slots[index].start);
         // SAFETY: the slot's own bytes, which no thread of this block has been given yet.
         unsafe { start.write_bytes(POISON, bytes) };
@@ -192,7 +219,15 @@ impl Shared {
         // SAFETY: the pages were just opened.
         unsafe { pages.write_bytes(CANARY, length) };
         let begin = pages.expose_provenance();
-        Slot { declaration, name, site, start: begin + length - padded, bytes, pages: (begin, begin + length) }
+        Slot {
+            declaration,
+            name,
+            site,
+            start: begin + length - padded,
+            bytes,
+            pages: (begin, begin + length),
+            address: Cell::new(0),
+        }
     }
 
     /// Whether `bytes` bytes from an address lie within one variable of the running block.
@@ -202,6 +237,23 @@ impl Shared {
             .borrow()
             .iter()
             .any(|index| slots[*index].start <= address && address + bytes <= slots[*index].end())
+    }
+
+    /// The variable that holds a shared address.
+    pub fn window(&self, address: u32) -> Option<Window> {
+        let slots = self.slots.borrow();
+        let active = self.active.borrow();
+        let holds = |slot: &&Slot| slot.address.get() <= address && address < slot.address.get() + slot.bytes as u32;
+        let slot = active.iter().map(|index| &slots[*index]).find(holds)?;
+        Some(Window { start: slot.start, bytes: slot.bytes, address: slot.address.get() })
+    }
+
+    /// The 32-bit address that PTX would see; 0 for a pointer that is not to shared memory.
+    pub fn address(&self, pointer: usize) -> u32 {
+        let slots = self.slots.borrow();
+        let active = self.active.borrow();
+        let slot = active.iter().map(|index| &slots[*index]).find(|slot| (slot.start..slot.end()).contains(&pointer));
+        slot.map_or(0, |slot| slot.address.get() + (pointer - slot.start) as u32)
     }
 
     /// Where an address in the arena lies, seen from the nearest variable of the running block.
@@ -251,15 +303,13 @@ extern "C" fn cuda_on_cpu_dynamic_shared(alignment: usize, file: *const c_char, 
 
 #[unsafe(no_mangle)]
 extern "C" fn cuda_on_cpu_shared_address(pointer: *const c_void) -> u32 {
-    let shared = &current().block().shared;
-    if !shared.contains(pointer.addr(), 1) {
-        return 0;
-    }
-    u32::try_from(pointer.addr() - shared.region.start() + FIRST_ADDRESS).unwrap_or(0)
+    current().block().shared.address(pointer.addr())
 }
 
+/// The pointer behind a shared address; one that no variable has leads to the closed first page.
 #[unsafe(no_mangle)]
 extern "C" fn cuda_on_cpu_shared_pointer(address: u32) -> *mut c_void {
-    let offset = (address as usize).saturating_sub(FIRST_ADDRESS).min(ARENA_BYTES);
-    current().block().shared.region.at(offset).cast()
+    let shared = &current().block().shared;
+    let pointer = shared.window(address).and_then(|window| window.pointer(address, 1));
+    pointer.unwrap_or_else(|| shared.region.at(0)).cast()
 }

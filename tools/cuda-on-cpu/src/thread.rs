@@ -2,6 +2,7 @@
 
 use crate::async_copy::Copies;
 use crate::block::Block;
+use crate::bulk_copy::Stores;
 use crate::fault::{Finding, Site};
 use crate::source;
 use crate::stack::Stack;
@@ -93,6 +94,7 @@ pub(crate) struct Lane {
     /// What this lane brings to a meeting of its warp; lives on its stack while it waits.
     pub request: Cell<*mut c_void>,
     pub copies: Copies,
+    pub stores: Stores,
     pub stack: Cell<Option<Stack>>,
 }
 
@@ -107,6 +109,7 @@ impl Lane {
             site: Cell::new(RawSite::NONE),
             request: Cell::new(ptr::null_mut()),
             copies: Copies::default(),
+            stores: Stores::default(),
             stack: Cell::new(None),
         }
     }

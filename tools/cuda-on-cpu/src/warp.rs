@@ -3,7 +3,7 @@
 use crate::fault::{FaultKind, Finding};
 use crate::tensor::{self, MmaKind};
 use crate::thread::{Lane, RawSite, Wait, current};
-use crate::warp_functions;
+use crate::{warp_functions, wgmma};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 
@@ -17,6 +17,8 @@ pub(crate) enum Operation {
     Mma(MmaKind),
     LoadMatrix { matrices: u32, transposed: bool },
     StoreMatrix { matrices: u32, transposed: bool },
+    Wgmma(wgmma::Form),
+    WgmmaGroup(wgmma::Group),
 }
 
 impl Operation {
@@ -32,6 +34,11 @@ impl Operation {
             Operation::Mma(_) => "mma.sync",
             Operation::LoadMatrix { .. } => "ldmatrix",
             Operation::StoreMatrix { .. } => "stmatrix",
+            Operation::Wgmma(_) => "wgmma.mma_async",
+            Operation::WgmmaGroup(wgmma::Group::Fence) => "wgmma.fence",
+            Operation::WgmmaGroup(wgmma::Group::Commit) => "wgmma.commit_group",
+            Operation::WgmmaGroup(wgmma::Group::Wait { .. }) => "wgmma.wait_group",
+            Operation::WgmmaGroup(wgmma::Group::SetRegisters { .. }) => "setmaxnreg",
         }
     }
 }
@@ -77,12 +84,20 @@ pub(crate) struct Warp {
     pub polling: Cell<u32>,
     /// Lanes that exist and have not returned.
     pub alive: Cell<u32>,
+    pub wgmma: wgmma::State,
     meetings: RefCell<Vec<Meeting>>,
 }
 
 impl Warp {
     pub fn new(first: usize) -> Warp {
-        Warp { first, ready: Cell::new(0), polling: Cell::new(0), alive: Cell::new(0), meetings: RefCell::default() }
+        Warp {
+            first,
+            ready: Cell::new(0),
+            polling: Cell::new(0),
+            alive: Cell::new(0),
+            wgmma: wgmma::State::default(),
+            meetings: RefCell::default(),
+        }
     }
 
     pub fn reset(&self, lanes: u32) {
@@ -91,6 +106,7 @@ impl Warp {
         self.polling.set(0);
         self.alive.set(all);
         self.meetings.borrow_mut().clear();
+        self.wgmma.reset();
     }
 
     /// Adds a lane to its meeting; gives the meeting back when that was the last one.
@@ -207,14 +223,14 @@ pub(crate) fn lane_returned(lane: &Lane) -> Result<(), Finding> {
 fn finish(lane: &Lane, warp: &Warp, meeting: &Meeting) -> Result<(), Finding> {
     let block = lane.block();
     let gathering = Gathering { lanes: block.lanes_from(warp.first), arrived: meeting.arrived };
-    perform(meeting.operation, &gathering)?;
+    perform(meeting, &gathering)?;
     warp.ready.set(warp.ready.get() | meeting.arrived);
     block.note_progress();
     Ok(())
 }
 
-fn perform(operation: Operation, gathering: &Gathering) -> Result<(), Finding> {
-    match operation {
+fn perform(meeting: &Meeting, gathering: &Gathering) -> Result<(), Finding> {
+    match meeting.operation {
         Operation::Sync => Ok(()),
         Operation::Shuffle(mode) => warp_functions::shuffle(mode, gathering),
         Operation::Reduce(reduction) => {
@@ -228,5 +244,7 @@ fn perform(operation: Operation, gathering: &Gathering) -> Result<(), Finding> {
         Operation::Mma(kind) => tensor::multiply(kind, gathering),
         Operation::LoadMatrix { matrices, transposed } => tensor::load(matrices, transposed, gathering),
         Operation::StoreMatrix { matrices, transposed } => tensor::store(matrices, transposed, gathering),
+        Operation::Wgmma(form) => wgmma::multiply(form, meeting.site, gathering),
+        Operation::WgmmaGroup(operation) => wgmma::group(operation, meeting.site, gathering),
     }
 }
