@@ -186,7 +186,7 @@ impl Observer {
         };
         let batch = classification_batch(sequences, &self.vocabulary, self.window, head)?;
         tape.start_inference();
-        let uploaded = self.model.upload(tape.device(), &batch)?;
+        let uploaded = self.model.upload(tape, &batch)?;
         let states = self.model.encode(tape, &uploaded)?;
         let config = &self.model.config;
         let head_dim = config.hidden_size / config.num_attention_heads;

@@ -36,7 +36,7 @@ fn rows_are_those_of_the_whole_matrix() {
             let batch = classification_batch(&windows, &loaded.vocabulary, None, rows).unwrap();
             let mut tape = Tape::new(Device::Cpu, DType::F32);
             tape.start_inference();
-            let uploaded = loaded.model.upload(&Device::Cpu, &batch).unwrap();
+            let uploaded = loaded.model.upload(&mut tape, &batch).unwrap();
             let states = loaded.model.encode(&mut tape, &uploaded).unwrap();
             for (index, layer) in [1, 0].into_iter().enumerate() {
                 let input = tape.value(states[layer]).to_f64().unwrap();

@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::support::*;
 
+/// Sequence, start, end and strand.
+type Place<'a> = (&'a str, usize, usize, char);
+
 #[test]
 fn every_source_gives_the_same_probabilities() {
     let folder = tempfile::tempdir().unwrap();
@@ -16,14 +19,12 @@ fn every_source_gives_the_same_probabilities() {
 
     // Windows of the model's width and longer ones, on both strands.
     let places = [("x", 0, 20, '+'), ("x", 100, 120, '-'), ("y", 70, 90, '-'), ("x", 33, 54, '+'), ("y", 1, 41, '-')];
-    let of = |(name, start, end, strand): (&str, usize, usize, char)| {
+    let of = |(name, start, end, strand): Place| {
         let bases = &(if name == "x" { &x } else { &y })[start..end];
         if strand == '-' { reverse_complement(bases) } else { bases.to_vec() }
     };
-    let text_of = |place: (&str, usize, usize, char)| String::from_utf8(of(place)).unwrap();
-    let rows = |make: &dyn Fn((&str, usize, usize, char)) -> String| {
-        places.iter().map(|&place| make(place)).collect::<String>()
-    };
+    let text_of = |place: Place| String::from_utf8(of(place)).unwrap();
+    let rows = |make: &dyn Fn(Place) -> String| places.iter().map(|&place| make(place)).collect::<String>();
     fs::write(path("w.fa"), rows(&|place| format!(">{}\n{}\n", place.1, text_of(place)))).unwrap();
     fs::write(path("w.tsv"), format!("sequence\n{}", rows(&|place| text_of(place) + "\n"))).unwrap();
     fs::write(path("l.csv"), format!("sequence,label\n{}", rows(&|place| text_of(place) + ",1\n"))).unwrap();

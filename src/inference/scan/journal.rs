@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::output::write_atomic;
+use crate::train::checkpoint::remove_debris;
 use crate::{Error, Result};
 
 const FOLDER: &str = ".partial";
@@ -59,6 +60,8 @@ impl Journal {
         let folder = out.join(FOLDER);
         fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
         let lock = lock(&folder)?;
+        // What a kill left behind while results were being put into their places.
+        remove_debris(out)?;
         let saved = if resume { Some(read_state(&folder, &fingerprint)?) } else { None };
         let state = folder.join(STATE);
         if !resume && state.exists() {
@@ -194,7 +197,7 @@ mod tests {
         assert!(open(true).err().unwrap().to_string().contains("no interrupted scan"));
         let (mut journal, state) = open(false).unwrap();
         assert!(state.is_none() && !is_interrupted(out.path()));
-        assert!(open(true).err().unwrap().to_string().contains("another scan is writing"));
+        assert!(open(false).err().unwrap().to_string().contains("another scan is writing"));
         journal.append(0, "kept ").unwrap();
         journal.save(&7_u64).unwrap();
         journal.append(0, "lost").unwrap();

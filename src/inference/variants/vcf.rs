@@ -113,13 +113,13 @@ pub fn parse(line: &[u8]) -> Result<Record, Finding> {
     let content = content.strip_suffix(b"\r").unwrap_or(content);
     let mut columns = [const { 0..0 }; 8];
     let mut start = 0;
-    for index in 0..8 {
+    for (index, column) in columns.iter_mut().enumerate() {
         if start > content.len() {
             let found = format!("{index} tab-separated columns, where VCF has at least 8");
             return Err((found, "write CHROM POS ID REF ALT QUAL FILTER INFO with tabs between them".into()));
         }
         let length = content[start..].iter().position(|&byte| byte == b'\t').unwrap_or(content.len() - start);
-        columns[index] = start..start + length;
+        *column = start..start + length;
         start += length + 1;
     }
     let text = |index: usize| {
