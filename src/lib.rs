@@ -10,9 +10,10 @@
 //! | [`ops`] | one file per operation: the forward launch and the backward rule |
 //! | [`autograd`] | the tape |
 //! | [`model`] | BERT and its heads |
+//! | [`interop`] | other programs' checkpoints: safetensors, PyTorch pickles, `config.json` |
 //! | [`optim`] | AdamW, schedules, clipping |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
-//! | [`inference`] | scoring windows, and what it is used for: scans, variants, motifs |
+//! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 
@@ -22,6 +23,7 @@ pub mod device;
 pub mod error;
 pub mod genome;
 pub mod inference;
+pub mod interop;
 pub mod kmer;
 pub mod model;
 pub mod ops;

@@ -1,7 +1,7 @@
 //! Outputs appear under their final name only when they are complete.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -59,6 +59,19 @@ impl AtomicFile {
     /// The file being written, for a library that wants a path to write to.
     pub fn staging_path(&self) -> &Path {
         self.writer.get_ref().path()
+    }
+
+    /// Replaces the first bytes of what was written: a header that had to wait for the last row.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn rewrite_start(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self { path, writer } = self;
+        let rewritten = writer
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| writer.write_all(bytes))
+            .and_then(|()| writer.seek(SeekFrom::End(0)));
+        rewritten.map(drop).map_err(Error::io("write", path))
     }
 
     /// Flushes, syncs and renames the file to its final name.

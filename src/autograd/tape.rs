@@ -224,6 +224,19 @@ impl Tape {
         Tensor { id: self.values.len() - 1, rows, columns }
     }
 
+    /// Gives the memory of all other tensors back to the pool, unless the pass is recorded and they will be needed on the
+    /// way back: predicting takes the memory of one layer, not of all.
+    pub fn keep_only(&mut self, tensors: &[Tensor]) {
+        if self.recording {
+            return;
+        }
+        for (id, value) in self.values.iter_mut().enumerate() {
+            if !tensors.iter().any(|tensor| tensor.id == id) {
+                self.pool.extend(value.take());
+            }
+        }
+    }
+
     /// The value of a tensor.
     ///
     /// # Panics

@@ -96,7 +96,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let dev = dev_path.map(read_labelled).transpose()?.unwrap_or_default();
     let classes = labelled::classes(&train).max(labelled::classes(&dev)).max(2);
     let labels = label_names(args, classes)?;
-    let classification = Classification { labels, window: args.window.or_else(|| common_length(&train, &dev)) };
+    let window = args.window.or_else(|| common_length(&train, &dev));
+    let classification = Classification { labels, window, ..Classification::default() };
     let (model, vocabulary) = model(args, common, &train, &dev, classification.labels.len())?;
     tracing::info!(
         "{} training and {} dev windows, {} classes; {} parameters",

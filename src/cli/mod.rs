@@ -4,12 +4,15 @@
 
 mod attention;
 mod bench;
+mod checkpoint;
 pub mod config;
 mod demo;
 mod doctor;
+mod embed;
 mod evaluate;
 mod finetune;
 mod genome;
+mod import;
 mod model;
 mod motifs;
 mod predict;
@@ -147,6 +150,12 @@ enum Command {
     Attention(attention::Args),
     /// Motifs of a class from high attention, as MEME and as logos.
     Motifs(motifs::Args),
+    /// Vectors of sequences, k-mers or bases: a model's hidden states.
+    Embed(embed::Args),
+    /// Take over a model of transformers or of DNABERT's own program.
+    Import(import::Args),
+    /// What a model's folder holds.
+    Checkpoint(checkpoint::Args),
     /// Measure throughput.
     Bench(bench::Args),
     /// What this build embeds, what this machine has, and what is missing.
@@ -190,6 +199,9 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Variants(args) => variants::run(&args, &common),
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
+        Command::Embed(args) => embed::run(&args, &common),
+        Command::Import(args) => import::run(&args, &common),
+        Command::Checkpoint(args) => checkpoint::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }

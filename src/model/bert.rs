@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::layout::{HeadLayout, Layer, Layout};
 use super::{Config, Head};
-use crate::autograd::{DeviceBatch, Parameters, Tape, Tensor};
+use crate::autograd::{DeviceBatch, Parameters, Spec, Tape, Tensor};
 use crate::device::{Buffer, DType};
 use crate::kmer::batch::Batch;
 use crate::ops;
@@ -28,19 +28,7 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] for a configuration that does not fit together.
     pub fn zeros(config: Config, head: Head, dtype: DType) -> Result<Self> {
-        config.validate()?;
-        if !(1..=1 << 24).contains(&head.classes(&config)) {
-            return Err(Error::usage("a head with no classes", "give at least one class"));
-        }
-        if let Head::Site { hidden: Some(width), .. } = head
-            && !(1..=1 << 16).contains(&width)
-        {
-            return Err(Error::usage(
-                format!("a head with a hidden layer of {width}"),
-                "give a width from 1 to 65,536",
-            ));
-        }
-        let layout = Layout::new(&config, &head);
+        let layout = layout(&config, &head)?;
         let parameters = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
         Ok(Self { config, head, parameters, layout })
     }
@@ -77,6 +65,14 @@ impl Model {
         values
     }
 
+    /// The parameters that such a model has: names, shapes, places.
+    ///
+    /// # Errors
+    /// As [`Model::zeros`].
+    pub fn parameter_specs(config: &Config, head: &Head) -> Result<Vec<Spec>> {
+        Ok(layout(config, head)?.specs)
+    }
+
     /// Number of trainable weights, without the gaps of the flat buffer.
     pub fn parameter_count(&self) -> usize {
         self.parameters.specs.iter().map(|spec| spec.len()).sum()
@@ -96,6 +92,7 @@ impl Model {
             HeadLayout::Site { dense, classifier } => {
                 dense.map_or(0, |dense| dense.weight.rows * hidden) + classifier.weight.rows * classifier.weight.columns
             }
+            HeadLayout::Encoder => 0,
         };
         let pairs: f64 = batch.cu_seqlens.windows(2).map(|pair| f64::from(pair[1] - pair[0]).powi(2)).sum();
         6.0 * tokens * (qkv * layers + after_attention * (layers - 1)) as f64
@@ -180,6 +177,23 @@ impl Model {
         linear(tape, &self.parameters, input, self.layout.layers[layer].qkv)
     }
 
+    /// The output of layer `layer` (0: of the embeddings), `[total_tokens, hidden]`, or with [`Rows::OfHead`] only of
+    /// `batch.rows`. The layers behind it are not computed.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn hidden(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: usize, rows: Rows) -> Result<Tensor> {
+        let mut x = self.embed(tape, batch)?;
+        if layer == 0 && rows == Rows::OfHead {
+            return ops::gather(tape, batch, x);
+        }
+        for (index, part) in self.layout.layers[..layer].iter().enumerate() {
+            tape.keep_only(&[x]);
+            x = self.layer(tape, batch, part, x, if index + 1 == layer { rows } else { Rows::All })?;
+        }
+        Ok(x)
+    }
+
     fn embed(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
         let embedded = ops::embedding(tape, &self.parameters, batch, self.layout.embeddings)?;
         let embedded = ops::layernorm(tape, &self.parameters, embedded, None, 0.0, self.layout.embedding_norm)?;
@@ -207,17 +221,13 @@ impl Model {
         ops::layernorm(tape, parameters, output, Some(attended), dropout, layer.output_norm)
     }
 
-    /// The head's logits for `batch.rows`: `[rows, classes]`.
+    /// The head's logits for `batch.rows`: `[rows, classes]`; without a head, their hidden states: `[rows, hidden]`.
     ///
     /// # Errors
     /// Those of the device.
     pub fn forward(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
         let (parameters, config) = (&self.parameters, &self.config);
-        let mut x = self.embed(tape, batch)?;
-        for (index, layer) in self.layout.layers.iter().enumerate() {
-            let last = index + 1 == self.layout.layers.len();
-            x = self.layer(tape, batch, layer, x, if last { Rows::OfHead } else { Rows::All })?;
-        }
+        let mut x = self.hidden(tape, batch, self.layout.layers.len(), Rows::OfHead)?;
         match &self.layout.head {
             HeadLayout::MaskedLm { transform, norm, bias } => {
                 let x = ops::linear(tape, parameters, x, transform.weight, None)?;
@@ -232,7 +242,6 @@ impl Model {
                 linear(tape, parameters, x, *classifier)
             }
             HeadLayout::Site { dense, classifier } => {
-                let mut x = x;
                 if let Some(dense) = dense {
                     x = ops::linear(tape, parameters, x, dense.weight, None)?;
                     x = ops::bias_gelu(tape, parameters, x, dense.bias)?;
@@ -240,14 +249,31 @@ impl Model {
                 let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
                 linear(tape, parameters, x, *classifier)
             }
+            HeadLayout::Encoder => Ok(x),
         }
     }
 }
 
+/// Where the parameters of such a model lie, if there can be one.
+fn layout(config: &Config, head: &Head) -> Result<Layout> {
+    config.validate()?;
+    if !(1..=1 << 24).contains(&head.classes(config)) {
+        return Err(Error::usage("a head with no classes", "give at least one class"));
+    }
+    if let Head::Site { hidden: Some(width), .. } = *head
+        && !(1..=1 << 16).contains(&width)
+    {
+        return Err(Error::usage(format!("a head with a hidden layer of {width}"), "give a width from 1 to 65,536"));
+    }
+    Ok(Layout::new(config, head))
+}
+
 /// Which rows an encoder layer computes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rows {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Those of all tokens.
     All,
+    /// Those that the head reads: `batch.rows`.
     OfHead,
 }
 

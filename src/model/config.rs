@@ -128,14 +128,20 @@ pub enum Head {
         /// Width of a hidden layer with GELU, if there is one (BioNeMo: 64).
         hidden: Option<usize>,
     },
+    /// Nothing: the encoder alone (`BertModel`), for its hidden states.
+    Encoder {
+        /// Whether BERT's pooler over `[CLS]` is kept for those who fine-tune.
+        pooler: bool,
+    },
 }
 
 impl Head {
-    /// Columns of the logits.
+    /// Columns of the logits; of the hidden states, where there is no head.
     pub fn classes(&self, config: &Config) -> usize {
         match *self {
             Self::MaskedLm => config.vocab_size,
             Self::Cls { labels } | Self::Site { labels, .. } => labels,
+            Self::Encoder { .. } => config.hidden_size,
         }
     }
 
@@ -146,6 +152,7 @@ impl Head {
             Self::Cls { .. } => Some("BertForSequenceClassification"),
             Self::Site { hidden: None, .. } => Some("BertForTokenClassification"),
             Self::Site { hidden: Some(_), .. } => None,
+            Self::Encoder { .. } => Some("BertModel"),
         }
     }
 }

@@ -36,6 +36,7 @@ pub enum HeadLayout {
     MaskedLm { transform: Linear, norm: Normalisation, bias: Vector },
     Cls { pooler: Linear, classifier: Linear },
     Site { dense: Option<Linear>, classifier: Linear },
+    Encoder,
 }
 
 /// All parameters of a model.
@@ -156,6 +157,12 @@ fn build(builder: &mut Builder, config: &Config, head: &Head) -> Layout {
             dense: Some(builder.linear("classifier.dense", width, hidden)),
             classifier: builder.linear("classifier.out_proj", labels, width),
         },
+        Head::Encoder { pooler } => {
+            if pooler {
+                builder.linear("bert.pooler.dense", hidden, hidden);
+            }
+            HeadLayout::Encoder
+        }
     };
     Layout { specs: Vec::new(), decayed: 0, embeddings, embedding_norm, layers, head }
 }

@@ -6,7 +6,9 @@ mod bert;
 mod config;
 mod layout;
 mod presets;
+mod task;
 
-pub use bert::Model;
+pub use bert::{Model, Rows};
 pub use config::{Config, Head};
 pub use presets::{PRESETS, Preset, preset};
+pub use task::{Classification, Task};

@@ -132,7 +132,7 @@ fn random_batch(workload: &Workload, seed: u64) -> Batch {
     let masked = |row: &usize| draws.block(*row as u64)[1] < threshold;
     batch.rows = match workload.head {
         Head::MaskedLm => (0..batch.total_tokens()).filter(masked).map(|row| row as i32).collect(),
-        Head::Cls { .. } => batch.cu_seqlens[..workload.batch].to_vec(),
+        Head::Cls { .. } | Head::Encoder { .. } => batch.cu_seqlens[..workload.batch].to_vec(),
         Head::Site { .. } => {
             batch.cu_seqlens[..workload.batch].iter().map(|row| row + workload.length as i32 / 2).collect()
         }

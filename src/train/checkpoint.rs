@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
-use crate::autograd::Parameters;
-use crate::device::{Buffer, DType};
+use crate::device::DType;
+use crate::interop::config::{self, ModelConfig};
+use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
+use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Config, Head, Model};
+pub use crate::model::Classification;
+use crate::model::{Head, Model};
 use crate::ops::Loss;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::output::{AtomicFile, write_atomic, write_folder_atomic};
@@ -24,15 +26,6 @@ const VOCABULARY_FILE: &str = "vocab.txt";
 const TRAINING_FILE: &str = "training_state.safetensors";
 const STATE_FILE: &str = "state.json";
 const CHECKPOINT_PREFIX: &str = "checkpoint-";
-
-/// What a classifier was trained on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Classification {
-    /// Names of the classes.
-    pub labels: Vec<String>,
-    /// Bases of a window, cut from the middle of longer ones; `None`: whatever comes.
-    pub window: Option<usize>,
-}
 
 /// A model on disk, in memory.
 pub struct Checkpoint {
@@ -101,7 +94,7 @@ pub fn save_model(
     classification: Option<&Classification>,
 ) -> Result<()> {
     vocabulary.write(folder.join(VOCABULARY_FILE))?;
-    let config = config_json(model, vocabulary, classification)?;
+    let config = config::to_json(model, vocabulary, classification)?;
     write_atomic(folder.join(CONFIG_FILE), to_json(&config)?)?;
     let parameters = &model.parameters;
     let values = parameters.host_values()?;
@@ -160,7 +153,7 @@ fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
         let step = path
             .file_name()
             .and_then(|name| name.to_str()?.strip_prefix(CHECKPOINT_PREFIX)?.parse().ok())
-            .filter(|_| path.join(MODEL_FILE).is_file());
+            .filter(|_| weights_file(&path).is_some());
         if let Some(step) = step {
             found.push((step, path));
         }
@@ -178,7 +171,7 @@ pub fn remove_debris(run: &Path) -> Result<()> {
         let path = entry.map_err(Error::io("read the folder", run))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let staging = name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(".old"));
-        let half_removed = name.starts_with(CHECKPOINT_PREFIX) && path.is_dir() && !path.join(MODEL_FILE).is_file();
+        let half_removed = name.starts_with(CHECKPOINT_PREFIX) && path.is_dir() && weights_file(&path).is_none();
         if staging || half_removed {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(Error::io("remove", &path))?;
@@ -206,9 +199,14 @@ pub fn nothing_to_resume(run: &Path) -> Error {
     )
 }
 
+/// The file of weights in a model's folder, if there is one.
+fn weights_file(folder: &Path) -> Option<PathBuf> {
+    WEIGHT_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
 /// The model folder that `path` means: itself, or the newest checkpoint of an unfinished run.
-fn model_folder(path: &Path) -> Result<PathBuf> {
-    if path.join(MODEL_FILE).is_file() {
+pub(super) fn model_folder(path: &Path) -> Result<PathBuf> {
+    if weights_file(path).is_some() {
         return Ok(path.to_owned());
     }
     if let Some(newest) = newest_checkpoint(path)? {
@@ -216,15 +214,110 @@ fn model_folder(path: &Path) -> Result<PathBuf> {
     }
     let (found, remedy) = if !path.exists() {
         ("no such folder", "check the path")
-    } else if path.join("pytorch_model.bin").is_file() {
+    } else if WEIGHT_FILES.iter().any(|name| path.join(format!("{name}.index.json")).is_file()) {
         (
-            "only pytorch_model.bin, a pickle that could run code when read",
-            "convert it with transformers: BertForMaskedLM.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)",
+            "weights in several files, which only models far larger than DNABERT need",
+            "write one file with transformers: MODEL.save_pretrained(DIR, max_shard_size=\"50GB\")",
         )
     } else {
-        ("no model.safetensors and no checkpoint", "name the folder of a Hugging Face checkpoint or of a run")
+        (
+            "no model.safetensors, no pytorch_model.bin and no checkpoint",
+            "name the folder of a Hugging Face checkpoint or of a run",
+        )
     };
     Err(Error::input(path, "", found, remedy))
+}
+
+/// The files of a model, read and understood, before any memory is set aside for it.
+pub(super) struct Source {
+    pub(super) vocabulary: Vocabulary,
+    pub(super) config: ModelConfig,
+    pub(super) weights: Weights,
+    /// What had to be done to understand the files, in words.
+    pub(super) notes: Vec<String>,
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let folder = model_folder(path)?;
+        let vocabulary_path = folder.join(VOCABULARY_FILE);
+        if !vocabulary_path.exists() {
+            return Err(Error::input(
+                &folder,
+                "",
+                "no vocab.txt, which says what each token means",
+                "copy the one that the model was trained with into the folder (DNABERT has one for each k)",
+            ));
+        }
+        let vocabulary = Vocabulary::read(vocabulary_path)?;
+        let config_path = folder.join(CONFIG_FILE);
+        let config = ModelConfig::read(&config_path)?;
+        if config.config.vocab_size != vocabulary.len() {
+            return Err(Error::input(
+                &config_path,
+                "vocab_size",
+                format!("{}, but {VOCABULARY_FILE} has {} entries", config.config.vocab_size, vocabulary.len()),
+                "use the two files of the same model",
+            ));
+        }
+        let mut weights = Weights::read(&weights_file(&folder).unwrap_or_else(|| folder.join(MODEL_FILE)))?;
+        let notes = modernise(&mut weights)?;
+        let source = Self { vocabulary, config, weights, notes };
+        source.check_sizes()?;
+        Ok(source)
+    }
+
+    /// The weights are of the sizes that config.json names; so a damaged one cannot ask for memory beyond them.
+    fn check_sizes(&self) -> Result<()> {
+        let config = &self.config.config;
+        let (hidden, last) = (config.hidden_size, config.num_hidden_layers - 1);
+        let tensors = [
+            ("bert.embeddings.word_embeddings.weight".to_owned(), config.vocab_size),
+            ("bert.embeddings.position_embeddings.weight".to_owned(), config.max_position_embeddings),
+            ("bert.embeddings.token_type_embeddings.weight".to_owned(), config.type_vocab_size),
+            (format!("bert.encoder.layer.{last}.intermediate.dense.weight"), config.intermediate_size),
+        ];
+        for (name, rows) in tensors {
+            let Some(tensor) = self.weights.tensors.get(&name) else {
+                return Err(missing(&self.weights.path, &name));
+            };
+            if tensor.shape != [rows, hidden] {
+                return Err(Error::input(
+                    &self.weights.path,
+                    format!("tensor {name}"),
+                    format!("shape {:?}, but config.json means {:?}", tensor.shape, [rows, hidden]),
+                    "use the weights and the config.json of the same model",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the tensors that the model knows by name into it; returns their names and what was done to them.
+    fn fill(&self, model: &mut Model, rule: DecoderBias) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut loaded, mut notes) = (Vec::new(), Vec::new());
+        let config = &self.config.config;
+        for spec in &model.parameters.specs {
+            let values = if spec.name == "cls.predictions.bias" {
+                let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
+                let (bias, done) = decoder_bias(&self.weights, vocabulary, hidden, rule, &self.config.writer)?;
+                notes.extend(done);
+                bias
+            } else {
+                self.weights.values(&spec.name, &spec.shape)?
+            };
+            if let Some(values) = values {
+                model.parameters.values.slice_mut::<f32>()[spec.range()].copy_from_slice(&values);
+                loaded.push(spec.name.clone());
+            }
+        }
+        Ok((loaded, notes))
+    }
+}
+
+fn missing(path: &Path, name: &str) -> Error {
+    let remedy = "this architecture needs it; start from a complete checkpoint whose config.json is its own";
+    Error::input(path, format!("tensor {name}"), "missing", remedy)
 }
 
 /// Reads a model.
@@ -232,30 +325,50 @@ fn model_folder(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// [`Error::Input`] that names the file and what is wrong in it.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let folder = model_folder(path)?;
-    let vocabulary = Vocabulary::read(folder.join(VOCABULARY_FILE))?;
-    let config_path = folder.join(CONFIG_FILE);
-    let (config, head, classification) = read_config(&config_path)?;
-    if config.vocab_size != vocabulary.len() {
-        return Err(Error::input(
-            &config_path,
-            "vocab_size",
-            format!("{}, but {VOCABULARY_FILE} has {} entries", config.vocab_size, vocabulary.len()),
-            "use the two files of the same model",
+    let (checkpoint, notes) = import(path, DecoderBias::Auto)?;
+    notes.iter().for_each(|note| tracing::info!("{}: {note}", path.display()));
+    Ok(checkpoint)
+}
+
+/// Reads a model of any of the layouts that [`modernise`] and [`decoder_bias`] know, and returns what was done to it.
+///
+/// # Errors
+/// As [`load`].
+pub fn import(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>)> {
+    let source = Source::open(path)?;
+    let head = source.config.head(&source.weights);
+    let classification = source.config.classification_of(&head);
+    let mut model = Model::zeros(source.config.config.clone(), head, DType::F32)?;
+    let (loaded, done) = source.fill(&mut model, rule)?;
+    if let Some(absent) = model.parameters.specs.iter().find(|spec| !loaded.contains(&spec.name)) {
+        return Err(missing(&source.weights.path, &absent.name));
+    }
+    let mut notes = source.notes;
+    notes.extend(done);
+    let tensors = &source.weights.tensors;
+    if let Some(other) = loaded.iter().filter_map(|name| tensors.get(name)).find(|t| t.element != ElementType::F32) {
+        notes.push(format!("weights were {}; they are f32 now", other.element.name()));
+    }
+    let unused: Vec<&str> = tensors
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !is_redundant(name) && !loaded.iter().any(|l| l == name))
+        .collect();
+    if !unused.is_empty() {
+        notes.push(format!(
+            "{} tensors that this model has no use for were left out: {}",
+            unused.len(),
+            shortened(&unused)
         ));
     }
-    let mut model = Model::zeros(config, head, DType::F32)?;
-    let tensors_path = folder.join(MODEL_FILE);
-    let loaded = load_matching(&mut model.parameters, &tensors_path)?;
-    if let Some(missing) = model.parameters.specs.iter().find(|spec| !loaded.contains(&spec.name)) {
-        return Err(Error::input(
-            &tensors_path,
-            format!("tensor {}", missing.name),
-            "missing",
-            "this architecture needs it; start from a complete checkpoint",
-        ));
-    }
-    Ok(Checkpoint { model, vocabulary, classification })
+    Ok((Checkpoint { model, vocabulary: source.vocabulary, classification }, notes))
+}
+
+/// The first few of many names.
+fn shortened(names: &[&str]) -> String {
+    const SHOWN: usize = 6;
+    let dots = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{dots}", names[..names.len().min(SHOWN)].join(", "))
 }
 
 /// Starts a model with another head from the encoder in `path`: parameters of the same name and shape are copied, the
@@ -264,22 +377,26 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 /// # Errors
 /// As [`load`]; [`Error::Input`] if the encoder is of another shape.
 pub fn load_encoder(path: &Path, head: Head, seed: u64) -> Result<(Model, Vocabulary)> {
-    let folder = model_folder(path)?;
-    let vocabulary = Vocabulary::read(folder.join(VOCABULARY_FILE))?;
-    let (config, _, _) = read_config(&folder.join(CONFIG_FILE))?;
-    let mut model = Model::initialise(config, head, DType::F32, seed)?;
-    let tensors_path = folder.join(MODEL_FILE);
-    let loaded = load_matching(&mut model.parameters, &tensors_path)?;
-    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
-    if let Some(missing) = encoder.find(|spec| !loaded.contains(&spec.name)) {
-        return Err(Error::input(
-            &tensors_path,
-            format!("tensor {}", missing.name),
-            "missing",
-            "start from a checkpoint of a BERT encoder with the sizes that its config.json names",
-        ));
+    let mut source = Source::open(path)?;
+    if let Some(classifier) = source.weights.tensors.get("classifier.weight")
+        && classifier.shape.first() != Some(&head.classes(&source.config.config))
+    {
+        // A head for other classes starts anew.
+        source.weights.tensors.retain(|name, _| !name.starts_with("classifier."));
     }
-    Ok((model, vocabulary))
+    let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;
+    let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
+    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
+    match encoder.find(|spec| !loaded.contains(&spec.name)) {
+        Some(absent) => Err(missing(&source.weights.path, &absent.name)),
+        None => Ok((model, source.vocabulary)),
+    }
+}
+
+/// The state of the run that a checkpoint is of, if it can be resumed from.
+pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
+    let path = folder.join(STATE_FILE);
+    if path.is_file() { parse_json(&path).map(Some) } else { Ok(None) }
 }
 
 /// Reads what a run needs to go on from one of its checkpoints.
@@ -289,70 +406,14 @@ pub fn load_encoder(path: &Path, head: Head, seed: u64) -> Result<(Model, Vocabu
 pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunState> {
     let path = folder.join(STATE_FILE);
     let state: RunState = parse_json(&path)?;
-    let path = folder.join(TRAINING_FILE);
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-    let tensors = parse_tensors(&path, &bytes)?;
+    let moments = Weights::read(&folder.join(TRAINING_FILE))?;
     for (name, moment) in [("first_moment", &mut optimizer.first), ("second_moment", &mut optimizer.second)] {
-        let tensor = tensors.tensor(name).map_err(|error| not_tensors(&path, &error))?;
-        let mut values = Buffer::zeros(moment.len(), DType::F32);
-        copy_tensor(&path, name, &tensor, &[moment.len()], &mut values, 0)?;
-        moment.write(values.slice::<f32>())?;
+        let values = moments.values(name, &[moment.len()])?;
+        moment.write(&values.ok_or_else(|| missing(&moments.path, name))?)?;
     }
     optimizer.steps = state.step;
     optimizer.config = state.optimizer;
     Ok(state)
-}
-
-/// Copies the tensors of a file that the parameters know by name; returns their names.
-fn load_matching(parameters: &mut Parameters, path: &Path) -> Result<Vec<String>> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let tensors = parse_tensors(path, &bytes)?;
-    let mut loaded = Vec::new();
-    for spec in &parameters.specs {
-        let Ok(tensor) = tensors.tensor(&spec.name) else {
-            continue;
-        };
-        copy_tensor(path, &spec.name, &tensor, &spec.shape, &mut parameters.values, spec.offset)?;
-        loaded.push(spec.name.clone());
-    }
-    Ok(loaded)
-}
-
-fn copy_tensor(
-    path: &Path,
-    name: &str,
-    tensor: &TensorView,
-    shape: &[usize],
-    target: &mut Buffer,
-    offset: usize,
-) -> Result<()> {
-    let wrong = |found: String| {
-        let remedy = "use the weights and the config.json of the same model, as 32-bit floats";
-        Err(Error::input(path, format!("tensor {name}"), found, remedy))
-    };
-    if tensor.dtype() != Dtype::F32 {
-        return wrong(format!("type {:?}, expected F32", tensor.dtype()));
-    }
-    if tensor.shape() != shape {
-        return wrong(format!("shape {:?}, expected {shape:?}", tensor.shape()));
-    }
-    let len: usize = shape.iter().product();
-    let target = &mut target.slice_mut::<f32>()[offset..offset + len];
-    for (value, bytes) in target.iter_mut().zip(tensor.data().chunks_exact(4)) {
-        *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
-    if target.iter().any(|value| !value.is_finite()) {
-        return wrong("a value that is not a finite number".into());
-    }
-    Ok(())
-}
-
-fn parse_tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|error| not_tensors(path, &error))
-}
-
-fn not_tensors(path: &Path, error: &safetensors::SafeTensorError) -> Error {
-    Error::input(path, "", format!("not a complete safetensors file: {error}"), "copy or make the checkpoint again")
 }
 
 fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
@@ -395,69 +456,4 @@ fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|error| {
         Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
     })
-}
-
-/// `config.json` as transformers reads it; what it has no word for stands under `helixgrad`.
-fn config_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Value> {
-    let config = serde_json::to_value(&model.config).map_err(|error| Error::Failed(error.to_string()))?;
-    let mut json = Map::new();
-    if let Some(architecture) = model.head.architecture() {
-        json.insert("architectures".into(), json!([architecture]));
-    }
-    json.insert("model_type".into(), json!("bert"));
-    json.insert("hidden_act".into(), json!("gelu"));
-    json.insert("pad_token_id".into(), json!(0));
-    json.insert("position_embedding_type".into(), json!("absolute"));
-    if let Value::Object(config) = config {
-        json.extend(config);
-    }
-    if let Some(classification) = classification {
-        let names = classification.labels.iter().enumerate();
-        let by_id: Map<_, _> = names.clone().map(|(id, name)| (id.to_string(), json!(name))).collect();
-        let by_name: Map<_, _> = names.map(|(id, name)| (name.clone(), json!(id))).collect();
-        json.insert("id2label".into(), by_id.into());
-        json.insert("label2id".into(), by_name.into());
-    }
-    json.insert(
-        "helixgrad".into(),
-        json!({ "k": vocabulary.k(), "head": model.head, "classification": classification }),
-    );
-    Ok(Value::Object(json))
-}
-
-/// The part of `config.json` that decides what the model computes.
-fn read_config(path: &Path) -> Result<(Config, Head, Option<Classification>)> {
-    let json: Value = parse_json(path)?;
-    let wrong = |place: &str, found: String, remedy: &str| Error::input(path, place, found, remedy);
-    if let Some(activation) = json.get("hidden_act").and_then(Value::as_str)
-        && activation != "gelu"
-    {
-        return Err(wrong("hidden_act", format!("{activation:?}"), "only \"gelu\" (the exact one) is implemented"));
-    }
-    let config: Config = serde_json::from_value(json.clone()).map_err(|error| {
-        wrong("", format!("not a BERT configuration: {error}"), "use the config.json that belongs to the model")
-    })?;
-    config.validate().map_err(|error| wrong("", error.to_string(), "use the config.json that belongs to the model"))?;
-    let ours = json.get("helixgrad");
-    if let Some(head) = ours.and_then(|ours| ours.get("head")) {
-        let head = serde_json::from_value(head.clone())
-            .map_err(|error| wrong("helixgrad.head", error.to_string(), "copy or make the checkpoint again"))?;
-        let classification = ours.and_then(|ours| ours.get("classification")).cloned().unwrap_or_default();
-        let classification = serde_json::from_value(classification).map_err(|error| {
-            wrong("helixgrad.classification", error.to_string(), "copy or make the checkpoint again")
-        })?;
-        return Ok((config, head, classification));
-    }
-    let labels = json.get("id2label").and_then(Value::as_object).map_or(2, Map::len);
-    let architecture = json.pointer("/architectures/0").and_then(Value::as_str).unwrap_or("BertForMaskedLM");
-    let head = match architecture {
-        "BertForMaskedLM" => Head::MaskedLm,
-        "BertForSequenceClassification" => Head::Cls { labels },
-        "BertForTokenClassification" => Head::Site { labels, hidden: None },
-        other => {
-            let remedy = "BertForMaskedLM, BertForSequenceClassification and BertForTokenClassification are known";
-            return Err(wrong("architectures", format!("{other:?}"), remedy));
-        }
-    };
-    Ok((config, head, None))
 }

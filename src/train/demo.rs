@@ -369,7 +369,11 @@ fn labelled(windows: &[Window]) -> Vec<LabelledWindow> {
 }
 
 fn classification(options: &DemoOptions) -> Classification {
-    Classification { labels: LABEL_NAMES.map(str::to_owned).to_vec(), window: Some(options.window) }
+    Classification {
+        labels: LABEL_NAMES.map(str::to_owned).to_vec(),
+        window: Some(options.window),
+        ..Classification::default()
+    }
 }
 
 fn finetune_on(

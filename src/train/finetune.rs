@@ -214,7 +214,7 @@ pub fn finetune(
 fn rows_of(model: &Model) -> labelled::Head {
     match model.head {
         Head::Site { .. } => labelled::Head::Site,
-        Head::Cls { .. } | Head::MaskedLm => labelled::Head::Cls,
+        Head::Cls { .. } | Head::MaskedLm | Head::Encoder { .. } => labelled::Head::Cls,
     }
 }
 

@@ -6,6 +6,7 @@ pub mod baselines;
 pub mod bench;
 pub mod checkpoint;
 pub mod demo;
+pub mod description;
 pub mod evaluation;
 pub mod feed;
 pub mod finetune;

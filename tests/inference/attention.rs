@@ -141,7 +141,8 @@ fn looking_at(folder: &std::path::Path, word: &str) -> std::path::PathBuf {
     let path = folder.join("looking");
     fs::create_dir_all(&path).unwrap();
     let labels = vec!["plain".to_owned(), "planted".to_owned()];
-    checkpoint::save_model(&path, &model, &vocabulary, Some(&Classification { labels, window: None })).unwrap();
+    checkpoint::save_model(&path, &model, &vocabulary, Some(&Classification { labels, ..Classification::default() }))
+        .unwrap();
     path
 }
 

@@ -74,7 +74,7 @@ pub fn model(folder: &Path, labels: &[&str], window: Option<usize>) -> PathBuf {
     let labels = labels.iter().map(|label| (*label).to_owned()).collect();
     let path = folder.join("model");
     fs::create_dir_all(&path).unwrap();
-    let classification = Classification { labels, window };
+    let classification = Classification { labels, window, ..Classification::default() };
     checkpoint::save_model(&path, &model, &vocabulary, Some(&classification)).unwrap();
     path
 }

@@ -1,0 +1,167 @@
+//! `helixgrad embed`: vectors of sequences, k-mers or bases.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Common;
+use crate::Result;
+use crate::genome::alias::Aliases;
+use crate::genome::twobit::Genome;
+use crate::inference::bed::BedReader;
+use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed};
+use crate::inference::encoder::Encoder;
+use crate::interop::arrays::{ArrayWriter, Row};
+use crate::kmer::sequences::{self, Named};
+use crate::report::{Progress, format};
+use crate::train::checkpoint;
+
+/// Options of `helixgrad embed`.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(group = clap::ArgGroup::new("input").required(true).args(["fasta", "bed", "tsv"]))]
+pub struct Args {
+    /// The model: a run's folder, a checkpoint, a Hugging Face directory.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Sequences as FASTA records, plain or gzipped.
+    #[arg(long, value_name = "FILE")]
+    fasta: Option<PathBuf>,
+    /// Regions of --genome; those on the minus strand are read on it.
+    #[arg(long, value_name = "FILE", requires = "genome")]
+    bed: Option<PathBuf>,
+    /// The genome of --bed.
+    #[arg(long, value_name = "2BIT", requires = "bed")]
+    genome: Option<PathBuf>,
+    /// Names of --bed that the genome has otherwise: NAME=GENOME_NAME.
+    #[arg(long, value_name = "NAME=NAME", requires = "bed")]
+    alias: Vec<String>,
+    /// Sequences in the first column of a table with a header, TSV or CSV.
+    #[arg(long, value_name = "FILE")]
+    tsv: Option<PathBuf>,
+    /// The file to write: .npy, .safetensors or .tsv.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// One vector a sequence: the mean over its k-mers (default), or its `[CLS]`.
+    #[arg(long, value_enum, conflicts_with = "per")]
+    pool: Option<Pool>,
+    /// One vector a k-mer, or a base (the mean over the k-mers that cover it).
+    #[arg(long, value_enum)]
+    per: Option<Per>,
+    /// Whose output: 0 is the embeddings', 1 the first layer's, -1 the last one's.
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "N")]
+    layer: i64,
+    /// K-mers that the model reads at once (default: as many as it can); longer sequences are cut into such windows.
+    #[arg(long, value_name = "K-MERS")]
+    window: Option<usize>,
+    /// K-mers that neighbouring windows share at least (default: a quarter of a window).
+    #[arg(long, value_name = "K-MERS")]
+    overlap: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Pool {
+    Mean,
+    Cls,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Per {
+    Token,
+    Nucleotide,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, computing and writing.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let (device, dtype) = common.device()?;
+    let encoder = Encoder::new(checkpoint::load(&args.model)?, device, dtype)?;
+    let unit = match (args.pool, args.per) {
+        (Some(Pool::Cls), _) => Unit::Cls,
+        (_, Some(Per::Token)) => Unit::Token,
+        (_, Some(Per::Nucleotide)) => Unit::Nucleotide,
+        _ => Unit::Mean,
+    };
+    let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
+    let mut writer = ArrayWriter::create(&args.out, encoder.columns())?;
+    let k = encoder.vocabulary().k();
+    let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);
+    let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
+    let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
+    let started = Instant::now();
+    let counts = if let Some(path) = &args.fasta {
+        embed(&encoder, path, sequences::fasta(path)?, &options, &mut sink, &mut count)?
+    } else if let (Some(path), Some(genome)) = (&args.bed, &args.genome) {
+        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, None)?);
+        let regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
+        embed(&encoder, path, regions, &options, &mut sink, &mut count)?
+    } else {
+        let path = args.tsv.as_deref().unwrap_or(Path::new(""));
+        embed(&encoder, path, sequences::table(path)?, &options, &mut sink, &mut count)?
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    progress.finish("");
+    let rows = writer.commit()?;
+    let result = json!({
+        "out": args.out,
+        "rows": rows,
+        "columns": encoder.columns(),
+        "unit": unit,
+        "layer": options.layer,
+        "counts": counts,
+        "seconds": seconds,
+        "tokens_per_second": counts.tokens as f64 / seconds,
+        "bases_per_second": counts.bases as f64 / seconds,
+    });
+    common.print(&result, |_| human(args, &counts, rows, encoder.columns(), seconds))
+}
+
+fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit, k: usize) -> Result<()> {
+    let Named { name, bases } = rows.sequence;
+    if rows.first == 0 {
+        writer.begin(name)?;
+    }
+    let width = match unit {
+        Unit::Mean | Unit::Cls => None,
+        Unit::Token => Some(k),
+        Unit::Nucleotide => Some(1),
+    };
+    let columns = writer.columns();
+    for (index, values) in rows.values.chunks_exact(columns).enumerate() {
+        let at = rows.first + index;
+        let text = width.map(|width| String::from_utf8_lossy(&bases[at..at + width]));
+        let place = text.as_deref().map(|text| (at + 1, text));
+        writer.row(&Row { name, place }, values)?;
+    }
+    Ok(())
+}
+
+fn human(args: &Args, counts: &Counts, rows: u64, columns: usize, seconds: f64) -> String {
+    let mut text = format!(
+        "{} sequences, {} bases: {} x {columns} written to {}\n{} tokens/s, {} bases/s",
+        format::count(counts.sequences),
+        format::count(counts.bases),
+        format::count(rows),
+        args.out.display(),
+        format::count((counts.tokens as f64 / seconds) as u64),
+        format::count((counts.bases as f64 / seconds) as u64),
+    );
+    if counts.windowed > 0 {
+        text += &format!("\n{} sequences were longer than a window and were blended", format::count(counts.windowed));
+    }
+    if counts.unknown_k_mers > 0 {
+        text += &format!("\n{} k-mers with N or another code were [UNK]", format::count(counts.unknown_k_mers));
+    }
+    if counts.all_unknown > 0 {
+        let all = format::count(counts.all_unknown);
+        text += &format!("\n{all} sequences have no other k-mer: their vectors are those of [UNK]");
+    }
+    text
+}

@@ -1,0 +1,69 @@
+//! `helixgrad import`: another program's checkpoint becomes one of ours.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Common;
+use crate::interop::names::DecoderBias;
+use crate::output::write_folder_atomic;
+use crate::report::format;
+use crate::train::checkpoint;
+use crate::{Error, Result};
+
+/// Options of `helixgrad import`.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Args {
+    /// A Hugging Face directory, or one that DNABERT's program wrote: config.json, vocab.txt, and model.safetensors or
+    /// pytorch_model.bin (read without running code).
+    #[arg(value_name = "DIR")]
+    from: PathBuf,
+    /// The folder to write: config.json, vocab.txt, model.safetensors, as transformers loads them.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How often the masked-LM head adds its bias: DNABERT's program did it twice.
+    #[arg(long, value_enum, default_value = "auto")]
+    decoder_bias: DecoderBias,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    if args.out.exists() {
+        return Err(Error::usage(
+            format!("{} exists already", args.out.display()),
+            "name a folder that does not exist yet, or remove it",
+        ));
+    }
+    let (checkpoint, notes) = checkpoint::import(&args.from, args.decoder_bias)?;
+    write_folder_atomic(&args.out, |folder| {
+        let classification = checkpoint.classification.as_ref();
+        checkpoint::save_model(folder, &checkpoint.model, &checkpoint.vocabulary, classification)
+    })?;
+    let model = &checkpoint.model;
+    let result = json!({
+        "from": args.from,
+        "out": args.out,
+        "architecture": model.head.architecture(),
+        "parameters": model.parameter_count(),
+        "k": checkpoint.vocabulary.k(),
+        "notes": notes,
+    });
+    common.print(&result, |_| {
+        let mut text = String::new();
+        for note in &notes {
+            text += &format!("- {note}\n");
+        }
+        text + &format!(
+            "{}, {} parameters, k = {}: written to {}",
+            model.head.architecture().unwrap_or("site head with a hidden layer"),
+            format::count(model.parameter_count() as u64),
+            checkpoint.vocabulary.k(),
+            args.out.display()
+        )
+    })
+}

@@ -1,0 +1,364 @@
+//! Embeddings: one vector a sequence, a k-mer or a base, of sequences of any length, in bounded memory.
+//!
+//! A sequence that is longer than the model's positions is cut into overlapping windows whose rows are blended
+//! ([`super::tiling`]). K-mers with N or another code for an unknown base are `[UNK]`: the model sees that something is
+//! there. They have rows of their own per k-mer, but count in no average as long as the average has another k-mer.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::encoder::Encoder;
+use super::tiling::{Blend, Tiling};
+use crate::kmer::sequences::Named;
+use crate::kmer::vocabulary::UNK;
+use crate::{Error, Result};
+
+/// What gets a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// A sequence: the mean over its k-mers.
+    Mean,
+    /// A sequence: its `[CLS]`; of a long one the mean over its windows.
+    Cls,
+    /// Every k-mer.
+    Token,
+    /// Every base: the mean over the k-mers that cover it.
+    Nucleotide,
+}
+
+/// How to embed.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbedOptions {
+    /// What gets a vector.
+    pub unit: Unit,
+    /// The layer, as [`Encoder::layer`] counts: 0 is the embeddings' output.
+    pub layer: usize,
+    /// How long sequences are cut.
+    pub tiling: Tiling,
+}
+
+impl EmbedOptions {
+    /// Checks the options against the model; windows default to all its positions, overlaps to a quarter of a window.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a layer that the model lacks, a window that it cannot hold, an overlap as large as a window.
+    pub fn new(
+        encoder: &Encoder,
+        unit: Unit,
+        layer: i64,
+        window: Option<usize>,
+        overlap: Option<usize>,
+    ) -> Result<Self> {
+        let longest = encoder.longest();
+        let window = window.unwrap_or(longest);
+        if !(1..=longest).contains(&window) {
+            let found = format!("--window {window}, where the model reads 1 to {longest} k-mers at once");
+            return Err(Error::usage(found, "choose a window that it can read, or leave the option out"));
+        }
+        let overlap = overlap.unwrap_or(window / 4);
+        if overlap >= window {
+            let found = format!("--overlap {overlap} with windows of {window} k-mers");
+            return Err(Error::usage(found, "choose an overlap that is smaller than a window"));
+        }
+        Ok(Self { unit, layer: encoder.layer(layer)?, tiling: Tiling { window, overlap } })
+    }
+}
+
+/// Rows of one sequence, as they are finished.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// The sequence.
+    pub sequence: &'a Named,
+    /// The number of the first of these rows in it: a k-mer or a base, from 0.
+    pub first: usize,
+    /// `[rows, columns]`.
+    pub values: &'a [f32],
+}
+
+/// What was embedded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Sequences.
+    pub sequences: u64,
+    /// Their bases.
+    pub bases: u64,
+    /// Tokens that went through the model: k-mers of all windows, with `[CLS]` and `[SEP]`.
+    pub tokens: u64,
+    /// Sequences in several windows.
+    pub windowed: u64,
+    /// K-mers that were `[UNK]`.
+    pub unknown_k_mers: u64,
+    /// Sequences in which every k-mer was `[UNK]`.
+    pub all_unknown: u64,
+}
+
+/// Embeds sequences in their order. `sink` gets the rows of each as they are finished, those of a long one in several
+/// pieces; `progress` hears now and then what is done. Memory holds a few windows for each thread and one sequence's bases.
+///
+/// # Errors
+/// Those of `sequences` and `sink`; [`Error::Input`] with the name of a sequence that is shorter than a k-mer (`path` is
+/// where it was read).
+pub fn embed(
+    encoder: &Encoder,
+    path: &Path,
+    sequences: impl Iterator<Item = Result<Named>>,
+    options: &EmbedOptions,
+    sink: &mut dyn FnMut(Rows) -> Result<()>,
+    progress: &mut dyn FnMut(&Counts),
+) -> Result<Counts> {
+    let k = encoder.vocabulary().k();
+    let mut windows = Windows { k, path, sequences, tiling: options.tiling, open: None };
+    let mut assembler = Assembler::new(encoder, options.unit);
+    let mut counts = Counts::default();
+    let most = encoder.round_tokens();
+    let mut round: Vec<Window> = Vec::new();
+    loop {
+        let mut tokens = 0;
+        while tokens < most
+            && let Some(window) = windows.next()?
+        {
+            tokens += window.range.len() + 2;
+            round.push(window);
+        }
+        if round.is_empty() {
+            return Ok(counts);
+        }
+        let hidden = encoder.hidden(&round, options.layer, options.unit == Unit::Cls)?;
+        for (window, rows) in round.drain(..).zip(&hidden) {
+            counts.tokens += window.range.len() as u64 + 2;
+            assembler.add(&window, rows, sink, &mut counts)?;
+        }
+        progress(&counts);
+    }
+}
+
+/// A window of a sequence.
+struct Window {
+    sequence: Arc<Named>,
+    /// Its k-mers.
+    range: Range<usize>,
+    /// Its bases.
+    bases: Vec<u8>,
+    /// Where the next window of the sequence begins; the number of its k-mers, in the last.
+    next: usize,
+    is_last: bool,
+}
+
+impl AsRef<[u8]> for Window {
+    fn as_ref(&self) -> &[u8] {
+        &self.bases
+    }
+}
+
+/// The windows of all sequences, one after the other.
+struct Windows<'a, S> {
+    k: usize,
+    path: &'a Path,
+    sequences: S,
+    tiling: Tiling,
+    /// The sequence that is being cut, and the number of its next window.
+    open: Option<(Arc<Named>, usize)>,
+}
+
+impl<S: Iterator<Item = Result<Named>>> Windows<'_, S> {
+    fn next(&mut self) -> Result<Option<Window>> {
+        let (sequence, index) = match self.open.take() {
+            Some(open) => open,
+            None => match self.sequences.next() {
+                Some(sequence) => (Arc::new(self.check(sequence?)?), 0),
+                None => return Ok(None),
+            },
+        };
+        let k_mers = sequence.bases.len() + 1 - self.k;
+        let is_last = index + 1 == self.tiling.count(k_mers);
+        let range = self.tiling.window(k_mers, index);
+        let next = if is_last { k_mers } else { self.tiling.window(k_mers, index + 1).start };
+        if !is_last {
+            self.open = Some((Arc::clone(&sequence), index + 1));
+        }
+        let bases = sequence.bases[range.start..range.end + self.k - 1].to_vec();
+        Ok(Some(Window { sequence, range, bases, next, is_last }))
+    }
+
+    fn check(&self, sequence: Named) -> Result<Named> {
+        if sequence.bases.len() >= self.k {
+            return Ok(sequence);
+        }
+        Err(Error::input(
+            self.path,
+            format!("sequence {:?}", sequence.name),
+            format!("{} bases, fewer than a k-mer", sequence.bases.len()),
+            format!("this model reads {}-mers: remove the sequence, or give a longer one", self.k),
+        ))
+    }
+}
+
+/// Makes the rows of sequences from the rows of their windows.
+struct Assembler<'a> {
+    encoder: &'a Encoder,
+    unit: Unit,
+    blend: Blend,
+    /// Rows that the blend has finished.
+    joined: Vec<f32>,
+    /// Sum over the rows that count, and over those that do not.
+    means: [Mean; 2],
+    /// Windows of the sequence so far.
+    windows: usize,
+    /// Its known k-mers so far.
+    known: usize,
+    /// For bases: the rows of the last k k-mers, and which of them are known.
+    tail: VecDeque<(Vec<f32>, bool)>,
+    ids: Vec<i32>,
+    out: Vec<f32>,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(encoder: &'a Encoder, unit: Unit) -> Self {
+        let columns = encoder.columns();
+        Self {
+            encoder,
+            unit,
+            blend: Blend::new(columns),
+            joined: Vec::new(),
+            means: [Mean::new(columns), Mean::new(columns)],
+            windows: 0,
+            known: 0,
+            tail: VecDeque::new(),
+            ids: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes the rows of a sequence's next window and hands on what is finished.
+    fn add(
+        &mut self,
+        window: &Window,
+        rows: &[f32],
+        sink: &mut dyn FnMut(Rows) -> Result<()>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let sequence = &*window.sequence;
+        let k = self.encoder.vocabulary().k();
+        self.windows += 1;
+        // The k-mers that this window finishes: which of them are unknown.
+        let first = window.range.start;
+        self.ids.clear();
+        self.encoder.vocabulary().encode(&sequence.bases[first..window.next + k - 1], &mut self.ids);
+        let unknown = self.ids.iter().filter(|&&id| id == UNK).count();
+        self.known += self.ids.len() - unknown;
+        counts.unknown_k_mers += unknown as u64;
+        if self.unit == Unit::Cls {
+            self.means[0].add(rows);
+        } else {
+            self.joined.clear();
+            self.blend.add(window.range.clone(), rows, window.next, &mut self.joined);
+        }
+        match self.unit {
+            Unit::Cls => {}
+            Unit::Mean => {
+                for (row, &id) in self.joined.chunks_exact(self.encoder.columns()).zip(&self.ids) {
+                    self.means[usize::from(id == UNK)].add(row);
+                }
+            }
+            Unit::Token => sink(Rows { sequence, first, values: &self.joined })?,
+            Unit::Nucleotide => {
+                self.spread(window);
+                sink(Rows { sequence, first, values: &self.out })?;
+            }
+        }
+        if window.is_last {
+            self.finish(sequence, sink, counts)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a sequence.
+    fn finish(
+        &mut self,
+        sequence: &Named,
+        sink: &mut dyn FnMut(Rows) -> Result<()>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        if let Unit::Mean | Unit::Cls = self.unit {
+            let [known, unknown] = &self.means;
+            let mean = if known.count > 0 { known } else { unknown };
+            self.out.clear();
+            self.out.extend(mean.values());
+            sink(Rows { sequence, first: 0, values: &self.out })?;
+        }
+        counts.all_unknown += u64::from(self.known == 0);
+        counts.sequences += 1;
+        counts.bases += sequence.bases.len() as u64;
+        counts.windowed += u64::from(self.windows > 1);
+        (self.windows, self.known) = (0, 0);
+        self.means.iter_mut().for_each(Mean::clear);
+        self.blend.restart();
+        self.tail.clear();
+        Ok(())
+    }
+
+    /// Makes the rows of the bases that no later k-mer covers: base b lies in the k-mers b - k + 1 to b.
+    fn spread(&mut self, window: &Window) {
+        let k = self.encoder.vocabulary().k();
+        self.out.clear();
+        for (row, &id) in self.joined.chunks_exact(self.encoder.columns()).zip(&self.ids) {
+            if self.tail.len() == k {
+                self.tail.pop_front();
+            }
+            self.tail.push_back((row.to_vec(), id != UNK));
+            base_of(&self.tail, &mut self.means, &mut self.out);
+        }
+        if window.is_last {
+            let k_mers = window.next;
+            for base in k_mers..window.sequence.bases.len() {
+                while k_mers - self.tail.len() + k <= base {
+                    self.tail.pop_front();
+                }
+                base_of(&self.tail, &mut self.means, &mut self.out);
+            }
+        }
+    }
+}
+
+/// Appends the mean of the known k-mers that cover a base, or of all where none is known.
+fn base_of(k_mers: &VecDeque<(Vec<f32>, bool)>, means: &mut [Mean; 2], out: &mut Vec<f32>) {
+    means.iter_mut().for_each(Mean::clear);
+    for (row, is_known) in k_mers {
+        means[usize::from(!is_known)].add(row);
+    }
+    let [known, unknown] = means;
+    out.extend(if known.count > 0 { known.values() } else { unknown.values() });
+}
+
+/// A mean of rows, summed in f64 in their order.
+struct Mean {
+    sums: Vec<f64>,
+    count: usize,
+}
+
+impl Mean {
+    fn new(columns: usize) -> Self {
+        Self { sums: vec![0.0; columns], count: 0 }
+    }
+
+    fn add(&mut self, row: &[f32]) {
+        self.sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        self.count += 1;
+    }
+
+    fn values(&self) -> impl Iterator<Item = f32> {
+        let count = self.count as f64;
+        self.sums.iter().map(move |sum| (sum / count) as f32)
+    }
+
+    fn clear(&mut self) {
+        self.sums.fill(0.0);
+        self.count = 0;
+    }
+}

@@ -1,0 +1,216 @@
+//! Rows of floats to files that NumPy, PyTorch and spreadsheets open: `.npy`, `.safetensors`, `.tsv`.
+//!
+//! The number of rows is not known before the last one is written, so the binary headers have room for the largest number
+//! and are filled in at the end. Files appear under their names only then.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::output::AtomicFile;
+use crate::{Error, Result};
+
+/// Bytes of a header: NumPy's and safetensors' are padded with blanks to this, a multiple of 64.
+const HEADER: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Npy,
+    Safetensors,
+    Tsv,
+}
+
+/// Which rows belong to what: the index beside a binary file, the first columns of a table.
+pub struct Row<'a> {
+    /// The sequence's name.
+    pub name: &'a str,
+    /// The place of the row in it, from 1, and what stands there: a base or a k-mer. `None` for a row of all of it.
+    pub place: Option<(usize, &'a str)>,
+}
+
+/// Writes `[rows, columns]` of f32, a row at a time.
+///
+/// With `.npy` and `.safetensors` an index is written beside the file, `FILE.index.tsv`: for each sequence its name, its
+/// first row (from 0) and its number of rows. A `.safetensors` file has the rows as `embeddings` and, in `offsets` (i64,
+/// `[sequences + 1]`), where each sequence starts and the last one ends.
+pub struct ArrayWriter {
+    format: Format,
+    columns: usize,
+    rows: u64,
+    file: AtomicFile,
+    index: Option<AtomicFile>,
+    /// Name and first row of the sequence that is being written.
+    open: Option<(String, u64)>,
+    offsets: Vec<i64>,
+    line: String,
+}
+
+impl ArrayWriter {
+    /// Starts a file; its name's end says which kind.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another end; those of [`AtomicFile::create`].
+    pub fn create(path: &Path, columns: usize) -> Result<Self> {
+        let format = match path.extension().and_then(|end| end.to_str()) {
+            Some("npy") => Format::Npy,
+            Some("safetensors") => Format::Safetensors,
+            Some("tsv") => Format::Tsv,
+            _ => {
+                let found = format!("{} is neither .npy nor .safetensors nor .tsv", path.display());
+                return Err(Error::usage(found, "end the file's name with one of them"));
+            }
+        };
+        let mut file = AtomicFile::create(path)?;
+        let mut index = None;
+        if format != Format::Tsv {
+            file.write_all(&[b' '; HEADER]).map_err(Error::io("write", path))?;
+            let mut beside = AtomicFile::create(index_path(path))?;
+            beside.write_all(b"name\tfirst_row\trows\n").map_err(Error::io("write", beside.path()))?;
+            index = Some(beside);
+        }
+        Ok(Self { format, columns, rows: 0, file, index, open: None, offsets: Vec::new(), line: String::new() })
+    }
+
+    /// Columns of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Begins the rows of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        self.end_sequence()?;
+        self.open = Some((name.to_owned(), self.rows));
+        Ok(())
+    }
+
+    fn end_sequence(&mut self) -> Result<()> {
+        let Some((name, first)) = self.open.take() else { return Ok(()) };
+        if let Some(index) = &mut self.index {
+            writeln!(index, "{name}\t{first}\t{}", self.rows - first).map_err(Error::io("write", index.path()))?;
+        }
+        if self.format == Format::Safetensors {
+            self.offsets.push(first as i64);
+        }
+        Ok(())
+    }
+
+    /// Writes one row of the sequence that was begun.
+    ///
+    /// # Errors
+    /// [`Error::Io`], a full disk among the causes.
+    ///
+    /// # Panics
+    /// If it has another number of columns: a fault of the caller, never of input.
+    pub fn row(&mut self, row: &Row, values: &[f32]) -> Result<()> {
+        assert_eq!(values.len(), self.columns, "a row of another size");
+        let written = if self.format == Format::Tsv {
+            if self.rows == 0 {
+                self.write_tsv_header(row)?;
+            }
+            let line = &mut self.line;
+            line.clear();
+            line.push_str(row.name);
+            if let Some((place, text)) = row.place {
+                let _ = write!(line, "\t{place}\t{text}");
+            }
+            for value in values {
+                let _ = write!(line, "\t{value}");
+            }
+            line.push('\n');
+            self.file.write_all(line.as_bytes())
+        } else if cfg!(target_endian = "little") {
+            self.file.write_all(bytemuck::cast_slice(values))
+        } else {
+            values.iter().try_for_each(|value| self.file.write_all(&value.to_le_bytes()))
+        };
+        self.rows += 1;
+        written.map_err(Error::io("write", self.file.path()))
+    }
+
+    fn write_tsv_header(&mut self, row: &Row) -> Result<()> {
+        let mut line = "name".to_owned();
+        if row.place.is_some() {
+            line.push_str("\tposition\tsequence");
+        }
+        for column in 0..self.columns {
+            let _ = write!(line, "\tv{column}");
+        }
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", self.file.path()))
+    }
+
+    /// Fills in the header and gives the files their names. Returns the number of rows.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; no file appears then.
+    pub fn commit(mut self) -> Result<u64> {
+        self.end_sequence()?;
+        let header = match self.format {
+            Format::Npy => Some(npy_header(self.rows, self.columns)),
+            Format::Safetensors => {
+                self.offsets.push(self.rows as i64);
+                let offsets = self.offsets.iter().flat_map(|offset| offset.to_le_bytes());
+                let bytes: Vec<u8> = offsets.collect();
+                self.file.write_all(&bytes).map_err(Error::io("write", self.file.path()))?;
+                Some(safetensors_header(self.rows, self.columns, self.offsets.len()))
+            }
+            Format::Tsv => None,
+        };
+        if let Some(header) = header {
+            self.file.rewrite_start(&header)?;
+        }
+        self.file.commit()?;
+        self.index.map_or(Ok(()), AtomicFile::commit)?;
+        Ok(self.rows)
+    }
+}
+
+/// Where the index of a binary file lies.
+pub fn index_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".index.tsv");
+    name.into()
+}
+
+/// Version 1.0 of NumPy's format (numpy.org/doc/stable/reference/generated/numpy.lib.format.html): magic, version, length
+/// of the text as u16, and a Python dictionary padded with blanks up to a line end.
+fn npy_header(rows: u64, columns: usize) -> Vec<u8> {
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((HEADER as u16 - 10).to_le_bytes());
+    header.extend(format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}").bytes());
+    header.resize(HEADER - 1, b' ');
+    header.push(b'\n');
+    header
+}
+
+/// The length of the text as u64, then JSON padded with blanks (github.com/huggingface/safetensors, "Format").
+fn safetensors_header(rows: u64, columns: usize, offsets: usize) -> Vec<u8> {
+    let end = rows * columns as u64 * 4;
+    let json = json!({
+        "embeddings": { "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, end] },
+        "offsets": { "dtype": "I64", "shape": [offsets], "data_offsets": [end, end + 8 * offsets as u64] },
+    });
+    let mut header = (HEADER as u64 - 8).to_le_bytes().to_vec();
+    header.extend(json.to_string().bytes());
+    header.resize(HEADER, b' ');
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_have_room_for_any_number() {
+        let (rows, columns) = (1 << 40, 1 << 20);
+        assert_eq!(npy_header(rows, columns).len(), HEADER);
+        assert_eq!(safetensors_header(rows, columns, 1 << 40).len(), HEADER);
+        assert_eq!(npy_header(rows, columns)[HEADER - 1], b'\n');
+        assert!(safetensors_header(rows, columns, 1 << 40).ends_with(b" "));
+    }
+}

@@ -1,0 +1,184 @@
+//! `config.json`, as transformers reads and writes it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::Weights;
+use crate::kmer::vocabulary::Vocabulary;
+use crate::model::{Classification, Config, Head, Model, Task};
+use crate::{Error, Result};
+
+const REMEDY: &str = "use the config.json that belongs to the model";
+
+/// What a `config.json` says.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Sizes and rates.
+    pub config: Config,
+    /// What stands on the encoder; `None` where the file does not say.
+    pub head: Option<Head>,
+    /// What the model classifies, if it is a classifier.
+    pub classification: Option<Classification>,
+    /// Which program wrote it.
+    pub writer: Writer,
+}
+
+/// Who wrote a `config.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// This program.
+    Helixgrad,
+    /// transformers of the version given.
+    Transformers(String),
+    /// A program that leaves no version: transformers before 4, and DNABERT's fork of 2.5.0.
+    Unversioned,
+}
+
+impl ModelConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Input`] for a file that is no JSON, another kind of model, sizes that do not fit together.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let json: Value = serde_json::from_str(&text).map_err(|error| {
+            Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
+        })?;
+        let wrong = |place: &str, found: String, remedy: &str| Error::input(path, place, found, remedy);
+        let must_be = [
+            ("model_type", "bert", "only BERT is implemented, which DNABERT is"),
+            ("hidden_act", "gelu", "only \"gelu\" (the exact one) is implemented"),
+            ("position_embedding_type", "absolute", "only absolute positions are implemented"),
+        ];
+        for (key, expected, remedy) in must_be {
+            if let Some(found) = json.get(key).and_then(Value::as_str)
+                && found != expected
+            {
+                return Err(wrong(key, format!("{found:?}"), remedy));
+            }
+        }
+        for key in ["is_decoder", "add_cross_attention"] {
+            if json.get(key) == Some(&json!(true)) {
+                return Err(wrong(key, "true".into(), "only encoders are implemented"));
+            }
+        }
+        let config: Config = serde_json::from_value(json.clone())
+            .map_err(|error| wrong("", format!("not a BERT configuration: {error}"), REMEDY))?;
+        config.validate().map_err(|error| wrong("", error.to_string(), REMEDY))?;
+        let architecture = json.pointer("/architectures/0").and_then(Value::as_str);
+        let ours = json.get("helixgrad");
+        let version = json.get("transformers_version").and_then(Value::as_str);
+        let mut writer = match (ours, version) {
+            (Some(_), _) => Writer::Helixgrad,
+            (None, Some(version)) => Writer::Transformers(version.into()),
+            (None, None) => Writer::Unversioned,
+        };
+        if let Some(ours) = ours
+            && let Some(head) = ours.get("head")
+        {
+            let head: Head = serde_json::from_value(head.clone())
+                .map_err(|error| wrong("helixgrad.head", error.to_string(), "copy or make the checkpoint again"))?;
+            if head.architecture() == architecture {
+                let classification = ours.get("classification").cloned().unwrap_or_default();
+                let classification = serde_json::from_value(classification).map_err(|error| {
+                    wrong("helixgrad.classification", error.to_string(), "copy or make the checkpoint again")
+                })?;
+                return Ok(Self { config, head: Some(head), classification, writer });
+            }
+            // transformers keeps our word about a model to which it gave another head.
+            writer = Writer::Transformers(version.unwrap_or("of an unknown version").into());
+        }
+        let labels = label_names(&json);
+        let count = labels.len();
+        let head = match architecture {
+            None => None,
+            Some("BertForMaskedLM" | "BertForPreTraining") => Some(Head::MaskedLm),
+            Some("BertForSequenceClassification") => Some(Head::Cls { labels: count }),
+            Some("BertForTokenClassification") => Some(Head::Site { labels: count, hidden: None }),
+            Some("BertModel") => Some(Head::Encoder { pooler: false }),
+            Some(other) => {
+                let remedy = "BertModel, BertForMaskedLM, BertForPreTraining, BertForSequenceClassification and \
+                              BertForTokenClassification are known";
+                return Err(wrong("architectures", format!("{other:?}"), remedy));
+            }
+        };
+        let problem = json.get("problem_type").and_then(Value::as_str).and_then(Task::of_problem_type);
+        // transformers takes one label for a regression where nobody says what it is.
+        let task = problem.unwrap_or(if count == 1 { Task::Regression } else { Task::SingleLabel });
+        let classification = Some(Classification { labels, window: None, task, pairs: false });
+        Ok(Self { config, head, classification, writer })
+    }
+
+    /// The head: the one that the file names, or else the one that the weights are of. Whether the encoder alone has
+    /// its pooler is what the weights say, always.
+    pub fn head(&self, weights: &Weights) -> Head {
+        let has = |name: &str| weights.tensors.contains_key(name);
+        let pooler = has("bert.pooler.dense.weight") && has("bert.pooler.dense.bias");
+        match (&self.head, weights.tensors.get("classifier.weight")) {
+            (Some(Head::Encoder { .. }), _) if self.writer != Writer::Helixgrad => Head::Encoder { pooler },
+            (Some(head), _) => head.clone(),
+            (None, Some(classifier)) => Head::Cls { labels: classifier.shape.first().copied().unwrap_or(0) },
+            (None, None) if has("cls.predictions.transform.dense.weight") => Head::MaskedLm,
+            (None, None) => Head::Encoder { pooler },
+        }
+    }
+
+    /// What the model classifies: nothing, unless `head` is a classifier's.
+    pub fn classification_of(&self, head: &Head) -> Option<Classification> {
+        match *head {
+            Head::MaskedLm | Head::Encoder { .. } => None,
+            Head::Cls { labels } | Head::Site { labels, .. } => {
+                let mut classification = self.classification.clone()?;
+                if self.writer != Writer::Helixgrad && classification.labels.len() != labels {
+                    classification.labels = (0..labels).map(|label| label.to_string()).collect();
+                }
+                Some(classification)
+            }
+        }
+    }
+}
+
+/// The names in `id2label`, by id; numbers where there are none.
+fn label_names(json: &Value) -> Vec<String> {
+    let by_id = json.get("id2label").and_then(Value::as_object);
+    let count = json.get("num_labels").and_then(Value::as_u64).unwrap_or(2).min(1 << 16) as usize;
+    let count = by_id.map_or(count, Map::len);
+    let name = |id: usize| by_id?.get(&id.to_string())?.as_str().map(str::to_owned);
+    // What transformers calls a class that nobody named says less than its number.
+    let told = |id: usize| name(id).filter(|name| *name != format!("LABEL_{id}") && !name.contains(char::is_control));
+    (0..count).map(|id| told(id).unwrap_or_else(|| id.to_string())).collect()
+}
+
+/// `config.json` as transformers reads it; what it has no word for stands under `helixgrad`.
+///
+/// # Errors
+/// [`Error::Failed`] if a value cannot be written as JSON.
+pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Value> {
+    let config = serde_json::to_value(&model.config).map_err(|error| Error::Failed(error.to_string()))?;
+    let mut json = Map::new();
+    if let Some(architecture) = model.head.architecture() {
+        json.insert("architectures".into(), json!([architecture]));
+    }
+    json.insert("model_type".into(), json!("bert"));
+    json.insert("hidden_act".into(), json!("gelu"));
+    json.insert("pad_token_id".into(), json!(0));
+    json.insert("position_embedding_type".into(), json!("absolute"));
+    if let Value::Object(config) = config {
+        json.extend(config);
+    }
+    if let Some(classification) = classification {
+        let names = classification.labels.iter().enumerate();
+        let by_id: Map<_, _> = names.clone().map(|(id, name)| (id.to_string(), json!(name))).collect();
+        let by_name: Map<_, _> = names.map(|(id, name)| (name.clone(), json!(id))).collect();
+        json.insert("id2label".into(), by_id.into());
+        json.insert("label2id".into(), by_name.into());
+        json.insert("problem_type".into(), json!(classification.task.problem_type()));
+    }
+    json.insert(
+        "helixgrad".into(),
+        json!({ "k": vocabulary.k(), "head": model.head, "classification": classification }),
+    );
+    Ok(Value::Object(json))
+}

@@ -1,0 +1,152 @@
+//! The names that a BERT's tensors have had over the years, made those of today.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::Weights;
+use super::config::Writer;
+use crate::{Error, Result};
+
+const WORDS: &str = "bert.embeddings.word_embeddings.weight";
+const BIAS: &str = "cls.predictions.bias";
+const DECODER_BIAS: &str = "cls.predictions.decoder.bias";
+const DECODER: &str = "cls.predictions.decoder.weight";
+
+/// How often a masked-LM head adds its bias to the logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecoderBias {
+    /// Twice for what DNABERT's own program trained, once for the rest.
+    #[default]
+    Auto,
+    /// Once: transformers, except 2.5.0.
+    Once,
+    /// Twice: DNABERT's fork of transformers 2.5.0, where the decoder has the bias and the head adds it again
+    /// (huggingface/transformers#2957).
+    Twice,
+}
+
+/// Renames the tensors of `weights` to what BERT's are called in today's transformers, and returns what was done, in
+/// words. Names that mean nothing here stay.
+///
+/// - `module.` (DataParallel) and `_orig_mod.` (torch.compile) before a name go.
+/// - `embeddings.`, `encoder.` and `pooler.` get the `bert.` that `BertModel` leaves out; a second `bert.`, and one
+///   before a head, go.
+/// - `gamma` and `beta` of a LayerNorm are its `weight` and `bias`.
+///
+/// # Errors
+/// [`Error::Input`] if two tensors get the same name.
+pub fn modernise(weights: &mut Weights) -> Result<Vec<String>> {
+    let mut counts = [0; 3];
+    let mut renamed = BTreeMap::new();
+    for (old, stored) in std::mem::take(&mut weights.tensors) {
+        let name = modern(&old, &mut counts);
+        if renamed.insert(name.clone(), stored).is_some() {
+            let found = format!("two tensors that mean {name}, one of them {old}");
+            return Err(Error::input(&weights.path, "", found, "use a file that holds one model"));
+        }
+    }
+    weights.tensors = renamed;
+    let told = [
+        "names began with module. (DataParallel) or _orig_mod. (torch.compile), which was removed",
+        "names lacked bert. before them or had one too many",
+        "LayerNorm parameters were called gamma and beta; they are weight and bias now",
+    ];
+    let told = counts.into_iter().zip(told).filter(|(count, _)| *count > 0);
+    Ok(told.map(|(count, what)| format!("{count} {what}")).collect())
+}
+
+fn modern(old: &str, counts: &mut [u64; 3]) -> String {
+    let mut name = old;
+    for wrapper in ["module.", "_orig_mod."] {
+        if let Some(rest) = name.strip_prefix(wrapper) {
+            counts[0] += 1;
+            name = rest;
+        }
+    }
+    let mut name = name.to_owned();
+    let starts = |name: &str, parts: &[&str]| parts.iter().any(|part| name.starts_with(part));
+    if starts(&name, &["embeddings.", "encoder.", "pooler."]) {
+        counts[1] += 1;
+        name.insert_str(0, "bert.");
+    } else if starts(&name, &["bert.bert.", "bert.cls.", "bert.classifier."]) {
+        counts[1] += 1;
+        name.replace_range(.."bert.".len(), "");
+    }
+    for (from, to) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
+        if let Some(stem) = name.strip_suffix(from) {
+            counts[2] += 1;
+            name = format!("{stem}{to}");
+        }
+    }
+    name
+}
+
+/// Tensors that are no parameters, or that another name stands for.
+pub fn is_redundant(name: &str) -> bool {
+    name.ends_with("embeddings.position_ids")
+        || name.ends_with("embeddings.token_type_ids")
+        || name == DECODER
+        || name == DECODER_BIAS
+}
+
+/// The bias of a masked-LM head of `vocabulary` x `hidden` weights, as it has to be added once, and what was done to get
+/// it. The decoder's weights must be the word embeddings.
+///
+/// # Errors
+/// [`Error::Input`] for a decoder of its own, for two different biases, and for tensors of another shape.
+pub fn decoder_bias(
+    weights: &Weights,
+    vocabulary: usize,
+    hidden: usize,
+    rule: DecoderBias,
+    writer: &Writer,
+) -> Result<(Option<Vec<f32>>, Vec<String>)> {
+    let refuse = |name: &str, found: &str, remedy: &str| {
+        Err(Error::input(&weights.path, format!("tensor {name}"), found, remedy))
+    };
+    if let Some(decoder) = weights.values(DECODER, &[vocabulary, hidden])?
+        && weights.values(WORDS, &[vocabulary, hidden])?.is_some_and(|words| words != decoder)
+    {
+        return refuse(
+            DECODER,
+            "it differs from the word embeddings, which this model shares",
+            "train with tie_word_embeddings, or use the encoder only: name BertModel in config.json's architectures",
+        );
+    }
+    let (bias, second) = (weights.values(BIAS, &[vocabulary])?, weights.values(DECODER_BIAS, &[vocabulary])?);
+    let (Some(mut first), second) = (match bias {
+        Some(bias) => (Some(bias), second),
+        None => (second, None),
+    }) else {
+        return Ok((None, Vec::new()));
+    };
+    let twice = match rule {
+        DecoderBias::Auto => second.is_some() && *writer == Writer::Unversioned,
+        DecoderBias::Once => false,
+        DecoderBias::Twice => true,
+    };
+    if !twice {
+        if second.is_some_and(|second| second != first) {
+            return refuse(
+                DECODER_BIAS,
+                "it differs from cls.predictions.bias",
+                "say which is meant: --decoder-bias twice adds both",
+            );
+        }
+        return Ok((Some(first), Vec::new()));
+    }
+    let second = second.unwrap_or_else(|| first.clone());
+    first.iter_mut().zip(&second).for_each(|(first, second)| *first += second);
+    let why = match rule {
+        DecoderBias::Auto => {
+            "config.json names no version of transformers, as DNABERT's program writes it: there the decoder has the \
+             bias and the head adds it again, so cls.predictions.bias is the sum of both now (--decoder-bias once if \
+             another program trained this)"
+        }
+        _ => "cls.predictions.bias is the sum of the two biases now, as asked for",
+    };
+    Ok((Some(first), vec![why.to_owned()]))
+}

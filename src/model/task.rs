@@ -1,0 +1,47 @@
+//! What a fine-tuned model answers, beside its weights.
+
+use serde::{Deserialize, Serialize};
+
+/// How logits are read, and what they are trained with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// One class of several: softmax, cross-entropy.
+    #[default]
+    SingleLabel,
+    /// Any number of classes at once: a sigmoid each, binary cross-entropy.
+    MultiLabel,
+    /// Numbers: the logits themselves, mean squared error.
+    Regression,
+}
+
+impl Task {
+    /// The `problem_type` of transformers.
+    pub fn problem_type(self) -> &'static str {
+        match self {
+            Self::SingleLabel => "single_label_classification",
+            Self::MultiLabel => "multi_label_classification",
+            Self::Regression => "regression",
+        }
+    }
+
+    /// The task that a `problem_type` means.
+    pub fn of_problem_type(name: &str) -> Option<Self> {
+        [Self::SingleLabel, Self::MultiLabel, Self::Regression].into_iter().find(|task| task.problem_type() == name)
+    }
+}
+
+/// What a classifier was trained on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Classification {
+    /// Names of the classes; of the numbers, for a regression.
+    pub labels: Vec<String>,
+    /// Bases of a window, cut from the middle of longer ones; `None`: whatever comes.
+    pub window: Option<usize>,
+    /// How its logits are read.
+    #[serde(default)]
+    pub task: Task,
+    /// Whether it reads two sequences, the second as tokens of type 1.
+    #[serde(default)]
+    pub pairs: bool,
+}
