@@ -112,6 +112,8 @@ pub struct PretrainSummary {
     pub loss_first: f64,
     /// Loss over the last logging interval.
     pub loss_last: f64,
+    /// Which attention ran.
+    pub attention: String,
     /// On held-out sequences, at the end.
     pub evaluation: Option<Evaluation>,
     /// The logged points of this session (those before a resume are in the log).
@@ -133,6 +135,7 @@ pub fn pretrain(
     options: &PretrainOptions,
     resume: bool,
 ) -> Result<PretrainSummary> {
+    let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     let mut state = RunState::new(options.steps, options.seed, options.optimizer);
     if resume {
@@ -210,6 +213,7 @@ pub fn pretrain(
         seconds: state.seconds,
         loss_first: state.loss_first,
         loss_last: state.loss_last,
+        attention,
         evaluation,
         points,
     })
