@@ -196,6 +196,8 @@ impl Observer {
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
             dropout: None,
+            slopes: None,
+            blocks: None,
         };
         let mut profiles: Vec<Profile> = sequences
             .iter()

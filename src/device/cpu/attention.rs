@@ -207,7 +207,7 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
     });
 }
 
-/// The attention probabilities of some query rows, without dropout: for each of `rows` (indices of tokens, ascending) and
+/// The attention probabilities of some query rows to all keys of their sequence, without dropout: for each of `rows` (indices of tokens, ascending) and
 /// each head as many as its sequence has tokens, end to end. Nothing of the size of length times length is made.
 pub fn probabilities<T: Real>(qkv: &[T], shape: Shape, rows: &[i32]) -> Vec<T> {
     let mut probabilities = Vec::new();
@@ -220,8 +220,8 @@ pub fn probabilities<T: Real>(qkv: &[T], shape: Shape, rows: &[i32]) -> Vec<T> {
                 let first = probabilities.len();
                 probabilities.resize(first + length, T::ZERO);
                 let scores = &mut probabilities[first..];
-                let (query, keys) = (parts.queries(row - start, 1), parts.keys().transposed());
-                gemm(scores, length, Write::Replace, query, keys, T::of(shape.scale), Threads::One);
+                let columns = Columns { spans: vec![Span { first: 0, count: length, at: 0 }], width: length };
+                parts.scores(scores, &columns, row - start, 1, shape.scale, shape.slope(head));
                 softmax(scores, length, std::iter::once(&mut T::of(0.0)));
             }
         }
