@@ -14,7 +14,7 @@
 //! | [`optim`] | AdamW, schedules, clipping |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
 //! | [`bench`] | throughput, profiles, and the ceilings to judge them by |
-//! | [`inference`] | what a trained model is used for: embeddings |
+//! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 

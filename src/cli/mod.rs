@@ -2,6 +2,7 @@
 //!
 //! stdout carries the result (text, or one JSON object with `--json`), stderr the log and the progress bar.
 
+mod attention;
 mod bench;
 mod checkpoint;
 pub mod config;
@@ -13,11 +14,14 @@ mod finetune;
 mod genome;
 mod import;
 mod model;
+mod motifs;
 mod predict;
 mod pretrain;
 mod profile;
 mod run_folder;
+mod scan;
 mod splice;
+mod variants;
 mod workload;
 
 use std::ffi::OsString;
@@ -147,8 +151,16 @@ enum Command {
     Finetune(finetune::Args),
     /// Evaluate a fine-tuned model on labelled windows.
     Evaluate(evaluate::Args),
-    /// Class probabilities for windows in a FASTA or TSV file.
+    /// Class probabilities for windows in a FASTA, TSV or BED file.
     Predict(predict::Args),
+    /// Splice sites of a genome: every position on both strands, to BED, bedGraph and bigWig.
+    Scan(scan::Args),
+    /// What variants do to splice sites: a VCF file with gains and losses, or every single-base change of a region.
+    Variants(variants::Args),
+    /// What a model looks at: attention from `[CLS]` or from the site, any layer and head.
+    Attention(attention::Args),
+    /// Motifs of a class from high attention, as MEME and as logos.
+    Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
     /// Take over a model of transformers or of DNABERT's own program.
@@ -196,6 +208,10 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, &common),
         Command::Evaluate(args) => evaluate::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
+        Command::Scan(args) => scan::run(&args, &common),
+        Command::Variants(args) => variants::run(&args, &common),
+        Command::Attention(args) => attention::run(&args, &common),
+        Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),

@@ -1,19 +1,22 @@
 //! `helixgrad predict`: class probabilities of windows.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Common, print_line};
-use crate::autograd::Tape;
-use crate::kmer::labelled::{read_fasta, read_labelled};
+use super::Common;
+use crate::genome::alias::Aliases;
+use crate::genome::twobit::Genome;
+use crate::inference::bed::BedReader;
+use crate::inference::score::Scorer;
+use crate::kmer::sequences::{self, Named};
 use crate::output::AtomicFile;
 use crate::report::Progress;
 use crate::train::checkpoint;
-use crate::train::evaluation::no_classifier;
-use crate::train::finetune::{classify, largest};
+use crate::train::finetune::largest;
 use crate::{Error, Result};
 
 /// Options of `helixgrad predict`.
@@ -23,15 +26,65 @@ pub struct Args {
     /// The model: a run's folder or a checkpoint.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Windows as FASTA records, plain or gzipped.
-    #[arg(long, value_name = "FILE", required_unless_present = "tsv", conflicts_with = "tsv")]
-    fasta: Option<PathBuf>,
-    /// Windows as a table whose first column is the sequence, TSV or CSV; labels are not looked at.
-    #[arg(long, value_name = "FILE")]
-    tsv: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    windows: Windows,
     /// Write a TSV file: name, predicted class, one probability a class (default: print it).
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// Where windows come from.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Windows {
+    #[command(flatten)]
+    #[serde(flatten)]
+    source: Source,
+    /// The genome of --bed, a .2bit file.
+    #[arg(long, value_name = "FILE", requires = "bed")]
+    genome: Option<PathBuf>,
+    /// Two names of the same sequence in --bed and --genome, as NC_000023.10=X; may be repeated.
+    #[arg(long, value_name = "ONE=OTHER", requires = "bed")]
+    alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE", requires = "bed")]
+    alias_file: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug, Serialize)]
+#[group(required = true, multiple = false)]
+#[serde(rename_all = "kebab-case")]
+struct Source {
+    /// Windows as FASTA records, plain or gzipped.
+    #[arg(long, value_name = "FILE")]
+    fasta: Option<PathBuf>,
+    /// Windows as a table whose first column is the sequence, TSV or CSV with a header; labels are not looked at.
+    #[arg(long, value_name = "FILE")]
+    tsv: Option<PathBuf>,
+    /// Windows as intervals of --genome; those on the minus strand are read from it.
+    #[arg(long, value_name = "FILE", requires = "genome")]
+    bed: Option<PathBuf>,
+}
+
+/// The windows of a file, one after the other.
+type Stream<'a> = &'a mut dyn Iterator<Item = Result<Named>>;
+
+impl Windows {
+    /// Opens the file and hands its path and its windows to `work`.
+    pub(super) fn each(&self, work: &mut dyn FnMut(&Path, Stream) -> Result<()>) -> Result<()> {
+        let genome = self.genome.as_ref().map(Genome::open).transpose()?;
+        let aliases = Aliases::parse(&self.alias, self.alias_file.as_deref())?;
+        match (&self.source, &genome) {
+            (Source { fasta: Some(path), .. }, _) => work(path, &mut sequences::fasta(path)?),
+            (Source { tsv: Some(path), .. }, _) => work(path, &mut sequences::table(path)?),
+            (Source { bed: Some(path), .. }, Some(genome)) => {
+                let intervals = BedReader::open(path, genome, &aliases)?;
+                work(path, &mut intervals.map(|interval| Ok(interval?.read(genome))))
+            }
+            _ => Err(Error::usage("no windows", "name a file with --fasta, --tsv, or --bed and --genome")),
+        }
+    }
 }
 
 /// Runs the command.
@@ -40,77 +93,124 @@ pub struct Args {
 /// Those of reading, predicting and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
-    let mut checkpoint = checkpoint::load(&args.model)?;
-    checkpoint.model.parameters.move_to(&device, dtype)?;
-    let Some(classification) = &checkpoint.classification else {
-        return Err(no_classifier());
-    };
-    let windows = windows(args)?;
-    check(&windows, checkpoint.vocabulary.k(), classification.window, args)?;
-    let bases: Vec<&[u8]> = windows.iter().map(|(_, bases)| bases.as_slice()).collect();
-    let mut progress = Progress::new("predicting", bases.len() as u64, common.quiet).unit("windows");
-    let mut count = |done: usize| progress.update(done as u64, done as u64, "");
-    let mut tape = Tape::new(device, dtype);
-    let (model, vocabulary) = (&checkpoint.model, &checkpoint.vocabulary);
-    let probabilities = classify(&mut tape, model, vocabulary, classification, &bases, &mut count)?;
+    let scorer = Scorer::new(checkpoint::load(&args.model)?, device, dtype)?;
+    let mut output = Output::create(args.out.as_deref(), common.json)?;
+    output.begin(scorer.labels())?;
+    let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
+    let (mut count, mut longer) = (0, 0_u64);
+    args.windows.each(&mut |path, windows| {
+        let windows = windows.map(|window| {
+            let window = window?;
+            check(&window, &scorer, path)?;
+            longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
+            Ok(window)
+        });
+        scorer.stream(windows, |window, probabilities| {
+            count += 1;
+            progress.update(count, count, "");
+            output.row(&window.name, scorer.labels(), probabilities)
+        })
+    })?;
     progress.finish("");
-
-    let mut text = format!("name\tprediction\t{}\n", classification.labels.join("\t"));
-    for ((name, _), row) in windows.iter().zip(&probabilities) {
-        text += &format!("{name}\t{}", classification.labels[largest(row)]);
-        row.iter().for_each(|probability| text += &format!("\t{probability:.6}"));
-        text.push('\n');
-    }
-    match &args.out {
-        Some(path) => {
-            let mut file = AtomicFile::create(path)?;
-            file.write_all(text.as_bytes()).map_err(Error::io("write", path))?;
-            file.commit()?;
-            let result = json!({ "windows": windows.len(), "out": path });
-            common.print(&result, |_| format!("{} windows, written to {}", windows.len(), path.display()))
-        }
-        None if common.json => {
-            let rows: Vec<_> = windows
-                .iter()
-                .zip(&probabilities)
-                .map(|((name, _), row)| json!({ "name": name, "prediction": classification.labels[largest(row)], "probabilities": row }))
-                .collect();
-            common.print(&json!({ "labels": classification.labels, "windows": rows }), |_| String::new())
-        }
-        None => print_line(text.trim_end()),
-    }
-}
-
-/// Refuses windows that are too short by their names, and says when longer ones are cut.
-fn check(windows: &[(String, Vec<u8>)], k: usize, width: Option<usize>, args: &Args) -> Result<()> {
-    let path = args.fasta.as_ref().or(args.tsv.as_ref());
-    let least = width.unwrap_or(k);
-    if let Some((name, bases)) = windows.iter().find(|(_, bases)| bases.len() < least) {
-        return Err(Error::input(
-            path.map_or_else(PathBuf::new, Clone::clone),
-            name.as_str(),
-            format!("{} bases", bases.len()),
-            format!("this model takes windows of {least} bases or more, with the site in the middle"),
-        ));
-    }
-    let Some(width) = width else { return Ok(()) };
-    let longer = windows.iter().filter(|(_, bases)| bases.len() > width).count();
     if longer > 0 {
         tracing::warn!(
-            "{longer} sequences are longer than this model's window: only their middle {width} bases were read"
+            "{longer} sequences are longer than this model's window: only their middle {} bases were read",
+            scorer.least()
         );
     }
-    Ok(())
+    match output.finish()? {
+        Some(path) => {
+            let result = json!({ "windows": count, "out": path });
+            common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
+        }
+        None => Ok(()),
+    }
 }
 
-/// Name and bases of each window.
-fn windows(args: &Args) -> Result<Vec<(String, Vec<u8>)>> {
-    if let Some(path) = &args.fasta {
-        return read_fasta(path);
+/// Refuses windows that are too short or too long, by their names.
+fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
+    let length = window.bases.len();
+    let wrong = |remedy: String| Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy));
+    if length < scorer.least() {
+        let least = scorer.least();
+        return wrong(format!("this model takes windows of {least} bases or more, with the site in the middle"));
     }
-    let Some(path) = &args.tsv else {
-        return Err(Error::usage("neither --fasta nor --tsv", "name a file with windows"));
-    };
-    let named = |(index, bases)| (format!("window_{}", index + 1), bases);
-    Ok(read_labelled(path)?.into_iter().map(|window| window.bases).enumerate().map(named).collect())
+    match scorer.most() {
+        Some(most) if length > most => wrong(format!("this model takes windows of at most {most} bases")),
+        _ => Ok(()),
+    }
+}
+
+/// Where the rows go: to a file, or first to an unnamed one and then, when all is well, to stdout.
+enum Output {
+    Table(AtomicFile),
+    Stdout { spool: BufWriter<File>, json: bool, rows: u64 },
+}
+
+impl Output {
+    fn create(path: Option<&Path>, json: bool) -> Result<Self> {
+        match path {
+            Some(path) => Ok(Self::Table(AtomicFile::create(path)?)),
+            None => {
+                let spool = tempfile::tempfile().map_err(Error::io("write to", std::env::temp_dir()))?;
+                Ok(Self::Stdout { spool: BufWriter::new(spool), json, rows: 0 })
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        match self {
+            Self::Table(file) => {
+                let path = file.path().to_owned();
+                file.write_all(text.as_bytes()).map_err(Error::io("write", path))
+            }
+            Self::Stdout { spool, .. } => {
+                spool.write_all(text.as_bytes()).map_err(Error::io("write to", std::env::temp_dir()))
+            }
+        }
+    }
+
+    fn begin(&mut self, labels: &[String]) -> Result<()> {
+        match self {
+            Self::Stdout { json: true, .. } => self.write(&format!("{{\"labels\":{},\"windows\":[", json!(labels))),
+            _ => self.write(&format!("name\tprediction\t{}\n", labels.join("\t"))),
+        }
+    }
+
+    fn row(&mut self, name: &str, labels: &[String], probabilities: &[f64]) -> Result<()> {
+        let prediction = &labels[largest(probabilities)];
+        if let Self::Stdout { json: true, rows, .. } = self {
+            *rows += 1;
+            let comma = if *rows > 1 { "," } else { "" };
+            let row = json!({ "name": name, "prediction": prediction, "probabilities": probabilities });
+            return self.write(&format!("{comma}{row}"));
+        }
+        let mut line = format!("{name}\t{prediction}");
+        probabilities.iter().for_each(|probability| line += &format!("\t{probability:.6}"));
+        line.push('\n');
+        self.write(&line)
+    }
+
+    /// Puts the file in its place and returns its path, or prints everything.
+    fn finish(mut self) -> Result<Option<PathBuf>> {
+        if let Self::Stdout { json: true, .. } = self {
+            self.write("]}\n")?;
+        }
+        match self {
+            Self::Table(file) => {
+                let path = file.path().to_owned();
+                file.commit()?;
+                Ok(Some(path))
+            }
+            Self::Stdout { spool, .. } => {
+                let failed = |error| Error::io("read back", std::env::temp_dir())(error);
+                let mut spool = spool.into_inner().map_err(|error| failed(error.into_error()))?;
+                spool.rewind().map_err(failed)?;
+                match io::copy(&mut spool, &mut io::stdout().lock()) {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+                    other => other.map(|_| None).map_err(Error::io("write", "stdout")),
+                }
+            }
+        }
+    }
 }

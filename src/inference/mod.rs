@@ -1,11 +1,20 @@
 //! What a trained model is used for.
 //!
-//! [`encoder`] and [`embed`] make vectors of sequences; [`bed`] reads the windows that a BED file names.
+//! [`encoder`] and [`embed`] make vectors of sequences, [`score`] class probabilities of windows, on all threads
+//! ([`workers`]). [`bed`] reads the windows that a BED file names, [`splice`] knows which class is a donor and cuts windows
+//! around a boundary; [`scan`] and [`variants`] are uses of it. [`attention`] is what a model looks at, [`motifs`] what
+//! comes of that.
 
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod bed;
 pub mod embed;
 pub mod encoder;
+pub mod motifs;
+pub mod scan;
+pub mod score;
+pub mod splice;
 pub mod tiling;
+pub mod variants;
 pub mod workers;

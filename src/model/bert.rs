@@ -175,6 +175,18 @@ impl Model {
         Ok(hidden)
     }
 
+    /// Queries, keys and values of layer `layer` (from 0), `[total_tokens, 3 hidden]`, from what goes into it: an element
+    /// of what [`Model::encode`] returns.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If there is no such layer: a fault of the caller, never of input.
+    pub fn queries_keys_values(&self, tape: &mut Tape, input: Tensor, layer: usize) -> Result<Tensor> {
+        linear(tape, &self.parameters, input, self.layout.layers[layer].qkv)
+    }
+
     /// The output of layer `layer` (0: of the embeddings), `[total_tokens, hidden]`, or with [`Rows::OfHead`] only of
     /// `batch.rows`. The layers behind it are not computed.
     ///

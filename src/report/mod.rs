@@ -13,5 +13,5 @@ pub mod tensorboard;
 
 pub use html::Page;
 pub use progress::Progress;
-pub use svg::{BarChart, ConfusionChart, LineChart, RooflineChart, Svg, TimelineChart};
+pub use svg::{BarChart, ConfusionChart, HeatMap, LineChart, RooflineChart, SequenceLogo, Svg, TimelineChart};
 pub use table::{Best, Cell, Table};

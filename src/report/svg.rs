@@ -5,7 +5,9 @@
 mod axis;
 mod bar_chart;
 mod confusion_chart;
+mod heat_map;
 mod line_chart;
+mod logo;
 mod roofline_chart;
 mod timeline_chart;
 
@@ -13,7 +15,9 @@ use std::fmt::{self, Write as _};
 
 pub use bar_chart::BarChart;
 pub use confusion_chart::ConfusionChart;
+pub use heat_map::HeatMap;
 pub use line_chart::LineChart;
+pub use logo::SequenceLogo;
 pub use roofline_chart::RooflineChart;
 pub use timeline_chart::TimelineChart;
 
@@ -46,7 +50,7 @@ font-variant-numeric:tabular-nums}\
 @media (prefers-color-scheme:dark){.hx{--hx-ink:#e6e8eb;--hx-muted:#9aa4af;--hx-grid:#2c333b;--hx-paper:#161a1f;\
 --hx-on:#0d1117;--hx-0:#78aef7;--hx-1:#f2a065;--hx-2:#56c8ab;--hx-3:#c9a3f0;--hx-4:#f29abb}}\
 .hx text{fill:var(--hx-ink)}.hx .hx-muted{fill:var(--hx-muted)}.hx .hx-title{font-weight:600;font-size:14px}\
-.hx .hx-bold{font-weight:600;font-size:15px}.hx .hx-on{fill:var(--hx-on)}\
+.hx .hx-bold{font-weight:600;font-size:15px}.hx .hx-small{font-size:9px}.hx .hx-on{fill:var(--hx-on)}\
 .hx .hx-halo{paint-order:stroke;stroke:var(--hx-paper);stroke-width:4px;stroke-linejoin:round}\
 .hx .hx-grid{stroke:var(--hx-grid)}.hx .hx-axis{stroke:var(--hx-muted)}.hx .hx-whisker{stroke:var(--hx-ink);stroke-width:1.5}\
 .hx .hx-whisker-halo{stroke:var(--hx-paper);stroke-width:4.5;stroke-linecap:round}.hx .hx-reference{stroke:var(--hx-muted);stroke-dasharray:5 4}\

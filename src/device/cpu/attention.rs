@@ -207,6 +207,28 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
     });
 }
 
+/// The attention probabilities of some query rows to all keys of their sequence, without dropout: for each of `rows` (indices of tokens, ascending) and
+/// each head as many as its sequence has tokens, end to end. Nothing of the size of length times length is made.
+pub fn probabilities<T: Real>(qkv: &[T], shape: Shape, rows: &[i32]) -> Vec<T> {
+    let mut probabilities = Vec::new();
+    let mut rows = rows.iter().map(|&row| row as usize).peekable();
+    for (start, end) in shape.sequences() {
+        let length = end - start;
+        while let Some(row) = rows.next_if(|row| (start..end).contains(row)) {
+            for head in 0..shape.heads {
+                let parts = Head::new(qkv, (start, end), head, &shape);
+                let first = probabilities.len();
+                probabilities.resize(first + length, T::ZERO);
+                let scores = &mut probabilities[first..];
+                let columns = Columns { spans: vec![Span { first: 0, count: length, at: 0 }], width: length };
+                parts.scores(scores, &columns, row - start, 1, shape.scale, shape.slope(head));
+                softmax(scores, length, std::iter::once(&mut T::of(0.0)));
+            }
+        }
+    }
+    probabilities
+}
+
 /// Softmax of each row of `scores` (`[rows, length]`), in place; its log-sum-exp goes to `log_sum_exp`.
 fn softmax<'a, T: Real>(scores: &mut [T], length: usize, log_sum_exp: impl Iterator<Item = &'a mut T>) {
     for (row, lse) in scores.chunks_exact_mut(length).zip(log_sum_exp) {

@@ -1,0 +1,170 @@
+//! `helixgrad attention`: what a model looks at.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Common;
+use super::predict::Windows;
+use crate::inference::attention::{Heads, Observer, Profile, Query, Selection, Unit};
+use crate::kmer::sequences::Named;
+use crate::output::AtomicFile;
+use crate::report::Progress;
+use crate::train::checkpoint;
+use crate::{Error, Result};
+
+/// Options of `helixgrad attention`.
+///
+/// The attention from one token of each sequence to its k-mers or bases, as a table: name, position (1-based), k-mer or
+/// base, one column a layer and head.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Args {
+    /// The model: a run's folder or a checkpoint; a classifier or not.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    #[command(flatten)]
+    #[serde(flatten)]
+    windows: Windows,
+    /// The token that looks: `[CLS]`, or the k-mer at the site in the middle.
+    #[arg(long, value_enum, default_value_t = Query::Cls)]
+    from: Query,
+    /// A layer from 1, `last` or `all`.
+    #[arg(long, default_value = "last", value_name = "LAYER")]
+    layer: String,
+    /// A head from 1, `mean` of all, or `all` one by one.
+    #[arg(long, default_value = "mean", value_name = "HEAD")]
+    head: String,
+    /// Attention to k-mers, or to bases (the mean of the k-mers over each).
+    #[arg(long, value_enum, default_value_t = Unit::Token)]
+    per: Unit,
+    /// The TSV file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, computing and writing.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let (device, dtype) = common.device()?;
+    let checkpoint = checkpoint::load(&args.model)?;
+    let layers = layers(&args.layer, checkpoint.model.config.num_hidden_layers)?;
+    let selection = Selection { query: args.from, layers, heads: heads(&args.head)?, unit: args.per };
+    let observer = Observer::new(checkpoint, selection, device, dtype)?;
+    let mut table = Table::create(&args.out, &observer)?;
+    let mut progress = Progress::new("attention", 0, common.quiet).unit("sequences");
+    let mut count = 0;
+    args.windows.each(&mut |path, windows| {
+        let mut windows = windows.peekable();
+        while windows.peek().is_some() {
+            let round = next_round(&observer, path, &mut windows)?;
+            for (window, profile) in round.iter().zip(observer.profiles(&round)?) {
+                table.write(window, &profile, &observer)?;
+            }
+            count += round.len() as u64;
+            progress.update(count, count, "");
+        }
+        Ok(())
+    })?;
+    progress.finish("");
+    table.file.commit()?;
+    let result = json!({ "sequences": count, "rows": table.rows, "columns": table.columns, "out": args.out });
+    common.print(&result, |_| format!("{count} sequences, written to {}", args.out.display()))
+}
+
+/// Sequences that are held together.
+fn next_round(
+    observer: &Observer,
+    path: &Path,
+    windows: &mut dyn Iterator<Item = Result<Named>>,
+) -> Result<Vec<Named>> {
+    /// Bases in them.
+    const BASES: usize = 1 << 18;
+    let (mut round, mut bases) = (Vec::new(), 0);
+    while bases < BASES
+        && let Some(window) = windows.next()
+    {
+        let window = window?;
+        check(observer, path, &window)?;
+        bases += window.bases.len();
+        round.push(window);
+    }
+    Ok(round)
+}
+
+/// Refuses sequences that are too short or too long for the model, by their names.
+pub(super) fn check(observer: &Observer, path: &Path, window: &Named) -> Result<()> {
+    let length = window.bases.len();
+    let (least, most) = observer.lengths();
+    if length >= least && most.is_none_or(|most| length <= most) {
+        return Ok(());
+    }
+    let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
+    let remedy = format!("this model reads sequences of at least {least} bases{most}");
+    Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy))
+}
+
+/// The layers, from 0, that an option means.
+pub(super) fn layers(text: &str, count: usize) -> Result<Vec<usize>> {
+    match text {
+        "last" => Ok(vec![count - 1]),
+        "all" => Ok((0..count).collect()),
+        _ => number("--layer", text).map(|layer| vec![layer]),
+    }
+}
+
+/// The heads that an option means.
+pub(super) fn heads(text: &str) -> Result<Heads> {
+    match text {
+        "mean" => Ok(Heads::Mean),
+        "all" => Ok(Heads::Each),
+        _ => number("--head", text).map(Heads::One),
+    }
+}
+
+/// A number from 1, as one from 0.
+fn number(option: &str, text: &str) -> Result<usize> {
+    let number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    number.ok_or_else(|| {
+        Error::usage(format!("{option} {text}"), "give a number from 1, or one of the words that --help names")
+    })
+}
+
+struct Table {
+    file: AtomicFile,
+    columns: Vec<String>,
+    rows: u64,
+}
+
+impl Table {
+    fn create(path: &Path, observer: &Observer) -> Result<Self> {
+        let columns = observer.selection().columns(observer.heads());
+        let mut file = AtomicFile::create(path)?;
+        let header = format!("name\tposition\tsequence\t{}\n", columns.join("\t"));
+        file.write_all(header.as_bytes()).map_err(Error::io("write", path))?;
+        Ok(Self { file, columns, rows: 0 })
+    }
+
+    fn write(&mut self, window: &Named, profile: &Profile, observer: &Observer) -> Result<()> {
+        let width = match observer.selection().unit {
+            Unit::Token => observer.vocabulary().k(),
+            Unit::Nucleotide => 1,
+        };
+        let mut text = String::new();
+        let units = profile.columns.first().map_or(0, Vec::len);
+        for unit in 0..units {
+            let start = profile.bases.start + unit;
+            let bases = String::from_utf8_lossy(&window.bases[start..start + width]);
+            text += &format!("{}\t{}\t{bases}", window.name, start + 1);
+            profile.columns.iter().for_each(|column| text += &format!("\t{}", column[unit]));
+            text.push('\n');
+        }
+        self.rows += units as u64;
+        let path = self.file.path().to_owned();
+        self.file.write_all(text.as_bytes()).map_err(Error::io("write", path))
+    }
+}

@@ -1,0 +1,191 @@
+//! `helixgrad motifs`: what a classifier looks at in the sequences of a class.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::Common;
+use super::attention::layers;
+use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
+use crate::inference::motifs::{Findings, Options, find, meme};
+use crate::kmer::labelled::read_labelled;
+use crate::output::write_atomic;
+use crate::output::write_folder_atomic;
+use crate::report::format::count;
+use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
+use crate::train::checkpoint;
+use crate::{Error, Result};
+
+/// Options of `helixgrad motifs`.
+///
+/// Regions of high attention in the sequences of one class that are more frequent there than in the other sequences, merged
+/// where they are alike (DNABERT's method). Written to --out: motifs.meme, motifs.tsv (the words and their p-values),
+/// motifs.html, and a logo of each motif as SVG.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Args {
+    /// The model: a classifier's folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Labelled windows, TSV or CSV.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The class, by its name or number; the windows of the others are what it is compared with.
+    #[arg(long, value_name = "CLASS")]
+    class: String,
+    /// The token whose attention is read: `[CLS]`, or the k-mer at the site in the middle (default: what the head reads).
+    #[arg(long, value_enum)]
+    from: Option<Query>,
+    /// A layer from 1, or `last`.
+    #[arg(long, default_value = "last", value_name = "LAYER")]
+    layer: String,
+    /// The shortest region of high attention, in bases.
+    #[arg(long, value_name = "BASES", default_value_t = Options::DNABERT.min_length)]
+    min_length: usize,
+    /// Bases of the window around each place of a motif.
+    #[arg(long, value_name = "BASES", default_value_t = Options::DNABERT.window)]
+    motif_window: usize,
+    /// The largest false discovery rate of a word.
+    #[arg(long, value_name = "RATE", default_value_t = Options::DNABERT.max_fdr)]
+    max_fdr: f64,
+    /// The fewest places of a motif.
+    #[arg(long, value_name = "N", default_value_t = Options::DNABERT.min_places)]
+    min_places: usize,
+    /// The folder to write; one that is there is replaced.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, computing and writing.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let options = Options {
+        min_length: args.min_length,
+        window: args.motif_window,
+        max_fdr: args.max_fdr,
+        min_places: args.min_places,
+    };
+    options.check()?;
+    let (device, dtype) = common.device()?;
+    let checkpoint = checkpoint::load(&args.model)?;
+    let Some(classification) = &checkpoint.classification else {
+        return Err(crate::train::evaluation::no_classifier());
+    };
+    let class = class(&args.class, &classification.labels)?;
+    let from = args.from.unwrap_or(match checkpoint.model.head {
+        crate::model::Head::Site { .. } => Query::Site,
+        _ => Query::Cls,
+    });
+    let layers = layers(&args.layer, checkpoint.model.config.num_hidden_layers)?;
+    let [_] = layers[..] else { return Err(Error::usage("--layer all", "motifs come from one layer: name it")) };
+    let selection = Selection { query: from, layers, heads: Heads::Mean, unit: Unit::Nucleotide };
+    let observer = Observer::new(checkpoint, selection, device, dtype)?;
+
+    let windows = read_labelled(&args.data)?;
+    let (least, most) = observer.lengths();
+    if let Some(index) = windows
+        .iter()
+        .position(|window| window.bases.len() < least || most.is_some_and(|most| window.bases.len() > most))
+    {
+        let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
+        let found = format!("{} bases", windows[index].bases.len());
+        let remedy = format!("this model reads windows of at least {least} bases{most}");
+        return Err(Error::input(&args.data, format!("window {}", index + 1), found, remedy));
+    }
+    let (mut of_class, mut others) = (Vec::new(), Vec::new());
+    for window in &windows {
+        let bases = window.bases.to_ascii_uppercase();
+        if window.label == class as i32 { of_class.push(bases) } else { others.push(bases) }
+    }
+    let mut progress = Progress::new("attention", of_class.len() as u64, common.quiet).unit("sequences");
+    let mut looked_at = Vec::with_capacity(of_class.len());
+    for round in of_class.chunks(1024) {
+        for (bases, profile) in round.iter().zip(observer.profiles(round)?) {
+            let attention = profile.columns.into_iter().next().unwrap_or_default();
+            looked_at.push((bases[profile.bases].to_vec(), attention));
+        }
+        progress.update(looked_at.len() as u64, looked_at.len() as u64, "");
+    }
+    progress.finish("");
+    let findings = find(&looked_at, &others, &options)?;
+    write_folder_atomic(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
+    common.print(&findings, |findings| human(findings, &args.out))
+}
+
+/// The number of a class, by its name or number.
+fn class(text: &str, labels: &[String]) -> Result<usize> {
+    let by_name = labels.iter().position(|label| label == text);
+    let by_number = || text.parse().ok().filter(|number| *number < labels.len());
+    by_name.or_else(by_number).ok_or_else(|| {
+        let names: Vec<String> =
+            labels.iter().enumerate().map(|(number, label)| format!("{label} ({number})")).collect();
+        Error::usage(format!("--class {text}"), format!("this model's classes are {}", names.join(", ")))
+    })
+}
+
+fn write(folder: &Path, args: &Args, findings: &Findings, sequences: &[&[Vec<u8>]; 2]) -> Result<()> {
+    write_atomic(folder.join("motifs.meme"), meme::format(&findings.motifs, background(sequences)))?;
+    let mut text = String::from("word\tin_class\tin_others\tp_value\tfdr\n");
+    for word in &findings.words {
+        let (bases, in_class, in_others) = (&word.bases, word.in_class, word.in_others);
+        let _ = writeln!(text, "{bases}\t{in_class}\t{in_others}\t{:.3e}\t{:.3e}", word.p_value, word.fdr);
+    }
+    write_atomic(folder.join("motifs.tsv"), text)?;
+    let mut page = Page::new(&format!("Motifs of {}", args.class));
+    let [class, others] = findings.sequences.map(count);
+    page.lead(&format!(
+        "{} regions of high attention in {class} sequences; of {} words {} are more frequent there than in {others} others, \
+         and make {} motifs.",
+        count(findings.regions),
+        count(findings.tested),
+        count(findings.words.len() as u64),
+        findings.motifs.len()
+    ));
+    page.section("Motifs").table(&table(findings));
+    for (number, motif) in (1..).zip(&findings.motifs) {
+        let logo = SequenceLogo::new(&format!("{number}: {}", motif.name), &motif.counts).render();
+        write_atomic(folder.join(format!("motif_{number}.svg")), logo.as_str())?;
+        page.figure(&logo, &format!("{} places; words {}", count(motif.places), motif.words.join(", ")));
+    }
+    page.footer(concat!("helixgrad ", env!("CARGO_PKG_VERSION"), " motifs"));
+    write_atomic(folder.join("motifs.html"), page.render())
+}
+
+/// Shares of A, C, G and T.
+fn background(sequences: &[&[Vec<u8>]; 2]) -> [f64; 4] {
+    let mut counts = [0_u64; 4];
+    for base in sequences.iter().flat_map(|part| part.iter().flatten()) {
+        if let Some(index) = b"ACGT".iter().position(|known| known == base) {
+            counts[index] += 1;
+        }
+    }
+    let total: u64 = counts.iter().sum();
+    counts.map(|count| count as f64 / total.max(1) as f64)
+}
+
+fn table(findings: &Findings) -> Table {
+    let mut table = Table::new(["motif", "words", "places", "FDR"]);
+    for motif in &findings.motifs {
+        table.row([
+            Cell::from(motif.name.as_str()),
+            Cell::number(motif.words.len() as f64, 0),
+            Cell::number(motif.places as f64, 0),
+            Cell::from(format!("{:.1e}", motif.fdr).as_str()),
+        ]);
+    }
+    table
+}
+
+fn human(findings: &Findings, out: &Path) -> String {
+    format!(
+        "{} regions of high attention, {} words tested, {} passed\n\n{}\nwritten to {}",
+        count(findings.regions),
+        count(findings.tested),
+        count(findings.words.len() as u64),
+        table(findings),
+        out.display()
+    )
+}

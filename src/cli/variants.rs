@@ -1,0 +1,136 @@
+//! `helixgrad variants`: what variants do to splice sites.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::Common;
+use crate::genome::alias::Aliases;
+use crate::genome::annotation::Annotation;
+use crate::genome::region::Region;
+use crate::genome::splice::GeneModel;
+use crate::genome::twobit::Genome;
+use crate::inference::scan::Positions;
+use crate::inference::score::Scorer;
+use crate::inference::splice::SpliceScorer;
+use crate::inference::variants::genes::Genes;
+use crate::inference::variants::{Annotator, Options, Summary, saturation};
+use crate::report::format::{count, short};
+use crate::train::checkpoint;
+use crate::{Error, Result};
+
+/// Options of `helixgrad variants`.
+///
+/// For each alternate allele: the largest gain and the largest loss in donor and acceptor probability near it, and where.
+/// The output is the input with two more INFO fields, HELIXGRAD and HELIXGRAD_SKIPPED; its header says what they mean.
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Args {
+    /// The model: a run's folder or a checkpoint, with classes donor and acceptor.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The genome that the variants were called on, a .2bit file.
+    #[arg(long, value_name = "FILE")]
+    genome: PathBuf,
+    /// The variants, plain or gzipped.
+    #[arg(long, value_name = "FILE", required_unless_present = "saturation", conflicts_with = "saturation")]
+    vcf: Option<PathBuf>,
+    /// Instead of a file's variants, every single-base change of a region, as chrX:1,000,001-1,000,300; --out is a TSV file,
+    /// and a page with a picture of the changes lies beside it.
+    #[arg(long, value_name = "REGION")]
+    saturation: Option<String>,
+    /// The file to write; with a name that ends with .gz it is bgzip, which tabix can index.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Score each gene over a variant, on its strand (default: both strands); GFF3 or GTF.
+    #[arg(long, value_name = "FILE", conflicts_with = "saturation")]
+    annotation: Option<PathBuf>,
+    /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
+    #[arg(long, value_name = "ONE=OTHER")]
+    alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE")]
+    alias_file: Option<PathBuf>,
+    /// Compare sites within so many bases of the change.
+    #[arg(long, value_name = "BASES", default_value_t = 50)]
+    distance: u32,
+    /// Alleles that replace or insert more bases are passed through.
+    #[arg(long, value_name = "BASES", default_value_t = 100)]
+    max_bases: usize,
+    /// Which positions can be sites: those with the intron's GT or AG, or all.
+    #[arg(long, value_enum, default_value_t = Positions::GtAg)]
+    positions: Positions,
+    /// Bases of a window, for a model without a window of its own.
+    #[arg(long, value_name = "BASES")]
+    window: Option<u32>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of reading, scoring and writing.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    if args.distance > 10_000 || args.max_bases > 10_000 {
+        let found = format!("--distance {} and --max-bases {}", args.distance, args.max_bases);
+        return Err(Error::usage(found, "give at most 10,000 bases for each"));
+    }
+    let genome = Genome::open(&args.genome)?;
+    let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
+    let region = args.saturation.as_ref().map(|text| Region::parse(&genome, text)).transpose()?;
+    let genes = args.annotation.as_ref().map(|path| {
+        let model = GeneModel::new(Annotation::open(path)?, &genome, &aliases)?;
+        Ok::<_, Error>(Genes::new(&model))
+    });
+    let genes = genes.transpose()?;
+    let (device, dtype) = common.device()?;
+    let scorer = SpliceScorer::new(Scorer::new(checkpoint::load(&args.model)?, device, dtype)?, args.window)?;
+    let options =
+        Options { distance: args.distance, most_bases: args.max_bases, positions: args.positions, quiet: common.quiet };
+    let annotator =
+        Annotator { scorer: &scorer, genome: &genome, aliases: &aliases, genes: genes.as_ref(), options: &options };
+    match (&args.vcf, &region) {
+        (_, Some(region)) => common.print(&annotator.saturate(region, &args.out)?, human_saturation),
+        (Some(vcf), None) => {
+            let source = format!(
+                "##helixgrad_variants=<Version={},Model=\"{}\",Genome=\"{}\">",
+                env!("CARGO_PKG_VERSION"),
+                quoted(&args.model.display().to_string()),
+                quoted(&args.genome.display().to_string())
+            );
+            common.print(&annotator.annotate(vcf, &args.out, &[source])?, human)
+        }
+        (None, None) => Err(Error::usage("no variants", "name a file with --vcf, or a region with --saturation")),
+    }
+}
+
+/// A text inside the quotes of a meta line.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ")
+}
+
+fn human(summary: &Summary) -> String {
+    let mut text = format!(
+        "{} records, {} alleles scored ({} with a change of 0.5 or more) at {} a second, written to {}",
+        count(summary.records),
+        count(summary.scored),
+        count(summary.strong),
+        short(summary.alleles_per_second),
+        summary.out.display()
+    );
+    for (reason, number) in &summary.skipped {
+        text += &format!("\n{} not scored: {}", count(*number), reason.replace('_', " "));
+    }
+    text
+}
+
+fn human_saturation(summary: &saturation::Summary) -> String {
+    let mut text = format!("{} changes at {} a second", count(summary.changes), short(summary.changes_per_second));
+    if summary.unreadable > 0 {
+        text += &format!(
+            ", {} of them without a score: their windows leave the sequence or hold an N",
+            count(summary.unreadable)
+        );
+    }
+    summary.files.iter().for_each(|file| text += &format!("\n{}", file.display()));
+    text
+}

@@ -1,0 +1,199 @@
+//! How well the calls of a scan agree with an annotation: precision and recall at every threshold, average precision, and
+//! the top-k accuracy of SpliceAI.
+//!
+//! Scores are counted, not kept, so memory does not depend on the genome; since they are rounded before anything is done
+//! with them ([`Score`]), the counts lose nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inference::splice::Score;
+
+/// Multiples of k at which SpliceAI's evaluation counts (Jaganathan et al., Cell 2019, and its code).
+const MULTIPLES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+
+/// How many calls have each score: `[annotated, others]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts(BTreeMap<u32, [u64; 2]>);
+
+/// A threshold and what it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Point {
+    /// Calls with this score or a higher one count as predicted.
+    pub threshold: f64,
+    /// Share of the predicted calls that are annotated.
+    pub precision: f64,
+    /// Share of the annotated sites that are predicted.
+    pub recall: f64,
+    /// Predicted calls.
+    pub predicted: u64,
+}
+
+/// Top-k accuracy for one multiple of the number of sites.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TopK {
+    /// How many times the number of annotated sites are predicted: those with the highest scores.
+    pub multiple: f64,
+    /// Annotated ones among them, over the smaller of their number and the number of annotated sites.
+    pub accuracy: f64,
+    /// The lowest score among them.
+    pub threshold: f64,
+}
+
+/// What the counts say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// Annotated sites, those that were not scored included.
+    pub sites: u64,
+    /// Annotated sites that were scored.
+    pub scored_sites: u64,
+    /// Positions that were scored.
+    pub scored: u64,
+    /// Area under the precision-recall curve as the sum of precision times gain in recall (average precision).
+    pub average_precision: f64,
+    /// Top-k accuracy for half, one, two and four times the number of sites.
+    pub top_k: Vec<TopK>,
+    /// The point with the highest F1.
+    pub best_f1: Option<Point>,
+    /// F1 there.
+    pub f1: f64,
+}
+
+impl Counts {
+    /// Counts a call.
+    pub fn add(&mut self, score: Score, annotated: bool) {
+        self.0.entry(score.0).or_default()[usize::from(!annotated)] += 1;
+    }
+
+    /// The curve from the highest threshold down, one point for each score that an annotated site has; `sites` is the
+    /// number of annotated sites, scored or not.
+    pub fn curve(&self, sites: u64) -> Vec<Point> {
+        let (mut annotated, mut predicted) = (0, 0);
+        let mut points = Vec::new();
+        for (&score, counts) in self.0.iter().rev() {
+            annotated += counts[0];
+            predicted += counts[0] + counts[1];
+            if counts[0] > 0 {
+                points.push(Point {
+                    threshold: Score(score).value(),
+                    precision: annotated as f64 / predicted as f64,
+                    recall: annotated as f64 / sites.max(1) as f64,
+                    predicted,
+                });
+            }
+        }
+        points
+    }
+
+    /// Annotated ones among the `count` calls with the highest scores, and the lowest score among them. Of calls with one
+    /// score, as many are taken as fit, and the same share of the annotated ones.
+    fn top(&self, count: f64) -> (f64, f64) {
+        let (mut annotated, mut predicted) = (0.0, 0.0);
+        let mut threshold = 1.0;
+        for (&score, &[positives, negatives]) in self.0.iter().rev() {
+            let tied = (positives + negatives) as f64;
+            let share = ((count - predicted) / tied).min(1.0);
+            if share <= 0.0 {
+                break;
+            }
+            annotated += share * positives as f64;
+            predicted += share * tied;
+            threshold = Score(score).value();
+        }
+        (annotated, threshold)
+    }
+
+    /// All figures; `sites` as in [`Counts::curve`].
+    pub fn accuracy(&self, sites: u64) -> Accuracy {
+        let curve = self.curve(sites);
+        let gains = curve.iter().scan(0.0, |before, point| {
+            let gain = point.recall - *before;
+            *before = point.recall;
+            Some(gain * point.precision)
+        });
+        let f1 = |point: &Point| 2.0 * point.precision * point.recall / (point.precision + point.recall);
+        let best = curve.iter().copied().max_by(|one, other| f1(one).total_cmp(&f1(other)));
+        let top_k = |multiple: f64| {
+            let count = (multiple * sites as f64).floor();
+            let (annotated, threshold) = self.top(count);
+            let accuracy = if sites == 0 { 0.0 } else { annotated / count.min(sites as f64).max(1.0) };
+            TopK { multiple, accuracy, threshold }
+        };
+        Accuracy {
+            sites,
+            scored_sites: self.0.values().map(|counts| counts[0]).sum(),
+            scored: self.0.values().map(|counts| counts[0] + counts[1]).sum(),
+            average_precision: gains.sum(),
+            top_k: MULTIPLES.into_iter().map(top_k).collect(),
+            best_f1: best,
+            f1: best.as_ref().map_or(0.0, f1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Average precision and top-k from sorted lists, ties in the worst and in the best order.
+    fn by_sorting(calls: &[(u32, bool)], unscored: usize, multiple: f64, annotated_first: bool) -> (f64, f64) {
+        let mut calls = calls.to_vec();
+        calls.sort_by_key(|&(score, annotated)| (std::cmp::Reverse(score), annotated != annotated_first));
+        let sites = calls.iter().filter(|call| call.1).count() + unscored;
+        let (mut found, mut sum) = (0, 0.0);
+        for (index, &(_, annotated)) in calls.iter().enumerate() {
+            if annotated {
+                found += 1;
+                sum += f64::from(found) / (index + 1) as f64;
+            }
+        }
+        let count = (multiple * sites as f64) as usize;
+        let top = calls.iter().take(count).filter(|call| call.1).count();
+        (sum / sites.max(1) as f64, top as f64 / count.min(sites).max(1) as f64)
+    }
+
+    proptest! {
+        #[test]
+        fn against_sorted_lists(
+            calls in prop::collection::vec((0..60_u32, any::<bool>()), 1..80),
+            unscored in 0..4_usize,
+            distinct in any::<bool>(),
+        ) {
+            // Without ties both orders agree and the counts must, too; with ties they lie between.
+            let calls: Vec<(u32, bool)> = if distinct {
+                calls.iter().enumerate().map(|(index, call)| (index as u32 * 7919 % 100_003, call.1)).collect()
+            } else {
+                calls
+            };
+            let mut counts = Counts::default();
+            calls.iter().for_each(|&(score, annotated)| counts.add(Score(score), annotated));
+            let sites = calls.iter().filter(|call| call.1).count() + unscored;
+            let accuracy = counts.accuracy(sites as u64);
+            for top in &accuracy.top_k {
+                let (best_ap, best) = by_sorting(&calls, unscored, top.multiple, true);
+                let (worst_ap, worst) = by_sorting(&calls, unscored, top.multiple, false);
+                if sites > 0 {
+                    prop_assert!(worst - 1e-9 <= top.accuracy && top.accuracy <= best + 1e-9);
+                }
+                if distinct {
+                    prop_assert!((accuracy.average_precision - best_ap).abs() < 1e-9);
+                } else {
+                    prop_assert!(worst_ap - 1e-9 <= accuracy.average_precision);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ties_are_one_threshold() {
+        // Two annotated sites and two others on one score: precision 1/2 at recall 2/3, as scikit-learn has it.
+        let mut counts = Counts::default();
+        [true, true, false, false].map(|annotated| counts.add(Score(500_000), annotated));
+        let accuracy = counts.accuracy(3);
+        assert!((accuracy.average_precision - 1.0 / 3.0).abs() < 1e-12);
+        assert!((accuracy.top_k[1].accuracy - 0.5).abs() < 1e-12);
+        assert_eq!(accuracy.best_f1.unwrap().threshold, 0.5);
+    }
+}

@@ -1,0 +1,412 @@
+//! Every position of a genome on both strands: donor and acceptor probabilities as BED, bedGraph and bigWig.
+//!
+//! A position is a base of the plus strand. It stands for the intron that begins or ends with it: a donor's call lies on
+//! the intron's first base, an acceptor's on its last, on either strand.
+
+pub mod accuracy;
+pub mod bigwig;
+pub mod journal;
+pub mod report;
+mod truth;
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::accuracy::Accuracy;
+use self::journal::{Journal, is_interrupted};
+pub use self::truth::{Truth, TruthCounts};
+use super::splice::{DECIMALS, Score, SpliceScorer, is_candidate};
+use crate::genome::annotation::Strand;
+use crate::genome::region::Region;
+use crate::genome::splice::{Kind, Position, Site};
+use crate::genome::twobit::Genome;
+use crate::output::{AtomicFile, write_atomic};
+use crate::report::Progress;
+use crate::train::interrupt;
+use crate::{Error, Result};
+
+/// The four kinds of calls; each has a track.
+pub const TRACKS: [(Kind, Strand, &str); 4] = [
+    (Kind::Donor, Strand::Plus, "donor_plus"),
+    (Kind::Donor, Strand::Minus, "donor_minus"),
+    (Kind::Acceptor, Strand::Plus, "acceptor_plus"),
+    (Kind::Acceptor, Strand::Minus, "acceptor_minus"),
+];
+
+const BED: &str = "sites.bed";
+const SUMMARY: &str = "scan.json";
+const CONFIG: &str = "config.toml";
+const CURVE: &str = "precision_recall.tsv";
+const REPORT: &str = "report.html";
+
+/// Which positions are scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// Donors where the intron would begin with GT, acceptors where it would end with AG.
+    #[default]
+    GtAg,
+    /// All.
+    All,
+}
+
+impl Positions {
+    /// Bases that are scored at a time, and after which a scan can be resumed: a second or two on two cores.
+    fn piece(self) -> u32 {
+        match self {
+            Self::GtAg => 1 << 14,
+            Self::All => 1 << 11,
+        }
+    }
+}
+
+/// An output format of the calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `sites.bed`: the calls above the threshold of sites, donors and acceptors of both strands.
+    Bed,
+    /// A file for each of [`TRACKS`] with the calls above the threshold of tracks.
+    #[value(name = "bedgraph")]
+    BedGraph,
+    /// The same as bigWig.
+    #[value(name = "bigwig")]
+    BigWig,
+}
+
+/// What to scan and what to write.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder to write.
+    pub out: PathBuf,
+    /// The part to scan; `None`: everything.
+    pub region: Option<Region>,
+    /// Which positions.
+    pub positions: Positions,
+    /// The lowest score in the BED file.
+    pub min_site: Score,
+    /// The lowest score in the tracks.
+    pub min_track: Score,
+    /// What is written.
+    pub formats: Vec<Format>,
+    /// Whether an interrupted scan goes on.
+    pub resume: bool,
+    /// The resolved options as TOML, written to `config.toml` when the scan begins.
+    pub config: Option<String>,
+    /// No progress.
+    pub quiet: bool,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Bases scanned, both strands of each.
+    pub bases: u64,
+    /// Windows scored.
+    pub windows: u64,
+    /// Positions without a call, because their window leaves the sequence or holds an N.
+    pub unscored: u64,
+    /// Donors and acceptors in the BED file.
+    pub sites: u64,
+    /// Seconds that this scan took, interruptions excluded.
+    pub seconds: f64,
+    /// Bases a second.
+    pub bases_per_second: f64,
+    /// Files written.
+    pub files: Vec<PathBuf>,
+    /// The comparison with an annotation, by scope and kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accuracy: Vec<Comparison>,
+}
+
+/// Calls of one kind in one scope beside an annotation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// `everything`, or `genes`: the bodies of annotated genes on their strand, as SpliceAI is evaluated.
+    pub scope: &'static str,
+    /// Donors or acceptors.
+    pub kind: Kind,
+    /// The figures.
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
+}
+
+/// How far a scan is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    pieces: u64,
+    bases: u64,
+    windows: u64,
+    unscored: u64,
+    sites: u64,
+    seconds: f64,
+    #[serde(default)]
+    counts: TruthCounts,
+}
+
+/// A score at a base.
+struct Call {
+    base: u32,
+    site: Site,
+    score: Score,
+}
+
+/// Scans `genome`, compares with `truth` where there is one, and writes everything into `options.out`. `fingerprint` holds
+/// whatever else the results depend on (the model): a scan is not resumed with another one.
+///
+/// # Errors
+/// [`Error::Usage`] for a folder that holds another scan, or nothing to resume; [`Error::Interrupted`] after Ctrl-C, with
+/// everything saved; those of the device and of writing.
+pub fn run(
+    scorer: &SpliceScorer,
+    genome: &Genome,
+    truth: Option<&Truth>,
+    options: &Options,
+    fingerprint: &Value,
+) -> Result<Summary> {
+    check_folder(options)?;
+    let names: Vec<String> = TRACKS.iter().map(|track| format!("{}.bedgraph", track.2)).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.push(BED);
+    let print = scan_fingerprint(genome, truth, options, fingerprint);
+    let (mut journal, state) = Journal::open::<State>(&options.out, &names, print, options.resume)?;
+    let mut state = state.unwrap_or_default();
+    if let (false, Some(config)) = (options.resume, &options.config) {
+        write_atomic(options.out.join(CONFIG), config)?;
+    }
+    interrupt::watch();
+    let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
+    let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);
+    let (bases_before, seconds_before, started) = (state.bases, state.seconds, Instant::now());
+
+    for (number, piece) in (0..).zip(pieces(genome, options)).skip(state.pieces as usize) {
+        let calls = score_piece(scorer, genome, &piece, options.positions, &mut state)?;
+        write_calls(&mut journal, genome, &calls, options, &mut state)?;
+        if let Some(truth) = truth {
+            calls.iter().for_each(|call| truth.count(&mut state.counts, &call.site, call.score));
+        }
+        state.pieces = number + 1;
+        state.bases += u64::from(piece.range.end - piece.range.start);
+        state.seconds = seconds_before + started.elapsed().as_secs_f64();
+        let found = format!("{} sites", state.sites);
+        progress.update(state.bases, state.bases - bases_before, &found);
+        if interrupt::requested() {
+            journal.save(&state)?;
+            progress.finish("interrupted");
+            return Err(Error::Interrupted(format!(" after {} bases; go on with --resume", state.bases)));
+        }
+        if journal.is_due() {
+            journal.save(&state)?;
+        }
+    }
+    journal.save(&state)?;
+    progress.finish(&format!("{} sites", state.sites));
+    let summary = publish(&journal, genome, truth, options, &state)?;
+    journal.remove()?;
+    Ok(summary)
+}
+
+/// A folder that holds a scan is left alone, unless it is an interrupted one that is to go on.
+fn check_folder(options: &Options) -> Result<()> {
+    let out = &options.out;
+    if options.resume {
+        return Ok(());
+    }
+    let (found, remedy) = if is_interrupted(out) {
+        ("holds an interrupted scan", "go on with it (--resume), name another folder, or remove it")
+    } else if out.join(SUMMARY).exists() {
+        ("already holds a scan", "name another folder, or remove it")
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("{} {found}", out.display()), remedy))
+}
+
+fn regions(genome: &Genome, options: &Options) -> Vec<Region> {
+    let all =
+        |(index, sequence): (usize, &crate::genome::twobit::Sequence)| Region { index, range: 0..sequence.length };
+    match &options.region {
+        Some(region) => vec![region.clone()],
+        None => genome.sequences().iter().enumerate().map(all).collect(),
+    }
+}
+
+/// The regions in pieces of fixed size, so that a resumed scan cuts its batches where an unbroken one does.
+fn pieces(genome: &Genome, options: &Options) -> impl Iterator<Item = Region> {
+    let size = options.positions.piece();
+    regions(genome, options).into_iter().flat_map(move |Region { index, range }| {
+        let starts = (range.start..range.end).step_by(size as usize);
+        starts.map(move |start| Region { index, range: start..range.end.min(start.saturating_add(size)) })
+    })
+}
+
+/// What the results depend on. The number of threads is not among it.
+fn scan_fingerprint(genome: &Genome, truth: Option<&Truth>, options: &Options, model: &Value) -> Value {
+    let sequences: Vec<_> = genome.sequences().iter().map(|sequence| json!([sequence.name, sequence.length])).collect();
+    let region = options.region.as_ref().map(|region| region.label(genome, Default::default()));
+    let mut print = json!({
+        "genome": sequences,
+        "region": region,
+        "positions": options.positions,
+        "min-score": options.min_site.value(),
+        "min-track-score": options.min_track.value(),
+        "annotation": truth.map(Truth::fingerprint),
+    });
+    if let (Some(print), Some(model)) = (print.as_object_mut(), model.as_object()) {
+        print.extend(model.clone());
+    }
+    print
+}
+
+/// The calls of a piece: those whose base lies in it, sorted by base, then kind and strand.
+fn score_piece(
+    scorer: &SpliceScorer,
+    genome: &Genome,
+    piece: &Region,
+    positions: Positions,
+    state: &mut State,
+) -> Result<Vec<Call>> {
+    let length = genome.sequences()[piece.index].length;
+    let Range { start, end } = piece.range;
+    let from = start.saturating_sub(scorer.width());
+    let mut bases = Vec::new();
+    genome.decode(piece.index, from..length.min(end.saturating_add(scorer.width())), &mut bases);
+
+    let (mut windows, mut wanted) = (Vec::new(), Vec::new());
+    // Boundary b lies before base b; the calls at it lie on base b or on the one before.
+    for boundary in start..=end {
+        let at = (boundary - from) as usize;
+        for strand in [Strand::Plus, Strand::Minus] {
+            let kinds = [Kind::Donor, Kind::Acceptor].map(|kind| {
+                let base = base_of(boundary, kind, strand).filter(|base| piece.range.contains(base))?;
+                let is_wanted = positions == Positions::All || is_candidate(&bases, at, kind, strand);
+                is_wanted.then_some((kind, base))
+            });
+            let count = kinds.iter().flatten().count() as u64;
+            if count == 0 {
+                continue;
+            }
+            let Some(window) = scorer.window(&bases, at, strand) else {
+                state.unscored += count;
+                continue;
+            };
+            windows.push(window);
+            wanted.push((boundary, strand, kinds));
+        }
+    }
+    state.windows += windows.len() as u64;
+    let mut calls = Vec::with_capacity(windows.len());
+    for ((boundary, strand, kinds), scores) in wanted.into_iter().zip(scorer.score(&windows)?) {
+        for (kind, base) in kinds.into_iter().flatten() {
+            let site = Site { position: Position { sequence: piece.index, boundary, strand }, kind };
+            calls.push(Call { base, site, score: Score::of(scores[kind as usize]) });
+        }
+    }
+    calls.sort_by_key(|call| (call.base, call.site.kind, call.site.position.strand));
+    Ok(calls)
+}
+
+/// The intron's base at a boundary: behind it for a donor of the plus strand, before it for an acceptor.
+fn base_of(boundary: u32, kind: Kind, strand: Strand) -> Option<u32> {
+    let after = (kind == Kind::Donor) == (strand == Strand::Plus);
+    if after { Some(boundary) } else { boundary.checked_sub(1) }
+}
+
+fn write_calls(
+    journal: &mut Journal,
+    genome: &Genome,
+    calls: &[Call],
+    options: &Options,
+    state: &mut State,
+) -> Result<()> {
+    let Some(first) = calls.first() else { return Ok(()) };
+    let name = &genome.sequences()[first.site.position.sequence].name;
+    for (index, (kind, strand, _)) in TRACKS.into_iter().enumerate() {
+        let mut text = String::new();
+        let of_track = |call: &&Call| call.site.kind == kind && call.site.position.strand == strand;
+        for Call { base, score, .. } in calls.iter().filter(of_track).filter(|call| call.score >= options.min_track) {
+            let _ = writeln!(text, "{name}\t{base}\t{}\t{:.DECIMALS$}", base + 1, score.value());
+        }
+        journal.append(index, &text)?;
+    }
+    let mut rows = Vec::new();
+    for Call { site, score, .. } in calls.iter().filter(|call| call.score >= options.min_site) {
+        if let Some(range) = site.position.dinucleotide(site.kind) {
+            rows.push((range.start, range.end, site.kind, site.position.strand, *score));
+        }
+    }
+    rows.sort();
+    state.sites += rows.len() as u64;
+    let mut text = String::new();
+    for (start, end, kind, strand, score) in rows {
+        let _ = writeln!(text, "{name}\t{start}\t{end}\t{}\t{:.0}\t{strand}", kind.name(), 1000.0 * score.value());
+    }
+    journal.append(TRACKS.len(), &text)
+}
+
+/// Puts everything into its place; may be done again after a kill.
+fn publish(
+    journal: &Journal,
+    genome: &Genome,
+    truth: Option<&Truth>,
+    options: &Options,
+    state: &State,
+) -> Result<Summary> {
+    let mut files = Vec::new();
+    let wanted = |format| options.formats.contains(&format);
+    if wanted(Format::Bed) {
+        files.push(copy(journal.path(TRACKS.len()), &options.out.join(BED))?);
+    }
+    for (index, (_, _, name)) in TRACKS.into_iter().enumerate() {
+        if wanted(Format::BedGraph) {
+            files.push(copy(journal.path(index), &options.out.join(format!("{name}.bedgraph")))?);
+        }
+        if wanted(Format::BigWig) {
+            let path = options.out.join(format!("{name}.bw"));
+            if bigwig::write(journal.path(index), &path, genome)? {
+                files.push(path);
+            } else {
+                tracing::warn!("no {}: no call reaches the threshold of tracks", path.display());
+            }
+        }
+    }
+    let mut accuracy = Vec::new();
+    if let Some(truth) = truth {
+        accuracy = truth.compare(&state.counts, &regions(genome, options));
+        let path = options.out.join(CURVE);
+        write_atomic(&path, report::curve_table(truth, &state.counts, &accuracy))?;
+        files.push(path);
+        let path = options.out.join(REPORT);
+        write_atomic(&path, report::page(truth, &state.counts, &accuracy))?;
+        files.push(path);
+    }
+    let summary = Summary {
+        bases: state.bases,
+        windows: state.windows,
+        unscored: state.unscored,
+        sites: state.sites,
+        seconds: state.seconds,
+        bases_per_second: state.bases as f64 / Duration::from_secs_f64(state.seconds.max(1e-9)).as_secs_f64(),
+        files,
+        accuracy,
+    };
+    let text = serde_json::to_string_pretty(&summary).map_err(|error| Error::Failed(error.to_string()))?;
+    write_atomic(options.out.join(SUMMARY), text + "\n")?;
+    Ok(summary)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
+    let mut source = File::open(from).map_err(Error::io("open", from))?;
+    let mut file = AtomicFile::create(to)?;
+    io::copy(&mut source, &mut file).map_err(Error::io("write", to))?;
+    file.commit()?;
+    Ok(to.to_owned())
+}

@@ -1,0 +1,138 @@
+//! A classifier of splice sites on a genome: which class is which, and the windows around boundaries.
+
+use std::ops::Range;
+
+use super::score::Scorer;
+use crate::genome::annotation::Strand;
+use crate::genome::region::reverse_complement;
+use crate::genome::splice::{Kind, LABEL_NAMES};
+use crate::{Error, Result};
+
+/// Probabilities are told, compared and counted with so many decimals.
+pub const DECIMALS: usize = 6;
+
+/// A probability in millionths: as exact as it is written, so that what is counted is what can be read in the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Score(pub u32);
+
+impl Score {
+    /// Certainty.
+    pub const ONE: u32 = 1_000_000;
+
+    /// Rounds a probability.
+    pub fn of(probability: f64) -> Self {
+        Self((probability.clamp(0.0, 1.0) * f64::from(Self::ONE)).round() as u32)
+    }
+
+    /// The rounded probability.
+    pub fn value(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ONE)
+    }
+}
+
+/// A [`Scorer`] with a class for donors and one for acceptors, and windows of one width.
+pub struct SpliceScorer {
+    scorer: Scorer,
+    classes: [usize; 2],
+    width: u32,
+}
+
+impl SpliceScorer {
+    /// Finds the classes by their names, `donor` and `acceptor`. `width` is the window's in bases, the model's own unless
+    /// given.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model without these classes, for one without a window of its own if no width is given, and
+    /// for a width that the model cannot read.
+    pub fn new(scorer: Scorer, width: Option<u32>) -> Result<Self> {
+        let class = |name: &str| scorer.labels().iter().position(|label| label.eq_ignore_ascii_case(name));
+        let [Some(donor), Some(acceptor)] = [Kind::Donor, Kind::Acceptor].map(|kind| class(kind.name())) else {
+            return Err(Error::usage(
+                format!("the model's classes are {}", scorer.labels().join(", ")),
+                format!("use a model whose classes are {} (finetune --labels names them)", LABEL_NAMES.join(", ")),
+            ));
+        };
+        let own = scorer.width().and_then(|width| u32::try_from(width).ok());
+        let width = match (own, width) {
+            (Some(own), Some(other)) if own != other => {
+                return Err(Error::usage(
+                    format!("a window of {other} bases, but the model was trained on windows of {own}"),
+                    "leave out --window",
+                ));
+            }
+            (Some(own), _) => own,
+            (None, Some(width)) => width,
+            (None, None) => {
+                return Err(Error::usage(
+                    "a model without a window of its own",
+                    "say how many bases it reads: --window 80",
+                ));
+            }
+        };
+        let least = scorer.least().max(4);
+        if (width as usize) < least || scorer.most().is_some_and(|most| width as usize > most) {
+            let most = scorer.most().map_or(String::new(), |most| format!(" and at most {most}"));
+            return Err(Error::usage(
+                format!("a window of {width} bases"),
+                format!("this model reads at least {least}{most}"),
+            ));
+        }
+        Ok(Self { scorer, classes: [donor, acceptor], width })
+    }
+
+    /// The scorer inside.
+    pub fn scorer(&self) -> &Scorer {
+        &self.scorer
+    }
+
+    /// Bases of a window.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// The bases, in plus-strand coordinates, that are read around a boundary: on its strand, `width / 2` before it and
+    /// the rest behind it. `None` where the sequence starts inside them; the end may lie outside.
+    pub fn range(&self, boundary: u32, strand: Strand) -> Option<Range<u32>> {
+        let (before, after) = (self.width / 2, self.width - self.width / 2);
+        let before = if strand == Strand::Plus { before } else { after };
+        let start = boundary.checked_sub(before)?;
+        Some(start..start.checked_add(self.width)?)
+    }
+
+    /// The window around boundary `at` of `bases` on `strand`, or `None` where it leaves them or holds anything but A, C,
+    /// G, T. `bases` are a piece of the plus strand, upper case; `at` is relative to it.
+    pub fn window(&self, bases: &[u8], at: usize, strand: Strand) -> Option<Vec<u8>> {
+        let range = self.range(u32::try_from(at).ok()?, strand)?;
+        let mut window = bases.get(range.start as usize..range.end as usize)?.to_vec();
+        if !window.iter().all(|base| matches!(base, b'A' | b'C' | b'G' | b'T')) {
+            return None;
+        }
+        if strand == Strand::Minus {
+            reverse_complement(&mut window);
+        }
+        Some(window)
+    }
+
+    /// Donor and acceptor probability of each window, in their order; by [`Kind`].
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn score<W: AsRef<[u8]> + Sync>(&self, windows: &[W]) -> Result<Vec<[f64; 2]>> {
+        let probabilities = self.scorer.score(windows)?;
+        Ok(probabilities.iter().map(|row| self.classes.map(|class| row[class])).collect())
+    }
+}
+
+/// Whether boundary `at` of `bases` (a piece of the plus strand, upper case) could be a site of `kind` on `strand` by the
+/// intron's two bases: GT behind a donor, AG before an acceptor.
+pub fn is_candidate(bases: &[u8], at: usize, kind: Kind, strand: Strand) -> bool {
+    let after = (kind == Kind::Donor) == (strand == Strand::Plus);
+    let found = if after { bases.get(at..at + 2) } else { at.checked_sub(2).and_then(|start| bases.get(start..at)) };
+    let expected: &[u8; 2] = match (kind, strand) {
+        (Kind::Donor, Strand::Plus) => b"GT",
+        (Kind::Donor, Strand::Minus) => b"AC",
+        (Kind::Acceptor, Strand::Plus) => b"AG",
+        (Kind::Acceptor, Strand::Minus) => b"CT",
+    };
+    found == Some(expected)
+}

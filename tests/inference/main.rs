@@ -1,0 +1,8 @@
+//! What a trained model is used for: predictions, scans, variants, attention, motifs. The models are small and untrained
+//! with large weights, so that their probabilities vary; what is expected comes from a plain scorer written a second time.
+
+mod attention;
+mod predict;
+mod scan;
+mod support;
+mod variants;

@@ -1,0 +1,86 @@
+//! Windows from FASTA, tables and BED.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::support::*;
+
+/// Sequence, start, end and strand.
+type Place<'a> = (&'a str, usize, usize, char);
+
+#[test]
+fn every_source_gives_the_same_probabilities() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model_path = splice_model(folder.path());
+    let (x, y) = (bases(1, 300), bases(2, 90));
+    let genome = genome(folder.path(), &[("x", &x), ("y", &y)]);
+
+    // Windows of the model's width and longer ones, on both strands.
+    let places = [("x", 0, 20, '+'), ("x", 100, 120, '-'), ("y", 70, 90, '-'), ("x", 33, 54, '+'), ("y", 1, 41, '-')];
+    let of = |(name, start, end, strand): Place| {
+        let bases = &(if name == "x" { &x } else { &y })[start..end];
+        if strand == '-' { reverse_complement(bases) } else { bases.to_vec() }
+    };
+    let text_of = |place: Place| String::from_utf8(of(place)).unwrap();
+    let rows = |make: &dyn Fn(Place) -> String| places.iter().map(|&place| make(place)).collect::<String>();
+    fs::write(path("w.fa"), rows(&|place| format!(">{}\n{}\n", place.1, text_of(place)))).unwrap();
+    fs::write(path("w.tsv"), format!("sequence\n{}", rows(&|place| text_of(place) + "\n"))).unwrap();
+    fs::write(path("l.csv"), format!("sequence,label\n{}", rows(&|place| text_of(place) + ",1\n"))).unwrap();
+    let bed = rows(&|(name, start, end, strand)| format!("chr{name}\t{start}\t{end}\tn{start}\t0\t{strand}\n"));
+    fs::write(path("w.bed"), format!("# a comment\ntrack name=x\n{bed}")).unwrap();
+
+    let predict = |extra: &[&str]| json(&[&["predict", "--model", text(&model_path)], extra].concat());
+    let probabilities = |result: &Value| -> Vec<Vec<f64>> {
+        let rows = result["windows"].as_array().unwrap().iter();
+        rows.map(|row| row["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect()).collect()
+    };
+    let from_fasta = predict(&["--fasta", &path("w.fa")]);
+    let from_bed =
+        predict(&["--bed", &path("w.bed"), "--genome", text(&genome), "--alias", "chrx=x", "--alias", "chry=y"]);
+    let mut plain = Plain::new(&model_path);
+    for (row, place) in probabilities(&from_fasta).iter().zip(places) {
+        let bases = of(place);
+        let middle = &bases[bases.len() / 2 - WIDTH / 2..][..WIDTH];
+        row.iter().zip(plain.score(middle)).for_each(|(one, other)| assert!((one - other).abs() < 1e-6));
+    }
+    for other in [&from_bed, &predict(&["--tsv", &path("w.tsv")]), &predict(&["--tsv", &path("l.csv")])] {
+        assert_eq!(probabilities(&from_fasta), probabilities(other));
+    }
+    assert_eq!(from_bed["windows"][2]["name"], "n70");
+
+    let out = path("out/p.tsv");
+    let written = predict(&["--fasta", &path("w.fa"), "--out", &out]);
+    assert_eq!(written["windows"], 5);
+    let printed = helixgrad(&["predict", "--model", text(&model_path), "--fasta", &path("w.fa"), "--quiet"]).stdout;
+    assert_eq!(fs::read(&out).unwrap(), printed);
+    assert!(printed.starts_with(b"name\tprediction\tacceptor\tdonor\tneither\n0\t"));
+}
+
+#[test]
+fn bad_windows_are_refused_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let model_path = splice_model(folder.path());
+    let genome = genome(folder.path(), &[("x", &bases(1, 300))]);
+    let bed = folder.path().join("w.bed");
+    for (line, found) in [
+        ("x\t0\t10\n", "10 bases"),
+        ("x\t0\n", "line 2: 2 columns"),
+        ("z\t0\t20\n", "line 2: there is no sequence \"z\""),
+        ("x\t-1\t20\n", "line 2: start \"-1\""),
+        ("x\t20\t20\n", "line 2: the interval 20-20 has no bases"),
+        ("x\t290\t310\n", "line 2: the interval 290-310 passes the end"),
+        ("x\t0\t99999999999999999999999\n", "passes the end"),
+        ("x\t0\t20\tn\t0\tplus\n", "line 2: strand \"plus\""),
+    ] {
+        fs::write(&bed, format!("x\t0\t20\n{line}")).unwrap();
+        let arguments = ["predict", "--model", text(&model_path), "--bed", text(&bed), "--genome", text(&genome)];
+        let message = refused(&arguments);
+        assert!(message.contains(found) && message.contains("what to do"), "{line:?}: {message}");
+        assert!(helixgrad(&arguments).stdout.is_empty());
+    }
+    fs::write(&bed, "# nothing\n").unwrap();
+    let message = refused(&["predict", "--model", text(&model_path), "--bed", text(&bed), "--genome", text(&genome)]);
+    assert!(message.contains("no interval in it"));
+}

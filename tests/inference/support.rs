@@ -1,0 +1,163 @@
+//! Models, genomes, and a scorer that takes one window at a time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use helixgrad::autograd::Tape;
+use helixgrad::device::{DType, Device};
+use helixgrad::genome::annotation::Strand;
+use helixgrad::genome::pack::pack_fasta;
+use helixgrad::genome::splice::Kind;
+use helixgrad::genome::twobit::Genome;
+use helixgrad::inference::score::Scorer;
+use helixgrad::inference::splice::SpliceScorer;
+use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
+use helixgrad::model::{Config, Head, Model};
+use helixgrad::train::checkpoint::{self, Checkpoint, Classification};
+use helixgrad::train::finetune::classify;
+use serde_json::Value;
+
+pub const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit");
+pub const SAMPLE_GENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.gff3.gz");
+
+/// Bases of the model's window.
+pub const WIDTH: usize = 20;
+
+pub const STRANDS: [Strand; 2] = [Strand::Plus, Strand::Minus];
+pub const KINDS: [Kind; 2] = [Kind::Donor, Kind::Acceptor];
+
+pub fn helixgrad(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
+}
+
+/// Runs a command that must succeed and returns what `--json` printed.
+pub fn json(arguments: &[&str]) -> Value {
+    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command that must fail as bad input does, and returns its message.
+pub fn refused(arguments: &[&str]) -> String {
+    let output = helixgrad(arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A classifier in `folder/model`.
+pub fn model(folder: &Path, labels: &[&str], window: Option<usize>) -> PathBuf {
+    let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
+    let config = Config {
+        vocab_size: vocabulary.len(),
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 32,
+        max_position_embeddings: 48,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        hidden_dropout_prob: 0.1,
+        attention_probs_dropout_prob: 0.1,
+        initializer_range: 0.5,
+    };
+    let head = Head::Site { labels: labels.len(), hidden: None };
+    let model = Model::initialise(config, head, DType::F32, 3).unwrap();
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let path = folder.join("model");
+    fs::create_dir_all(&path).unwrap();
+    let classification = Classification { labels, window, ..Classification::default() };
+    checkpoint::save_model(&path, &model, &vocabulary, Some(&classification)).unwrap();
+    path
+}
+
+pub fn splice_model(folder: &Path) -> PathBuf {
+    model(folder, &["acceptor", "donor", "neither"], Some(WIDTH))
+}
+
+pub fn splice_scorer(model: &Path) -> SpliceScorer {
+    let scorer = Scorer::new(checkpoint::load(model).unwrap(), Device::Cpu, DType::F32).unwrap();
+    SpliceScorer::new(scorer, None).unwrap()
+}
+
+/// Packs records into `folder/genome.2bit`.
+pub fn genome(folder: &Path, records: &[(&str, &[u8])]) -> PathBuf {
+    let (fasta, path) = (folder.join("genome.fa"), folder.join("genome.2bit"));
+    let text: String =
+        records.iter().map(|(name, bases)| format!(">{name}\n{}\n", String::from_utf8_lossy(bases))).collect();
+    fs::write(&fasta, text).unwrap();
+    pack_fasta(&fasta, &path, &mut |_| {}).unwrap();
+    path
+}
+
+/// Random bases, the same for the same seed.
+pub fn bases(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        b"ACGT"[(state >> 33) as usize & 3]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+pub fn reverse_complement(bases: &[u8]) -> Vec<u8> {
+    let complement = |base: &u8| b"TGCAN"[b"ACGTN".iter().position(|other| other == base).unwrap()];
+    bases.iter().rev().map(complement).collect()
+}
+
+/// Scores one window after the other, and remembers.
+pub struct Plain {
+    checkpoint: Checkpoint,
+    tape: Tape,
+    known: HashMap<Vec<u8>, Vec<f64>>,
+}
+
+impl Plain {
+    pub fn new(model: &Path) -> Self {
+        let checkpoint = checkpoint::load(model).unwrap();
+        Self { checkpoint, tape: Tape::new(Device::Cpu, DType::F32), known: HashMap::new() }
+    }
+
+    pub fn score(&mut self, window: &[u8]) -> Vec<f64> {
+        let Self { checkpoint, tape, known } = self;
+        let classification = checkpoint.classification.as_ref().unwrap();
+        let score = || {
+            let (model, vocabulary) = (&checkpoint.model, &checkpoint.vocabulary);
+            classify(tape, model, vocabulary, classification, &[window], &mut |_| ()).unwrap().remove(0)
+        };
+        known.entry(window.to_vec()).or_insert_with(score).clone()
+    }
+
+    /// Donor and acceptor probability at a boundary of `sequence`: on the minus strand the sequence is turned round first.
+    /// `None` where the window leaves it or holds an N; 0 for a site without its GT or AG, if `gt_ag`.
+    pub fn site(&mut self, sequence: &[u8], boundary: usize, strand: Strand, gt_ag: bool) -> Option<[f64; 2]> {
+        let (read, at) = match strand {
+            Strand::Plus => (sequence.to_vec(), boundary),
+            Strand::Minus => (reverse_complement(sequence), sequence.len() - boundary),
+        };
+        let window = read.get(at.checked_sub(WIDTH / 2)?..at + WIDTH - WIDTH / 2)?;
+        if window.contains(&b'N') {
+            return None;
+        }
+        let row = self.score(window);
+        let labels = &self.checkpoint.classification.as_ref().unwrap().labels;
+        let of = |name: &str| row[labels.iter().position(|label| label == name).unwrap()];
+        let is_donor = !gt_ag || read[at..].starts_with(b"GT");
+        let is_acceptor = !gt_ag || read[..at].ends_with(b"AG");
+        Some([if is_donor { of("donor") } else { 0.0 }, if is_acceptor { of("acceptor") } else { 0.0 }])
+    }
+}
+
+pub fn open(path: &Path) -> Genome {
+    Genome::open(path).unwrap()
+}
