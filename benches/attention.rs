@@ -8,7 +8,7 @@ use common::{parameters, run};
 use helixgrad::autograd::DeviceBatch;
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::attention;
+use helixgrad::ops::{AttentionHooks, attention};
 
 fn main() {
     run("attention", |bench| {
@@ -38,7 +38,7 @@ fn main() {
                 let name = format!("{name}{}", if dropout > 0.0 { " dropout" } else { "" });
                 let inputs = [[batch.tokens.len(), 3 * shapes.hidden]];
                 bench.operation(&name, "attention", &[Forward, Backward], parameters, &inputs, |tape, _, x| {
-                    attention(tape, &batch, x[0], shapes.heads, dropout).map(Some)
+                    attention(tape, &batch, x[0], shapes.heads, dropout, &AttentionHooks::default()).map(Some)
                 })?;
             }
         }

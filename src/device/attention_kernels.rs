@@ -192,7 +192,7 @@ fn offers(capability: (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
+    use crate::device::{Choices, Device};
 
     #[test]
     fn every_row_fits_every_chip_that_it_is_for() {
@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_family_is_refused_where_it_cannot_run() {
-        assert!(Device::open("cpu", AttentionPath::Auto).is_ok());
-        let error = Device::open("cpu", AttentionPath::Sm90).unwrap_err();
+        assert!(Device::open("cpu", Choices::default()).is_ok());
+        let error = Device::open("cpu", Choices { attention: AttentionPath::Sm90, ..Choices::default() }).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("--attention sm90 on cpu"), "{error}");
     }

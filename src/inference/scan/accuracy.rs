@@ -190,7 +190,7 @@ mod tests {
     fn ties_are_one_threshold() {
         // Two annotated sites and two others on one score: precision 1/2 at recall 2/3, as scikit-learn has it.
         let mut counts = Counts::default();
-        [true, true, false, false].map(|annotated| counts.add(Score(500_000), annotated));
+        [true, true, false, false].iter().for_each(|&annotated| counts.add(Score(500_000), annotated));
         let accuracy = counts.accuracy(3);
         assert!((accuracy.average_precision - 1.0 / 3.0).abs() < 1e-12);
         assert!((accuracy.top_k[1].accuracy - 0.5).abs() < 1e-12);
