@@ -121,17 +121,16 @@ fn bf16_trains_as_the_cpu_does() {
     }
 }
 
-/// With the operations choosing as on a chip of compute capability 9.0.
+/// As on a chip of compute capability 9.0, whose operations choose the kernels for it.
 #[test]
-fn the_kernels_for_hopper_train_as_the_cpu_does() {
-    if emulated::named().is_some() {
-        return;
-    }
-    for (head_dim, head) in [(64, Head::MaskedLm), (32, Head::Site { labels: 3, hidden: Some(16) })] {
-        let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), 2);
-        let (kernels, weights) = train(&emulated::chip((9, 0)), DType::Bf16, head_dim, head.clone(), 2);
+fn hopper_kernels_train_as_the_cpu_does() {
+    let hopper = || emulated::named().unwrap_or_else(|| emulated::chip((9, 0)));
+    for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1), (128, Head::MaskedLm, 1)]
+    {
+        let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
+        let (kernels, weights) = train(&hopper(), DType::Bf16, head_dim, head.clone(), steps);
         close(&kernels, &cpu, 0.02);
-        let (again, same_weights) = train(&emulated::chip((9, 0)), DType::Bf16, head_dim, head, 2);
+        let (again, same_weights) = train(&hopper(), DType::Bf16, head_dim, head, steps);
         assert_eq!(kernels, again, "the same bits again");
         assert!(weights == same_weights, "the same weights again");
     }
