@@ -1,6 +1,7 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
 mod emulated;
+mod hooks;
 mod profile;
 mod sampling;
 
