@@ -6,6 +6,8 @@
 //!
 //! Buffers come from a pool. The sizes of one step repeat in the next, so later steps allocate nothing.
 
+mod recompute;
+
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -97,6 +99,10 @@ pub struct Tape {
     recording: bool,
     randomness: Option<Randomness>,
     dropout_sites: u32,
+    /// Passes begun.
+    passes: u64,
+    /// The operation that ran last, or is running on the way back.
+    place: (&'static str, Pass),
     profile: Option<Profile>,
 }
 
@@ -122,6 +128,8 @@ impl Tape {
             recording: false,
             randomness: None,
             dropout_sites: 0,
+            passes: 0,
+            place: ("", Pass::Forward),
             profile: None,
         }
     }
@@ -142,8 +150,10 @@ impl Tape {
     }
 
     fn reset(&mut self) {
+        self.passes += 1;
         self.nodes.clear();
         self.dropout_sites = 0;
+        self.place = ("", Pass::Forward);
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
         self.pool.extend(used);
     }
@@ -186,13 +196,37 @@ impl Tape {
         let mut buffer = match best {
             // A far larger buffer is left for what needs it.
             Some((index, found)) if found.capacity_bytes() <= 2 * bytes + 4096 => self.pool.swap_remove(index),
-            _ => Buffer::on(&self.device, len, dtype)?,
+            _ => self.allocate_new(len, dtype)?,
         };
         buffer.reshape(len, dtype);
         if cfg!(debug_assertions) {
             buffer.poison()?;
         }
         Ok(buffer)
+    }
+
+    /// Memory of the device. After the first pass only sizes that vary, as the number of masked tokens does, come here: they
+    /// get a quarter to spare, and soon none comes any more. Where no memory is left, what the pool keeps is given up for it.
+    fn allocate_new(&mut self, len: usize, dtype: DType) -> Result<Buffer> {
+        let room = if self.passes > 1 { len + len / 4 } else { len };
+        let buffer = match Buffer::on(&self.device, room, dtype) {
+            Err(Error::OutOfMemory(_)) if !self.pool.is_empty() => {
+                self.pool.clear();
+                Buffer::on(&self.device, len, dtype)
+            }
+            other => other,
+        };
+        buffer.map_err(|error| {
+            let purpose = match self.place {
+                (op, Pass::Backward) => format!("the way back through {op}"),
+                ("", _) => "the first operation".into(),
+                (op, _) => format!("the operation after {op}"),
+            };
+            error.needed_for(
+                purpose,
+                "give --recompute layer, raise --micro-batches, or lower --tokens-per-step or --batch",
+            )
+        })
     }
 
     /// A buffer for statistics and partial sums: f32, or f64 where the activations are.
@@ -261,6 +295,7 @@ impl Tape {
         backward: impl FnOnce(&mut Self, &mut Parameters) -> Result<()> + 'static,
     ) {
         self.clock(op, Pass::Forward, started);
+        self.place = (op, Pass::Forward);
         if self.recording {
             self.nodes.push(Node { op, backward: Box::new(backward) });
         }
@@ -306,8 +341,15 @@ impl Tape {
     /// # Errors
     /// Whatever a backward rule returns.
     pub fn backward(&mut self, parameters: &mut Parameters) -> Result<()> {
-        while let Some(Node { op, backward }) = self.nodes.pop() {
+        self.back_to(0, parameters)
+    }
+
+    /// Goes back until only the first `nodes` nodes are left.
+    fn back_to(&mut self, nodes: usize, parameters: &mut Parameters) -> Result<()> {
+        while self.nodes.len() > nodes {
+            let Some(Node { op, backward }) = self.nodes.pop() else { break };
             let started = Instant::now();
+            self.place = (op, Pass::Backward);
             backward(self, parameters)?;
             self.clock(op, Pass::Backward, started);
         }

@@ -10,7 +10,7 @@ use super::{Common, config, run_folder};
 use crate::device::DType;
 use crate::kmer::labelled::{self, LabelledWindow, read_labelled};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, Recompute};
 use crate::optim::{AdamWConfig, Decay};
 use crate::report::format;
 use crate::train::checkpoint::{self, Classification};
@@ -73,6 +73,10 @@ pub struct Args {
     /// AdamW's decay of the second moment.
     #[arg(long, default_value_t = 0.999)]
     beta2: f64,
+    /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
+    /// a third more time; the result has the same bits.
+    #[arg(long, value_enum, default_value = "none")]
+    recompute: Recompute,
     /// Scale gradients down to this global norm; 0: never.
     #[arg(long, default_value_t = 1.0)]
     max_gradient_norm: f64,
@@ -98,7 +102,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let labels = label_names(args, classes)?;
     let window = args.window.or_else(|| common_length(&train, &dev));
     let classification = Classification { labels, window, ..Classification::default() };
-    let (model, vocabulary) = model(args, common, &train, &dev, classification.labels.len())?;
+    let (mut model, vocabulary) = model(args, common, &train, &dev, classification.labels.len())?;
+    model.recompute = args.recompute;
     tracing::info!(
         "{} training and {} dev windows, {} classes; {} parameters",
         format::count(train.len() as u64),

@@ -19,7 +19,7 @@ mod tanh;
 
 pub use attention::attention;
 pub use bias_gelu::bias_gelu;
-pub use cross_entropy::{Loss, cross_entropy};
+pub use cross_entropy::{Loss, Losses, cross_entropy, cross_entropy_into};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use gather::gather;

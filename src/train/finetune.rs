@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::checkpoint::{Classification, RunState, save_checkpoint, save_model};
+use super::checkpoint::{Classification, RunState, save_model};
 use super::interrupt;
 use super::pretrain::{resume_from, started};
 use super::run::Run;
+use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::Trainer;
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
@@ -22,6 +23,9 @@ use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
 use crate::train::metrics::Confusion;
 use crate::{Error, Result};
+
+/// Steps after which a device is asked for its losses, so that a training that has diverged is noticed.
+const STEPS_UNASKED: u64 = 50;
 
 /// How to fine-tune.
 #[derive(Clone, Debug)]
@@ -133,6 +137,7 @@ pub fn finetune(
     }
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
+    let mut writer = CheckpointWriter::new(&options.out, options.keep);
     let mut points: Vec<EpochPoint> = Vec::new();
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
     interrupt::watch();
@@ -142,32 +147,37 @@ pub fn finetune(
         let (mut sum, mut epoch_tokens, epoch_start) = (Loss::default(), 0, Instant::now());
         let done = (state.step - epoch * steps_per_epoch) as usize;
         let mut learning_rate = 0.0;
-        for chunk in order.chunks(options.batch).skip(done) {
+        let chunks = order.chunks(options.batch).skip(done);
+        let last_chunk = chunks.len().saturating_sub(1);
+        for (number, chunk) in chunks.enumerate() {
             let windows: Vec<_> = chunk.iter().map(|&i| (train[i].bases.as_slice(), train[i].label)).collect();
             let batch = classification_batch(&windows, vocabulary, classification.window, rows_of(&trainer.model))?;
             let tokens = batch.total_tokens() as u64;
             learning_rate = schedule.at(state.step);
-            let report = trainer.step(&[batch], learning_rate)?;
-            started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-            if state.step == 0 {
-                state.loss_first = report.loss.mean();
-            }
+            trainer.advance(&[batch], learning_rate)?;
             state.step += 1;
             state.tokens += tokens;
-            state.seconds = seconds_before + session.elapsed().as_secs_f64();
-            state.loss_last = report.loss.mean();
-            sum += report.loss;
             epoch_tokens += tokens;
-            let message = format!("epoch {}, loss {:.4}", epoch + 1, report.loss.mean());
+            let stops = interrupt::requested() && state.step < total_steps;
+            let ends = number == last_chunk || state.step.is_multiple_of(STEPS_UNASKED);
+            if trainer.knows_losses() || run.is_none() || ends || stops {
+                let losses = trainer.report()?.losses;
+                for (step, loss) in (state.step - losses.len() as u64..).zip(losses) {
+                    if step == 0 {
+                        state.loss_first = loss.mean();
+                    }
+                    state.loss_last = loss.mean();
+                    sum += loss;
+                }
+            }
+            state.seconds = seconds_before + session.elapsed().as_secs_f64();
+            started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
+            let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
             progress.update(state.step, state.tokens - tokens_before, &message);
-            if interrupt::requested() && state.step < total_steps {
-                let Trainer { model, optimizer, .. } = &trainer;
-                let classification = Some(classification);
-                let (out, keep) = (&options.out, options.keep);
-                let path = save_checkpoint(out, model, vocabulary, classification, optimizer, &state, keep)?;
+            if stops {
+                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
                 progress.finish("interrupted");
-                let saved = format!(" after step {}; saved {}, go on with --resume", state.step, path.display());
-                return Err(Error::Interrupted(saved));
+                return Err(writer.interrupted(state.step));
             }
         }
         let tokens_per_second = epoch_tokens as f64 / epoch_start.elapsed().as_secs_f64();
@@ -189,11 +199,10 @@ pub fn finetune(
         started(&mut run, &options.out, options.config.as_deref(), state.step)?.write(&point)?;
         points.push(point);
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
-            let Trainer { model, optimizer, .. } = &trainer;
-            let (out, keep) = (&options.out, options.keep);
-            save_checkpoint(out, model, vocabulary, Some(classification), optimizer, &state, keep)?;
+            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
         }
     }
+    writer.finish()?;
     let last = points.last().copied();
     progress.finish(&format!("loss {:.4}", last.map_or(state.loss_last, |point| point.loss)));
     save_model(&options.out, &trainer.model, vocabulary, Some(classification))?;

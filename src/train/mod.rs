@@ -15,4 +15,5 @@ pub mod log;
 pub mod metrics;
 pub mod pretrain;
 pub mod run;
+pub mod snapshot;
 pub mod step;

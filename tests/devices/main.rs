@@ -1,7 +1,10 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
 mod emulated;
+mod errors;
 mod sampling;
+mod training;
+mod watched;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
