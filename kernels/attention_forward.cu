@@ -1,14 +1,15 @@
-// Packed bidirectional attention, forward: O = dropout(softmax(scale Q K^T)) V inside each sequence, head by head.
+// Packed bidirectional attention, forward: O = dropout(softmax(scale Q K^T + bias)) V inside each sequence, head by head.
 //
-//   log_sum_exp = log(sum over keys of exp(scale q k)), natural, before the dropout
+//   log_sum_exp = log(sum over keys of exp(scale q k + bias)), natural, before the dropout
 //
 // Shapes: qkv [total_tokens, 3 hidden] (queries, keys, values, each head by head), cu_seqlens [sequences + 1], output
-// [total_tokens, hidden], log_sum_exp [total_tokens, heads] f32. head_dim is 32, 64 or 128; scale is above 0; qkv and output are
-// aligned to 16 bytes; a sequence has 0 to 131,072 tokens (the counter of the dropout holds no more).
+// [total_tokens, hidden], log_sum_exp [total_tokens, heads] f32. head_dim is a multiple of 8, at most the D in the kernel's name;
+// scale is above 0; qkv and output are aligned to 16 bytes; a sequence has 0 to 131,072 tokens (the counter of the dropout
+// holds no more). Bias and block-sparse patterns: AttentionHooks in common/attention.cuh.
 //
 // The grid needs no look at cu_seqlens: attention_plan lists the blocks of ATTENTION_ROWS queries once a step, and as
 // sequences contribute at most (length + ROWS - 1) / ROWS each, total_tokens / ROWS + sequences entries always suffice. The
-// blocks of the grid that find no entry return at once.
+// blocks of the grid that find no entry return at once. Kernels whose blocks own fewer rows split an entry.
 //
 // Floor, 128 sequences of 512, 12 heads of 64: 4 x 100.7 MB of bf16, 0.134 ms at 3.0 TB/s; 103 GFLOP; 403 M exponentials.
 // Arithmetic, not memory, is the limit from 150 tokens a sequence on. More in notes/attention.md.
@@ -17,52 +18,75 @@
 //   1. A block has 128 queries, a warp 32 of them, so that each fragment of keys and values that a warp loads from shared
 //      memory serves two products. Keys and values come in tiles through two stages of cp.async; one barrier a tile.
 //      Probabilities go from the accumulators of the first product straight into the A operand of the second.
+//   2. The same function in f32, on multiply-adds; head sizes between the D; ALiBi; block-sparse patterns.
 
-#include "common/attention.cuh"
+#include "common/attention_bf16.cuh"
+#include "common/attention_f32.cuh"
 #include "common/reduce.cuh"
 
 namespace {
 
-// A warp takes ROW_TILES x 16 queries. Reasons, and the alternatives, are in notes/attention.md.
-template <int D>
+// A block takes ROWS queries, a warp ROW_TILES x 16 of them. Reasons, and the alternatives, are in notes/attention.md.
+template <typename T, int D>
 struct ForwardTile;
 
 // Scores of 64 keys are 64 registers beside 32 of output and 16 of queries.
 template <>
-struct ForwardTile<32> {
-    static constexpr int KEYS = 64;
+struct ForwardTile<bf16, 32> {
+    static constexpr int ROWS = 128, ROW_TILES = 2, KEYS = 64;
     static constexpr bool QUERIES_IN_REGISTERS = true;
 };
 // 64 registers of scores, 64 of output, 32 of queries.
 template <>
-struct ForwardTile<64> {
-    static constexpr int KEYS = 64;
+struct ForwardTile<bf16, 64> {
+    static constexpr int ROWS = 128, ROW_TILES = 2, KEYS = 64;
     static constexpr bool QUERIES_IN_REGISTERS = true;
 };
 // The output takes 128 registers; 32 keys leave room for their scores, and the queries stay in shared memory.
 template <>
-struct ForwardTile<128> {
-    static constexpr int KEYS = 32;
+struct ForwardTile<bf16, 128> {
+    static constexpr int ROWS = 128, ROW_TILES = 2, KEYS = 32;
+    static constexpr bool QUERIES_IN_REGISTERS = false;
+};
+// In f32 shared memory is what is short: twice the bytes, and 99 KB on compute capability 8.6 and 8.9.
+template <>
+struct ForwardTile<float, 32> {
+    static constexpr int ROWS = 128, ROW_TILES = 2, KEYS = 32;
+    static constexpr bool QUERIES_IN_REGISTERS = false;
+};
+template <>
+struct ForwardTile<float, 64> {
+    static constexpr int ROWS = 128, ROW_TILES = 2, KEYS = 32;
+    static constexpr bool QUERIES_IN_REGISTERS = false;
+};
+template <>
+struct ForwardTile<float, 128> {
+    static constexpr int ROWS = 64, ROW_TILES = 1, KEYS = 16;
+    static constexpr bool QUERIES_IN_REGISTERS = false;
+};
+template <>
+struct ForwardTile<float, 256> {
+    static constexpr int ROWS = 32, ROW_TILES = 1, KEYS = 16;
     static constexpr bool QUERIES_IN_REGISTERS = false;
 };
 
-constexpr int ROW_TILES = 2;
-constexpr int FORWARD_WARPS = ATTENTION_ROWS / (16 * ROW_TILES);
-constexpr int FORWARD_THREADS = FORWARD_WARPS * WARP;
+template <typename T, int D>
+constexpr int FORWARD_THREADS = ForwardTile<T, D>::ROWS / (16 * ForwardTile<T, D>::ROW_TILES) * WARP;
 
 // Shared memory: the queries, then the two stages of keys and values.
-template <int D>
+template <typename T, int D>
 struct ForwardShared {
-    bf16 queries[ATTENTION_ROWS * D];
+    T queries[ForwardTile<T, D>::ROWS * TILE_ROW<T, D>];
     struct {
-        bf16 keys[ForwardTile<D>::KEYS * D];
-        bf16 values[ForwardTile<D>::KEYS * D];
+        T keys[ForwardTile<T, D>::KEYS * TILE_ROW<T, D>];
+        T values[ForwardTile<T, D>::KEYS * TILE_ROW<T, D>];
     } stages[2];
 };
 
-// The queries of a warp, in registers where they fit, otherwise loaded each time they are used.
-template <int D, bool IN_REGISTERS>
+// The queries of a warp: as fragments in registers where they fit, otherwise loaded each time they are used.
+template <typename T, int D, bool IN_REGISTERS>
 struct Queries {
+    static constexpr int ROW_TILES = ForwardTile<T, D>::ROW_TILES;
     unsigned fragments[D / 16][ROW_TILES][4];
 
     __device__ __forceinline__ Queries(const bf16* tile, int row) {
@@ -71,28 +95,44 @@ struct Queries {
 #pragma unroll
             for (int m = 0; m < ROW_TILES; ++m) load_a<D>(fragments[step][m], tile, row + 16 * m, step);
     }
-    __device__ __forceinline__ void get(unsigned (&a)[ROW_TILES][4], int step) const {
+    template <int KEYS>
+    __device__ __forceinline__ void scores(float (&scores)[ROW_TILES][KEYS / 8][4], const bf16* keys) const {
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[m][i] = fragments[step][m][i];
+            for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) scores[m][n][i] = 0.0f;
+#pragma unroll
+        for (int step = 0; step < D / 16; ++step)
+#pragma unroll
+            for (int pair = 0; pair < KEYS / 16; ++pair) {
+                unsigned b[2][2];
+                load_b_transposed<D>(b, keys, 16 * pair, step);
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; ++m) {
+                    mma_m16n8k16(scores[m][2 * pair], fragments[step][m], b[0]);
+                    mma_m16n8k16(scores[m][2 * pair + 1], fragments[step][m], b[1]);
+                }
+            }
     }
 };
 
-template <int D>
-struct Queries<D, false> {
-    const bf16* tile;
+template <typename T, int D>
+struct Queries<T, D, false> {
+    static constexpr int ROW_TILES = ForwardTile<T, D>::ROW_TILES;
+    const T* tile;
     int row;
 
-    __device__ __forceinline__ Queries(const bf16* tile_, int row_) : tile(tile_), row(row_) {}
-    __device__ __forceinline__ void get(unsigned (&a)[ROW_TILES][4], int step) const {
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; ++m) load_a<D>(a[m], tile, row + 16 * m, step);
+    __device__ __forceinline__ Queries(const T* tile_, int row_) : tile(tile_), row(row_) {}
+    template <int KEYS>
+    __device__ __forceinline__ void scores(float (&scores)[ROW_TILES][KEYS / 8][4], const T* keys) const {
+        multiply_rows<D, ROW_TILES, KEYS>(scores, tile, row, keys, 0);
     }
 };
 
 // What a warp keeps of its rows from tile to tile. Row `group + 8 half` of row tile m is [m][half].
-template <int D>
+template <int D, int ROW_TILES>
 struct ForwardState {
     float output[ROW_TILES][D / 8][4];
     float max[ROW_TILES][2];  // of the raw scores
@@ -100,7 +140,7 @@ struct ForwardState {
 };
 
 // Scores of keys that the sequence does not have become -infinity.
-template <int KEYS>
+template <int KEYS, int ROW_TILES>
 __device__ __forceinline__ void mask_tail(float (&scores)[ROW_TILES][KEYS / 8][4], int valid) {
     const int member = threadIdx.x % 4;
 #pragma unroll
@@ -113,8 +153,8 @@ __device__ __forceinline__ void mask_tail(float (&scores)[ROW_TILES][KEYS / 8][4
 }
 
 // Turns the scores into exp(scale (score - max)) and brings sum and output to the new maximum.
-template <int D, int KEYS>
-__device__ __forceinline__ void online_softmax(ForwardState<D>& state, float (&scores)[ROW_TILES][KEYS / 8][4],
+template <int D, int KEYS, int ROW_TILES>
+__device__ __forceinline__ void online_softmax(ForwardState<D, ROW_TILES>& state, float (&scores)[ROW_TILES][KEYS / 8][4],
                                                float scale_log2) {
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m)
@@ -149,60 +189,65 @@ __device__ __forceinline__ void online_softmax(ForwardState<D>& state, float (&s
 }
 
 // output += dropout(probabilities) values, without the dropout's scale, which is applied once at the end.
-template <int D, int KEYS>
-__device__ __forceinline__ void add_values(ForwardState<D>& state, const float (&probabilities)[ROW_TILES][KEYS / 8][4],
-                                           const bf16* values, const Dropout& dropout, uint64_t draws, int query_tile,
+template <int D, int KEYS, typename T, int ROW_TILES>
+__device__ __forceinline__ void add_values(ForwardState<D, ROW_TILES>& state, float (&probabilities)[ROW_TILES][KEYS / 8][4],
+                                           const T* values, const Dropout& dropout, uint64_t draws, int query_tile,
                                            int key_tile) {
 #pragma unroll
     for (int tile = 0; tile < KEYS / 16; ++tile) {
-        unsigned a[ROW_TILES][4];
+        Operand<T> a[ROW_TILES];
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m) {
+            const float(&elements)[2][4] = piece(probabilities[m], tile);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float* pair = probabilities[m][2 * tile + i / 2] + i % 2 * 2;
-                a[m][i] = pack_bf16(pair[0], pair[1]);
-            }
-            if (dropout.threshold != 0) {
-                const PhiloxBlock block =
-                    attention_draws(dropout, draws, query_tile + m, key_tile + tile, threadIdx.x % WARP);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) a[m][i] &= keep_mask(block.words[i], dropout.threshold);
-            }
+            for (int i = 0; i < 4; ++i)
+                a[m].set(i / 2, i % 2, elements[i / 2][i % 2 * 2], elements[i / 2][i % 2 * 2 + 1]);
+            if (dropout.threshold != 0)
+                a[m].keep(attention_draws(dropout, draws, query_tile + m, key_tile + tile, threadIdx.x % WARP),
+                          dropout.threshold);
         }
         multiply_add<D>(state.output, a, values, 16 * tile);
     }
 }
 
-template <int D>
-__device__ __forceinline__ void forward_bf16(const bf16* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads,
-                                             float scale, const Dropout& dropout, bf16* output, float* log_sum_exp,
-                                             ForwardShared<D>& shared) {
-    constexpr int KEYS = ForwardTile<D>::KEYS;
-    const AttentionBlock work = plan[blockIdx.x];
+template <typename T, int D>
+__device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads,
+                                        int head_dim, float scale, const Dropout& dropout, const AttentionHooks& hooks,
+                                        T* output, float* log_sum_exp, ForwardShared<T, D>& shared) {
+    using Tile = ForwardTile<T, D>;
+    constexpr int ROWS = Tile::ROWS, ROW_TILES = Tile::ROW_TILES, KEYS = Tile::KEYS, THREADS = FORWARD_THREADS<T, D>;
+    constexpr int PARTS = ATTENTION_ROWS / ROWS;
+    const AttentionBlock work = plan[blockIdx.x / PARTS];
     if (work.sequence < 0) return;
-    const AttentionHead head(cu_seqlens, work.sequence, blockIdx.y, heads, D);
+    const AttentionHead head(cu_seqlens, work.sequence, blockIdx.y, heads, head_dim);
+    const int first_row = work.first_row + static_cast<int>(blockIdx.x) % PARTS * ROWS;
+    if (PARTS > 1 && first_row >= head.length) return;
     const int stride = 3 * head.hidden;
-    const bf16* keys = qkv + head.part(1);
-    const bf16* values = qkv + head.part(2);
+    const T* keys = qkv + head.part(1);
+    const T* values = qkv + head.part(2);
+    const StreamedTiles<KEYS> tiles(hooks, blockIdx.x / PARTS, head.length);
+    const auto load = [&](auto& stage, int first_key) {
+        const int64_t first = static_cast<int64_t>(first_key) * stride;
+        load_tile<D, KEYS, THREADS>(stage.keys, keys + first, stride, head.length - first_key, head_dim);
+        load_tile<D, KEYS, THREADS>(stage.values, values + first, stride, head.length - first_key, head_dim);
+    };
 
-    load_tile<D, ATTENTION_ROWS, FORWARD_THREADS>(shared.queries, qkv + head.part(0) + static_cast<int64_t>(work.first_row) * stride, stride,
-                                                  head.length - work.first_row);
+    load_tile<D, ROWS, THREADS>(shared.queries, qkv + head.part(0) + static_cast<int64_t>(first_row) * stride, stride,
+                                head.length - first_row, head_dim);
     cp_async_commit();
-    load_tile<D, KEYS, FORWARD_THREADS>(shared.stages[0].keys, keys, stride, head.length);
-    load_tile<D, KEYS, FORWARD_THREADS>(shared.stages[0].values, values, stride, head.length);
+    load(shared.stages[0], tiles.first_column(0));
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
 
     const int lane = threadIdx.x % WARP, group = lane / 4;
     const int warp_row = threadIdx.x / WARP * 16 * ROW_TILES;
-    const int row = work.first_row + warp_row;
+    const int row = first_row + warp_row;
     // A warp without queries only copies and waits.
     const bool works = row < head.length;
-    const Queries<D, ForwardTile<D>::QUERIES_IN_REGISTERS> queries(shared.queries, warp_row);
+    const Queries<T, D, Tile::QUERIES_IN_REGISTERS> queries(shared.queries, warp_row);
     const float scale_log2 = scale * LOG2_E;
-    ForwardState<D> state;
+    ForwardState<D, ROW_TILES> state;
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m) {
         state.max[m][0] = state.max[m][1] = -INFINITY;
@@ -213,37 +258,20 @@ __device__ __forceinline__ void forward_bf16(const bf16* qkv, const int* cu_seql
             for (int i = 0; i < 4; ++i) state.output[m][n][i] = 0.0f;
     }
 
-    const int tiles = divide_up(head.length, KEYS);
-    for (int tile = 0; tile < tiles; ++tile) {
-        const int first_key = tile * KEYS;
+    for (int tile = 0; tile < tiles.count; ++tile) {
         cp_async_wait<0>();
         // This tile is there for all; and all are through with the last one, whose stage is overwritten next.
         __syncthreads();
-        if (tile + 1 < tiles) {
-            auto& next = shared.stages[(tile + 1) % 2];
-            const int next_key = first_key + KEYS;
-            load_tile<D, KEYS, FORWARD_THREADS>(next.keys, keys + static_cast<int64_t>(next_key) * stride, stride, head.length - next_key);
-            load_tile<D, KEYS, FORWARD_THREADS>(next.values, values + static_cast<int64_t>(next_key) * stride, stride, head.length - next_key);
+        if (tile + 1 < tiles.count) {
+            load(shared.stages[(tile + 1) % 2], tiles.first_column(tile + 1));
             cp_async_commit();
         }
-        if (!works) continue;
+        if (!works || !tiles.seen_by((row - work.first_row) / PATTERN_BLOCK, tile)) continue;
+        const int first_key = tiles.first_column(tile);
         const auto& stage = shared.stages[tile % 2];
-        float scores[ROW_TILES][KEYS / 8][4] = {};
-#pragma unroll
-        for (int step = 0; step < D / 16; ++step) {
-            unsigned a[ROW_TILES][4];
-            queries.get(a, step);
-#pragma unroll
-            for (int pair = 0; pair < KEYS / 16; ++pair) {
-                unsigned b[2][2];
-                load_b_transposed<D>(b, stage.keys, 16 * pair, step);
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; ++m) {
-                    mma_m16n8k16(scores[m][2 * pair], a[m], b[0]);
-                    mma_m16n8k16(scores[m][2 * pair + 1], a[m], b[1]);
-                }
-            }
-        }
+        float scores[ROW_TILES][KEYS / 8][4];
+        queries.template scores<KEYS>(scores, stage.keys);
+        add_bias(scores, hooks, head.head, scale, row, first_key);
         if (first_key + KEYS > head.length) mask_tail<KEYS>(scores, head.length - first_key);
         online_softmax<D, KEYS>(state, scores, scale_log2);
         add_values<D, KEYS>(state, scores, stage.values, dropout, head.draws, row / 16, first_key / 16);
@@ -263,7 +291,7 @@ __device__ __forceinline__ void forward_bf16(const bf16* qkv, const int* cu_seql
             if (lane % 4 == 0 && query < head.length)
                 log_sum_exp[(head.start + query) * heads + head.head] = fmaf(state.max[m][half], scale, logf(sum));
         }
-    store_rows<D>(output + head.output() + row * static_cast<int64_t>(head.hidden), head.hidden, head.length - row,
+    store_rows<D>(output + head.output() + row * static_cast<int64_t>(head.hidden), head.hidden, head.length - row, head_dim,
                   shared.queries, warp_row, state.output, factors);
 }
 
@@ -303,17 +331,22 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) attention_plan(const 
 }
 EXPORT_KERNEL(attention_plan)
 
-// attention_forward_bf16_dD. Grid: capacity of the plan x heads, 128 threads, sizeof(ForwardShared<D>) bytes of shared memory
-// (24, 48 and 64 KB for D = 32, 64, 128).
-#define ATTENTION_FORWARD_BF16(D)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(FORWARD_THREADS) attention_forward_bf16_d##D(                            \
-        const bf16* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads, float scale, Dropout dropout,      \
-        bf16* output, float* log_sum_exp) {                                                                               \
-        DYNAMIC_SHARED_ALIGNED(ForwardShared<D>, shared, 128);                                                            \
-        forward_bf16<D>(qkv, cu_seqlens, plan, heads, scale, dropout, output, log_sum_exp, *shared);                      \
+// attention_forward_DTYPE_dD, for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS, x heads;
+// FORWARD_THREADS threads and sizeof(ForwardShared) bytes of shared memory: src/device/attention_kernels.rs has the numbers.
+#define ATTENTION_FORWARD(T, DTYPE, D)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(FORWARD_THREADS<T, D>) attention_forward_##DTYPE##_d##D(                 \
+        const T* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads, int head_dim, float scale,            \
+        Dropout dropout, AttentionHooks hooks, T* output, float* log_sum_exp) {                                           \
+        using Shared = ForwardShared<T, D>;                                                                               \
+        DYNAMIC_SHARED_ALIGNED(Shared, shared, 128);                                                                      \
+        forward<T, D>(qkv, cu_seqlens, plan, heads, head_dim, scale, dropout, hooks, output, log_sum_exp, *shared);       \
     }                                                                                                                     \
-    EXPORT_KERNEL(attention_forward_bf16_d##D)
+    EXPORT_KERNEL(attention_forward_##DTYPE##_d##D)
 
-ATTENTION_FORWARD_BF16(32)
-ATTENTION_FORWARD_BF16(64)
-ATTENTION_FORWARD_BF16(128)
+ATTENTION_FORWARD(bf16, bf16, 32)
+ATTENTION_FORWARD(bf16, bf16, 64)
+ATTENTION_FORWARD(bf16, bf16, 128)
+ATTENTION_FORWARD(float, f32, 32)
+ATTENTION_FORWARD(float, f32, 64)
+ATTENTION_FORWARD(float, f32, 128)
+ATTENTION_FORWARD(float, f32, 256)

@@ -24,6 +24,8 @@ pub enum Purpose {
     Splice = 6,
     /// Bootstrap resampling.
     Bootstrap = 7,
+    /// Random blocks of a block-sparse attention; steps are rows of blocks.
+    AttentionPattern = 8,
 }
 
 /// One stream of random blocks, addressed by index.

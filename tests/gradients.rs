@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, Vector};
+use helixgrad::device::attention_pattern::AttentionPattern;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::{self, Normalisation};
+use helixgrad::ops::{self, AlibiBias, AttentionHooks, Normalisation, SparseBlocks};
 use helixgrad::philox::{Philox, Purpose};
 
 const STEP: f64 = 1e-5;
@@ -199,7 +200,9 @@ fn attention_with_and_without_dropout() {
     let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
     let mut none = parameters(&[]);
     for dropout in [0.0, 0.3] {
-        check(&[(25, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, dropout).unwrap());
+        check(&[(25, 12)], &mut none, |tape, _, x| {
+            ops::attention(tape, &batch, x[0], 2, dropout, &AttentionHooks::default()).unwrap()
+        });
     }
 }
 
@@ -209,33 +212,92 @@ fn attention_over_several_query_blocks() {
     long.push(&[7; 150]);
     let batch = DeviceBatch::upload(&Device::Cpu, &long).unwrap();
     let mut none = parameters(&[]);
-    check(&[(150, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2).unwrap());
+    check(&[(150, 3)], &mut none, |tape, _, x| {
+        ops::attention(tape, &batch, x[0], 1, 0.2, &AttentionHooks::default()).unwrap()
+    });
+}
+
+/// A bias for `heads` heads, and a pattern of which some squares are skipped in a sequence of over 192 tokens.
+fn hooks(heads: usize, batch: &Batch) -> AttentionHooks {
+    let slopes: Vec<f64> = (0..heads).map(|head| 0.3 / (1 << head) as f64).collect();
+    let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 2, seed: 3 };
+    AttentionHooks {
+        bias: Some(Rc::new(AlibiBias::new(&Device::Cpu, &slopes).unwrap())),
+        pattern: Some(Rc::new(SparseBlocks::new(&Device::Cpu, &pattern, &batch.cu_seqlens).unwrap())),
+    }
+}
+
+#[test]
+fn attention_with_a_bias() {
+    let host = batch();
+    let hooks = AttentionHooks { pattern: None, ..hooks(2, &host) };
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    check(&[(25, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, 0.3, &hooks).unwrap());
+}
+
+#[test]
+fn attention_over_a_block_sparse_pattern() {
+    let mut host = Batch::new();
+    host.push(&[7; 3]);
+    host.push(&[7; 200]);
+    let hooks = hooks(1, &host);
+    assert!(hooks.pattern.as_ref().unwrap().lists().squares() < 1 + 16, "some squares are skipped");
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    check(&[(203, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2, &hooks).unwrap());
 }
 
 #[test]
 fn attention_is_the_formula() {
-    let batch = batch();
+    let mut long = batch();
+    long.push(&[3; 400]);
     let (heads, dim, hidden) = (2, 2, 4);
-    let qkv = values(25 * 12, 3);
-    let mut tape = Tape::new(Device::Cpu, DType::F64);
-    tape.start_inference();
-    let x = tape.push(Buffer::from_slice(&qkv), 25, 12);
-    let y = ops::attention(&mut tape, &DeviceBatch::upload(&Device::Cpu, &batch).unwrap(), x, heads, 0.5).unwrap();
-    for pair in batch.cu_seqlens.windows(2) {
-        let tokens = pair[0] as usize..pair[1] as usize;
-        for query in tokens.clone() {
-            for head in 0..heads {
-                let at = |token: usize, part: usize, i: usize| qkv[token * 12 + part * hidden + head * dim + i];
-                let score =
-                    |key: usize| (0..dim).map(|i| at(query, 0, i) * at(key, 1, i)).sum::<f64>() / (dim as f64).sqrt();
-                let sum: f64 = tokens.clone().map(|key| score(key).exp()).sum();
+    let (plain, hooked) = (AttentionHooks::default(), hooks(heads, &long));
+    for (batch, hooks) in [(batch(), plain), (long, hooked)] {
+        let qkv = values(batch.total_tokens() * 12, 3);
+        let mut tape = Tape::new(Device::Cpu, DType::F64);
+        tape.start_inference();
+        let x = tape.push(Buffer::from_slice(&qkv), batch.total_tokens(), 12);
+        let on_device = DeviceBatch::upload(&Device::Cpu, &batch).unwrap();
+        let y = ops::attention(&mut tape, &on_device, x, heads, 0.5, &hooks).unwrap();
+        for (sequence, pair) in batch.cu_seqlens.windows(2).enumerate() {
+            let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+            for (query, head) in (0..length).flat_map(|query| (0..heads).map(move |head| (query, head))) {
+                let at =
+                    |token: usize, part: usize, i: usize| qkv[(start + token) * 12 + part * hidden + head * dim + i];
+                let slope = hooks.bias.as_ref().map_or(0.0, |bias| bias.slopes()[head]);
+                let score = |key: usize| {
+                    (0..dim).map(|i| at(query, 0, i) * at(key, 1, i)).sum::<f64>() / (dim as f64).sqrt()
+                        - slope * query.abs_diff(key) as f64
+                };
+                let is_seen = |key: &usize| match &hooks.pattern {
+                    Some(pattern) => pattern.lists().columns(sequence, query / 64).contains(&(*key as u32 / 64)),
+                    None => true,
+                };
+                let keys: Vec<usize> = (0..length).filter(is_seen).collect();
+                let sum: f64 = keys.iter().map(|&key| score(key).exp()).sum();
                 for i in 0..dim {
-                    let expected: f64 = tokens.clone().map(|key| score(key).exp() / sum * at(key, 2, i)).sum();
-                    let found = tape.value(y).slice::<f64>()[query * hidden + head * dim + i];
-                    assert!((found - expected).abs() < 1e-12);
+                    let expected: f64 = keys.iter().map(|&key| score(key).exp() / sum * at(key, 2, i)).sum();
+                    let found = tape.value(y).slice::<f64>()[(start + query) * hidden + head * dim + i];
+                    assert!((found - expected).abs() < 1e-12, "sequence {sequence}, query {query}: {found} {expected}");
                 }
             }
         }
+    }
+}
+
+#[test]
+fn hooks_of_another_batch_are_refused() {
+    let batch = batch();
+    let on_device = DeviceBatch::upload(&Device::Cpu, &batch).unwrap();
+    let mut other = Batch::new();
+    other.push(&[1; 25]);
+    for (hooks, what) in [(hooks(3, &batch), "3 slopes"), (hooks(2, &other), "pattern over 1 sequences of 25")] {
+        let mut tape = Tape::new(Device::Cpu, DType::F64);
+        let x = tape.push(Buffer::from_slice(&values(25 * 12, 3)), 25, 12);
+        let error = ops::attention(&mut tape, &on_device, x, 2, 0.0, &hooks).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
     }
 }
 

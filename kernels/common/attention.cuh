@@ -1,5 +1,9 @@
-// What the attention kernels share: which rows a block works on, swizzled tiles in shared memory, their fragments, and the
-// dropout of a fragment. Layouts and dropout are those of src/device/cpu/attention.rs and src/device/cpu/dropout.rs.
+// What the attention kernels share: which rows a block works on, which columns it streams, the bias of ALiBi, and the dropout
+// of a fragment. Layouts and dropout are those of src/device/cpu/attention.rs and src/device/cpu/dropout.rs. Tiles in shared
+// memory and their products are in attention_bf16.cuh and attention_f32.cuh.
+//
+// Scores of 16 x 16 elements lie in a warp as in two accumulators of mma.m16n8k16, in f32 kernels as well: with group = lane / 4
+// and member = lane % 4, piece[n][2 half + side] is row group + 8 half and column 8 n + 2 member + side.
 #pragma once
 
 #include "common/dropout.cuh"
@@ -10,6 +14,8 @@
 constexpr int ATTENTION_ROWS = 128;
 // Side of a dropout tile, of an A fragment, and of the pairs of B fragments that one ldmatrix loads.
 constexpr int ATTENTION_TILE = 16;
+// Side of the squares that a block-sparse pattern is made of; two of them fill the rows of a plan entry.
+constexpr int PATTERN_BLOCK = 64;
 constexpr float LOG2_E = 1.44269504088896340736f;
 
 // One entry of a plan: rows first_row..first_row + ATTENTION_ROWS of a sequence; sequence -1 where there is no work.
@@ -43,6 +49,79 @@ struct AttentionHead {
     __device__ int64_t output() const { return start * hidden + static_cast<int64_t>(head) * (hidden / heads); }
 };
 
+// What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses.
+struct AttentionHooks {
+    const float* slopes;  // ALiBi: scores get -slopes[head] * |query - key|; [heads]
+    // Block-sparse: the blocks of PATTERN_BLOCK columns that plan entry e streams are blocks[starts[e]..starts[e + 1]], at least
+    // one, ascending: four times the block's number, plus 1 if the first PATTERN_BLOCK rows of the entry see it, plus 2 if the
+    // other rows do.
+    const int* starts;
+    const int* blocks;
+};
+
+// The tiles of TILE columns that a block streams: all of its sequence, or those of its list. Nothing but the count is kept: in
+// the largest kernel there is no register for the start of the list.
+template <int TILE>
+struct StreamedTiles {
+    static constexpr int PER_BLOCK = PATTERN_BLOCK / TILE;
+    const AttentionHooks& hooks;
+    int entry;
+    int count;
+
+    __device__ __forceinline__ StreamedTiles(const AttentionHooks& hooks_, int entry_, int length)
+        : hooks(hooks_), entry(entry_), count(divide_up(length, TILE)) {
+        if (hooks.starts == nullptr) return;
+        const int last = hooks.starts[entry + 1] - hooks.starts[entry] - 1;
+        // Only the last block can be cut by the end of the sequence.
+        count = last * PER_BLOCK + divide_up(min(length - block(last) / 4 * PATTERN_BLOCK, PATTERN_BLOCK), TILE);
+    }
+    __device__ __forceinline__ int first_column(int tile) const {
+        if (hooks.starts == nullptr) return tile * TILE;
+        return block(tile / PER_BLOCK) / 4 * PATTERN_BLOCK + tile % PER_BLOCK * TILE;
+    }
+    // Whether the rows of half 0 or 1 of the plan entry see this tile.
+    __device__ __forceinline__ bool seen_by(int half, int tile) const {
+        return hooks.starts == nullptr || (block(tile / PER_BLOCK) >> half & 1) != 0;
+    }
+
+private:
+    __device__ __forceinline__ int block(int index) const { return hooks.blocks[hooks.starts[entry] + index]; }
+};
+
+// ALiBi on raw scores, which are multiplied with `scale` later, of rows `row` and on and columns `column` and on. The distance
+// is the same seen from either side, so rows may be queries or keys. Below 2^24 it is exact in f32. The slope is loaded here
+// because a register that held it through the loop would be one too many in the largest kernel.
+template <int ROW_TILES, int N>
+__device__ __forceinline__ void add_bias(float (&scores)[ROW_TILES][N][4], const AttentionHooks& hooks, int head, float scale,
+                                         int row, int column) {
+    if (hooks.slopes == nullptr) return;
+    const float slope = hooks.slopes[head] / scale;
+    const int lane = threadIdx.x % WARP;
+    const float distance = static_cast<float>(row + lane / 4 - column - lane % 4 * 2);
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m)
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                scores[m][n][i] =
+                    fmaf(-slope, fabsf(distance + static_cast<float>(16 * m + i / 2 * 8 - 8 * n - i % 2)), scores[m][n][i]);
+}
+
+// Two neighbouring fragments of eight columns: 16 x 16 elements.
+template <int N>
+__device__ __forceinline__ float (&piece(float (&products)[N][4], int part))[2][4] {
+    return *reinterpret_cast<float(*)[2][4]>(products + 2 * part);
+}
+
+// Elements from row to row of a tile in shared memory. Rows of bf16 are swizzled, rows of floats padded (attention_f32.cuh).
+template <typename T, int D>
+constexpr int TILE_ROW = sizeof(T) == 2 ? D : D + 4;
+
+// A piece of 16 x 16 probabilities, or gradients of scores, as the left operand of the next product.
+template <typename T>
+struct Operand;
+
 // 2^x in one instruction, to 2 units in the last place; 0 for x = -infinity.
 __device__ __forceinline__ float exp2_approximate(float x) {
 #ifdef CUDA_ON_CPU
@@ -52,94 +131,6 @@ __device__ __forceinline__ float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
     return result;
 #endif
-}
-
-// Starts to copy rows 0..ROWS of `from` into a tile; those from `valid` on become zero.
-template <int D, int ROWS, int THREADS>
-__device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, int stride, int valid) {
-    constexpr int CHUNKS = D / GROUP, STEP = THREADS / CHUNKS;
-    static_assert(ROWS % STEP == 0, "every thread copies as many chunks");
-    static_assert(STEP % 8 == 0, "a thread's chunks lie in rows of one swizzle");
-    const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * GROUP;
-    bf16* to = tile + swizzled<D>(row, column);
-    from += row * stride + column;
-#pragma unroll
-    for (int i = 0; i < ROWS / STEP; ++i)
-        cp_async<16>(to + i * STEP * D, from + i * STEP * stride, row + i * STEP < valid ? 16 : 0);
-}
-
-// In the next three, `row` is a multiple of 16, so that a lane's swizzle does not depend on it; and the column of a step only
-// flips bits that the lane's column leaves zero, so that one address a lane serves all steps.
-
-// The A fragment of rows row..row + 16 and columns 16 step..16 step + 16.
-template <int D>
-__device__ __forceinline__ void load_a(unsigned (&a)[4], const bf16* tile, int row, int step) {
-    const int lane = threadIdx.x % WARP;
-    ldmatrix_x4(a, tile + row * D + (swizzled<D>(lane % 16, lane / 16 * 8) ^ 16 * step));
-}
-
-// Two B fragments of the transposed tile: n is rows row..row + 8 and row + 8..row + 16, k is columns 16 step and on.
-template <int D>
-__device__ __forceinline__ void load_b_transposed(unsigned (&b)[2][2], const bf16* tile, int row, int step) {
-    const int lane = threadIdx.x % WARP;
-    unsigned registers[4];
-    ldmatrix_x4(registers, tile + row * D + (swizzled<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8) ^ 16 * step));
-    b[0][0] = registers[0], b[0][1] = registers[1], b[1][0] = registers[2], b[1][1] = registers[3];
-}
-
-// Two B fragments of the tile as it lies: k is rows row..row + 16, n is columns 16 pair..16 pair + 8 and the eight after.
-template <int D>
-__device__ __forceinline__ void load_b(unsigned (&b)[2][2], const bf16* tile, int row, int pair) {
-    const int lane = threadIdx.x % WARP;
-    unsigned registers[4];
-    ldmatrix_x4_trans(registers, tile + row * D + (swizzled<D>(lane % 16, lane / 16 * 8) ^ 16 * pair));
-    b[0][0] = registers[0], b[0][1] = registers[1], b[1][0] = registers[2], b[1][1] = registers[3];
-}
-
-// accumulators (16 x D) += a (16 x 16) times rows row..row + 16 of the tile.
-template <int D, int ROW_TILES>
-__device__ __forceinline__ void multiply_add(float (&accumulators)[ROW_TILES][D / 8][4], const unsigned (&a)[ROW_TILES][4],
-                                             const bf16* tile, int row) {
-#pragma unroll
-    for (int pair = 0; pair < D / 16; ++pair) {
-        unsigned b[2][2];
-        load_b<D>(b, tile, row, pair);
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; ++m) {
-            mma_m16n8k16(accumulators[m][2 * pair], a[m], b[0]);
-            mma_m16n8k16(accumulators[m][2 * pair + 1], a[m], b[1]);
-        }
-    }
-}
-
-// Rounds a warp's accumulators times `factors` (one for each of the thread's rows) and writes them to global memory, 16
-// bytes a lane, through its own rows of a tile in shared memory that no other warp uses any more.
-template <int D, int ROW_TILES>
-__device__ __forceinline__ void store_rows(bf16* to, int stride, int valid, bf16* tile, int tile_row,
-                                           const float (&accumulators)[ROW_TILES][D / 8][4],
-                                           const float (&factors)[ROW_TILES][2]) {
-    const int lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
-    __syncwarp();
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; ++m)
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = tile_row + 16 * m + 8 * half + group;
-                const float* pair = accumulators[m][n] + 2 * half;
-                *reinterpret_cast<unsigned*>(tile + swizzled<D>(row, n * 8) + 2 * member) =
-                    pack_bf16(pair[0] * factors[m][half], pair[1] * factors[m][half]);
-            }
-    __syncwarp();
-    constexpr int CHUNKS = D / GROUP;
-#pragma unroll
-    for (int index = lane; index < 16 * ROW_TILES * CHUNKS; index += WARP) {
-        const int row = index / CHUNKS, chunk = index % CHUNKS;
-        if (row < valid)
-            *reinterpret_cast<uint4*>(to + row * stride + chunk * GROUP) =
-                *reinterpret_cast<const uint4*>(tile + swizzled<D>(tile_row + row, chunk * GROUP));
-    }
 }
 
 // The draws of this lane for the dropout tile (query_tile, key_tile): word w belongs to register w of the A fragment that

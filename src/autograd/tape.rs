@@ -8,7 +8,7 @@
 
 mod recompute;
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use super::{Parameters, Pass, Profile};
@@ -96,6 +96,8 @@ pub struct Tape {
     gradients: Vec<Option<Buffer>>,
     nodes: Vec<Node>,
     pool: Vec<Buffer>,
+    /// Made by [`Tape::once_a_batch`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
+    shared: Vec<(&'static str, Weak<DeviceBatch>, Tensor)>,
     recording: bool,
     randomness: Option<Randomness>,
     dropout_sites: u32,
@@ -125,6 +127,7 @@ impl Tape {
             gradients: Vec::new(),
             nodes: Vec::new(),
             pool: Vec::new(),
+            shared: Vec::new(),
             recording: false,
             randomness: None,
             dropout_sites: 0,
@@ -152,6 +155,7 @@ impl Tape {
     fn reset(&mut self) {
         self.passes += 1;
         self.nodes.clear();
+        self.shared.clear();
         self.dropout_sites = 0;
         self.place = ("", Pass::Forward);
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
@@ -258,14 +262,34 @@ impl Tape {
         Tensor { id: self.values.len() - 1, rows, columns }
     }
 
-    /// Gives the memory of all other tensors back to the pool, unless the pass is recorded and they will be needed on the
-    /// way back: predicting takes the memory of one layer, not of all.
+    /// What all operations of a kind share in one pass over a batch: `make` makes it when the first one asks for `what`.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn once_a_batch(
+        &mut self,
+        what: &'static str,
+        batch: &Rc<DeviceBatch>,
+        make: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let known = self.shared.iter().find(|(name, of, _)| *name == what && of.as_ptr() == Rc::as_ptr(batch));
+        if let Some(&(_, _, tensor)) = known {
+            return Ok(tensor);
+        }
+        let tensor = make(self)?;
+        self.shared.push((what, Rc::downgrade(batch), tensor));
+        Ok(tensor)
+    }
+
+    /// Gives the memory of all other tensors, but those of [`Tape::once_a_batch`], back to the pool, unless the pass is recorded
+    /// and they will be needed on the way back: predicting takes the memory of one layer, not of all.
     pub fn keep_only(&mut self, tensors: &[Tensor]) {
         if self.recording {
             return;
         }
         for (id, value) in self.values.iter_mut().enumerate() {
-            if !tensors.iter().any(|tensor| tensor.id == id) {
+            let mut kept = tensors.iter().chain(self.shared.iter().map(|(_, _, tensor)| tensor));
+            if !kept.any(|tensor| tensor.id == id) {
                 self.pool.extend(value.take());
             }
         }

@@ -110,7 +110,7 @@ fn table(report: &Report) -> String {
     let _ = writeln!(
         text,
         "{} on {} with {} threads: {} sequences of {} tokens a step\n\
-         {:.0} tokens/s, {:.2} sequences/s, {:.1} ms a step, {:.0} GFLOP/s, {:.0} MiB of activations\n",
+         {:.0} tokens/s, {:.2} sequences/s, {:.1} ms a step, {:.0} GFLOP/s, {:.0} MiB of activations, attention: {}\n",
         report.preset,
         report.device,
         throughput.threads,
@@ -121,6 +121,7 @@ fn table(report: &Report) -> String {
         throughput.seconds_per_step * 1e3,
         throughput.gflops,
         throughput.activation_mib,
+        throughput.attention,
     );
     if let Some(one) = report.tokens_per_second_one_thread {
         let _ = writeln!(text, "one thread: {one:.0} tokens/s; speed-up {:.2}\n", throughput.tokens_per_second / one);

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::Result;
+use crate::device::attention_kernels::{AttentionKernels, AttentionPath};
 use crate::device::cuda::{self, GpuInfo};
 use crate::device::kernels;
 
@@ -53,7 +54,7 @@ fn examine() -> Report {
     });
     let driver = cuda::driver_version().ok().map(|(major, minor)| format!("{major}.{minor}"));
     if !embedded.is_empty() && !gpus.is_empty() {
-        match cuda::open(0) {
+        match cuda::open(0, AttentionPath::Auto) {
             Ok(_) => advice.push("--device cuda is ready".into()),
             Err(error) => advice.push(error.to_string()),
         }
@@ -91,14 +92,22 @@ fn human(report: &Report) -> String {
     }
     for gpu in &report.gpus {
         lines.push(format!(
-            "cuda:{}: {}, compute capability {}, {:.1} GiB, {} multiprocessors",
+            "cuda:{}: {}, compute capability {}, {:.1} GiB, {} multiprocessors, attention kernels: {}",
             gpu.ordinal,
             gpu.name,
             gpu.compute_capability,
             gpu.memory_bytes as f64 / (1u64 << 30) as f64,
-            gpu.multiprocessors
+            gpu.multiprocessors,
+            attention_families(gpu)
         ));
     }
     lines.extend(report.advice.iter().map(|advice| format!("- {advice}")));
     lines.join("\n")
+}
+
+/// The families that a GPU can run, the one that `--attention auto` takes first.
+fn attention_families(gpu: &GpuInfo) -> String {
+    let families = AttentionKernels::families(gpu.capability());
+    let names: Vec<&str> = families.into_iter().map(AttentionPath::name).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }

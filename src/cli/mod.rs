@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::device::attention_kernels::AttentionPath;
 use crate::device::{DType, Device};
 use crate::{Error, Result};
 
@@ -60,6 +61,9 @@ pub struct Common {
     #[arg(long, global = true, value_enum, value_name = "TYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Precision>,
+    /// Attention kernels on a GPU: the best that run there (auto), or those of one family.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY")]
+    pub attention: AttentionPath,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -86,7 +90,7 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let device = Device::parse(&self.device)?;
+        let device = Device::open(&self.device, self.attention)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {
             None if on_cpu => DType::F32,

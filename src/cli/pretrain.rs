@@ -136,11 +136,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     model.recompute = args.recompute;
     let (data, held_out) = data(args, &vocabulary)?;
     tracing::info!(
-        "{} parameters, {} steps of {} tokens on {}",
+        "{} parameters, {} steps of {} tokens on {} (attention: {})",
         format::count(model.parameter_count() as u64),
         format::count(args.steps),
         format::count(args.tokens_per_step as u64),
-        options.device
+        options.device,
+        model.attention_path(&options.device, options.dtype)?
     );
     let summary = pretrain(model, &vocabulary, &data, held_out.as_ref(), &options, args.resume)?;
     common.print(&summary, |summary| human(summary, args))

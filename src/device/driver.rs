@@ -3,6 +3,7 @@
 //! Behind [`Driver`] stand the CUDA driver and, in the tests, an emulator that runs the same kernel sources on the CPU. An
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
+use super::attention_kernels::AttentionPath;
 use super::{Buffer, TensorMap};
 use crate::{Error, Result};
 
@@ -16,6 +17,11 @@ pub trait Driver: Send + Sync {
 
     /// Major and minor compute capability: (9, 0) runs the kernels of `*_sm90.cu`, which use instructions of that chip alone.
     fn compute_capability(&self) -> (u32, u32);
+
+    /// The attention kernels that the user asked for.
+    fn attention_path(&self) -> AttentionPath {
+        AttentionPath::Auto
+    }
 
     /// Allocates device memory, aligned to 256 bytes; returns its address.
     ///

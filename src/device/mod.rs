@@ -3,6 +3,8 @@
 //! Only this module and the ones below it know what a device is made of. [`cpu`] holds the arithmetic in Rust: it is the
 //! reference that every kernel is tested against, and what a machine without a GPU trains on.
 
+pub mod attention_kernels;
+pub mod attention_pattern;
 mod buffer;
 pub mod cpu;
 pub mod cuda;
@@ -19,6 +21,8 @@ pub use buffer::{Buffer, DType, Element};
 pub use driver::{Argument, Driver, Launch, Value};
 pub use launch_log::LaunchLog;
 pub use tensor_map::{Swizzle, TensorMap};
+
+use attention_kernels::{AttentionKernels, AttentionPath};
 
 use crate::{Error, Result};
 
@@ -38,15 +42,58 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "auto" => Ok(cuda::open(0).map_or(Self::Cpu, Self::Kernels)),
-            "cuda" => cuda::open(0).map(Self::Kernels),
+        Self::open(name, AttentionPath::Auto)
+    }
+
+    /// As [`Device::parse`], with the attention kernels of one family.
+    ///
+    /// # Errors
+    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run that family.
+    pub fn open(name: &str, attention: AttentionPath) -> Result<Self> {
+        let open = |number| cuda::open(number, attention).map(Self::Kernels);
+        let device = match name {
+            "cpu" => Self::Cpu,
+            "auto" => open(0).unwrap_or(Self::Cpu),
+            "cuda" => open(0)?,
             _ => match name.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-                Some(number) => cuda::open(number).map(Self::Kernels),
-                None => Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]")),
+                Some(number) => open(number)?,
+                None => {
+                    return Err(Error::usage(format!("--device {name}: no such device"), "use auto, cpu or cuda[:N]"));
+                }
             },
+        };
+        let families = match &device {
+            Self::Cpu => Vec::new(),
+            Self::Kernels(driver) => AttentionKernels::families(driver.compute_capability()),
+        };
+        if attention != AttentionPath::Auto && !families.contains(&attention) {
+            let names: Vec<&str> = families.into_iter().map(AttentionPath::name).collect();
+            let remedy = match &names[..] {
+                [] => "leave --attention out, or choose a GPU with --device".into(),
+                names => format!("leave --attention out, or choose what runs there: {}", names.join(", ")),
+            };
+            return Err(Error::usage(
+                format!("--attention {} on {device}, which cannot run these kernels", attention.name()),
+                remedy,
+            ));
         }
+        Ok(device)
+    }
+
+    /// Which attention kernels heads of `head_dim` elements of type `dtype` get; `None` on the CPU, which has one way. With
+    /// `hooks`, kernels that know ALiBi and block-sparse patterns.
+    ///
+    /// # Errors
+    /// As [`AttentionKernels::choose`].
+    pub fn attention_kernels(
+        &self,
+        dtype: DType,
+        head_dim: usize,
+        hooks: bool,
+    ) -> Result<Option<&'static AttentionKernels>> {
+        let Self::Kernels(driver) = self else { return Ok(None) };
+        let capability = driver.compute_capability();
+        AttentionKernels::choose(driver.attention_path(), dtype, head_dim, capability, hooks).map(Some)
     }
 
     /// Runs a kernel on a device that has kernels. With `HELIXGRAD_CHECK_LAUNCHES=1` in the environment it waits until the

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use super::layout::{HeadLayout, Layer, Layout};
 use super::{Config, Head};
 use crate::autograd::{DeviceBatch, Parameters, Spec, Tape, Tensor};
-use crate::device::{Buffer, DType};
+use crate::device::attention_kernels::AttentionKernels;
+use crate::device::{Buffer, DType, Device};
 use crate::kmer::batch::Batch;
 use crate::ops;
 use crate::philox::{Philox, Purpose};
@@ -144,6 +145,16 @@ impl Model {
         Ok(())
     }
 
+    /// Which attention this model runs with on `device` in `dtype`, for reports: "cpu", or "sm80 bf16, heads of 40 to 64".
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for heads that the device's kernels do not take.
+    pub fn attention_path(&self, device: &Device, dtype: DType) -> Result<String> {
+        let head_dim = self.config.hidden_size / self.config.num_attention_heads;
+        let kernels = device.attention_kernels(dtype, head_dim, false)?;
+        Ok(kernels.map_or_else(|| "cpu".into(), AttentionKernels::describe))
+    }
+
     /// Checks a batch against this model and copies it to the tape's device, into memory of its pool.
     ///
     /// # Errors
@@ -226,7 +237,7 @@ impl Model {
         let dropout = config.hidden_dropout_prob;
         let qkv = linear(tape, parameters, x, layer.qkv)?;
         let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);
-        let mut attended = ops::attention(tape, batch, qkv, heads, p)?;
+        let mut attended = ops::attention(tape, batch, qkv, heads, p, &ops::AttentionHooks::default())?;
         let mut x = x;
         if rows == Rows::OfHead {
             attended = ops::gather(tape, batch, attended)?;

@@ -3,77 +3,91 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{deliver, for_real, groups, kernel};
+use super::attention_hooks::AttentionHooks;
+use super::{deliver, for_real, kernel};
+use crate::Result;
 use crate::autograd::{DeviceBatch, Tape, Tensor};
+use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
 use crate::device::cpu::dropout::{Dropout, DropoutArgument};
-use crate::device::{DType, Device, Launch, cpu};
-use crate::{Error, Result};
+use crate::device::{DType, Launch, cpu};
 
 /// `qkv`: `[total_tokens, 3 hidden]`, queries, keys and values, each head by head; the result is
-/// `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence. Scores are scaled with
-/// `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability.
+/// `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern of `hooks` leaves.
+/// Scores are scaled with `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability.
 ///
 /// # Errors
-/// None on the CPU.
-pub fn attention(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: usize, dropout: f64) -> Result<Tensor> {
+/// [`Error::Usage`](crate::Error::Usage) for hooks of another batch or number of heads, and on a GPU for heads that its kernels
+/// do not take; those of the device.
+pub fn attention(
+    tape: &mut Tape,
+    batch: &Rc<DeviceBatch>,
+    qkv: Tensor,
+    heads: usize,
+    dropout: f64,
+    hooks: &AttentionHooks,
+) -> Result<Tensor> {
     let started = Instant::now();
     let (rows, hidden) = (qkv.rows, qkv.columns / 3);
-    let dropout = tape.dropout(dropout);
+    hooks.check(batch, rows, heads)?;
+    let call = Attention { heads, head_dim: hidden / heads, dropout: tape.dropout(dropout), hooks: hooks.clone() };
+    let kernels = tape.device().attention_kernels(tape.dtype(), call.head_dim, hooks.are_some())?;
     let mut output = tape.allocate(rows * hidden)?;
     let mut log_sum_exp = tape.allocate_scratch(rows * heads)?;
-    let mut plan = tape.allocate_as(2 * plan_entries(rows, batch), DType::I32)?;
-    match tape.device() {
-        Device::Cpu => for_real!(tape.dtype(), T => {
-            let shape = shape(batch, hidden, heads, dropout);
-            let qkv = tape.value(qkv).slice::<T>();
-            cpu::attention::forward(qkv, shape, output.slice_mut(), log_sum_exp.slice_mut());
-        }),
-        device => {
-            let kernels = Kernels::new(tape.dtype(), hidden, heads)?;
-            let sequences = batch.cu_seqlens.len() - 1;
-            let launch = Launch::new("attention_plan", 1, 256).read(&batch.cu_seqlens).int(sequences);
-            device.launch(&launch.int(plan_entries(rows, batch)).write(&mut plan))?;
-            let launch = kernels.launch("attention_forward", kernels.forward_shared, plan_entries(rows, batch));
-            let launch =
-                launch.read(tape.value(qkv)).read(&batch.cu_seqlens).read(&plan).int(heads).value(kernels.scale);
-            let launch = launch.value(DropoutArgument::of(dropout)).write(&mut output).write(&mut log_sum_exp);
-            device.launch(&launch)?;
+    let plan = match kernels {
+        None => {
+            for_real!(tape.dtype(), T => {
+                let qkv = tape.value(qkv).slice::<T>();
+                cpu::attention::forward(qkv, call.shape(batch), output.slice_mut(), log_sum_exp.slice_mut());
+            });
+            None
         }
-    }
+        Some(kernels) => {
+            let plan = plan(tape, batch, rows)?;
+            let launch = call.launch(&kernels.forward, plan).read(tape.value(qkv)).read(&batch.cu_seqlens);
+            let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
+            let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries());
+            tape.device().launch(&launch.write(&mut output).write(&mut log_sum_exp))?;
+            Some(plan)
+        }
+    };
     let output = tape.push(output, rows, hidden);
     let log_sum_exp = tape.push(log_sum_exp, rows, heads);
-    let plan = tape.push(plan, plan_entries(rows, batch), 2);
 
     let batch = Rc::clone(batch);
     tape.record("attention", started, move |tape, _| {
         let d_output = tape.take_gradient(output)?;
         let mut d_qkv = tape.allocate(rows * 3 * hidden)?;
-        let mut terms = tape.allocate_scratch(2 * rows * heads)?;
-        match tape.device() {
-            Device::Cpu => for_real!(tape.dtype(), T => {
+        match kernels.zip(plan) {
+            None => for_real!(tape.dtype(), T => {
                 let saved = Saved {
                     qkv: tape.value(qkv).slice::<T>(),
                     output: tape.value(output).slice(),
                     log_sum_exp: tape.value(log_sum_exp).slice(),
                 };
-                let shape = shape(&batch, hidden, heads, dropout);
-                cpu::attention::backward(saved, d_output.slice(), shape, d_qkv.slice_mut());
+                cpu::attention::backward(saved, d_output.slice(), call.shape(&batch), d_qkv.slice_mut());
             }),
-            device => {
-                let kernels = Kernels::new(tape.dtype(), hidden, heads)?;
-                let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), groups(rows * hidden), 256);
+            Some((kernels, plan)) => {
+                let mut terms = tape.allocate_scratch(2 * rows * heads)?;
+                // Eight threads a row and head.
+                let blocks = (rows * heads).div_ceil(256 / 8).max(1);
+                let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), blocks, 256);
                 let launch = launch.read(tape.value(output)).read(&d_output).read(tape.value(log_sum_exp));
-                device.launch(&launch.int(rows).int(heads).int(hidden / heads).write(&mut terms))?;
-                for side in ["attention_backward_queries", "attention_backward_keys"] {
-                    let launch = kernels.launch(side, kernels.backward_shared, plan_entries(rows, &batch));
-                    let launch = launch.read(tape.value(qkv)).read(&d_output).read(&terms).read(&batch.cu_seqlens);
-                    let launch = launch.read(tape.value(plan)).int(heads).int(rows).value(kernels.scale);
-                    device.launch(&launch.value(DropoutArgument::of(dropout)).write(&mut d_qkv))?;
+                tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
+                let sides = [
+                    (&kernels.backward_queries, call.hooks.by_queries()),
+                    (&kernels.backward_keys, call.hooks.by_keys()),
+                ];
+                for (kernel, hooks) in sides {
+                    let launch = call.launch(kernel, plan).read(tape.value(qkv)).read(&d_output).read(&terms);
+                    let launch = launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
+                    let launch = launch.int(rows).value(call.scale() as f32);
+                    let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks);
+                    tape.device().launch(&launch.write(&mut d_qkv))?;
                 }
+                tape.recycle(terms);
             }
         }
-        tape.recycle(terms);
         deliver(tape, qkv, d_qkv)?;
         tape.recycle(d_output);
         Ok(())
@@ -81,57 +95,47 @@ pub fn attention(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: u
     Ok(output)
 }
 
-fn shape(batch: &DeviceBatch, hidden: usize, heads: usize, dropout: Option<Dropout>) -> Shape<'_> {
-    let head_dim = hidden / heads;
-    Shape { cu_seqlens: batch.cu_seqlens.slice(), heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), dropout }
-}
-
-/// Rows of queries or keys that a block of the kernels owns: `ATTENTION_ROWS` of `kernels/common/attention.cuh`.
-const ROWS: usize = 128;
-
-/// Entries of a plan that always suffice: a sequence contributes at most one that is not full.
-fn plan_entries(rows: usize, batch: &DeviceBatch) -> usize {
-    rows / ROWS + batch.cu_seqlens.len() - 1
-}
-
-/// The attention kernels for one shape.
-struct Kernels {
-    dtype: DType,
+/// The constants of one call.
+struct Attention {
     heads: usize,
     head_dim: usize,
-    scale: f32,
-    forward_shared: u32,
-    backward_shared: u32,
+    dropout: Option<Dropout>,
+    hooks: AttentionHooks,
 }
 
-impl Kernels {
-    fn new(dtype: DType, hidden: usize, heads: usize) -> Result<Self> {
-        let head_dim = hidden / heads;
-        if dtype != DType::Bf16 {
-            return Err(Error::usage(
-                "attention in f32 on a GPU, for which there is no kernel yet",
-                "use --dtype bf16, or --device cpu",
-            ));
-        }
-        let [forward_shared, backward_shared] = match head_dim {
-            32 => [24 << 10, 33 << 10],
-            64 => [48 << 10, 65 << 10],
-            128 => [64 << 10, 193 << 9],
-            other => {
-                return Err(Error::usage(
-                    format!("attention heads of {other} elements on a GPU"),
-                    "the kernels take 32, 64 or 128: choose --hidden and --heads accordingly, or use --device cpu",
-                ));
-            }
-        };
-        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
-        Ok(Self { dtype, heads, head_dim, scale, forward_shared, backward_shared })
+impl Attention {
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
     }
 
-    fn launch(&self, name: &str, shared_bytes: u32, entries: usize) -> Launch {
-        // The backward kernels of 128 elements have a warp for every 16 rows, the others one for 32.
-        let threads = if self.head_dim == 128 && shared_bytes == self.backward_shared { 256 } else { 128 };
-        let name = format!("{name}_{}_d{}", self.dtype.name(), self.head_dim);
-        Launch::new(name, 1, threads).grid(entries, self.heads, 1).shared(shared_bytes)
+    fn shape<'a>(&'a self, batch: &'a DeviceBatch) -> Shape<'a> {
+        Shape {
+            cu_seqlens: batch.cu_seqlens.slice(),
+            heads: self.heads,
+            head_dim: self.head_dim,
+            scale: self.scale(),
+            dropout: self.dropout,
+            slopes: self.hooks.bias.as_deref().map(|bias| bias.slopes()),
+            blocks: self.hooks.pattern.as_deref().map(|pattern| pattern.lists()),
+        }
     }
+
+    /// Blocks that own fewer rows than a plan entry has share it.
+    fn launch(&self, kernel: &AttentionKernel, plan: Tensor) -> Launch {
+        let blocks = plan.rows * (PLAN_ROWS / kernel.rows);
+        Launch::new(kernel.name, 1, kernel.threads).grid(blocks, self.heads, 1).shared(kernel.shared_bytes)
+    }
+}
+
+/// The blocks of rows of all sequences, `[entries, 2]`, made once for all layers of a pass.
+fn plan(tape: &mut Tape, batch: &Rc<DeviceBatch>, rows: usize) -> Result<Tensor> {
+    tape.once_a_batch("attention plan", batch, |tape| {
+        let sequences = batch.cu_seqlens.len() - 1;
+        // A sequence contributes at most one entry that is not full.
+        let entries = rows / PLAN_ROWS + sequences;
+        let mut plan = tape.allocate_as(2 * entries, DType::I32)?;
+        let launch = Launch::new("attention_plan", 1, 256).read(&batch.cu_seqlens).int(sequences);
+        tape.device().launch(&launch.int(entries).write(&mut plan))?;
+        Ok(tape.push(plan, entries, 2))
+    })
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod attention_hooks;
 mod bias_gelu;
 mod cross_entropy;
 mod dropout;
@@ -18,6 +19,7 @@ mod sampling;
 mod tanh;
 
 pub use attention::attention;
+pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use bias_gelu::bias_gelu;
 pub use cross_entropy::{Loss, Losses, cross_entropy, cross_entropy_into};
 pub use dropout::dropout;

@@ -62,6 +62,8 @@ pub struct Throughput {
     pub gflops: f64,
     /// Activations and scratch in MiB.
     pub activation_mib: f64,
+    /// Which attention ran.
+    pub attention: String,
     /// Where the time goes, the longest first.
     pub ops: Vec<OpTime>,
 }
@@ -73,6 +75,7 @@ pub struct Throughput {
 pub fn train_throughput(workload: &Workload, device: &Device, dtype: DType, seed: u64) -> Result<Throughput> {
     const WARM_UP: usize = 2;
     let model = Model::initialise(workload.config.clone(), workload.head.clone(), DType::F32, seed)?;
+    let attention = model.attention_path(device, dtype)?;
     let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
     let batch = random_batch(workload, seed);
     let flops = trainer.model.training_flops(&batch);
@@ -112,6 +115,7 @@ pub fn train_throughput(workload: &Workload, device: &Device, dtype: DType, seed
         sequences_per_second: workload.batch as f64 / median,
         gflops: flops / median / 1e9,
         activation_mib: trainer.tape.memory_bytes() as f64 / (1 << 20) as f64,
+        attention,
         ops,
     })
 }

@@ -98,6 +98,8 @@ pub struct FinetuneSummary {
     pub dev_accuracy: Option<f64>,
     /// Multi-class MCC on the dev windows at the end.
     pub dev_mcc: Option<f64>,
+    /// Which attention ran.
+    pub attention: String,
     /// The epochs of this session.
     #[serde(skip)]
     pub points: Vec<EpochPoint>,
@@ -129,6 +131,7 @@ pub fn finetune(
         decay_steps: total_steps.saturating_sub(warmup),
         decay: options.decay,
     };
+    let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     let mut state = RunState::new(total_steps, options.seed, options.optimizer);
     if resume {
@@ -214,6 +217,7 @@ pub fn finetune(
         loss_last: last.map_or(state.loss_last, |point| point.loss),
         dev_accuracy: last.and_then(|point| point.dev_accuracy),
         dev_mcc: last.and_then(|point| point.dev_mcc),
+        attention,
         points,
     };
     Ok((trainer.model, summary))

@@ -111,6 +111,8 @@ pub struct PretrainSummary {
     pub loss_first: f64,
     /// Loss over the last logging interval.
     pub loss_last: f64,
+    /// Which attention ran.
+    pub attention: String,
     /// On held-out sequences, at the end.
     pub evaluation: Option<Evaluation>,
     /// The logged points of this session (those before a resume are in the log).
@@ -132,6 +134,7 @@ pub fn pretrain(
     options: &PretrainOptions,
     resume: bool,
 ) -> Result<PretrainSummary> {
+    let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     let mut state = RunState::new(options.steps, options.seed, options.optimizer);
     if resume {
@@ -218,6 +221,7 @@ pub fn pretrain(
         seconds: state.seconds,
         loss_first: state.loss_first,
         loss_last: state.loss_last,
+        attention,
         evaluation,
         points,
     })

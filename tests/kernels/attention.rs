@@ -1,21 +1,30 @@
 use half::bf16;
+use helixgrad::device::DType;
+use helixgrad::device::attention_kernels::{AttentionKernel, AttentionKernels, AttentionPath, PLAN_ROWS};
+use helixgrad::device::attention_pattern::{AttentionPattern, BlockLists, SQUARE};
 use helixgrad::device::cpu::Real;
 use helixgrad::device::cpu::attention::{Saved, Shape, backward, forward};
 use helixgrad::device::cpu::dropout::AttentionDropout;
 
 use super::harness::*;
 
-pub const ROWS: usize = 128;
-
+#[derive(Clone)]
 pub struct Case {
     pub lengths: Vec<usize>,
     pub heads: usize,
     pub head_dim: usize,
     pub p: f64,
     pub seed: u64,
+    /// ALiBi's slope of the first head; the next have half of the one before. 0 for none.
+    pub slope: f64,
+    pub pattern: Option<AttentionPattern>,
 }
 
 impl Case {
+    pub fn new(lengths: &[usize], heads: usize, head_dim: usize, p: f64, seed: u64) -> Self {
+        Self { lengths: lengths.to_vec(), heads, head_dim, p, seed, slope: 0.0, pattern: None }
+    }
+
     pub fn cu_seqlens(&self) -> Vec<i32> {
         let mut ends = vec![0];
         ends.extend(self.lengths.iter().scan(0, |end, &length| {
@@ -24,21 +33,38 @@ impl Case {
         }));
         ends
     }
+
+    fn total(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    fn hidden(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn slopes(&self) -> Option<Vec<f64>> {
+        (self.slope != 0.0).then(|| (0..self.heads).map(|head| self.slope / (1 << head) as f64).collect())
+    }
+
+    fn blocks(&self) -> Option<BlockLists> {
+        self.pattern.map(|pattern| BlockLists::new(&pattern, &self.cu_seqlens()).unwrap())
+    }
 }
 
 /// Output, log-sum-exp and d_qkv as the CPU device computes them.
 pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
-    let (hidden, total) = (case.heads * case.head_dim, case.lengths.iter().sum::<usize>());
-    let cu_seqlens = case.cu_seqlens();
+    let (cu_seqlens, slopes, blocks) = (case.cu_seqlens(), case.slopes(), case.blocks());
     let shape = Shape {
         cu_seqlens: &cu_seqlens,
         heads: case.heads,
         head_dim: case.head_dim,
         scale: 1.0 / (case.head_dim as f64).sqrt(),
         dropout: dropout(case.p, case.seed).1,
+        slopes: slopes.as_deref(),
+        blocks: blocks.as_ref(),
     };
-    let mut output = vec![R::ZERO; total * hidden];
-    let mut log_sum_exp = vec![R::ZERO; total * case.heads];
+    let mut output = vec![R::ZERO; case.total() * case.hidden()];
+    let mut log_sum_exp = vec![R::ZERO; case.total() * case.heads];
     let mut d_qkv = vec![R::ZERO; qkv.len()];
     forward(&qkv, shape, &mut output, &mut log_sum_exp);
     let saved = Saved { qkv: &qkv, output: &output, log_sum_exp: &log_sum_exp };
@@ -46,25 +72,63 @@ pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
     [output, log_sum_exp, d_qkv]
 }
 
-/// Output, log-sum-exp and d_qkv as the bf16 kernels compute them, under one schedule.
-pub fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
+/// The lists of a pattern in the memory of kernels, and the argument that names them.
+struct Hooks {
+    slopes: Option<Memory>,
+    lists: Option<[[Memory; 2]; 2]>,
+}
+
+impl Hooks {
+    fn new(case: &Case) -> Self {
+        let slopes = case.slopes().map(|slopes| slopes.iter().map(|&slope| slope as f32).collect::<Vec<_>>());
+        let lists = |blocks: BlockLists| {
+            [blocks.by_queries(), blocks.by_keys()]
+                .map(|[starts, blocks]| [Memory::integers("starts", &starts), Memory::integers("blocks", &blocks)])
+        };
+        Self { slopes: slopes.map(|slopes| Memory::of::<f32>("slopes", &slopes)), lists: case.blocks().map(lists) }
+    }
+
+    /// For rows that are queries (0) or keys (1).
+    fn argument(&self, side: usize) -> Argument {
+        let slopes = self.slopes.as_ref().map_or(0, Memory::address);
+        let list = |which: usize| self.lists.as_ref().map_or(0, |lists| lists[side][which].address());
+        Argument::Struct(vec![slopes, list(0), list(1)])
+    }
+}
+
+/// The rows of the dispatch table for a dtype.
+pub trait Attention: Float {
+    const TYPE: DType;
+}
+
+impl Attention for bf16 {
+    const TYPE: DType = DType::Bf16;
+}
+
+impl Attention for f32 {
+    const TYPE: DType = DType::F32;
+}
+
+/// Output, log-sum-exp and d_qkv as the kernels of the sm80 family compute them, under one schedule.
+pub fn kernels<T: Attention>(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Vec<f32>; 3] {
     let Case { heads, head_dim, .. } = *case;
-    let (total, sequences) = (case.lengths.iter().sum::<usize>(), case.lengths.len());
-    let (capacity, elements) = (total / ROWS + sequences, total * heads * head_dim);
+    let table = AttentionKernels::choose(AttentionPath::Sm80, T::TYPE, head_dim, (8, 0), true).unwrap();
+    let (total, sequences) = (case.total(), case.lengths.len());
+    let (capacity, elements) = (total / PLAN_ROWS + sequences, total * heads * head_dim);
     let (site, scale) = (dropout(case.p, case.seed).0, 1.0 / (head_dim as f32).sqrt());
-    let qkv = Memory::of::<bf16>("qkv", qkv);
-    let d_output = Memory::of::<bf16>("d_output", d_output);
+    let hooks = Hooks::new(case);
+    let qkv = Memory::of::<T>("qkv", qkv);
+    let d_output = Memory::of::<T>("d_output", d_output);
     let cu_seqlens = Memory::integers("cu_seqlens", &case.cu_seqlens());
     let plan = Memory::poisoned_integers("plan", 2 * capacity);
-    let output = Memory::poisoned::<bf16>("output", elements);
+    let output = Memory::poisoned::<T>("output", elements);
     let log_sum_exp = Memory::poisoned::<f32>("log_sum_exp", total * heads);
     let terms = Memory::poisoned::<f32>("row_terms", 2 * total * heads);
-    let d_qkv = Memory::poisoned::<bf16>("d_qkv", 3 * elements);
-    let grid = [capacity as u32, heads as u32, 1];
-    // Rows of one head in shared memory: the block's, and the streamed ones in two stages.
-    let (forward_rows, backward_rows, terms_bytes) =
-        if head_dim == 128 { (128 + 4 * 32, 256 + 4 * 32, 512) } else { (128 + 4 * 64, 256 + 4 * 64, 1024) };
-    let threads = if head_dim == 128 { 256 } else { 128 };
+    let d_qkv = Memory::poisoned::<T>("d_qkv", 3 * elements);
+    let launch = |kernel: &AttentionKernel, arguments: Vec<Argument>| {
+        let grid = [(capacity * PLAN_ROWS / kernel.rows) as u32, heads as u32, 1];
+        run_3d(kernel.name, grid, [kernel.threads, 1, 1], kernel.shared_bytes as usize, schedule, arguments);
+    };
 
     run(
         "attention_plan",
@@ -73,27 +137,24 @@ pub fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Ve
         schedule,
         vec![(&cu_seqlens).into(), sequences.into(), capacity.into(), (&plan).into()],
     );
-    let name = format!("attention_forward_bf16_d{head_dim}");
-    run_3d(
-        &name,
-        grid,
-        [128, 1, 1],
-        forward_rows * head_dim * 2,
-        schedule,
+    launch(
+        &table.forward,
         vec![
             (&qkv).into(),
             (&cu_seqlens).into(),
             (&plan).into(),
             heads.into(),
+            head_dim.into(),
             scale.into(),
             site.into(),
+            hooks.argument(0),
             (&output).into(),
             (&log_sum_exp).into(),
         ],
     );
     run(
-        "attention_row_terms_bf16",
-        [elements / 2048, 1],
+        &format!("attention_row_terms_{}", T::DTYPE),
+        [total * heads / 32, 1],
         [256, 1],
         schedule,
         vec![
@@ -106,14 +167,9 @@ pub fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Ve
             (&terms).into(),
         ],
     );
-    for side in ["queries", "keys"] {
-        let name = format!("attention_backward_{side}_bf16_d{head_dim}");
-        run_3d(
-            &name,
-            grid,
-            [threads, 1, 1],
-            backward_rows * head_dim * 2 + terms_bytes,
-            schedule,
+    for (side, kernel) in [&table.backward_queries, &table.backward_keys].into_iter().enumerate() {
+        launch(
+            kernel,
             vec![
                 (&qkv).into(),
                 (&d_output).into(),
@@ -121,14 +177,16 @@ pub fn kernels(case: &Case, qkv: &[f32], d_output: &[f32], schedule: u64) -> [Ve
                 (&cu_seqlens).into(),
                 (&plan).into(),
                 heads.into(),
+                head_dim.into(),
                 total.into(),
                 scale.into(),
                 site.into(),
+                hooks.argument(side),
                 (&d_qkv).into(),
             ],
         );
     }
-    [output.values::<bf16>(), log_sum_exp.values::<f32>(), d_qkv.values::<bf16>()]
+    [output.values::<T>(), log_sum_exp.values::<f32>(), d_qkv.values::<T>()]
 }
 
 fn round(value: f64) -> f64 {
@@ -138,8 +196,9 @@ fn round(value: f64) -> f64 {
 /// Output and d_qkv by the plain bf16 computation: sums in higher precision, and every tensor of the formula that a bf16
 /// program would store (P, the dropped P, dP, dS, O and the gradients) rounded to bf16.
 pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
-    let (dim, hidden) = (case.head_dim, case.heads * case.head_dim);
+    let (dim, hidden) = (case.head_dim, case.hidden());
     let scale = 1.0 / (dim as f64).sqrt();
+    let (slopes, blocks) = (case.slopes(), case.blocks());
     let mut output = vec![0.0f64; d_output.len()];
     let mut d_qkv = vec![0.0f64; qkv.len()];
     for (sequence, pair) in case.cu_seqlens().windows(2).enumerate() {
@@ -147,29 +206,37 @@ pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
         for head in 0..case.heads {
             let dropout = dropout(case.p, case.seed).1;
             let dropout = dropout.map(|dropout| AttentionDropout::new(dropout, sequence * case.heads + head));
+            let slope = slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
             let place = |row: usize, part: usize| (start + row) * 3 * hidden + part * hidden + head * dim;
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
             let part = |row: usize, part: usize| &qkv[place(row, part)..][..dim];
             for query in 0..length {
                 let at = (start + query) * hidden + head * dim;
-                let scores: Vec<f64> = (0..length).map(|key| scale * dot(part(query, 0), part(key, 1))).collect();
+                let is_seen = |key: &usize| {
+                    let square = (key / SQUARE) as u32;
+                    blocks.as_ref().is_none_or(|blocks| blocks.columns(sequence, query / SQUARE).contains(&square))
+                };
+                let keys: Vec<usize> = (0..length).filter(is_seen).collect();
+                let score =
+                    |&key: &usize| scale * dot(part(query, 0), part(key, 1)) - slope * query.abs_diff(key) as f64;
+                let scores: Vec<f64> = keys.iter().map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
                 let d_out = &d_output[at..at + dim];
                 let mask = |key: usize| dropout.map_or(1.0, |dropout| dropout.multiplier(query, key));
                 let p: Vec<f64> = scores.iter().map(|score| round((score - max).exp() / sum)).collect();
                 for i in 0..dim {
-                    let terms = (0..length).map(|key| round(p[key] * mask(key)) * f64::from(part(key, 2)[i]));
+                    let terms = keys.iter().zip(&p).map(|(&key, p)| round(p * mask(key)) * f64::from(part(key, 2)[i]));
                     output[at + i] = round(terms.sum());
                 }
                 let d: f64 = output[at..at + dim].iter().zip(d_out).map(|(&o, &g)| o * f64::from(g)).sum();
-                for key in 0..length {
+                for (&key, p) in keys.iter().zip(&p) {
                     let d_p = round(dot(d_out, part(key, 2)) * mask(key));
-                    let d_score = round(p[key] * (d_p - d));
+                    let d_score = round(p * (d_p - d));
                     for i in 0..dim {
                         d_qkv[place(query, 0) + i] += scale * d_score * f64::from(part(key, 1)[i]);
                         d_qkv[place(key, 1) + i] += scale * d_score * f64::from(part(query, 0)[i]);
-                        d_qkv[place(key, 2) + i] += round(p[key] * mask(key)) * f64::from(d_out[i]);
+                        d_qkv[place(key, 2) + i] += round(p * mask(key)) * f64::from(d_out[i]);
                     }
                 }
             }
@@ -178,33 +245,114 @@ pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
     [output, d_qkv].map(|values| values.into_iter().map(|value| round(value) as f32).collect())
 }
 
-fn check(case: &Case) {
-    let (total, hidden) = (case.lengths.iter().sum::<usize>(), case.heads * case.head_dim);
-    let qkv = normals::<bf16>(case.seed, total * 3 * hidden, 1.5);
-    let d_output = normals::<bf16>(case.seed + 1, total * hidden, 1.0);
-    let reference = cpu(case, doubles(&qkv), doubles(&d_output));
-    let [plain_output, plain_d_qkv] = plain_bf16(case, &qkv, &d_output);
-    let [_, plain_log_sum_exp, _] = cpu(case, qkv.clone(), d_output.clone());
-    let [output, log_sum_exp, d_qkv] = kernels(case, &qkv, &d_output, case.seed);
+/// The kernels of `T` on normal deviates, against f64, twice under different schedules.
+fn check<T: Attention>(case: &Case) {
+    let qkv = normals::<T>(case.seed, case.total() * 3 * case.hidden(), 1.5);
+    check_values::<T>(case, &qkv);
+}
+
+fn check_values<T: Attention>(case: &Case, qkv: &[f32]) {
+    let d_output = normals::<T>(case.seed + 1, case.total() * case.hidden(), 1.0);
+    let reference = cpu(case, doubles(qkv), doubles(&d_output));
+    let [mut plain_output, plain_log_sum_exp, mut plain_d_qkv] = cpu(case, qkv.to_vec(), d_output.clone());
+    if T::TYPE == DType::Bf16 {
+        [plain_output, plain_d_qkv] = plain_bf16(case, qkv, &d_output);
+    }
+    let [output, log_sum_exp, d_qkv] = kernels::<T>(case, qkv, &d_output, case.seed);
     Tolerance { terms: 1.0 }.check("output", &output, &plain_output, &reference[0]);
     Tolerance { terms: 1.0 }.check("log_sum_exp", &log_sum_exp, &plain_log_sum_exp, &reference[1]);
     Tolerance { terms: 1.0 }.check("d_qkv", &d_qkv, &plain_d_qkv, &reference[2]);
-    let again = kernels(case, &qkv, &d_output, case.seed + 17);
+    let again = kernels::<T>(case, qkv, &d_output, case.seed + 17);
     assert_eq!([output, log_sum_exp, d_qkv], again, "another schedule gives the same bits");
 }
 
 #[test]
 fn short_sequences_and_an_empty_one() {
-    check(&Case { lengths: vec![1, 15, 16, 17, 0, 100], heads: 2, head_dim: 64, p: 0.0, seed: 0 });
+    let case = Case::new(&[1, 15, 16, 17, 0, 100], 2, 64, 0.0, 0);
+    check::<bf16>(&case);
+    check::<f32>(&case);
 }
 
 #[test]
 fn several_blocks_with_dropout() {
-    check(&Case { lengths: vec![300, 5], heads: 1, head_dim: 64, p: 0.1, seed: 1 });
+    let case = Case::new(&[300, 5], 1, 64, 0.1, 1);
+    check::<bf16>(&case);
+    check::<f32>(&case);
 }
 
 #[test]
 fn every_head_size() {
-    check(&Case { lengths: vec![130, 33], heads: 2, head_dim: 32, p: 0.3, seed: 2 });
-    check(&Case { lengths: vec![70, 129], heads: 1, head_dim: 128, p: 0.1, seed: 3 });
+    check::<bf16>(&Case::new(&[130, 33], 2, 32, 0.3, 2));
+    check::<bf16>(&Case::new(&[70, 129], 1, 128, 0.1, 3));
+    check::<f32>(&Case::new(&[130, 33], 2, 32, 0.3, 2));
+    check::<f32>(&Case::new(&[70, 129], 1, 128, 0.1, 3));
+    check::<f32>(&Case::new(&[40, 129], 1, 256, 0.1, 4));
+}
+
+#[test]
+fn heads_between_the_sizes_of_the_kernels() {
+    check::<bf16>(&Case::new(&[40, 19], 3, 8, 0.1, 5));
+    check::<bf16>(&Case::new(&[65], 2, 40, 0.1, 6));
+    check::<bf16>(&Case::new(&[65], 2, 120, 0.1, 7));
+    check::<f32>(&Case::new(&[40, 19], 3, 24, 0.1, 5));
+    check::<f32>(&Case::new(&[65], 2, 72, 0.1, 7));
+    check::<f32>(&Case::new(&[35], 2, 136, 0.1, 8));
+}
+
+/// Queries that oppose every key: the log-sum-exp is about -128, so that exp of a score of zero is infinite, as that of a key
+/// behind the end of the sequence would be.
+#[test]
+fn keys_behind_the_end_do_not_exist() {
+    fn check_opposed<T: Attention>(head_dim: usize) {
+        let case = Case::new(&[70, 9], 1, head_dim, 0.1, 9);
+        let size = (128.0 / (head_dim as f32).sqrt()).sqrt();
+        let noise = normals::<T>(9, case.total() * 3 * head_dim, 0.2);
+        let part = |index: usize| [size, -size, 0.0][index / head_dim % 3];
+        let qkv: Vec<f32> = noise.iter().enumerate().map(|(index, noise)| T::round(noise + part(index))).collect();
+        check_values::<T>(&case, &qkv);
+    }
+    check_opposed::<bf16>(32);
+    check_opposed::<bf16>(64);
+    check_opposed::<bf16>(128);
+    check_opposed::<f32>(64);
+}
+
+#[test]
+fn a_bias_that_falls_with_the_distance() {
+    let case = Case { slope: 0.25, ..Case::new(&[150, 1, 40], 2, 64, 0.1, 10) };
+    check::<bf16>(&case);
+    check::<f32>(&case);
+}
+
+/// Most rows skip a square that the other half of their plan entry sees, and the last square is short.
+#[test]
+fn block_sparse_patterns() {
+    let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 1, seed: 4 };
+    let case = Case { slope: 0.01, pattern: Some(pattern), ..Case::new(&[330, 70], 1, 32, 0.1, 11) };
+    let squares = case.blocks().unwrap().squares();
+    assert_eq!(squares, 6 * 2 + 2 * 2);
+    check::<bf16>(&case);
+    check::<f32>(&case);
+    let large = Case { head_dim: 128, lengths: vec![200], ..case.clone() };
+    check::<bf16>(&large);
+    check::<f32>(&large);
+    let global = AttentionPattern { window: 1, global: 1, random: 0, ..pattern };
+    check::<bf16>(&Case { pattern: Some(global), head_dim: 64, ..case });
+}
+
+/// A square that nobody lists is not even read: NaN in its keys and values reaches none but its own queries.
+#[test]
+fn squares_outside_the_pattern_are_not_computed() {
+    let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 0, seed: 0 };
+    let case = Case { pattern: Some(pattern), ..Case::new(&[200], 1, 32, 0.0, 12) };
+    let mut qkv = normals::<bf16>(12, 200 * 96, 1.0);
+    let d_output = normals::<bf16>(13, 200 * 32, 1.0);
+    qkv[64 * 96..128 * 96].fill(f32::NAN);
+    let poisoned = |row: usize| (64..128).contains(&row);
+    for [output, _, d_qkv] in [kernels::<bf16>(&case, &qkv, &d_output, 0), kernels::<f32>(&case, &qkv, &d_output, 0)] {
+        for row in 0..200 {
+            let nan = |values: &[f32]| values.iter().all(|value| value.is_nan() == poisoned(row));
+            assert!(nan(&output[row * 32..][..32]) && nan(&d_qkv[row * 96..][..96]), "row {row}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The Hopper attention kernels against the CPU device and against the sm_80 kernels.
 
 use half::bf16;
+use helixgrad::device::attention_kernels::PLAN_ROWS;
 use helixgrad::device::{DType, Swizzle};
 
-use super::attention::{Case, ROWS, cpu, kernels, plain_bf16};
+use super::attention::{Case, cpu, kernels, plain_bf16};
 use super::harness::*;
 use super::machine::runs_sm90;
 
@@ -17,7 +18,7 @@ fn head_map(memory: &Memory, rows: usize, columns: usize, head_dim: usize) -> Ar
 fn forward(case: &Case, qkv: &[f32], blocks: u32, schedule: u64) -> [Vec<f32>; 2] {
     let Case { heads, head_dim, .. } = *case;
     let (total, sequences, hidden) = (case.lengths.iter().sum::<usize>(), case.lengths.len(), heads * head_dim);
-    let capacity = total / ROWS + sequences;
+    let capacity = total / PLAN_ROWS + sequences;
     let qkv = Memory::of::<bf16>("qkv", qkv);
     let cu_seqlens = Memory::integers("cu_seqlens", &case.cu_seqlens());
     let plan = Memory::poisoned_integers("plan", 2 * capacity);
@@ -26,7 +27,7 @@ fn forward(case: &Case, qkv: &[f32], blocks: u32, schedule: u64) -> [Vec<f32>; 2
     launch!("attention_plan", [1, 1], [256, 1], schedule, [&cu_seqlens, sequences, capacity, &plan]);
     // Queries and output, keys and values in their stages, barriers.
     let stages = if head_dim == 128 { 2 } else { 4 };
-    let shared = (2 * ROWS + 2 * stages * 128) * head_dim * 2 + 1024;
+    let shared = (2 * PLAN_ROWS + 2 * stages * 128) * head_dim * 2 + 1024;
     let arguments = vec![
         head_map(&qkv, total, 3 * hidden, head_dim),
         (&cu_seqlens).into(),
@@ -56,7 +57,7 @@ fn check(case: &Case, blocks: u32) {
     let [output, log_sum_exp] = forward(case, &qkv, blocks, case.seed);
     Tolerance { terms: 1.0 }.check("output", &output, &plain_output, &reference[0]);
     Tolerance { terms: 1.0 }.check("log_sum_exp", &log_sum_exp, &plain_log_sum_exp, &reference[1]);
-    let [sm80, _, _] = kernels(case, &qkv, &d_output, case.seed);
+    let [sm80, _, _] = kernels::<bf16>(case, &qkv, &d_output, case.seed);
     Tolerance { terms: 1.0 }.check("output beside sm_80's", &output, &sm80, &reference[0]);
     let again = forward(case, &qkv, blocks + 1, case.seed + 17);
     assert_eq!([output, log_sum_exp], again, "another schedule and another grid give the same bits");
@@ -64,21 +65,21 @@ fn check(case: &Case, blocks: u32) {
 
 #[test]
 fn short_sequences_and_an_empty_one() {
-    check(&Case { lengths: vec![1, 15, 16, 17, 0, 100], heads: 2, head_dim: 64, p: 0.0, seed: 0 }, 3);
+    check(&Case::new(&[1, 15, 16, 17, 0, 100], 2, 64, 0.0, 0), 3);
 }
 
 #[test]
 fn several_tiles_with_dropout() {
-    check(&Case { lengths: vec![300, 5], heads: 1, head_dim: 64, p: 0.1, seed: 1 }, 2);
+    check(&Case::new(&[300, 5], 1, 64, 0.1, 1), 2);
 }
 
 #[test]
 fn every_head_size() {
-    check(&Case { lengths: vec![130, 33], heads: 2, head_dim: 32, p: 0.3, seed: 2 }, 2);
-    check(&Case { lengths: vec![70, 129], heads: 1, head_dim: 128, p: 0.1, seed: 3 }, 1);
+    check(&Case::new(&[130, 33], 2, 32, 0.3, 2), 2);
+    check(&Case::new(&[70, 129], 1, 128, 0.1, 3), 1);
 }
 
 #[test]
 fn more_tiles_than_stages() {
-    check(&Case { lengths: vec![641], heads: 1, head_dim: 32, p: 0.0, seed: 4 }, 1);
+    check(&Case::new(&[641], 1, 32, 0.0, 4), 1);
 }

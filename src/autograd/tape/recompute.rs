@@ -50,6 +50,7 @@ impl Tape {
 
     /// Gives the memory of the tensors from number `first` on back to the pool; nobody may read them any more.
     fn forget(&mut self, first: usize) {
+        self.shared.retain(|(_, _, tensor)| tensor.id < first);
         let used = self.values.drain(first..).chain(self.gradients.drain(first..)).flatten();
         self.pool.extend(used);
     }

@@ -3,12 +3,16 @@
 //! Queries are taken in blocks of [`BLOCK`] against all keys of their sequence, so the scores held at a time are
 //! `[BLOCK, length]` for each thread, never `[heads, length, length]`. The forward pass keeps the log-sum-exp of each
 //! row; the backward pass recomputes the probabilities from it (Dao et al., arXiv 2205.14135, algorithm 4).
+//!
+//! Two things that a model may add: ALiBi's bias (Press et al., arXiv 2108.12409), which is constant and so has no gradient,
+//! and a block-sparse pattern, of which only the listed squares are computed.
 
 use rayon::prelude::*;
 
 use super::dropout::{AttentionDropout, Dropout, TILE};
 use super::gemm::{Threads, View, Write, gemm};
 use super::{Real, real};
+use crate::device::attention_pattern::{BlockLists, SQUARE};
 
 /// Query rows that are worked on at a time; a multiple of the dropout tile.
 pub const BLOCK: usize = 128;
@@ -26,6 +30,10 @@ pub struct Shape<'a> {
     pub scale: f64,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
+    /// ALiBi: scores get `-slopes[head] * |query - key|`, `[heads]`.
+    pub slopes: Option<&'a [f64]>,
+    /// Which squares of scores are computed; all, if absent.
+    pub blocks: Option<&'a BlockLists>,
 }
 
 impl Shape<'_> {
@@ -37,15 +45,91 @@ impl Shape<'_> {
         self.cu_seqlens.windows(2).map(|pair| (pair[0] as usize, pair[1] as usize))
     }
 
+    /// Query rows that are worked on at a time.
+    fn block(&self) -> usize {
+        if self.blocks.is_some() { SQUARE } else { BLOCK }
+    }
+
+    /// The keys that the block of queries from `first` on sees.
+    fn columns(&self, sequence: usize, length: usize, first: usize) -> Columns {
+        let Some(blocks) = self.blocks else {
+            return Columns { spans: vec![Span { first: 0, count: length, at: 0 }], width: length };
+        };
+        let (mut spans, mut width) = (Vec::<Span>::new(), 0);
+        for &square in blocks.columns(sequence, first / SQUARE) {
+            let start = square as usize * SQUARE;
+            let count = SQUARE.min(length - start);
+            match spans.last_mut() {
+                Some(last) if last.first + last.count == start => last.count += count,
+                _ => spans.push(Span { first: start, count, at: width }),
+            }
+            width += count;
+        }
+        Columns { spans, width }
+    }
+
+    fn slope(&self, head: usize) -> Option<f64> {
+        self.slopes.map(|slopes| slopes[head])
+    }
+
     fn dropout_of(&self, sequence: usize, head: usize) -> Option<AttentionDropout> {
         self.dropout.map(|dropout| AttentionDropout::new(dropout, sequence * self.heads + head))
+    }
+}
+
+/// Neighbouring keys, and where their scores lie in a row.
+struct Span {
+    first: usize,
+    count: usize,
+    at: usize,
+}
+
+/// The keys that a block of queries sees; its scores are `[rows, width]`.
+struct Columns {
+    spans: Vec<Span>,
+    width: usize,
+}
+
+impl Columns {
+    /// `scores -= slope |query - key|`, for the queries from `first` on.
+    fn add_bias<T: Real>(&self, scores: &mut [T], first: usize, slope: f64) {
+        for (row, scores) in scores.chunks_exact_mut(self.width).enumerate() {
+            for span in &self.spans {
+                for (key, score) in (span.first..).zip(&mut scores[span.at..span.at + span.count]) {
+                    *score = *score - T::of(slope * (first + row).abs_diff(key) as f64);
+                }
+            }
+        }
+    }
+
+    /// `values *= mask` of one head, for the queries from `first` (a multiple of the tile) on.
+    fn apply_dropout<T: Real>(&self, values: &mut [T], first: usize, dropout: AttentionDropout) {
+        debug_assert!(first.is_multiple_of(TILE));
+        real::dispatch(
+            #[inline(always)]
+            || {
+                let mut mask = [[T::ZERO; TILE]; TILE];
+                for (tile, rows) in values.chunks_mut(TILE * self.width).enumerate() {
+                    for span in &self.spans {
+                        for key in (0..span.count).step_by(TILE) {
+                            dropout.tile(first / TILE + tile, (span.first + key) / TILE, &mut mask);
+                            let (at, width) = (span.at + key, TILE.min(span.count - key));
+                            for (row, mask) in rows.chunks_exact_mut(self.width).zip(&mask) {
+                                for (value, &mask) in row[at..at + width].iter_mut().zip(mask) {
+                                    *value = *value * mask;
+                                }
+                            }
+                        }
+                    }
+                }
+            },
+        );
     }
 }
 
 /// The three parts of one head inside packed rows of `[query | key | value]`.
 struct Head<'a, T> {
     rows: &'a [T],
-    length: usize,
     stride: usize,
     dim: usize,
     offsets: [usize; 3],
@@ -56,7 +140,7 @@ impl<'a, T: Real> Head<'a, T> {
         let (hidden, dim) = (shape.hidden(), shape.head_dim);
         let rows = &qkv[start * 3 * hidden..end * 3 * hidden];
         let offsets = [0, 1, 2].map(|part| part * hidden + head * dim);
-        Self { rows, length: end - start, stride: 3 * hidden, dim, offsets }
+        Self { rows, stride: 3 * hidden, dim, offsets }
     }
 
     fn part(&self, part: usize, first: usize, rows: usize) -> View<'a, T> {
@@ -67,12 +151,24 @@ impl<'a, T: Real> Head<'a, T> {
         self.part(0, first, rows)
     }
 
-    fn keys(&self) -> View<'a, T> {
-        self.part(1, 0, self.length)
+    fn keys(&self, span: &Span) -> View<'a, T> {
+        self.part(1, span.first, span.count)
     }
 
-    fn values(&self) -> View<'a, T> {
-        self.part(2, 0, self.length)
+    fn values(&self, span: &Span) -> View<'a, T> {
+        self.part(2, span.first, span.count)
+    }
+
+    /// `scores = scale Q K^T + bias` of the `rows` queries from `first` on.
+    fn scores(&self, scores: &mut [T], columns: &Columns, first: usize, rows: usize, scale: f64, slope: Option<f64>) {
+        let queries = self.queries(first, rows);
+        for span in &columns.spans {
+            let (scores, keys) = (&mut scores[span.at..], self.keys(span).transposed());
+            gemm(scores, columns.width, Write::Replace, queries, keys, T::of(scale), Threads::One);
+        }
+        if let Some(slope) = slope {
+            columns.add_bias(scores, first, slope);
+        }
     }
 }
 
@@ -83,8 +179,8 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
     let mut tasks = Vec::new();
     let (mut output, mut log_sum_exp) = (output, log_sum_exp);
     for (sequence, (start, end)) in shape.sequences().enumerate() {
-        for first in (0..end - start).step_by(BLOCK) {
-            let rows = BLOCK.min(end - start - first);
+        for first in (0..end - start).step_by(shape.block()) {
+            let rows = shape.block().min(end - start - first);
             let (block_output, rest_output) = output.split_at_mut(rows * hidden);
             let (block_lse, rest_lse) = log_sum_exp.split_at_mut(rows * shape.heads);
             (output, log_sum_exp) = (rest_output, rest_lse);
@@ -92,20 +188,21 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
         }
     }
     tasks.into_par_iter().for_each_init(Vec::new, |scratch, (sequence, range, first, rows, output, log_sum_exp)| {
-        let length = range.1 - range.0;
-        scratch.resize(rows * length, T::ZERO);
+        let columns = shape.columns(sequence, range.1 - range.0, first);
+        scratch.resize(rows * columns.width, T::ZERO);
         for head in 0..shape.heads {
             let parts = Head::new(qkv, range, head, &shape);
-            let (queries, keys) = (parts.queries(first, rows), parts.keys().transposed());
-            gemm(scratch, length, Write::Replace, queries, keys, T::of(shape.scale), Threads::One);
+            parts.scores(scratch, &columns, first, rows, shape.scale, shape.slope(head));
             let lse = log_sum_exp[head..].iter_mut().step_by(shape.heads);
-            softmax(scratch, length, lse);
+            softmax(scratch, columns.width, lse);
             if let Some(dropout) = shape.dropout_of(sequence, head) {
-                apply_dropout(scratch, length, first, dropout);
+                columns.apply_dropout(scratch, first, dropout);
             }
             let output = &mut output[head * shape.head_dim..];
-            let probabilities = View::new(scratch, rows, length);
-            gemm(output, hidden, Write::Replace, probabilities, parts.values(), T::ONE, Threads::One);
+            for (span, write) in columns.spans.iter().zip(replace_then_add()) {
+                let probabilities = View::strided(&scratch[span.at..], rows, span.count, columns.width);
+                gemm(output, hidden, write, probabilities, parts.values(span), T::ONE, Threads::One);
+            }
         }
     });
 }
@@ -131,37 +228,9 @@ fn softmax<'a, T: Real>(scores: &mut [T], length: usize, log_sum_exp: impl Itera
     }
 }
 
-/// `values *= mask` for rows `first..` (a multiple of the tile) of one head; `values` is `[rows, length]`.
-fn apply_dropout<T: Real>(values: &mut [T], length: usize, first: usize, dropout: AttentionDropout) {
-    each_masked_row(values, length, first, dropout, |value, mask| *value = *value * mask);
-}
-
-#[inline(always)]
-fn each_masked_row<T: Real>(
-    values: &mut [T],
-    length: usize,
-    first: usize,
-    dropout: AttentionDropout,
-    combine: impl Fn(&mut T, T),
-) {
-    debug_assert!(first.is_multiple_of(TILE));
-    real::dispatch(
-        #[inline(always)]
-        || {
-            let mut mask = [[T::ZERO; TILE]; TILE];
-            for (tile, rows) in values.chunks_mut(TILE * length).enumerate() {
-                for key in (0..length).step_by(TILE) {
-                    dropout.tile(first / TILE + tile, key / TILE, &mut mask);
-                    let width = TILE.min(length - key);
-                    for (row, mask) in rows.chunks_exact_mut(length).zip(&mask) {
-                        for (value, &mask) in row[key..key + width].iter_mut().zip(mask) {
-                            combine(value, mask);
-                        }
-                    }
-                }
-            }
-        },
-    );
+/// The first product of a sum replaces, the others add.
+fn replace_then_add() -> impl Iterator<Item = Write> {
+    std::iter::once(Write::Replace).chain(std::iter::repeat(Write::Add))
 }
 
 /// What the forward pass saw and kept.
@@ -230,17 +299,17 @@ fn head_backward<T: Real>(
     let dropout = shape.dropout_of(sequence, head);
     let [mut d_queries, mut d_keys, mut d_values] = [(); 3].map(|()| vec![T::ZERO; length * dim]);
 
-    for first in (0..length).step_by(BLOCK) {
-        let rows = BLOCK.min(length - first);
+    for first in (0..length).step_by(shape.block()) {
+        let rows = shape.block().min(length - first);
+        let columns = shape.columns(sequence, length, first);
         let first_token = range.0 + first;
         let d_output_block = View::strided(&d_output[first_token * hidden + head * dim..], rows, dim, hidden);
         let Scratch { probabilities, d_scores, dropped } = &mut *scratch;
-        probabilities.resize(rows * length, T::ZERO);
-        d_scores.resize(rows * length, T::ZERO);
+        probabilities.resize(rows * columns.width, T::ZERO);
+        d_scores.resize(rows * columns.width, T::ZERO);
 
-        let (queries, keys) = (parts.queries(first, rows), parts.keys());
-        gemm(probabilities, length, Write::Replace, queries, keys.transposed(), scale, Threads::One);
-        for (row, scores) in probabilities.chunks_exact_mut(length).enumerate() {
+        parts.scores(probabilities, &columns, first, rows, shape.scale, shape.slope(head));
+        for (row, scores) in probabilities.chunks_exact_mut(columns.width).enumerate() {
             let lse = saved.log_sum_exp[(first_token + row) * shape.heads + head];
             real::dispatch(
                 #[inline(always)]
@@ -248,14 +317,16 @@ fn head_backward<T: Real>(
             );
         }
 
-        let values = parts.values().transposed();
-        gemm(d_scores, length, Write::Replace, d_output_block, values, T::ONE, Threads::One);
+        for span in &columns.spans {
+            let (d_scores, values) = (&mut d_scores[span.at..], parts.values(span).transposed());
+            gemm(d_scores, columns.width, Write::Replace, d_output_block, values, T::ONE, Threads::One);
+        }
         let seen = match dropout {
             None => &*probabilities,
             Some(dropout) => {
-                dropped.resize(rows * length, T::ZERO);
+                dropped.resize(rows * columns.width, T::ZERO);
                 dropped.fill(T::ONE);
-                apply_dropout(dropped, length, first, dropout);
+                columns.apply_dropout(dropped, first, dropout);
                 real::dispatch(
                     #[inline(always)]
                     || {
@@ -268,11 +339,14 @@ fn head_backward<T: Real>(
                 &*dropped
             }
         };
-        let seen = View::new(seen, rows, length).transposed();
-        gemm(&mut d_values, dim, Write::Add, seen, d_output_block, T::ONE, Threads::One);
+        for span in &columns.spans {
+            let seen = View::strided(&seen[span.at..], rows, span.count, columns.width).transposed();
+            let d_values = &mut d_values[span.first * dim..];
+            gemm(d_values, dim, Write::Add, seen, d_output_block, T::ONE, Threads::One);
+        }
 
         for (row, (d_scores, p)) in
-            d_scores.chunks_exact_mut(length).zip(probabilities.chunks_exact(length)).enumerate()
+            d_scores.chunks_exact_mut(columns.width).zip(probabilities.chunks_exact(columns.width)).enumerate()
         {
             let at = (first_token + row) * hidden + head * dim;
             let (output, d_output) = (&saved.output[at..at + dim], &d_output[at..at + dim]);
@@ -286,9 +360,13 @@ fn head_backward<T: Real>(
                 },
             );
         }
-        let d_scores = View::new(d_scores, rows, length);
-        gemm(&mut d_queries[first * dim..], dim, Write::Replace, d_scores, keys, scale, Threads::One);
-        gemm(&mut d_keys, dim, Write::Add, d_scores.transposed(), queries, scale, Threads::One);
+        let queries = parts.queries(first, rows);
+        for (span, write) in columns.spans.iter().zip(replace_then_add()) {
+            let d_scores = View::strided(&d_scores[span.at..], rows, span.count, columns.width);
+            gemm(&mut d_queries[first * dim..], dim, write, d_scores, parts.keys(span), scale, Threads::One);
+            let d_keys = &mut d_keys[span.first * dim..];
+            gemm(d_keys, dim, Write::Add, d_scores.transposed(), queries, scale, Threads::One);
+        }
     }
     [d_queries, d_keys, d_values]
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::attention_kernels::AttentionPath;
 use super::kernels;
 use super::{DType, Driver, Launch, LaunchLog, Swizzle, TensorMap, Value};
 use crate::error::Shortage;
@@ -25,6 +26,14 @@ pub struct GpuInfo {
     pub memory_bytes: usize,
     /// Number of multiprocessors.
     pub multiprocessors: usize,
+}
+
+impl GpuInfo {
+    /// The compute capability as numbers.
+    pub fn capability(&self) -> (u32, u32) {
+        let number = |text: &str| text.parse().unwrap_or(0);
+        self.compute_capability.split_once('.').map_or((0, 0), |(major, minor)| (number(major), number(minor)))
+    }
 }
 
 /// Whether libcuda can be opened.
@@ -57,18 +66,18 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// Opens GPU `ordinal` and loads the kernels of this build.
+/// Opens GPU `ordinal` and loads the kernels of this build; its attention takes `attention`.
 ///
 /// # Errors
 /// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it.
-pub fn open(ordinal: usize) -> Result<Arc<dyn Driver>> {
+pub fn open(ordinal: usize, attention: AttentionPath) -> Result<Arc<dyn Driver>> {
     if kernels::embedded().is_empty() {
         return Err(Error::usage(
             "this build has no CUDA kernels: no nvcc was found when it was compiled",
             "run tools/install-nvcc.sh and build again, or use --device cpu; `helixgrad doctor` says more",
         ));
     }
-    Ok(Arc::new(Gpu::open(ordinal)?))
+    Ok(Arc::new(Gpu::open(ordinal, attention)?))
 }
 
 fn start() -> Result<()> {
@@ -112,6 +121,7 @@ fn failed(what: &str, error: DriverError) -> Error {
 struct Gpu {
     info: GpuInfo,
     capability: (u32, u32),
+    attention: AttentionPath,
     context: sys::CUcontext,
     stream: sys::CUstream,
     modules: Vec<(&'static str, sys::CUmodule)>,
@@ -132,7 +142,7 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize, attention: AttentionPath) -> Result<Self> {
         let gpus = gpus()?;
         if ordinal >= gpus.len() {
             return Err(Error::usage(
@@ -169,7 +179,7 @@ impl Gpu {
             )));
         }
         let log = LaunchLog::default();
-        Ok(Self { info, capability, context, stream, modules, functions: Mutex::default(), log })
+        Ok(Self { info, capability, attention, context, stream, modules, functions: Mutex::default(), log })
     }
 
     fn enter(&self) -> Result<()> {
@@ -277,6 +287,10 @@ impl Driver for Gpu {
 
     fn compute_capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

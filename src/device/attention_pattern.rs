@@ -1,0 +1,217 @@
+//! Block-sparse attention: which blocks of keys each block of queries sees, as lists that the kernels walk.
+//!
+//! Pure functions of pattern and lengths, computed on the host: a sequence of n blocks has a few entries for each, and the
+//! blocks that are not listed are neither loaded nor computed.
+
+use std::collections::BTreeMap;
+
+use super::attention_kernels::PLAN_ROWS;
+use crate::philox::{Philox, Purpose, below};
+use crate::{Error, Result};
+
+/// Side of the squares in which attention is skipped, in tokens: `PATTERN_BLOCK` of `kernels/common/attention.cuh`.
+pub const SQUARE: usize = 64;
+
+/// BigBird's pattern (Zaheer et al., 2020, arXiv 2007.14062, section 2): a block of queries sees the blocks around it, some
+/// global ones, and some drawn at random; the global blocks see all. Blocks are counted from the start of each sequence, the
+/// last may be short. A sequence of few blocks sees itself whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionPattern {
+    /// Tokens in a block: a multiple of [`SQUARE`].
+    pub block: usize,
+    /// Blocks before and after its own that a block sees.
+    pub window: usize,
+    /// So many blocks at the start of a sequence, and as many at its end, see all and are seen by all.
+    pub global: usize,
+    /// Further blocks that each block sees, drawn anew for each, the same in every head and every sequence.
+    pub random: usize,
+    /// Seed of the draws: give each layer its own.
+    pub seed: u64,
+}
+
+impl AttentionPattern {
+    /// The pattern of the paper's base models: blocks of 64, one on either side, the first and the last global, three at random.
+    pub fn big_bird(seed: u64) -> Self {
+        Self { block: 64, window: 1, global: 1, random: 3, seed }
+    }
+
+    /// The blocks of keys that each block of queries sees in a sequence of `blocks` blocks, ascending.
+    pub fn blocks(&self, blocks: usize) -> Vec<Vec<usize>> {
+        let is_global = |block: usize| block < self.global || block + self.global >= blocks;
+        let sees =
+            |row: usize, column: usize| is_global(row) || is_global(column) || row.abs_diff(column) <= self.window;
+        (0..blocks)
+            .map(|row| {
+                let (mut seen, mut others): (Vec<usize>, Vec<usize>) =
+                    (0..blocks).partition(|&column| sees(row, column));
+                let draws = Philox::new(self.seed, row as u32, Purpose::AttentionPattern as u32);
+                for draw in 0..self.random.min(others.len()) {
+                    let chosen = below(draws.block(draw as u64)[0], others.len() as u32);
+                    seen.push(others.swap_remove(chosen as usize));
+                }
+                seen.sort_unstable();
+                seen
+            })
+            .collect()
+    }
+}
+
+/// A pattern over the sequences of one batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockLists {
+    /// Where each sequence's rows of squares begin in `rows`, and their end.
+    sequences: Vec<usize>,
+    /// For each row of squares, sequence by sequence, the columns of squares that it sees, ascending.
+    rows: Vec<Vec<u32>>,
+}
+
+impl BlockLists {
+    /// `pattern` over the sequences that `cu_seqlens` (`[sequences + 1]`) delimits.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a block that is no multiple of [`SQUARE`].
+    pub fn new(pattern: &AttentionPattern, cu_seqlens: &[i32]) -> Result<Self> {
+        if pattern.block == 0 || !pattern.block.is_multiple_of(SQUARE) {
+            return Err(Error::usage(
+                format!("a block-sparse pattern in blocks of {} tokens", pattern.block),
+                format!("choose a multiple of {SQUARE}"),
+            ));
+        }
+        let (mut sequences, mut rows) = (vec![0], Vec::new());
+        for pair in cu_seqlens.windows(2) {
+            let length = (pair[1] - pair[0]) as usize;
+            let (squares, in_block) = (length.div_ceil(SQUARE), pattern.block / SQUARE);
+            for (row, seen) in pattern.blocks(length.div_ceil(pattern.block)).iter().enumerate() {
+                let columns = seen.iter().flat_map(|block| block * in_block..(block + 1) * in_block);
+                let columns: Vec<u32> =
+                    columns.filter(|&column| column < squares).map(|column| column as u32).collect();
+                let height = in_block.min(squares - row * in_block);
+                rows.extend(std::iter::repeat_n(columns, height));
+            }
+            sequences.push(rows.len());
+        }
+        Ok(Self { sequences, rows })
+    }
+
+    /// The columns of squares that row `row` of sequence `sequence` sees, ascending; at least its own.
+    pub fn columns(&self, sequence: usize, row: usize) -> &[u32] {
+        &self.rows[self.sequences[sequence] + row]
+    }
+
+    /// Pairs of a query's and a key's square that are computed.
+    pub fn squares(&self) -> usize {
+        self.rows.iter().map(Vec::len).sum()
+    }
+
+    /// The lists of the plan's entries, where rows are queries: `starts` (`[entries + 1]`) and `blocks` as
+    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them.
+    pub fn by_queries(&self) -> [Vec<i32>; 2] {
+        entries(self.sequences.windows(2).map(|pair| &self.rows[pair[0]..pair[1]]))
+    }
+
+    /// The same where rows are keys: the squares of queries that see them.
+    pub fn by_keys(&self) -> [Vec<i32>; 2] {
+        let transposed: Vec<Vec<Vec<u32>>> = self
+            .sequences
+            .windows(2)
+            .map(|pair| {
+                let rows = &self.rows[pair[0]..pair[1]];
+                let mut columns = vec![Vec::new(); rows.len()];
+                for (row, seen) in rows.iter().enumerate() {
+                    seen.iter().for_each(|&column| columns[column as usize].push(row as u32));
+                }
+                columns
+            })
+            .collect();
+        entries(transposed.iter().map(Vec::as_slice))
+    }
+}
+
+/// Joins the rows of squares of each plan entry: the squares that any of them sees, with a bit for each that does.
+fn entries<'a>(sequences: impl Iterator<Item = &'a [Vec<u32>]>) -> [Vec<i32>; 2] {
+    let (mut starts, mut blocks) = (vec![0], Vec::new());
+    for entry in sequences.flat_map(|rows| rows.chunks(PLAN_ROWS / SQUARE)) {
+        let mut seen = BTreeMap::new();
+        for (half, columns) in entry.iter().enumerate() {
+            columns.iter().for_each(|&column| *seen.entry(column).or_insert(0) |= 1 << half);
+        }
+        blocks.extend(seen.into_iter().map(|(column, halves)| column as i32 * 4 + halves));
+        starts.push(blocks.len() as i32);
+    }
+    [starts, blocks]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATTERN: AttentionPattern = AttentionPattern { block: 128, window: 1, global: 1, random: 2, seed: 5 };
+
+    #[test]
+    fn a_row_sees_window_globals_and_random_blocks() {
+        let rows = PATTERN.blocks(20);
+        assert_eq!(rows[0], (0..20).collect::<Vec<_>>());
+        assert_eq!(rows[19], rows[0]);
+        for (row, seen) in rows.iter().enumerate().skip(1).take(18) {
+            assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+            for fixed in [0, row - 1, row, row + 1, 19] {
+                assert!(seen.contains(&fixed), "{row}: {seen:?}");
+            }
+            let fixed = if row == 1 || row == 18 { 4 } else { 5 };
+            assert_eq!(seen.len(), fixed + 2, "{row}: {seen:?}");
+        }
+        assert_ne!(rows[8], rows[9].iter().map(|block| block - 1).collect::<Vec<_>>(), "each row draws its own");
+        assert_eq!(PATTERN.blocks(20), rows);
+        assert_ne!(AttentionPattern { seed: 6, ..PATTERN }.blocks(20), rows);
+        // Too short for a choice, and nothing at all.
+        assert!(PATTERN.blocks(4).iter().all(|seen| seen.len() == 4));
+        assert!(PATTERN.blocks(0).is_empty());
+    }
+
+    #[test]
+    fn lists_of_entries_say_who_sees_what() {
+        let lengths = [1000, 0, 64, 1, 4000];
+        let mut cu_seqlens = vec![0];
+        lengths.iter().for_each(|length| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length));
+        let lists = BlockLists::new(&AttentionPattern { block: 64, ..PATTERN }, &cu_seqlens).unwrap();
+        let [by_queries, by_keys] = [lists.by_queries(), lists.by_keys()];
+        let mut entry = 0;
+        let (mut pairs, mut transposed) = (Vec::new(), Vec::new());
+        for (sequence, length) in lengths.iter().enumerate() {
+            for first in 0..(*length as usize).div_ceil(PLAN_ROWS) {
+                for ([starts, blocks], pairs) in [(&by_queries, &mut pairs), (&by_keys, &mut transposed)] {
+                    let blocks = &blocks[starts[entry] as usize..starts[entry + 1] as usize];
+                    assert!(!blocks.is_empty() && blocks.is_sorted());
+                    for block in blocks {
+                        let rows =
+                            [0, 1].into_iter().filter(|half| block >> half & 1 != 0).map(|half| 2 * first + half);
+                        pairs.extend(rows.map(|row| (sequence, row, (block / 4) as usize)));
+                    }
+                }
+                entry += 1;
+            }
+        }
+        assert_eq!(by_queries[0].len(), entry + 1);
+        assert_eq!(pairs.len(), lists.squares());
+        for &(sequence, row, column) in &pairs {
+            assert!(lists.columns(sequence, row).contains(&(column as u32)));
+        }
+        let mut flipped: Vec<_> = transposed.iter().map(|&(sequence, row, column)| (sequence, column, row)).collect();
+        flipped.sort_unstable();
+        pairs.sort_unstable();
+        assert_eq!(flipped, pairs);
+    }
+
+    #[test]
+    fn large_blocks_are_made_of_squares() {
+        let lists = BlockLists::new(&PATTERN, &[0, 2000]).unwrap();
+        let blocks = PATTERN.blocks(16);
+        for row in 0..32 {
+            let squares: Vec<u32> =
+                (0..32).filter(|square| blocks[row / 2].contains(&(square / 2))).map(|s| s as u32).collect();
+            assert_eq!(lists.columns(0, row), squares);
+        }
+        let error = BlockLists::new(&AttentionPattern { block: 96, ..PATTERN }, &[0, 5]).unwrap_err().to_string();
+        assert!(error.contains("96") && error.contains("64"), "{error}");
+    }
+}
