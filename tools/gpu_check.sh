@@ -86,25 +86,26 @@ model() {
 train() {
     rm -rf "$out/runs"
     genome=sample/grch37_X_46M-56M.2bit
-    types="bf16 f32"
-    [ "$device" = cpu ] && types="f32"
+    types="bf16 f32" sizes="--steps 60 --tokens-per-step 8192" windows=$out/runs/data
+    [ "$device" = cpu ] && types=f32 sizes="--steps 4 --tokens-per-step 512" windows=$out/runs/data/dev.tsv
     check dataset 60 "$program" splice dataset --genome $genome --annotation sample/grch37_X_46M-56M.gff3.gz --k 3 \
         --window 80 --out "$out/runs/data" || return
     for type in $types; do
         for run in "pretrain-$type" "again-$type"; do
-            check "$run" 60 "$program" pretrain --genome $genome --preset splice-small --max-length 256 --steps 60 \
-                --tokens-per-step 8192 --micro-batches 2 --learning-rate 1e-3 --hold-out X:9,000,001-10,000,000 \
-                --eval-every 60 --log-every 20 --device "$device" --dtype "$type" --out "$out/runs/$run"
+            # shellcheck disable=SC2086
+            check "$run" 60 "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
+                --micro-batches 2 --learning-rate 1e-3 --hold-out X_46000001_56000000:9,000,001-10,000,000 --log-every 20 \
+                --quiet --device "$device" --dtype "$type" --out "$out/runs/$run"
         done
         figures "pretrain-$type" 'tokens/s|held out'
         check "repeatable-$type" 10 cmp "$out/runs/pretrain-$type/model.safetensors" "$out/runs/again-$type/model.safetensors"
-        check "finetune-$type" 60 "$program" finetune --data "$out/runs/data" --init "$out/runs/pretrain-$type" --head site \
-            --window 80 --epochs 1 --batch 64 --learning-rate 1e-3 --device "$device" --dtype "$type" \
-            --out "$out/runs/finetune-$type"
+        check "finetune-$type" 60 "$program" finetune --data "$windows" --init "$out/runs/pretrain-$type" --head site \
+            --window 80 --epochs 1 --batch 64 --learning-rate 1e-3 --quiet --device "$device" \
+            --dtype "$type" --out "$out/runs/finetune-$type"
         figures "finetune-$type" 'tokens/s|accuracy|MCC'
         check "evaluate-$type" 60 "$program" evaluate --model "$out/runs/finetune-$type" --data "$out/runs/data/test.tsv" \
             --device "$device" --dtype "$type"
-        figures "evaluate-$type" '^model|^position'
+        figures "evaluate-$type" 'windows: accuracy|^model|^position'
     done
 }
 
