@@ -39,6 +39,9 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A device has not as much memory as was asked for.
+    #[error("{0}")]
+    OutOfMemory(Box<Shortage>),
     /// The computation itself failed (a loss that is not a number, say).
     #[error("{0}")]
     Failed(String),
@@ -47,7 +50,68 @@ pub enum Error {
     Interrupted(String),
 }
 
+/// What is known of a device that has not enough memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// The device.
+    pub device: String,
+    /// Bytes that were asked for.
+    pub needed: usize,
+    /// Bytes that are free.
+    pub free: usize,
+    /// Bytes that the device has.
+    pub total: usize,
+    /// What the bytes were for; empty where nobody has said.
+    pub purpose: String,
+    /// What holds memory already, and how many bytes.
+    pub held: Vec<(&'static str, usize)>,
+    /// What the user can do about it.
+    pub remedy: &'static str,
+}
+
+impl std::fmt::Display for Shortage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let purpose = if self.purpose.is_empty() { "the next step" } else { &self.purpose };
+        let (needed, free, total) = (size(self.needed), size(self.free), size(self.total));
+        write!(f, "out of memory on {}: {purpose} takes {needed} more, and {free} of {total} are free", self.device)?;
+        let held: Vec<String> = self.held.iter().map(|(what, bytes)| format!("{what} {}", size(*bytes))).collect();
+        if !held.is_empty() {
+            write!(f, "\n  held so far: {}", held.join(", "))?;
+        }
+        let remedy = if self.remedy.is_empty() { "use a device with more memory" } else { self.remedy };
+        write!(f, "\n  what to do: {remedy}")
+    }
+}
+
+/// A number of bytes for people.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
 impl Error {
+    /// Says of an [`Error::OutOfMemory`] what the memory was for, and what to do; leaves other errors as they are.
+    #[must_use]
+    pub fn needed_for(mut self, purpose: impl Into<String>, remedy: &'static str) -> Self {
+        if let Self::OutOfMemory(shortage) = &mut self {
+            shortage.purpose = purpose.into();
+            shortage.remedy = remedy;
+        }
+        self
+    }
+
+    /// Says of an [`Error::OutOfMemory`] what holds memory already; leaves other errors as they are.
+    #[must_use]
+    pub fn beside(mut self, held: impl FnOnce() -> Vec<(&'static str, usize)>) -> Self {
+        if let Self::OutOfMemory(shortage) = &mut self {
+            shortage.held = held();
+        }
+        self
+    }
+
     /// An [`Error::Input`] at `place` in `path`.
     pub fn input(
         path: impl AsRef<Path>,
@@ -73,7 +137,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input { .. } | Self::Usage { .. } | Self::Io { .. } => 2,
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::OutOfMemory(_) => 1,
             Self::Interrupted(_) => 130,
         }
     }

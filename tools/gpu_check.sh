@@ -1,49 +1,160 @@
 #!/bin/sh
-# Checks a machine with an NVIDIA GPU, with what tools/gpu_pack.sh built: no Rust, no network.
+# Checks a machine with an NVIDIA GPU, with the folder that tools/gpu_pack.sh made: no Rust, no network, ten minutes at most.
 #
-#   tools/gpu_check.sh [OUTPUT]     everything; writes OUTPUT/summary.txt and the logs beside it (default: gpu-check-results)
+#   gpu_check.sh                    everything
+#   gpu_check.sh PART [NAME]...     one part; NAME says which tests of it, or which preset
 #
-# In order: what the machine has; the whole model on the GPU against the CPU, twice for repeatability; a short bf16 pretraining
-# and fine-tuning on the sample; throughput of mini and dnabert-6; compute-sanitizer over the model test.
+#   kernels    every kernel on the GPU against the CPU operation, one by one; NAME as in `layernorm` or `gemm::any_product`
+#   model      whole training steps on the GPU against the CPU: losses, batches made on the GPU, resuming, errors
+#   train      a short pretraining and fine-tuning on the sample, bf16 and f32; the same bits twice
+#   sanitize   compute-sanitizer's memcheck and racecheck over kernel tests of small shapes; NAME as in kernels
+#   bench      throughput; NAME is a preset
+#
+# Environment: HELIXGRAD_CHECK_DEVICE (cuda, cuda:1; default cuda), HELIXGRAD_CHECK_OUT (default gpu-check-results): summary.txt
+# and a log for every line of it. HELIXGRAD_CHECK_DEVICE=cpu rehearses the script on a machine without a GPU: kernels run in the
+# emulator, through the library's driver, and trainings on the CPU; its figures mean nothing.
 set -u
-cd "$(dirname "$0")/.."
-out=${1:-gpu-check-results}
-mkdir -p "$out"
+here=$(cd "$(dirname "$0")" && pwd)
+[ -x "$here/helixgrad" ] || here=$here/../gpu-check
+cd "$here" || exit 2
+program=./helixgrad
+if [ ! -x "$program" ]; then
+    echo "gpu_check.sh: no gpu-check/helixgrad; make the folder with tools/gpu_pack.sh where there are Rust and nvcc" >&2
+    exit 2
+fi
+
+device=${HELIXGRAD_CHECK_DEVICE:-cuda}
+out=${HELIXGRAD_CHECK_OUT:-gpu-check-results}
+mkdir -p "$out" || exit 2
 summary=$out/summary.txt
 : >"$summary"
 failures=0
+export HELIXGRAD_TEST_DEVICE="$device"
+[ "$device" = cpu ] && export HELIXGRAD_TEST_DEVICE=emulator
 
-# check NAME COMMAND...: runs it, keeps its log, and adds a line to the summary.
-check() {
-    name=$1
-    shift
-    if "$@" >"$out/$name.log" 2>&1; then
-        echo "ok      $name" | tee -a "$summary"
-    else
-        echo "FAILED  $name (see $name.log): $(tail -1 "$out/$name.log")" | tee -a "$summary"
-        failures=$((failures + 1))
-    fi
+say() {
+    echo "$*" | tee -a "$summary"
 }
 
-program=gpu-check/helixgrad
-export HELIXGRAD_TEST_DEVICE=cuda
+# check NAME SECONDS COMMAND...: runs it for so long at most, keeps its log, and adds a line to the summary.
+check() {
+    name=$1 limit=$2
+    shift 2
+    started=$(date +%s)
+    timeout "$limit" "$@" >"$out/$name.log" 2>&1
+    status=$?
+    seconds=$(($(date +%s) - started))
+    case $status in
+    0) say "ok      $name (${seconds} s)" ;;
+    124) say "FAILED  $name: stopped after $limit s (see $name.log)" ;;
+    *) say "FAILED  $name (${seconds} s, see $name.log): $(grep -m 1 -E 'panicked|error|ERROR' "$out/$name.log" || tail -1 "$out/$name.log")" ;;
+    esac
+    [ $status -eq 0 ] || failures=$((failures + 1))
+    return $status
+}
 
-check machine nvidia-smi
-check doctor "$program" doctor
-check model-on-gpu gpu-check/test-devices --nocapture
-rm -rf "$out/demo"
-check demo-bf16 "$program" demo --quick --device cuda --out "$out/demo"
-check train-mini-bf16 "$program" bench train --preset mini --device cuda --batch 128 --steps 20
-check train-dnabert6-bf16 "$program" bench train --preset dnabert-6 --device cuda --batch 128 --steps 10
-if command -v compute-sanitizer >/dev/null; then
-    check memcheck compute-sanitizer --error-exitcode 1 gpu-check/test-devices hidden_states
-    check racecheck compute-sanitizer --tool racecheck --error-exitcode 1 gpu-check/test-devices hidden_states
+# figures NAME PATTERN: the lines of a log that belong into the summary.
+figures() {
+    grep -h -E "$2" "$out/$1.log" 2>/dev/null | sed 's/^/        /' | tee -a "$summary"
+}
+
+machine() {
+    say "helixgrad's GPU check, $(date -u '+%Y-%m-%d %H:%M') UTC, device $device"
+    if command -v nvidia-smi >/dev/null; then
+        nvidia-smi --query-gpu=index,name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv | tee -a "$summary"
+    else
+        say "no nvidia-smi"
+    fi
+    check doctor 30 "$program" doctor
+    figures doctor .
+}
+
+kernels() {
+    # In the emulator the long products would take minutes.
+    skip=
+    [ "$device" = cpu ] && skip="--skip a_long_k --skip any_product --skip aligned_products --skip attention"
+    # shellcheck disable=SC2086
+    check kernels 120 ./test-kernels "$@" $skip
+    figures kernels '^test result|FAILED'
+}
+
+model() {
+    check model 150 ./test-devices --nocapture "$@"
+    figures model '^test result|FAILED|is off by'
+}
+
+train() {
+    rm -rf "$out/runs"
+    genome=sample/grch37_X_46M-56M.2bit
+    types="bf16 f32" sizes="--steps 60 --tokens-per-step 8192" windows=$out/runs/data
+    [ "$device" = cpu ] && types=f32 sizes="--steps 4 --tokens-per-step 512" windows=$out/runs/data/dev.tsv
+    check dataset 60 "$program" splice dataset --genome $genome --annotation sample/grch37_X_46M-56M.gff3.gz --k 3 \
+        --window 80 --out "$out/runs/data" || return
+    for type in $types; do
+        for run in "pretrain-$type" "again-$type"; do
+            # shellcheck disable=SC2086
+            check "$run" 60 "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
+                --micro-batches 2 --learning-rate 1e-3 --hold-out X_46000001_56000000:9,000,001-10,000,000 --log-every 20 \
+                --quiet --device "$device" --dtype "$type" --out "$out/runs/$run"
+        done
+        figures "pretrain-$type" 'tokens/s|held out'
+        check "repeatable-$type" 10 cmp "$out/runs/pretrain-$type/model.safetensors" "$out/runs/again-$type/model.safetensors"
+        check "finetune-$type" 60 "$program" finetune --data "$windows" --init "$out/runs/pretrain-$type" --head site \
+            --window 80 --epochs 1 --batch 64 --learning-rate 1e-3 --quiet --device "$device" \
+            --dtype "$type" --out "$out/runs/finetune-$type"
+        figures "finetune-$type" 'tokens/s|accuracy|MCC'
+        check "evaluate-$type" 60 "$program" evaluate --model "$out/runs/finetune-$type" --data "$out/runs/data/test.tsv" \
+            --device "$device" --dtype "$type"
+        figures "evaluate-$type" 'windows: accuracy|^model|^position'
+    done
+}
+
+sanitize() {
+    if ! command -v compute-sanitizer >/dev/null; then
+        say "skipped memcheck, racecheck: no compute-sanitizer on this machine"
+        return
+    fi
+    # One test of small shapes for every kernel that shares memory or has tails; the rest would take longer than it tells.
+    small="a_label_that runs_that_cross rows_there both_row_layouts a_norm_that short_sequences single_elements tanh dropout
+        accumulate the_tails the_schedule the_device_makes a_factor_that"
+    [ $# -gt 0 ] && small="$*"
+    # shellcheck disable=SC2086
+    check memcheck 100 compute-sanitizer --error-exitcode 9 ./test-kernels --test-threads 1 $small
+    figures memcheck 'ERROR SUMMARY'
+    # shellcheck disable=SC2086
+    check racecheck 100 compute-sanitizer --tool racecheck --error-exitcode 9 ./test-kernels --test-threads 1 $small
+    figures racecheck 'RACECHECK SUMMARY'
+}
+
+bench() {
+    sizes="--batch 128 --steps 20"
+    [ "$device" = cpu ] && sizes="--batch 1 --length 64 --steps 1"
+    [ $# -gt 0 ] || set -- mini dnabert-6
+    for preset in "$@"; do
+        # shellcheck disable=SC2086
+        check "bench-$preset" 60 "$program" bench train --preset "$preset" --device "$device" $sizes
+        figures "bench-$preset" 'tokens/s'
+    done
+}
+
+if [ $# -eq 0 ]; then
+    machine
+    for part in kernels model train sanitize bench; do
+        say ""
+        say "$part"
+        $part
+    done
 else
-    echo "skipped memcheck, racecheck: no compute-sanitizer" | tee -a "$summary"
+    part=$1
+    shift
+    case $part in
+    kernels | model | train | sanitize | bench) machine && $part "$@" ;;
+    *)
+        echo "gpu_check.sh: no part $part; there are kernels, model, train, sanitize, bench" >&2
+        exit 2
+        ;;
+    esac
 fi
-{
-    echo
-    grep -h "tokens/s" "$out"/train-*.log 2>/dev/null
-} | tee -a "$summary"
-echo "$failures failed" | tee -a "$summary"
+say ""
+say "$failures failed; the logs are in $(cd "$out" && pwd)"
 [ "$failures" -eq 0 ]

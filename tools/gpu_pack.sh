@@ -1,23 +1,40 @@
 #!/bin/sh
-# Builds what a machine with an NVIDIA GPU but without Rust needs for tools/gpu_check.sh, into gpu-check/ (ignored by git):
-# the program with its kernels, the tests that can run on a GPU, and the benches. Stripped.
+# Builds what a machine with an NVIDIA GPU but without Rust needs, into gpu-check/ (ignored by git): the program with its
+# kernels, the tests that can run on a GPU, the benches, the sample and gpu_check.sh. Carry the folder there and run gpu_check.sh in it.
+# Stripped, under 60 MB together. HELIXGRAD_PACK_PROFILE=dev takes the binaries of `cargo test` instead, without benches, to rehearse.
 set -eu
 cd "$(dirname "$0")/.."
 
-tools/install-nvcc.sh
-cargo build --release --locked
+profile=${HELIXGRAD_PACK_PROFILE:-release}
+[ "$profile" = dev ] || tools/install-nvcc.sh
+[ "$profile" = dev ] && folder=debug || folder=$profile
 rm -rf gpu-check
-mkdir gpu-check
-cp target/release/helixgrad gpu-check/helixgrad
-# cargo names test programs by a hash; its own messages say which is which.
-tests=$(cargo test --release --locked --no-run --test devices --message-format=json |
-    sed -n 's/.*"name":"devices".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-cp "$tests" gpu-check/test-devices
-strip gpu-check/helixgrad gpu-check/test-devices
-cargo bench --locked --no-run --message-format=json |
-    sed -n 's/.*"kind":\["bench"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
-    while read -r name bench; do
-        cp "$bench" "gpu-check/bench-$name"
-        strip "gpu-check/bench-$name"
-    done
-du -sh gpu-check
+mkdir -p gpu-check/sample gpu-check/tools
+
+cargo build --locked --profile "$profile" --bin helixgrad
+cp "${CARGO_TARGET_DIR:-target}/$folder/helixgrad" gpu-check/helixgrad
+for test in kernels devices; do
+    # cargo names test programs by a hash; its own messages say which is which. (Tests have profile `test` where the rest has dev.)
+    [ "$profile" = dev ] && of=test || of=$profile
+    built=$(cargo test --locked --profile "$of" --no-run --test $test --message-format=json |
+        sed -n 's/.*"name":"'$test'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    cp "$built" gpu-check/test-$test
+done
+if [ "$profile" != dev ]; then
+    cargo bench --locked --no-run --message-format=json |
+        sed -n 's/.*"kind":\["bench"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
+        while read -r name bench; do
+            cp "$bench" "gpu-check/bench-$name"
+        done
+fi
+find gpu-check -maxdepth 1 -type f -exec strip {} +
+cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
+cp tools/gpu_check.sh gpu-check/
+cp tools/gpu_bench.sh tools/torch_*.py gpu-check/tools/
+
+kilobytes=$(du -sk gpu-check | cut -f1)
+echo "gpu-check: $((kilobytes / 1024)) MB"
+if [ "$kilobytes" -gt 61440 ]; then
+    echo "gpu_pack.sh: gpu-check/ is over 60 MB" >&2
+    exit 1
+fi

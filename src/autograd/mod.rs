@@ -6,6 +6,6 @@ mod parameters;
 mod profile;
 mod tape;
 
-pub use parameters::{Matrix, Parameters, Spec, Vector};
+pub use parameters::{Matrix, Parameters, SMALLER_MODEL, Spec, Vector};
 pub use profile::{Call, Pass, Profile, Total};
 pub use tape::{DeviceBatch, Tape, Tensor};

@@ -3,6 +3,9 @@
 use crate::Result;
 use crate::device::{Buffer, DType, Device};
 
+/// What to do where a model itself does not fit a device.
+pub const SMALLER_MODEL: &str = "choose a smaller model (--preset, --layers, --hidden), or a device with more memory";
+
 /// Where a parameter lies in the flat buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -108,10 +111,20 @@ impl Parameters {
         let weights =
             self.master.take().unwrap_or_else(|| std::mem::replace(&mut self.values, Buffer::zeros(0, dtype)));
         let kept = if weights.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        self.values = weights.copy_to(device, dtype)?;
-        self.gradients = self.gradients.copy_to(device, kept)?;
-        self.master = if dtype == DType::Bf16 { Some(weights.copy_to(device, kept)?) } else { None };
+        let copy = |buffer: &Buffer, dtype, what: &str| {
+            buffer.copy_to(device, dtype).map_err(|error| error.needed_for(what, SMALLER_MODEL))
+        };
+        self.values = copy(&weights, dtype, "the model's weights")?;
+        self.gradients = copy(&self.gradients, kept, "the gradients")?;
+        self.master =
+            if dtype == DType::Bf16 { Some(copy(&weights, kept, "the f32 copy of the weights")?) } else { None };
         Ok(())
+    }
+
+    /// Bytes of weights and of gradients, where they lie.
+    pub fn memory_bytes(&self) -> [usize; 2] {
+        let master = self.master.as_ref().map_or(0, Buffer::capacity_bytes);
+        [self.values.capacity_bytes() + master, self.gradients.capacity_bytes()]
     }
 
     /// The weights at their best precision, on the host.

@@ -6,6 +6,8 @@
 //!
 //! Buffers come from a pool. The sizes of one step repeat in the next, so later steps allocate nothing.
 
+mod recompute;
+
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -111,6 +113,10 @@ pub struct Tape {
     work: Work,
     /// Whether a profiler's range is open for it.
     in_range: bool,
+    /// Passes begun.
+    passes: u64,
+    /// The operation that ran last, or is running on the way back.
+    place: (&'static str, Pass),
     profile: Option<Profile>,
 }
 
@@ -146,6 +152,8 @@ impl Tape {
             layer: None,
             work: Work::default(),
             in_range: false,
+            passes: 0,
+            place: ("", Pass::Forward),
             profile: None,
         }
     }
@@ -166,10 +174,12 @@ impl Tape {
     }
 
     fn reset(&mut self) {
+        self.passes += 1;
         self.nodes.clear();
         self.shared.clear();
         self.dropout_sites = 0;
         self.enter_layer(None);
+        self.place = ("", Pass::Forward);
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
         self.pool.extend(used);
     }
@@ -212,13 +222,37 @@ impl Tape {
         let mut buffer = match best {
             // A far larger buffer is left for what needs it.
             Some((index, found)) if found.capacity_bytes() <= 2 * bytes + 4096 => self.pool.swap_remove(index),
-            _ => Buffer::on(&self.device, len, dtype)?,
+            _ => self.allocate_new(len, dtype)?,
         };
         buffer.reshape(len, dtype);
         if cfg!(debug_assertions) {
             buffer.poison()?;
         }
         Ok(buffer)
+    }
+
+    /// Memory of the device. After the first pass only sizes that vary, as the number of masked tokens does, come here: they
+    /// get a quarter to spare, and soon none comes any more. Where no memory is left, what the pool keeps is given up for it.
+    fn allocate_new(&mut self, len: usize, dtype: DType) -> Result<Buffer> {
+        let room = if self.passes > 1 { len + len / 4 } else { len };
+        let buffer = match Buffer::on(&self.device, room, dtype) {
+            Err(Error::OutOfMemory(_)) if !self.pool.is_empty() => {
+                self.pool.clear();
+                Buffer::on(&self.device, len, dtype)
+            }
+            other => other,
+        };
+        buffer.map_err(|error| {
+            let purpose = match self.place {
+                (op, Pass::Backward) => format!("the way back through {op}"),
+                ("", _) => "the first operation".into(),
+                (op, _) => format!("the operation after {op}"),
+            };
+            error.needed_for(
+                purpose,
+                "give --recompute layer, raise --micro-batches, or lower --tokens-per-step or --batch",
+            )
+        })
     }
 
     /// A buffer for statistics and partial sums: f32, or f64 where the activations are.
@@ -326,6 +360,7 @@ impl Tape {
         backward: impl FnOnce(&mut Self, &mut Parameters) -> Result<()> + 'static,
     ) {
         self.clock(op, Pass::Forward, started);
+        self.place = (op, Pass::Forward);
         if self.recording {
             self.nodes.push(Node { op, layer: self.layer, backward: Box::new(backward) });
         }
@@ -372,13 +407,21 @@ impl Tape {
     /// Whatever a backward rule returns.
     pub fn backward(&mut self, parameters: &mut Parameters) -> Result<()> {
         let _pass = nvtx::range(|| Pass::Backward.name().into());
-        while let Some(Node { op, layer, backward }) = self.nodes.pop() {
+        self.back_to(0, parameters)?;
+        self.enter_layer(None);
+        Ok(())
+    }
+
+    /// Goes back until only the first `nodes` nodes are left.
+    fn back_to(&mut self, nodes: usize, parameters: &mut Parameters) -> Result<()> {
+        while self.nodes.len() > nodes {
+            let Some(Node { op, layer, backward }) = self.nodes.pop() else { break };
             self.enter_layer(layer);
             let started = self.start(op);
+            self.place = (op, Pass::Backward);
             backward(self, parameters)?;
             self.clock(op, Pass::Backward, started);
         }
-        self.enter_layer(None);
         Ok(())
     }
 

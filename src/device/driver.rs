@@ -7,7 +7,7 @@ use super::attention_kernels::AttentionPath;
 use super::gemm_choice::GemmTable;
 use super::product::Product;
 use super::{Buffer, Mark, TensorMap, Work};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A machine that runs kernels.
 pub trait Driver: Send + Sync {
@@ -28,7 +28,7 @@ pub trait Driver: Send + Sync {
     /// Allocates device memory, aligned to 256 bytes; returns its address.
     ///
     /// # Errors
-    /// [`crate::Error::Failed`] saying how much was asked for and how much is free.
+    /// [`crate::Error::OutOfMemory`] saying how much was asked for and how much is free.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
     /// Frees memory.
@@ -161,14 +161,25 @@ pub struct Launch {
     pub arguments: Vec<Argument>,
     /// What it costs at the least, for profiles; nothing depends on it.
     pub work: Work,
+    /// The counts among the arguments, for messages: they tell the shapes.
+    sizes: Vec<usize>,
+    /// A count that the kernel's type for it cannot hold.
+    oversized: Option<usize>,
 }
 
 impl Launch {
     /// A launch of `blocks` blocks of `threads` threads.
     pub fn new(kernel: impl Into<String>, blocks: usize, threads: u32) -> Self {
-        let grid = [blocks as u32, 1, 1];
-        let (block, arguments) = ([threads, 1, 1], Vec::new());
-        Self { kernel: kernel.into(), grid, block, shared_bytes: 0, arguments, work: Work::default() }
+        Self {
+            kernel: kernel.into(),
+            grid: [dimension(blocks), 1, 1],
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            arguments: Vec::new(),
+            work: Work::default(),
+            sizes: Vec::new(),
+            oversized: None,
+        }
     }
 
     /// States what the launch costs at the least.
@@ -179,7 +190,7 @@ impl Launch {
 
     /// Sets the grid in three dimensions.
     pub fn grid(mut self, x: usize, y: usize, z: usize) -> Self {
-        self.grid = [x as u32, y as u32, z as u32];
+        self.grid = [x, y, z].map(dimension);
         self
     }
 
@@ -223,12 +234,17 @@ impl Launch {
     }
 
     /// Adds a count as the kernel's `int`.
-    pub fn int(self, count: usize) -> Self {
+    pub fn int(mut self, count: usize) -> Self {
+        self.sizes.push(count);
+        if i32::try_from(count).is_err() {
+            self.oversized = Some(count);
+        }
         self.value(count as i32)
     }
 
     /// Adds a count as the kernel's `int64_t`.
-    pub fn long(self, count: usize) -> Self {
+    pub fn long(mut self, count: usize) -> Self {
+        self.sizes.push(count);
         self.value(count as i64)
     }
 
@@ -257,8 +273,67 @@ impl Launch {
         self.value(0u64)
     }
 
-    /// Grid, block and shared bytes, for messages.
+    /// Grid, block, shared bytes and counts, for messages.
     pub fn shape(&self) -> String {
-        format!("grid {:?}, block {:?}, {} shared bytes", self.grid, self.block, self.shared_bytes)
+        let Self { grid, block, shared_bytes, sizes, .. } = self;
+        format!("grid {grid:?}, block {block:?}, {shared_bytes} shared bytes, sizes {sizes:?}")
+    }
+
+    /// Refuses what no GPU can run: counts over 31 bits, and grids and blocks beyond CUDA's limits.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the kernel, the number and its limit.
+    pub fn check(&self) -> Result<()> {
+        let [x, y, z] = self.grid;
+        let threads: u64 = self.block.iter().map(|&threads| u64::from(threads)).product();
+        let found = if let Some(count) = self.oversized {
+            format!("a count of {count}, and the kernel counts to 2^31 - 1")
+        } else if x > i32::MAX as u32 || y > 65_535 || z > 65_535 {
+            format!("a grid of {x} x {y} x {z} blocks, where a GPU takes 2^31 - 1 x 65,535 x 65,535")
+        } else if self.grid.contains(&0) {
+            "a grid without blocks".into()
+        } else if !(1..=1024).contains(&threads) {
+            format!("blocks of {threads} threads, where a GPU takes 1 to 1,024")
+        } else {
+            return Ok(());
+        };
+        Err(Error::usage(
+            format!("kernel {self}: {found}"),
+            "compute less at a time: raise --micro-batches, or lower --tokens-per-step or --batch",
+        ))
+    }
+}
+
+impl std::fmt::Display for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.kernel, self.shape())
+    }
+}
+
+/// A number of blocks; one that 32 bits cannot hold becomes one that [`Launch::check`] refuses.
+fn dimension(blocks: usize) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_gpu_can_run_is_refused_by_name() {
+        let refused = |launch: Launch| launch.check().err().map(|error| error.to_string()).unwrap_or_default();
+        let launch = |blocks| Launch::new("gather_forward_f32", blocks, 256);
+        assert_eq!(refused(launch(i32::MAX as usize).int(i32::MAX as usize).long(1 << 40).grid(1, 65_535, 65_535)), "");
+        let text = refused(launch(1).int(1 << 31));
+        assert!(
+            text.contains("gather_forward_f32 (grid [1, 1, 1]") && text.contains("a count of 2147483648"),
+            "{text}"
+        );
+        assert!(text.contains("--micro-batches"), "{text}");
+        for beyond in [launch(1 << 31), launch(1 << 40), launch(1).grid(1, 65_536, 1), launch(1).grid(1, 1, 1 << 33)] {
+            assert!(refused(beyond).contains("a grid of"));
+        }
+        assert!(refused(launch(0)).contains("without blocks"));
+        assert!(refused(launch(1).block(32, 33, 1)).contains("blocks of 1056 threads"));
     }
 }

@@ -14,6 +14,7 @@ mod driver;
 pub mod gemm_choice;
 pub mod gemm_plan;
 pub mod kernels;
+mod launch_log;
 mod mark;
 pub mod nvtx;
 pub mod product;
@@ -22,11 +23,12 @@ pub mod sampling_plan;
 mod tensor_map;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use buffer::{Buffer, DType, Element};
 pub use driver::{Argument, Driver, Launch, Value};
 pub use gemm_choice::GemmChoice;
+pub use launch_log::LaunchLog;
 pub use mark::Mark;
 pub use tensor_map::{Swizzle, TensorMap};
 pub use work::Work;
@@ -118,19 +120,26 @@ impl Device {
         AttentionKernels::choose(driver.attention_path(), dtype, head_dim, capability, hooks).map(Some)
     }
 
-    /// Runs a kernel on a device that has kernels.
+    /// Runs a kernel on a device that has kernels. With `HELIXGRAD_CHECK_LAUNCHES=1` in the environment it waits until the
+    /// kernel is done, so that a failure is told with the launch that caused it; otherwise that shows at a later call.
     ///
     /// # Errors
-    /// [`Error::Failed`] naming the kernel and its launch.
+    /// [`Error::Failed`] naming the kernel and its launch; [`Error::Usage`] for a launch beyond what a GPU can count.
     ///
     /// # Panics
     /// On the CPU: a fault of the caller, never of input.
     pub fn launch(&self, launch: &Launch) -> Result<()> {
+        static CHECK: OnceLock<bool> = OnceLock::new();
         let Self::Kernels(driver) = self else { panic!("a kernel was launched on the CPU device") };
+        launch.check()?;
         // SAFETY: a launch is put together by one operation from live buffers of this device; that its arguments are those
         // of the kernel, and its buffers large enough, is what the kernel tests establish, in the emulator with guard pages
         // around every buffer.
-        unsafe { driver.launch(launch) }
+        unsafe { driver.launch(launch) }?;
+        if *CHECK.get_or_init(|| std::env::var_os("HELIXGRAD_CHECK_LAUNCHES").is_some_and(|value| value != "0")) {
+            return driver.synchronize().map_err(|error| Error::Failed(format!("kernel {launch} failed: {error}")));
+        }
+        Ok(())
     }
 
     /// The measurements that matrix products were chosen by; none on the CPU, or where the choice is firm.

@@ -20,7 +20,21 @@ pub struct Model {
     pub head: Head,
     /// Weights and gradients.
     pub parameters: Parameters,
+    /// What of the activations is not kept for the way back.
+    pub recompute: Recompute,
     layout: Layout,
+}
+
+/// What of the activations is computed again on the way back instead of being kept: memory for time, and not a bit of the
+/// result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recompute {
+    /// Nothing: everything is kept.
+    #[default]
+    None,
+    /// Whole encoder layers: only their inputs are kept, and a third of the matrix products comes on top.
+    Layer,
 }
 
 impl Model {
@@ -31,7 +45,7 @@ impl Model {
     pub fn zeros(config: Config, head: Head, dtype: DType) -> Result<Self> {
         let layout = layout(&config, &head)?;
         let parameters = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
-        Ok(Self { config, head, parameters, layout })
+        Ok(Self { config, head, parameters, recompute: Recompute::default(), layout })
     }
 
     /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the row of `[PAD]` zero, biases 0,
@@ -215,7 +229,24 @@ impl Model {
     /// One encoder layer. With [`Rows::OfHead`] the output has only the rows that the head reads: what follows the
     /// attention works row by row, so the others need not be computed.
     fn layer(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: &Layer, x: Tensor, rows: Rows) -> Result<Tensor> {
-        let (parameters, config) = (&self.parameters, &self.config);
+        if self.recompute == Recompute::None {
+            return Self::compute_layer(tape, &self.parameters, &self.config, batch, layer, x, rows);
+        }
+        let (config, batch, layer) = (self.config.clone(), Rc::clone(batch), layer.clone());
+        tape.recompute(&self.parameters, move |tape, parameters| {
+            Self::compute_layer(tape, parameters, &config, &batch, &layer, x, rows)
+        })
+    }
+
+    fn compute_layer(
+        tape: &mut Tape,
+        parameters: &Parameters,
+        config: &Config,
+        batch: &Rc<DeviceBatch>,
+        layer: &Layer,
+        x: Tensor,
+        rows: Rows,
+    ) -> Result<Tensor> {
         let dropout = config.hidden_dropout_prob;
         let qkv = linear(tape, parameters, x, layer.qkv)?;
         let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);

@@ -8,7 +8,7 @@ mod layout;
 mod presets;
 mod task;
 
-pub use bert::{Model, Rows};
+pub use bert::{Model, Recompute, Rows};
 pub use config::{Config, Head};
 pub use presets::{PRESETS, Preset, preset};
 pub use task::{Classification, Task};

@@ -29,7 +29,7 @@ pub mod work;
 pub use attention::attention;
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use binary_cross_entropy::binary_cross_entropy;
-pub use cross_entropy::{Loss, cross_entropy};
+pub use cross_entropy::{Loss, Losses, cross_entropy, cross_entropy_into};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;

@@ -8,7 +8,6 @@
 
 use std::rc::Rc;
 
-use crate::Result;
 use crate::autograd::{DeviceBatch, Tape};
 use crate::device::sampling_plan::{
     CorpusArgument, CorpusTables, DrawsArgument, MaskingArgument, THREADS, TILE_ROWS, capacity,
@@ -19,6 +18,7 @@ use crate::kmer::corpus::Corpus;
 use crate::kmer::hiding::Plan;
 use crate::kmer::key::BatchKey;
 use crate::philox::Purpose;
+use crate::{Error, Result};
 
 /// A corpus in the memory of a device.
 pub struct Sampler {
@@ -35,8 +35,10 @@ impl Sampler {
     /// Those of [`CorpusTables::new`] and of the device, out of memory among them.
     pub fn new(device: &Device, corpus: &Corpus) -> Result<Self> {
         let tables = CorpusTables::new(corpus)?;
-        let packed = Buffer::upload(device, &tables.packed)?;
-        let words = |values: &[u64]| Buffer::upload(device, bytemuck::cast_slice::<u64, i32>(values));
+        let memory =
+            |error: Error| error.needed_for("the packed genome", "use a device with more memory, or a smaller genome");
+        let packed = Buffer::upload(device, &tables.packed).map_err(memory)?;
+        let words = |values: &[u64]| Buffer::upload(device, bytemuck::cast_slice::<u64, i32>(values)).map_err(memory);
         let (run_first, run_before) = (words(&tables.run_first)?, words(&tables.run_before)?);
         Ok(Self {
             corpus: tables.argument(packed.address(), run_first.address(), run_before.address()),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::{Parameters, Pass, Tape};
+use crate::autograd::{Parameters, Pass, SMALLER_MODEL, Tape};
 use crate::device::cpu::adamw::{Update, UpdateArgument, update};
 use crate::device::cpu::norm::sum_of_squares;
 use crate::device::{Buffer, DType, Device, Launch, nvtx};
@@ -40,6 +40,11 @@ pub struct AdamW {
     pub second: Buffer,
     /// Updates made.
     pub steps: u64,
+    /// The global gradient norm of the last update before clipping, and on devices with kernels the clipping factor. Here as
+    /// the host knows it, ...
+    norm: f64,
+    /// ... or where a device left it, `[2]`.
+    clip: Option<Buffer>,
 }
 
 impl AdamW {
@@ -49,34 +54,37 @@ impl AdamW {
     /// Out of memory.
     pub fn new(config: AdamWConfig, parameters: &Parameters, device: &Device) -> Result<Self> {
         let zeros = || {
-            let mut moment = Buffer::on(device, parameters.len(), parameters.gradients.dtype())?;
+            let mut moment = Buffer::on(device, parameters.len(), parameters.gradients.dtype())
+                .map_err(|error| error.needed_for("the optimizer's moments", SMALLER_MODEL))?;
             moment.fill_zero()?;
             Ok(moment)
         };
-        Ok(Self { config, first: zeros()?, second: zeros()?, steps: 0 })
+        let clip = match device {
+            Device::Cpu => None,
+            Device::Kernels(_) => Some(Buffer::upload(device, &[0f32; 2])?),
+        };
+        Ok(Self { config, first: zeros()?, second: zeros()?, steps: 0, norm: 0.0, clip })
     }
 
-    /// Clips the gradients by their global norm, updates the weights and sets the gradients to zero.
-    /// Returns the norm before clipping.
+    /// Clips the gradients by their global norm, updates the weights and sets the gradients to zero. On devices with kernels
+    /// it waits for nothing: [`AdamW::norm`] does.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the norm is not a finite number; the weights are as before then.
-    pub fn update(&mut self, tape: &mut Tape, parameters: &mut Parameters, learning_rate: f64) -> Result<f64> {
+    /// [`Error::Failed`] if the norm is known here not to be finite; the weights are as before then. A device leaves them
+    /// as they are, too, and the gradients: the next norm is no better, until somebody asks for it.
+    pub fn update(&mut self, tape: &mut Tape, parameters: &mut Parameters, learning_rate: f64) -> Result<()> {
         let _pass = nvtx::range(|| Pass::Update.name().into());
         let started = tape.start("gradient_norm");
-        let (norm, clip) = self.norm(tape, parameters)?;
+        self.measure(tape, parameters)?;
         tape.clock("gradient_norm", Pass::Update, started);
-        if !norm.is_finite() {
-            return Err(Error::Failed(format!(
-                "the gradient norm is {norm} in update {}: training has diverged; lower the learning rate, or lengthen the warm-up",
-                self.steps + 1
-            )));
+        if self.clip.is_none() {
+            self.check(self.norm, self.steps + 1)?;
         }
 
         let started = tape.start("adamw");
         let limit = self.config.max_gradient_norm;
-        // PyTorch's clip_grad_norm_: the small constant keeps the factor finite.
-        let gradient_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        // PyTorch's clip_grad_norm_: the small constant keeps the factor finite. Kernels read their own from `clip`.
+        let gradient_scale = if limit > 0.0 { (limit / (self.norm + 1e-6)).min(1.0) } else { 1.0 };
         self.steps += 1;
         let constants = Update {
             learning_rate,
@@ -105,26 +113,53 @@ impl AdamW {
                     None => Launch::new("adamw_update_f32", blocks, 256).write(&mut parameters.values),
                 };
                 let launch = launch.write(&mut parameters.gradients).write(&mut self.first).write(&mut self.second);
-                let launch = launch.long(count).long(parameters.decayed).read_at(&clip, 1);
+                let Some(clip) = &self.clip else { panic!("an optimizer of another device than the tape's") };
+                let launch = launch.long(count).long(parameters.decayed).read_at(clip, 1);
                 device.launch(&launch.work(work).value(UpdateArgument::of(&constants)))?;
             }
         }
-        tape.recycle(clip);
         tape.clock("adamw", Pass::Update, started);
+        Ok(())
+    }
+
+    /// The global gradient norm of the last update, before clipping. Waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it is not a finite number: since then nothing was updated.
+    pub fn norm(&self) -> Result<f64> {
+        let norm = match &self.clip {
+            None => self.norm,
+            Some(clip) => f64::from(clip.read::<f32>()?[0]),
+        };
+        self.check(norm, self.steps)?;
         Ok(norm)
     }
 
-    /// The norm, and on devices with kernels (norm, clipping factor) in their memory.
-    fn norm(&self, tape: &mut Tape, parameters: &Parameters) -> Result<(f64, Buffer)> {
-        let mut result = tape.allocate_as(2, DType::F32)?;
+    fn check(&self, norm: f64, update: u64) -> Result<()> {
+        if norm.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "the gradient norm is {norm} in update {update}: training has diverged; lower the learning rate, or lengthen the warm-up"
+        )))
+    }
+
+    /// Bytes of both moments.
+    pub fn memory_bytes(&self) -> usize {
+        self.first.capacity_bytes() + self.second.capacity_bytes()
+    }
+
+    /// Computes the norm, and on devices with kernels the clipping factor.
+    fn measure(&mut self, tape: &mut Tape, parameters: &Parameters) -> Result<()> {
         // A fixed number of parts, so that the sum has the same bits on any chip.
         let parts = parameters.len().div_ceil(2048).clamp(1, 1056);
         let mut partials = tape.allocate_as(parts, DType::F64)?;
         let work = work::norm(parameters.len(), parameters.gradients.dtype().size());
         tape.count(work);
-        let norm = match tape.device() {
+        match tape.device() {
             Device::Cpu => {
-                for_real!(parameters.gradients.dtype(), T => sum_of_squares::<T>(parameters.gradients.slice())).sqrt()
+                let gradients = &parameters.gradients;
+                self.norm = for_real!(gradients.dtype(), T => sum_of_squares::<T>(gradients.slice())).sqrt();
             }
             device => {
                 let launch =
@@ -132,11 +167,11 @@ impl AdamW {
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let limit = self.config.max_gradient_norm as f32;
                 let launch = Launch::new("norm_finish", 1, 256).read(&partials).int(parts).value(limit);
-                device.launch(&launch.write(&mut result))?;
-                f64::from(result.read::<f32>()?[0])
+                let Some(clip) = &mut self.clip else { panic!("an optimizer of another device than the tape's") };
+                device.launch(&launch.write(clip))?;
             }
-        };
+        }
         tape.recycle(partials);
-        Ok((norm, result))
+        Ok(())
     }
 }

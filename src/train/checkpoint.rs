@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
+use crate::autograd::Spec;
 use crate::device::DType;
 use crate::interop::config::{self, ModelConfig};
 use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
@@ -17,15 +18,15 @@ pub use crate::model::Classification;
 use crate::model::{Head, Model};
 use crate::ops::Loss;
 use crate::optim::{AdamW, AdamWConfig};
-use crate::output::{AtomicFile, write_atomic, write_folder_atomic};
+use crate::output::{AtomicFile, write_atomic};
 use crate::{Error, Result};
 
 const MODEL_FILE: &str = "model.safetensors";
 const CONFIG_FILE: &str = "config.json";
 const VOCABULARY_FILE: &str = "vocab.txt";
-const TRAINING_FILE: &str = "training_state.safetensors";
-const STATE_FILE: &str = "state.json";
-const CHECKPOINT_PREFIX: &str = "checkpoint-";
+pub(super) const TRAINING_FILE: &str = "training_state.safetensors";
+pub(super) const STATE_FILE: &str = "state.json";
+pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint-";
 
 /// A model on disk, in memory.
 pub struct Checkpoint {
@@ -96,70 +97,62 @@ impl RunState {
     }
 }
 
+/// A model as it is written to a folder: everything on the host, so that training may go on meanwhile.
+pub struct ModelImage {
+    config: String,
+    vocabulary: Vocabulary,
+    specs: Vec<Spec>,
+    values: Vec<f32>,
+}
+
+impl ModelImage {
+    /// Copies what will be written.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a weight is no finite number; those of the device.
+    pub fn of(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Self> {
+        let values = model.parameters.host_values()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Failed(
+                "a weight is no longer a finite number: training has diverged; lower the learning rate, or lengthen the warm-up".into(),
+            ));
+        }
+        let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
+        Ok(Self { config, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
+    }
+
+    /// Writes `vocab.txt` and `config.json` into `folder`, then the weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        self.vocabulary.write(folder.join(VOCABULARY_FILE))?;
+        write_atomic(folder.join(CONFIG_FILE), &self.config)?;
+        let bytes: &[u8] = bytemuck::cast_slice(&self.values);
+        let mut tensors = Vec::with_capacity(self.specs.len());
+        for spec in &self.specs {
+            let range = spec.range();
+            tensors.push((spec.name.as_str(), view(&spec.shape, &bytes[range.start * 4..range.end * 4])?));
+        }
+        save_tensors(&folder.join(MODEL_FILE), tensors)
+    }
+}
+
 /// Writes the model into `folder`: `vocab.txt` and `config.json`, then the weights.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// As [`ModelImage::of`], and [`Error::Io`].
 pub fn save_model(
     folder: &Path,
     model: &Model,
     vocabulary: &Vocabulary,
     classification: Option<&Classification>,
 ) -> Result<()> {
-    vocabulary.write(folder.join(VOCABULARY_FILE))?;
-    let config = config::to_json(model, vocabulary, classification)?;
-    write_atomic(folder.join(CONFIG_FILE), to_json(&config)?)?;
-    let parameters = &model.parameters;
-    let values = parameters.host_values()?;
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(Error::Failed(
-            "a weight is no longer a finite number: training has diverged; lower the learning rate, or lengthen the warm-up".into(),
-        ));
-    }
-    let bytes: &[u8] = bytemuck::cast_slice(&values);
-    let mut tensors = Vec::with_capacity(parameters.specs.len());
-    for spec in &parameters.specs {
-        let range = spec.range();
-        tensors.push((spec.name.as_str(), view(&spec.shape, &bytes[range.start * 4..range.end * 4])?));
-    }
-    save_tensors(&folder.join(MODEL_FILE), tensors)
-}
-
-/// Writes a checkpoint that a run can be resumed from to `run/checkpoint-STEP`, whole or not at all, and removes all but
-/// the newest `keep`.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn save_checkpoint(
-    run: &Path,
-    model: &Model,
-    vocabulary: &Vocabulary,
-    classification: Option<&Classification>,
-    optimizer: &AdamW,
-    state: &RunState,
-    keep: usize,
-) -> Result<PathBuf> {
-    let path = run.join(format!("{CHECKPOINT_PREFIX}{:08}", state.step));
-    write_folder_atomic(&path, |folder| {
-        save_model(folder, model, vocabulary, classification)?;
-        let shape = [optimizer.first.len()];
-        let (first, second) = (optimizer.first.to_f32()?, optimizer.second.to_f32()?);
-        let tensors = vec![
-            ("first_moment", view(&shape, bytemuck::cast_slice(&first))?),
-            ("second_moment", view(&shape, bytemuck::cast_slice(&second))?),
-        ];
-        save_tensors(&folder.join(TRAINING_FILE), tensors)?;
-        write_atomic(folder.join(STATE_FILE), to_json(state)?)
-    })?;
-    let all = checkpoints(run)?;
-    for (_, old) in all.iter().rev().skip(keep.max(1)) {
-        fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
-    }
-    Ok(path)
+    ModelImage::of(model, vocabulary, classification)?.write(folder)
 }
 
 /// The checkpoints of a run, by step.
-fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub(super) fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run).map_err(Error::io("read the folder", run))? {
         let path = entry.map_err(Error::io("read the folder", run))?.path();
@@ -429,11 +422,11 @@ pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunSt
     Ok(state)
 }
 
-fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
+pub(super) fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
     TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(|error| Error::Failed(error.to_string()))
 }
 
-fn save_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
+pub(super) fn save_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
     // The crate writes to a path: reserve one beside the final name, then sync and rename.
     let file = AtomicFile::create(path)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -458,7 +451,7 @@ fn readable_by_all(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn to_json<T: Serialize>(value: &T) -> Result<String> {
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
     text.push('\n');
     Ok(text)

@@ -1,7 +1,7 @@
 //! Where the masked micro-batches of a pretraining step come from: the host, or the device itself.
 
 use super::pretrain::PretrainOptions;
-use super::step::{StepReport, Trainer};
+use super::step::Trainer;
 use crate::Result;
 use crate::device::Device;
 use crate::kmer::batch::{Batch, BatchShape};
@@ -57,13 +57,13 @@ impl<'a> Feed<'a> {
         (0..self.options.micro_batches).map(key).collect()
     }
 
-    /// Makes step `step` (from 0): its batches, and one update.
+    /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes.
     ///
     /// # Errors
-    /// Those of [`Trainer::step`] and of the data.
-    pub fn step(&self, trainer: &mut Trainer, step: u64, learning_rate: f64) -> Result<StepReport> {
+    /// Those of [`Trainer::advance`] and of the data.
+    pub fn advance(&self, trainer: &mut Trainer, step: u64, learning_rate: f64) -> Result<()> {
         let Some((sampler, corpus)) = &self.sampler else {
-            return trainer.step(&self.host_batches(step)?, learning_rate);
+            return trainer.advance(&self.host_batches(step)?, learning_rate);
         };
         let drawn: Vec<(BatchKey, Plan, BatchShape)> = self
             .keys(step)
@@ -74,7 +74,7 @@ impl<'a> Feed<'a> {
             })
             .collect::<Result<_>>()?;
         let rows = drawn.iter().map(|(_, _, shape)| shape.rows).sum();
-        trainer.step_on(drawn.len(), rows, learning_rate, |_, tape, micro_batch| {
+        trainer.advance_on(drawn.len(), rows, learning_rate, |_, tape, micro_batch| {
             let (key, plan, shape) = &drawn[micro_batch];
             sampler.batch(tape, key, shape, *plan)
         })

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::checkpoint::{Best, Classification, RunState, load, save_checkpoint, save_model};
+use super::checkpoint::{Best, Classification, RunState, load, save_model};
 use super::interrupt;
 use super::peak::Utilisation;
 use super::pretrain::{resume_from, started};
 use super::run::Run;
 use super::scores::{multi_label_figures, regression_figures};
+use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::Trainer;
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
@@ -29,6 +30,8 @@ use crate::{Error, Result};
 
 /// Where in a run's folder the best epoch's model is kept.
 const BEST_FOLDER: &str = "best";
+/// Steps after which a device is asked for its losses, so that a training that has diverged is noticed.
+const STEPS_UNASKED: u64 = 50;
 
 /// How to fine-tune.
 #[derive(Clone, Debug)]
@@ -200,6 +203,7 @@ pub fn finetune(
     }
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
+    let mut writer = CheckpointWriter::new(&options.out, options.keep);
     let mut points: Vec<EpochPoint> = Vec::new();
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
@@ -221,31 +225,40 @@ pub fn finetune(
             let batch = example_batch(&examples, vocabulary, classification.window, rows_of(&trainer.model))?;
             let tokens = batch.total_tokens() as u64;
             learning_rate = schedule.at(state.step);
-            let report = match classification.task {
-                Task::SingleLabel => trainer.step(&[batch], learning_rate)?,
+            match classification.task {
+                Task::SingleLabel => trainer.advance(&[batch], learning_rate)?,
                 task => {
                     let targets: Vec<f32> = examples.iter().flat_map(|example| &example.targets).copied().collect();
-                    trainer.step_towards(&batch, &targets, task, learning_rate)?
+                    trainer.advance_towards(&batch, &targets, task, learning_rate)?;
                 }
-            };
-            gradient_norm = report.gradient_norm;
-            utilisation.add(report.flops);
-            started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-            if state.step == 0 {
-                state.loss_first = report.loss.mean();
             }
             state.step += 1;
             state.tokens += tokens;
-            state.seconds = seconds_before + session.elapsed().as_secs_f64();
-            state.loss_last = report.loss.mean();
-            sum += report.loss;
             epoch_tokens += tokens;
-            let message = format!("epoch {}, loss {:.4}", epoch + 1, report.loss.mean());
-            progress.update(state.step, state.tokens - tokens_before, &message);
+            let epoch_ends = state.step.is_multiple_of(steps_per_epoch);
             // An epoch that is complete is scored first.
-            if interrupt::requested() && !state.step.is_multiple_of(steps_per_epoch) {
+            let stops = interrupt::requested() && !epoch_ends;
+            let asks = epoch_ends || stops || state.step.is_multiple_of(STEPS_UNASKED);
+            if trainer.knows_losses() || run.is_none() || asks {
+                let report = trainer.report()?;
+                for (step, loss) in (state.step - report.losses.len() as u64..).zip(report.losses) {
+                    if step == 0 {
+                        state.loss_first = loss.mean();
+                    }
+                    state.loss_last = loss.mean();
+                    sum += loss;
+                }
+                gradient_norm = report.gradient_norm;
+                utilisation.add(report.flops);
+            }
+            state.seconds = seconds_before + session.elapsed().as_secs_f64();
+            started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
+            let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
+            progress.update(state.step, state.tokens - tokens_before, &message);
+            if stops {
+                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
                 progress.finish("interrupted");
-                return Err(interrupted(&trainer, vocabulary, classification, options, &state)?);
+                return Err(writer.interrupted(state.step));
             }
         }
         let seconds = epoch_start.elapsed().as_secs_f64();
@@ -276,15 +289,15 @@ pub fn finetune(
             state.best = Some(Best { epoch: epoch + 1, score });
         }
         if interrupt::requested() && epoch + 1 < options.epochs {
+            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
             progress.finish("interrupted");
-            return Err(interrupted(&trainer, vocabulary, classification, options, &state)?);
+            return Err(writer.interrupted(state.step));
         }
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
-            let Trainer { model, optimizer, .. } = &trainer;
-            let (out, keep) = (&options.out, options.keep);
-            save_checkpoint(out, model, vocabulary, Some(classification), optimizer, &state, keep)?;
+            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
         }
     }
+    writer.finish()?;
     let mut dev_scores = points.last().map_or(DevScores::default(), |point| point.dev);
     let best_epoch = options.patience.and(state.best).map(|best| best.epoch);
     if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
@@ -306,20 +319,6 @@ pub fn finetune(
         points,
     };
     Ok((trainer.model, summary))
-}
-
-/// Saves a checkpoint after Ctrl-C; the error says where.
-fn interrupted(
-    trainer: &Trainer,
-    vocabulary: &Vocabulary,
-    classification: &Classification,
-    options: &FinetuneOptions,
-    state: &RunState,
-) -> Result<Error> {
-    let Trainer { model, optimizer, .. } = trainer;
-    let (out, keep) = (&options.out, options.keep);
-    let path = save_checkpoint(out, model, vocabulary, Some(classification), optimizer, state, keep)?;
-    Ok(Error::Interrupted(format!(" after step {}; saved {}, go on with --resume", state.step, path.display())))
 }
 
 /// The rows that the model's head reads.

@@ -19,4 +19,5 @@ pub mod peak;
 pub mod pretrain;
 pub mod run;
 pub mod scores;
+pub mod snapshot;
 pub mod step;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::checkpoint::{
-    RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_checkpoint, save_model,
-};
+use super::checkpoint::{RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_model};
 use super::feed::Feed;
 use super::peak::Utilisation;
 use super::run::Run;
+use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::{ProfileSteps, Trainer};
 use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
@@ -152,8 +151,9 @@ pub fn pretrain(
     let tokens = feed.tokens();
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("pretraining", options.steps, options.quiet).unit("tokens").resume_at(state.step);
+    let mut writer = CheckpointWriter::new(&options.out, options.keep);
     let mut points = Vec::new();
-    let mut evaluation = None;
+    let (mut evaluation, mut gradient_norm) = (None, 0.0);
     let (mut interval_tokens, mut interval_start) = (0, Instant::now());
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, session) = (state.seconds, Instant::now());
@@ -162,22 +162,33 @@ pub fn pretrain(
 
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
-        let report = feed.step(&mut trainer, state.step, learning_rate)?;
-        utilisation.add(report.flops);
-        let run = started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-        if state.step == 0 {
-            state.loss_first = report.loss.mean();
-        }
+        feed.advance(&mut trainer, state.step, learning_rate)?;
         state.step += 1;
         state.tokens += tokens as u64;
-        state.seconds = seconds_before + session.elapsed().as_secs_f64();
-        state.loss_last = report.loss.mean();
-        state.interval += report.loss;
         interval_tokens += tokens;
 
         let last = state.step == options.steps;
+        let stops = interrupt::requested() && !last;
         let evaluates = held_out.filter(|_| last || state.step.is_multiple_of(options.eval_every));
-        if last || evaluates.is_some() || state.step.is_multiple_of(options.log_every) {
+        let logs = last || evaluates.is_some() || state.step.is_multiple_of(options.log_every);
+        let saves = last || stops || state.step.is_multiple_of(options.save_every);
+        // Losses cost nothing where they are; asking a device for them makes it and the host wait for each other. So nobody
+        // asks between two points, but for the first step of a session, which shows whether all is well.
+        if trainer.knows_losses() || run.is_none() || logs || saves {
+            let report = trainer.report()?;
+            for (step, loss) in (state.step - report.losses.len() as u64..).zip(report.losses) {
+                if step == 0 {
+                    state.loss_first = loss.mean();
+                }
+                state.loss_last = loss.mean();
+                state.interval += loss;
+            }
+            gradient_norm = report.gradient_norm;
+            utilisation.add(report.flops);
+        }
+        state.seconds = seconds_before + session.elapsed().as_secs_f64();
+        let run = started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
+        if logs {
             let seconds = interval_start.elapsed().as_secs_f64();
             if let Some(held_out) = evaluates {
                 evaluation = Some(evaluate(&mut trainer, vocabulary, held_out, options)?);
@@ -188,7 +199,7 @@ pub fn pretrain(
                 loss: state.interval.mean(),
                 masked_accuracy: state.interval.accuracy(),
                 learning_rate,
-                gradient_norm: report.gradient_norm,
+                gradient_norm,
                 tokens_per_second: interval_tokens as f64 / seconds,
                 mfu: utilisation.take(seconds)?,
                 evaluation: evaluation.filter(|_| evaluates.is_some()),
@@ -199,20 +210,17 @@ pub fn pretrain(
             (interval_tokens, interval_start) = (0, Instant::now());
             state.interval = Loss::default();
         }
-        let message = format!("loss {:.4}", report.loss.mean());
-        progress.update(state.step, state.tokens - tokens_before, &message);
+        progress.update(state.step, state.tokens - tokens_before, &format!("loss {:.4}", state.loss_last));
 
-        let stop = interrupt::requested() && !last;
-        if last || stop || state.step.is_multiple_of(options.save_every) {
-            let Trainer { model, optimizer, .. } = &trainer;
-            let path = save_checkpoint(&options.out, model, vocabulary, None, optimizer, &state, options.keep)?;
-            if stop {
-                progress.finish("interrupted");
-                let saved = format!(" after step {}; saved {}, go on with --resume", state.step, path.display());
-                return Err(Error::Interrupted(saved));
-            }
+        if saves {
+            writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+        }
+        if stops {
+            progress.finish("interrupted");
+            return Err(writer.interrupted(state.step));
         }
     }
+    writer.finish()?;
     progress.finish(&format!("loss {:.4}", state.loss_last));
     save_model(&options.out, &trainer.model, vocabulary, None)?;
     Ok(PretrainSummary {
@@ -283,6 +291,9 @@ fn evaluate(
         let mut batch = held_out.batch(&key, options.tokens_per_step / options.micro_batches)?;
         options.masking.apply(&mut batch, vocabulary, &key, options.steps as u32);
         trainer.tape.start_inference();
+        if batch.rows.is_empty() {
+            continue;
+        }
         let batch = trainer.model.upload(&mut trainer.tape, &batch)?;
         let logits = trainer.model.forward(&mut trainer.tape, &batch)?;
         loss += ops::cross_entropy(&mut trainer.tape, &batch, logits, 1.0)?;

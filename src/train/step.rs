@@ -6,7 +6,7 @@ use crate::autograd::{DeviceBatch, Tape};
 use crate::device::{Buffer, DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::{Model, Task};
-use crate::ops::{self, Loss};
+use crate::ops::{self, Loss, Losses};
 use crate::optim::{AdamW, AdamWConfig};
 use crate::{Error, Result};
 
@@ -22,6 +22,11 @@ pub struct Trainer {
     pub seed: u64,
     /// The steps, from 1, that a profiler attached from outside collects.
     pub collected: Option<ProfileSteps>,
+    /// Losses that nobody has asked for yet, and the micro-batches of each step that they are of.
+    losses: Losses,
+    unreported: Vec<usize>,
+    /// Arithmetic of those steps.
+    flops: f64,
 }
 
 /// A range of steps, from 1, both ends included.
@@ -74,6 +79,17 @@ impl AsMut<Tape> for Trainer {
     }
 }
 
+/// What the steps since the last report amount to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The loss of each of them, over all its micro-batches.
+    pub losses: Vec<Loss>,
+    /// Global gradient norm of the last step, before clipping.
+    pub gradient_norm: f64,
+    /// Arithmetic of the products that these steps need ([`Model::training_flops`]).
+    pub flops: f64,
+}
+
 impl Trainer {
     /// Starts training `model` on `device`, with weights and activations of type `dtype`.
     ///
@@ -82,7 +98,8 @@ impl Trainer {
     pub fn new(mut model: Model, optimizer: AdamWConfig, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
         model.parameters.move_to(device, dtype)?;
         let optimizer = AdamW::new(optimizer, &model.parameters, device)?;
-        Ok(Self { model, optimizer, tape: Tape::new(device.clone(), dtype), seed, collected: None })
+        let (tape, losses) = (Tape::new(device.clone(), dtype), Losses::new(device)?);
+        Ok(Self { model, optimizer, tape, seed, collected: None, losses, unreported: Vec::new(), flops: 0.0 })
     }
 
     /// Goes on with another model of the same shape: one that was loaded from a checkpoint.
@@ -91,62 +108,69 @@ impl Trainer {
     /// Those of the device.
     pub fn replace_model(&mut self, mut model: Model) -> Result<()> {
         model.parameters.move_to(self.tape.device(), self.tape.dtype())?;
+        model.recompute = self.model.recompute;
         self.model = model;
         Ok(())
     }
 
     /// One update from the mean loss over the labelled rows of all `batches`: the same as one large batch would give.
+    /// Waits for its figures.
     ///
     /// # Errors
     /// [`Error::Failed`] when the loss is no number; those of [`Model::upload`].
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
-        let rows = batches.iter().map(|batch| batch.rows.len()).sum();
-        self.step_on(batches.len(), rows, learning_rate, |model, tape, index| model.upload(tape, &batches[index]))
+        self.advance(batches, learning_rate)?;
+        let report = self.report()?;
+        let Report { losses, gradient_norm, flops } = report;
+        Ok(StepReport { loss: losses.last().copied().unwrap_or_default(), gradient_norm, flops })
     }
 
-    /// As [`Trainer::step`], from `micro_batches` batches that `batch` puts on the device when their turn comes. They have
-    /// `rows` labelled rows together.
+    /// As [`Trainer::step`], but waits for nothing that a device computes: [`Trainer::report`] does, and tells then if the
+    /// training has diverged. Since it did, a device has left the weights as they were.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn advance(&mut self, batches: &[Batch], learning_rate: f64) -> Result<()> {
+        let rows = batches.iter().map(|batch| batch.rows.len()).sum();
+        self.advance_on(batches.len(), rows, learning_rate, |model, tape, index| model.upload(tape, &batches[index]))
+    }
+
+    /// As [`Trainer::advance`], from `micro_batches` batches that `batch` puts on the device when their turn comes. They
+    /// have `rows` labelled rows together.
     ///
     /// # Errors
     /// As [`Trainer::step`], and those of `batch`.
-    pub fn step_on(
+    pub fn advance_on(
         &mut self,
         micro_batches: usize,
         rows: usize,
         learning_rate: f64,
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
-    ) -> Result<StepReport> {
+    ) -> Result<()> {
         let _step = self.begin()?;
-        let mut flops = 0.0;
-        let mut loss = Loss::default();
         for micro_batch in 0..micro_batches {
-            self.tape.start_training(self.seed, self.optimizer.steps as u32, micro_batch as u32);
-            let batch = batch(&self.model, &mut self.tape, micro_batch)?;
-            flops += self.model.training_flops(&batch);
-            let logits = self.model.forward(&mut self.tape, &batch)?;
-            loss += ops::cross_entropy(&mut self.tape, &batch, logits, 1.0 / rows.max(1) as f64)?;
-            self.tape.backward(&mut self.model.parameters)?;
-            self.tape.recycle_batch(batch);
+            self.micro_batch(micro_batch, rows, &mut batch).map_err(|error| self.beside_what_is_held(error))?;
         }
-        self.update(loss, flops, learning_rate)
+        self.unreported.push(micro_batches);
+        self.update(learning_rate)
     }
 
-    /// One update from one batch whose rows each have a number for every logit: `targets` is `[rows, classes]`, and `task`
-    /// says how the logits are compared with it.
+    /// As [`Trainer::advance`], from one batch whose rows each have a number for every logit: `targets` is `[rows, classes]`,
+    /// and `task` says how the logits are compared with it. Waits for the loss.
     ///
     /// # Errors
     /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
-    pub fn step_towards(
+    pub fn advance_towards(
         &mut self,
         batch: &Batch,
         targets: &[f32],
         task: Task,
         learning_rate: f64,
-    ) -> Result<StepReport> {
+    ) -> Result<()> {
         let _step = self.begin()?;
         self.tape.start_training(self.seed, self.optimizer.steps as u32, 0);
         let batch = self.model.upload(&mut self.tape, batch)?;
-        let flops = self.model.training_flops(&batch);
+        self.flops += self.model.training_flops(&batch);
         let logits = self.model.forward(&mut self.tape, &batch)?;
         if targets.len() != logits.rows * logits.columns {
             let found = format!("{} targets for {} x {} logits", targets.len(), logits.rows, logits.columns);
@@ -159,9 +183,11 @@ impl Trainer {
             Task::MultiLabel => ops::binary_cross_entropy(&mut self.tape, logits, &targets, scale)?,
             Task::Regression => ops::mean_squared_error(&mut self.tape, logits, &targets, scale)?,
         };
+        self.losses.add(loss)?;
         self.tape.backward(&mut self.model.parameters)?;
         self.tape.recycle_batch(batch);
-        self.update(loss, flops, learning_rate)
+        self.unreported.push(1);
+        self.update(learning_rate)
     }
 
     /// Tells profilers that a step begins; its range ends with what is returned.
@@ -174,18 +200,83 @@ impl Trainer {
     }
 
     /// Updates the weights from the gradients that have been added up.
-    fn update(&mut self, loss: Loss, flops: f64, learning_rate: f64) -> Result<StepReport> {
-        if !loss.sum.is_finite() {
-            let step = self.optimizer.steps + 1;
-            return Err(Error::Failed(format!(
-                "the loss is {} in step {step}: training has diverged; lower the learning rate, or lengthen the warm-up",
-                loss.sum
-            )));
+    fn update(&mut self, learning_rate: f64) -> Result<()> {
+        if let Some(loss) = self.losses.last_known() {
+            check(loss, self.optimizer.steps + 1)?;
         }
-        let gradient_norm = self.optimizer.update(&mut self.tape, &mut self.model.parameters, learning_rate)?;
+        self.optimizer
+            .update(&mut self.tape, &mut self.model.parameters, learning_rate)
+            .map_err(|error| self.beside_what_is_held(error))?;
         if self.collected.is_some_and(|steps| steps.last == self.optimizer.steps) {
             self.tape.device().collect_profile(false)?;
         }
-        Ok(StepReport { loss, gradient_norm, flops })
+        Ok(())
     }
+
+    fn micro_batch(
+        &mut self,
+        micro_batch: usize,
+        rows: usize,
+        batch: &mut impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
+    ) -> Result<()> {
+        self.tape.start_training(self.seed, self.optimizer.steps as u32, micro_batch as u32);
+        let batch = batch(&self.model, &mut self.tape, micro_batch)?;
+        if batch.rows.is_empty() {
+            // A small batch may come out without a masked token: then it has neither loss nor gradient.
+            self.tape.recycle_batch(batch);
+            return self.losses.add_nothing();
+        }
+        self.flops += self.model.training_flops(&batch);
+        let logits = self.model.forward(&mut self.tape, &batch)?;
+        let scale = 1.0 / rows.max(1) as f64;
+        ops::cross_entropy_into(&mut self.tape, &batch, logits, scale, &mut self.losses)?;
+        self.tape.backward(&mut self.model.parameters)?;
+        self.tape.recycle_batch(batch);
+        Ok(())
+    }
+
+    /// Whether losses are known as soon as they are computed, so that a report waits for nothing.
+    pub fn knows_losses(&self) -> bool {
+        matches!(self.tape.device(), Device::Cpu)
+    }
+
+    /// The figures of the steps since the last report. Waits until they are computed.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when a loss or the gradient norm is no number; the failure of an earlier launch may show here.
+    pub fn report(&mut self) -> Result<Report> {
+        let mut micro_batches = self.losses.take()?.into_iter();
+        let steps = std::mem::take(&mut self.unreported);
+        let first = self.optimizer.steps + 1 - steps.len() as u64;
+        let mut losses = Vec::with_capacity(steps.len());
+        for (step, parts) in (first..).zip(steps) {
+            let mut loss = Loss::default();
+            micro_batches.by_ref().take(parts).for_each(|part| loss += part);
+            check(loss, step)?;
+            losses.push(loss);
+        }
+        Ok(Report { losses, gradient_norm: self.optimizer.norm()?, flops: std::mem::take(&mut self.flops) })
+    }
+
+    /// Bytes of what lies on the device: weights, gradients, moments, and activations with the batch.
+    pub fn memory(&self) -> Vec<(&'static str, usize)> {
+        let [weights, gradients] = self.model.parameters.memory_bytes();
+        let (moments, activations) = (self.optimizer.memory_bytes(), self.tape.memory_bytes());
+        vec![("weights", weights), ("gradients", gradients), ("moments", moments), ("activations", activations)]
+    }
+
+    fn beside_what_is_held(&self, error: Error) -> Error {
+        error.beside(|| self.memory())
+    }
+}
+
+/// An error if the loss of update `step` is not a finite number.
+fn check(loss: Loss, step: u64) -> Result<()> {
+    if loss.sum.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the loss is {} in step {step}: training has diverged; lower the learning rate, or lengthen the warm-up",
+        loss.sum
+    )))
 }

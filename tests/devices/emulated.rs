@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -45,6 +46,13 @@ pub fn encode(map: &TensorMap) -> Result<Value> {
     let encoded =
         cuda_on_cpu::TensorMap::encode(&TiledTensor { address: *address, element, dims, strides, tile, swizzle });
     encoded.map(|map| Value(map.bytes())).map_err(|text| Error::Failed(format!("cannot encode {map:?}: {text}")))
+}
+
+/// The sample genome: with the sources, or below the current folder where the tests were carried to another machine.
+pub fn sample_genome() -> PathBuf {
+    let name = "sample/grch37_X_46M-56M.2bit";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if path.is_file() { path } else { name.into() }
 }
 
 /// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set.

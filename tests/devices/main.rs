@@ -1,9 +1,12 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
 mod emulated;
+mod errors;
 mod hooks;
 mod profile;
 mod sampling;
+mod training;
+mod watched;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};

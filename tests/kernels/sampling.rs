@@ -207,7 +207,7 @@ fn every_budget_is_filled_alike() {
 /// Real bases, N and sizes: a step's batch of the sample genome, by each recipe.
 #[test]
 fn batches_of_the_sample_genome() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit");
+    let path = crate::emulated::sample_genome();
     let options = CorpusOptions { reverse_complement: true, ..CorpusOptions::default() };
     let vocabulary = Vocabulary::new(6, BaseOrder::Atcg).unwrap();
     let corpus = Corpus::new(Arc::new(Genome::open(path).unwrap()), vocabulary, &options).unwrap();

@@ -11,7 +11,8 @@ use super::attention_kernels::AttentionPath;
 use super::gemm_choice::{GemmChoice, GemmTable};
 use super::kernels;
 use super::product::Product;
-use super::{Choices, DType, Driver, Launch, Mark, Swizzle, TensorMap, Value};
+use super::{Choices, DType, Driver, Launch, LaunchLog, Mark, Swizzle, TensorMap, Value};
+use crate::error::Shortage;
 use crate::{Error, Result};
 
 pub mod cublaslt;
@@ -137,6 +138,7 @@ struct Gpu {
     /// The vendor's matrix products, where they may be wanted.
     cublaslt: Option<CublasLt>,
     gemm: GemmTable,
+    log: LaunchLog,
 }
 
 #[derive(Clone, Copy)]
@@ -198,6 +200,7 @@ impl Gpu {
             functions: Mutex::default(),
             cublaslt: None,
             gemm: GemmTable::new(GemmChoice::Own),
+            log: LaunchLog::default(),
         })
     }
 
@@ -221,7 +224,28 @@ impl Gpu {
 
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as the process.
-        unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("use the GPU", error))
+        unsafe { result::ctx::set_current(self.context) }.map_err(|error| self.failed("use the GPU", error))
+    }
+
+    /// The error of a call. Where it is that of a kernel launched earlier, it names the last launches.
+    fn failed(&self, what: &str, error: DriverError) -> Error {
+        use sys::CUresult as Status;
+        let by_a_kernel = matches!(
+            error.0,
+            Status::CUDA_ERROR_ILLEGAL_ADDRESS
+                | Status::CUDA_ERROR_MISALIGNED_ADDRESS
+                | Status::CUDA_ERROR_INVALID_ADDRESS_SPACE
+                | Status::CUDA_ERROR_INVALID_PC
+                | Status::CUDA_ERROR_ILLEGAL_INSTRUCTION
+                | Status::CUDA_ERROR_HARDWARE_STACK_ERROR
+                | Status::CUDA_ERROR_LAUNCH_FAILED
+                | Status::CUDA_ERROR_LAUNCH_TIMEOUT
+                | Status::CUDA_ERROR_ASSERT
+        );
+        match failed(what, error) {
+            Error::Failed(text) if by_a_kernel => Error::Failed(text + &self.log.describe()),
+            other => other,
+        }
     }
 
     /// The kernel called `name`, allowed to use `shared_bytes` of dynamic shared memory.
@@ -313,17 +337,12 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: the memory is unset; buffers say so, and operations write before they read.
         unsafe { result::malloc_sync(bytes) }.map_err(|error| {
+            if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                return self.failed(&format!("allocate {bytes} bytes"), error);
+            }
             let (free, total) = result::mem_get_info().unwrap_or_default();
-            let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-            Error::Failed(format!(
-                "out of memory on {}: {:.2} GiB more were needed, {:.2} of {:.2} GiB are free ({:?})\n  what to do: raise \
-                 --micro-batches, or lower --tokens-per-step",
-                self.describe(),
-                gib(bytes),
-                gib(free),
-                gib(total),
-                error.0
-            ))
+            let (device, needed) = (self.describe(), bytes);
+            Error::OutOfMemory(Box::new(Shortage { device, needed, free, total, ..Shortage::default() }))
         })
     }
 
@@ -338,14 +357,14 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: the caller's promise. The copy from pageable memory has left `bytes` when the call returns.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
-            .map_err(|error| failed("copy to the GPU", error))
+            .map_err(|error| self.failed("copy to the GPU", error))
     }
 
     unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise; the stream is waited for before `bytes` is used.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
-            .map_err(|error| failed("copy from the GPU", error))?;
+            .map_err(|error| self.failed("copy from the GPU", error))?;
         self.synchronize()
     }
 
@@ -353,14 +372,14 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: the caller's promise.
         unsafe { result::memcpy_dtod_async(target, source, bytes, self.stream) }
-            .map_err(|error| failed("copy inside GPU memory", error))
+            .map_err(|error| self.failed("copy inside GPU memory", error))
     }
 
     unsafe fn fill(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise.
         unsafe { result::memset_d8_async(address, byte, bytes, self.stream) }
-            .map_err(|error| failed("fill GPU memory", error))
+            .map_err(|error| self.failed("fill GPU memory", error))
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
@@ -373,7 +392,9 @@ impl Driver for Gpu {
         let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
         // SAFETY: the caller's promise about the arguments; the driver copies them before it returns.
         unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream, &mut pointers) }
-            .map_err(|error| failed(&format!("launch kernel {} ({})", launch.kernel, launch.shape()), error))
+            .map_err(|error| self.failed(&format!("launch kernel {launch}"), error))?;
+        self.log.note(launch);
+        Ok(())
     }
 
     fn gemm_table(&self) -> Option<&GemmTable> {
@@ -391,7 +412,7 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: the stream was made by `open` and is never destroyed.
         unsafe { result::stream::synchronize(self.stream) }
-            .map_err(|error| failed("finish the work launched so far", error))
+            .map_err(|error| self.failed("finish the work launched so far", error))
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -1,0 +1,157 @@
+//! Checkpoints that are written while training goes on: what is to be written is copied to the host, and a thread writes it.
+//! A step waits for the copy, never for the disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use super::checkpoint::{
+    CHECKPOINT_PREFIX, Classification, ModelImage, RunState, STATE_FILE, TRAINING_FILE, checkpoints, save_tensors,
+    to_json, view,
+};
+use super::step::Trainer;
+use crate::kmer::vocabulary::Vocabulary;
+use crate::output::{write_atomic, write_folder_atomic};
+use crate::{Error, Result};
+
+/// Everything that a checkpoint holds, on the host.
+pub struct Snapshot {
+    model: ModelImage,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    state: RunState,
+}
+
+impl Snapshot {
+    /// Copies model and optimizer as they are after `state.step` updates.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a weight is no finite number; those of the device.
+    pub fn of(
+        trainer: &Trainer,
+        vocabulary: &Vocabulary,
+        classification: Option<&Classification>,
+        state: &RunState,
+    ) -> Result<Self> {
+        Ok(Self {
+            model: ModelImage::of(&trainer.model, vocabulary, classification)?,
+            first: trainer.optimizer.first.to_f32()?,
+            second: trainer.optimizer.second.to_f32()?,
+            state: state.clone(),
+        })
+    }
+
+    /// Writes a checkpoint that a run can be resumed from to `run/checkpoint-STEP`, whole or not at all, and removes all but
+    /// the newest `keep`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn write(&self, run: &Path, keep: usize) -> Result<PathBuf> {
+        let path = run.join(format!("{CHECKPOINT_PREFIX}{:08}", self.state.step));
+        write_folder_atomic(&path, |folder| {
+            self.model.write(folder)?;
+            let shape = [self.first.len()];
+            let tensors = vec![
+                ("first_moment", view(&shape, bytemuck::cast_slice(&self.first))?),
+                ("second_moment", view(&shape, bytemuck::cast_slice(&self.second))?),
+            ];
+            save_tensors(&folder.join(TRAINING_FILE), tensors)?;
+            write_atomic(folder.join(STATE_FILE), to_json(&self.state)?)
+        })?;
+        for (_, old) in checkpoints(run)?.iter().rev().skip(keep.max(1)) {
+            fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
+        }
+        Ok(path)
+    }
+}
+
+/// Writes the checkpoints of a run, one at a time. Dropped, it waits for the one that is being written.
+pub struct CheckpointWriter {
+    run: PathBuf,
+    keep: usize,
+    writing: Option<JoinHandle<Result<PathBuf>>>,
+}
+
+impl CheckpointWriter {
+    /// A writer for the run in the folder `run`, which keeps the newest `keep` checkpoints.
+    pub fn new(run: &Path, keep: usize) -> Self {
+        Self { run: run.to_owned(), keep, writing: None }
+    }
+
+    /// Starts writing a checkpoint, when the one before is written.
+    ///
+    /// # Errors
+    /// What went wrong with the one before.
+    pub fn start(&mut self, snapshot: Snapshot) -> Result<()> {
+        self.finish()?;
+        let (run, keep) = (self.run.clone(), self.keep);
+        self.writing = Some(std::thread::spawn(move || snapshot.write(&run, keep)));
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, and returns its folder.
+    ///
+    /// # Errors
+    /// What went wrong with it.
+    pub fn finish(&mut self) -> Result<Option<PathBuf>> {
+        let Some(writing) = self.writing.take() else { return Ok(None) };
+        match writing.join() {
+            Ok(written) => written.map(Some),
+            Err(_) => Err(Error::Failed("writing a checkpoint has ended in a panic, which is a bug".into())),
+        }
+    }
+
+    /// The error for a run that Ctrl-C stops after step `step`, once its checkpoint is written.
+    pub fn interrupted(&mut self, step: u64) -> Error {
+        match self.finish() {
+            Ok(Some(path)) => {
+                Error::Interrupted(format!(" after step {step}; saved {}, go on with --resume", path.display()))
+            }
+            Ok(None) => Error::Interrupted(format!(" after step {step}")),
+            Err(error) => error,
+        }
+    }
+}
+
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // Whoever drops the writer unfinished has an error of its own to tell.
+            let _ = writing.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DType, Device};
+    use crate::kmer::vocabulary::BaseOrder;
+    use crate::model::{Head, Model, preset};
+    use crate::optim::AdamWConfig;
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_is_told_at_the_next_occasion() {
+        let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
+        let config = preset("splice-small").unwrap().config(16);
+        let model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
+        let trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
+        let snapshot = |step| {
+            let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default()) };
+            Snapshot::of(&trainer, &vocabulary, None, &state).unwrap()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = CheckpointWriter::new(folder.path(), 1);
+        assert!(writer.finish().unwrap().is_none());
+        writer.start(snapshot(1)).unwrap();
+        writer.start(snapshot(2)).unwrap();
+        let newest = writer.finish().unwrap().unwrap();
+        assert_eq!(checkpoints(folder.path()).unwrap(), [(2, newest)], "the older one is gone");
+
+        let file = folder.path().join("file");
+        fs::write(&file, "in the way").unwrap();
+        let mut writer = CheckpointWriter::new(&file, 1);
+        writer.start(snapshot(1)).unwrap();
+        assert!(writer.start(snapshot(2)).is_err());
+    }
+}

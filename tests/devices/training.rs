@@ -1,0 +1,174 @@
+//! Trainings of many steps: they agree with the CPU, allocate nothing once they run, wait only when asked, and resume.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use half::bf16;
+use helixgrad::device::{DType, Device};
+use helixgrad::kmer::corpus::PretrainingData;
+use helixgrad::model::{Config, Head, Model, Recompute};
+use helixgrad::ops::Loss;
+use helixgrad::optim::AdamWConfig;
+use helixgrad::train::feed::Feed;
+use helixgrad::train::pretrain::{PretrainOptions, pretrain};
+use helixgrad::train::step::Trainer;
+
+use crate::sampling::{corpus, vocabulary};
+use crate::watched::Watched;
+use crate::{batch, config, device, options};
+
+const STEPS: u64 = 50;
+
+fn tiny() -> Config {
+    Config { num_hidden_layers: 1, intermediate_size: 64, ..config(32) }
+}
+
+/// One micro-batch of 64 tokens a step.
+fn tiny_options(device: &Device, dtype: DType) -> PretrainOptions {
+    PretrainOptions { tokens_per_step: 64, micro_batches: 1, steps: STEPS, ..options(device, dtype) }
+}
+
+/// The losses of fifty steps; `after` sees the trainer after each of them.
+fn losses(device: &Device, dtype: DType, mut after: impl FnMut(&mut Trainer)) -> Vec<Loss> {
+    let model = Model::initialise(tiny(), Head::MaskedLm, DType::F32, 3).unwrap();
+    let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 11).unwrap();
+    let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+    let options = tiny_options(device, dtype);
+    let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
+    after(&mut trainer);
+    for step in 0..STEPS {
+        feed.advance(&mut trainer, step, 1e-3).unwrap();
+        after(&mut trainer);
+    }
+    trainer.report().unwrap().losses
+}
+
+fn largest_difference(found: &[Loss], expected: &[Loss]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a.mean() - b.mean()).abs()).fold(0.0, f64::max)
+}
+
+/// The CPU in f32 and a device in bf16, from one seed: the same batches and masks, and losses that stay together.
+///
+/// How close they have to be is measured, not chosen: a third training, on the CPU in f32, has its weights rounded to bf16
+/// at the start and after every step, and is otherwise the first. It loses a part of every update; a device keeps f32 copies
+/// of its weights, and rounds activations besides. It has to stay closer to the CPU than that.
+#[test]
+fn fifty_steps_stay_with_the_cpu() {
+    let cpu = losses(&Device::Cpu, DType::F32, |_| ());
+    let rounded = losses(&Device::Cpu, DType::F32, |trainer| {
+        let weights = trainer.model.parameters.values.slice_mut::<f32>();
+        weights.iter_mut().for_each(|weight| *weight = bf16::from_f32(*weight).to_f32());
+    });
+    let found = losses(&device(), DType::Bf16, |_| ());
+    for (found, expected) in found.iter().zip(&cpu) {
+        assert_eq!(found.rows, expected.rows, "the same masks");
+    }
+    let (difference, yardstick) = (largest_difference(&found, &cpu), largest_difference(&rounded, &cpu));
+    println!("bf16 is off by {difference:.2e}, f32 with rounded weights by {yardstick:.2e}");
+    assert!(difference <= yardstick, "{difference} against {yardstick}");
+    assert!(cpu[49].mean() < cpu[0].mean() - 0.3, "it learns");
+}
+
+/// Layers that are computed again give the same bits, and keep less.
+#[test]
+fn recomputed_layers_change_no_bit() {
+    let train = |device: &Device, dtype, recompute| {
+        let mut model = Model::initialise(config(32), Head::MaskedLm, DType::F32, 3).unwrap();
+        model.recompute = recompute;
+        let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 11).unwrap();
+        let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+        let options = options(device, dtype);
+        let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
+        (0..2).for_each(|step| feed.advance(&mut trainer, step, 1e-3).unwrap());
+        let report = trainer.report().unwrap();
+        let weights = trainer.model.parameters.host_values().unwrap();
+        ((report.losses, report.gradient_norm), weights, trainer.tape.memory_bytes())
+    };
+    for (device, dtype) in [(Device::Cpu, DType::F32), (device(), DType::Bf16)] {
+        let (figures, weights, kept) = train(&device, dtype, Recompute::None);
+        let (found, found_weights, less) = train(&device, dtype, Recompute::Layer);
+        assert_eq!(found, figures, "{device}");
+        assert!(found_weights == weights, "{device}");
+        assert!(less * 10 < kept * 9, "{device}: {less} bytes instead of {kept}");
+    }
+}
+
+/// A step like the one before allocates nothing, and waits for nothing. Where the number of masked tokens varies, allocations
+/// end when it has been seen to vary.
+#[test]
+fn later_steps_allocate_nothing_and_wait_for_nothing() {
+    let watched = Arc::new(Watched::over(&device()));
+    let count = || (watched.allocations.load(Ordering::Relaxed), watched.waits.load(Ordering::Relaxed));
+    let model = Model::initialise(tiny(), Head::MaskedLm, DType::F32, 3).unwrap();
+    let device = Device::Kernels(watched.clone());
+    let mut trainer = Trainer::new(model, AdamWConfig::default(), &device, DType::Bf16, 11).unwrap();
+    let mut step = |rows: usize| {
+        let mut batch = batch(&Head::MaskedLm);
+        batch.rows = (0..rows as i32).map(|row| 3 * row).collect();
+        batch.labels = vec![7; rows];
+        let before = count();
+        trainer.advance(&[batch.clone(), batch], 1e-3).unwrap();
+        (count().0 - before.0, count().1 - before.1)
+    };
+    assert!(step(40).0 > 20, "the first step allocates");
+    assert_eq!([step(40), step(40)], [(0, 0); 2], "(allocations, waits)");
+    let varying = [44, 36, 48].map(&mut step);
+    assert!(varying.iter().all(|(_, waits)| *waits == 0), "{varying:?}");
+    assert_eq!([45, 38, 48, 40, 52].map(step), [(0, 0); 5], "(allocations, waits)");
+}
+
+/// A run on a device that goes on from a checkpoint has the bits of one that was never interrupted.
+#[test]
+fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
+    let (device, folder) = (device(), tempfile::tempdir().unwrap());
+    let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+    let run = |out: &Path, resume: bool| {
+        let model = Model::initialise(tiny(), Head::MaskedLm, DType::F32, 3).unwrap();
+        let mut options = tiny_options(&device, DType::Bf16);
+        (options.steps, options.log_every, options.save_every, options.out) = (6, 4, 3, out.to_owned());
+        pretrain(model, &vocabulary, &data, None, &options, resume).unwrap()
+    };
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let expected = run(&whole, false);
+    assert_eq!(expected.points.iter().map(|point| point.step).collect::<Vec<_>>(), [4, 6]);
+    let copy = broken.join("checkpoint-00000003");
+    std::fs::create_dir_all(&copy).unwrap();
+    for file in std::fs::read_dir(whole.join("checkpoint-00000003")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let found = run(&broken, true);
+    let bits = |run: &Path, file: &str| std::fs::read(run.join(file)).unwrap();
+    for file in ["model.safetensors", "checkpoint-00000006/training_state.safetensors"] {
+        assert!(bits(&whole, file) == bits(&broken, file), "{file}");
+    }
+    assert_eq!((found.loss_first, found.loss_last), (expected.loss_first, expected.loss_last));
+    for (found, expected) in found.points.iter().zip(&expected.points) {
+        assert_eq!((found.loss, found.gradient_norm), (expected.loss, expected.gradient_norm));
+    }
+}
+
+/// A loss that is no number is told at the next report, and the weights are those of before.
+#[test]
+fn a_training_that_diverges_is_told_and_changes_no_weight() {
+    let model = Model::initialise(tiny(), Head::MaskedLm, DType::F32, 3).unwrap();
+    let device = device();
+    let mut trainer = Trainer::new(model, AdamWConfig::default(), &device, DType::Bf16, 11).unwrap();
+    let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+    let options = tiny_options(&device, DType::Bf16);
+    let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
+    feed.advance(&mut trainer, 0, 1e-3).unwrap();
+    trainer.report().unwrap();
+    let before = trainer.model.parameters.host_values().unwrap();
+    let mut gradients = trainer.model.parameters.gradients.to_f32().unwrap();
+    gradients[5] = f32::INFINITY;
+    trainer.model.parameters.gradients.write(&gradients).unwrap();
+    for step in 1..4 {
+        feed.advance(&mut trainer, step, 1e-3).unwrap();
+    }
+    let error = trainer.report().unwrap_err().to_string();
+    assert!(error.contains("the gradient norm is") && error.contains("lower the learning rate"), "{error}");
+    assert!(trainer.model.parameters.host_values().unwrap() == before);
+}
