@@ -1,13 +1,15 @@
 #!/bin/sh
-# Benches and their peers in the same run, and one table of ratios. `tools/gpu_check.sh bench [OP]` calls it on a GPU machine; here it
-# can be rehearsed: `tools/gpu_bench.sh --cpu [OP]` does the same with small shapes on the CPU.
+# Benches and their peers in the same run, and one table of ratios. `tools/gpu_check.sh bench` calls it on a GPU machine, in the folder that
+# `tools/gpu_pack.sh --benches` made; here it can be rehearsed: `tools/gpu_bench.sh --cpu [OP]` does the same with small shapes on the CPU.
 #
 #   tools/gpu_bench.sh [--cpu] [--out DIR] [OP]     OP is one bench (layernorm, gemm, attention, ...); without it all, and training steps
 #
-# Programs come from gpu-check/ (tools/gpu_pack.sh), or are built with cargo where that folder is missing. Peers need Python with torch and
-# transformers ($PYTHON, default python3); without them our rows are printed alone.
+# Beside the packed programs these are taken, elsewhere cargo builds them. Peers need Python with torch and transformers ($PYTHON, default
+# python3); without them our rows are printed alone.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")"
+tools=.
+[ -x ./helixgrad ] || { cd .. && tools=tools; }
 device=cuda dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -33,15 +35,15 @@ case $out in /*) HELIXGRAD_BENCH_JSON=$ours ;; esac
 
 for bench in $benches; do
     echo "bench: $bench" >&2
-    if [ -x "gpu-check/bench-$bench" ]; then
-        "gpu-check/bench-$bench" --bench $quick >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
+    if [ -x "./bench-$bench" ]; then
+        "./bench-$bench" --bench $quick >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     else
         cargo bench --locked --bench "$bench" -- $quick >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     fi
     sed -n '/roofline %/,$p' "$out/$bench.txt"
 done
 
-program=gpu-check/helixgrad
+program=./helixgrad
 [ -x $program ] || program=${HELIXGRAD:-target/release/helixgrad}
 train=
 if [ -z "$op" ]; then
@@ -60,12 +62,12 @@ fi
 shapes=
 [ -z "${HELIXGRAD_BENCH_TOKENS:-}" ] || shapes="--tokens $HELIXGRAD_BENCH_TOKENS"
 [ -z "${HELIXGRAD_BENCH_LENGTHS:-}" ] || shapes="$shapes --lengths $HELIXGRAD_BENCH_LENGTHS"
-$python tools/torch_baseline.py ops --device $device --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
+$python $tools/torch_baseline.py ops --device $device --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
 if [ -z "$op" ]; then
     for mix in full dnabert; do
-        $python tools/torch_baseline.py $preset --mix $mix --device $device --dtype $dtype --batch $batch --steps $steps $compile --json \
+        $python $tools/torch_baseline.py $preset --mix $mix --device $device --dtype $dtype --batch $batch --steps $steps $compile --json \
             >"$out/torch-$mix.json"
         train="$train --train $out/train-$mix.json $out/torch-$mix.json"
     done
 fi
-$python tools/bench_table.py "$ours" "$peers" $train | tee "$out/ratios.txt"
+$python $tools/bench_table.py "$ours" "$peers" $train | tee "$out/ratios.txt"
