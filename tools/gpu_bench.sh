@@ -1,6 +1,6 @@
 #!/bin/sh
 # Benches and their peers in the same run, and one table of ratios. `tools/gpu_check.sh bench` calls it on a GPU machine, in the folder that
-# `tools/gpu_pack.sh --benches` made; here it can be rehearsed: `tools/gpu_bench.sh --cpu [OP]` does the same with small shapes on the CPU.
+# `tools/gpu_pack.sh` made; here it can be rehearsed: `tools/gpu_bench.sh --cpu [OP]` does the same with small shapes on the CPU.
 #
 #   tools/gpu_bench.sh [--cpu] [--out DIR] [OP]     OP is one bench (layernorm, gemm, attention, ...); without it all, and training steps
 #

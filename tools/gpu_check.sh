@@ -1,14 +1,14 @@
 #!/bin/sh
 # Checks a machine with an NVIDIA GPU, with the folder that tools/gpu_pack.sh made: no Rust, no network, ten minutes at most.
 #
-#   gpu_check.sh                    everything
+#   gpu_check.sh                    everything but bench
 #   gpu_check.sh PART [NAME]...     one part; NAME says which tests of it, or which preset
 #
 #   kernels    every kernel on the GPU against the CPU operation, one by one; NAME as in `layernorm` or `gemm::any_product`
 #   model      whole training steps on the GPU against the CPU: losses, batches made on the GPU, resuming, errors
 #   train      a short pretraining and fine-tuning on the sample, bf16 and f32; the same bits twice
 #   sanitize   compute-sanitizer's memcheck and racecheck over kernel tests of small shapes; NAME as in kernels
-#   bench      throughput; NAME is a preset
+#   bench      every operation and whole steps, beside what PyTorch does on the same GPU; NAME as in `attention`
 #
 # Environment: HELIXGRAD_CHECK_DEVICE (cuda, cuda:1; default cuda), HELIXGRAD_CHECK_OUT (default gpu-check-results): summary.txt
 # and a log for every line of it. HELIXGRAD_CHECK_DEVICE=cpu rehearses the script on a machine without a GPU: kernels run in the
@@ -126,11 +126,16 @@ sanitize() {
     figures racecheck 'RACECHECK SUMMARY'
 }
 
+# In a folder without benches (packed to rehearse) only whole steps.
 bench() {
+    if [ -x ./bench-gemm ]; then
+        check bench 420 ./gpu_bench.sh --out "$out/bench" "$@"
+        [ ! -f "$out/bench/ratios.txt" ] || tee -a "$summary" <"$out/bench/ratios.txt"
+        return
+    fi
     sizes="--batch 128 --steps 20"
     [ "$device" = cpu ] && sizes="--batch 1 --length 64 --steps 1"
-    [ $# -gt 0 ] || set -- mini dnabert-6
-    for preset in "$@"; do
+    for preset in mini dnabert-6; do
         # shellcheck disable=SC2086
         check "bench-$preset" 60 "$program" bench train --preset "$preset" --device "$device" $sizes
         figures "bench-$preset" 'tokens/s'
@@ -139,7 +144,7 @@ bench() {
 
 if [ $# -eq 0 ]; then
     machine
-    for part in kernels model train sanitize bench; do
+    for part in kernels model train sanitize; do
         say ""
         say "$part"
         $part

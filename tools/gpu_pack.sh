@@ -9,7 +9,7 @@ profile=${HELIXGRAD_PACK_PROFILE:-release}
 [ "$profile" = dev ] || tools/install-nvcc.sh
 [ "$profile" = dev ] && folder=debug || folder=$profile
 rm -rf gpu-check
-mkdir -p gpu-check/sample gpu-check/tools
+mkdir -p gpu-check/sample
 
 cargo build --locked --profile "$profile" --bin helixgrad
 cp "${CARGO_TARGET_DIR:-target}/$folder/helixgrad" gpu-check/helixgrad
@@ -29,8 +29,7 @@ if [ "$profile" != dev ]; then
 fi
 find gpu-check -maxdepth 1 -type f -exec strip {} +
 cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
-cp tools/gpu_check.sh gpu-check/
-cp tools/gpu_bench.sh tools/torch_*.py gpu-check/tools/
+cp tools/gpu_check.sh tools/gpu_bench.sh tools/torch_*.py tools/bench_table.py gpu-check/
 
 kilobytes=$(du -sk gpu-check | cut -f1)
 echo "gpu-check: $((kilobytes / 1024)) MB"
