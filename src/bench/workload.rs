@@ -68,8 +68,9 @@ impl Workload {
             ));
         }
         let model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
-        let trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
-        Ok(Trainer { collected: self.collected, ..trainer })
+        let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
+        trainer.collected = self.collected;
+        Ok(trainer)
     }
 
     /// Sequences of random k-mers; every head reads the rows that it would read in earnest.
