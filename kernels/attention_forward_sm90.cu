@@ -34,6 +34,10 @@ struct alignas(1024) ForwardShared {
     Ring<STAGES> values_ring;
 };
 
+// The table in src/device/attention_kernels.rs.
+static_assert(sizeof(ForwardShared<32>) == 81 << 10 && sizeof(ForwardShared<64>) == 161 << 10 && sizeof(ForwardShared<128>) == 193 << 10,
+              "shared memory of a block");
+
 // Begins to fill the next stage with ROWS rows of the head's columns that begin at `column`.
 template <int D, int ROWS, int STAGES>
 __device__ __forceinline__ void fill(Ring<STAGES>& ring, int use, bf16* tiles, const TensorMap* map, int column, int row) {

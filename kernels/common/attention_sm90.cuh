@@ -60,9 +60,10 @@ __device__ __forceinline__ void wait_full(Ring<STAGES>& ring, int use) {
     mbarrier_wait(&ring.full[turn.stage], turn.parity);
 }
 
-// By a whole warp whose products have read the stage.
+// By a whole warp whose products, and lanes, have read the stage.
 template <int STAGES>
 __device__ __forceinline__ void give_back(Ring<STAGES>& ring, int use) {
+    __syncwarp();
     if (threadIdx.x % WARP == 0) mbarrier_arrive(&ring.empty[Turn<STAGES>(use).stage]);
 }
 

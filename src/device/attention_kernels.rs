@@ -88,12 +88,32 @@ macro_rules! sm80 {
     };
 }
 
+/// The kernels of the sm90 family for heads of `d` elements: shared bytes of each. 128 rows a block, which stays and takes one after the
+/// other; 384 threads.
+macro_rules! sm90 {
+    ($d:literal, $forward:expr, $queries:expr, $keys:expr) => {
+        AttentionKernels {
+            family: AttentionPath::Sm90,
+            dtype: DType::Bf16,
+            head_dims: [$d, $d],
+            capabilities: [(9, 0), (9, 0)],
+            hooks: false,
+            forward: kernel(concat!("attention_forward_sm90_bf16_d", $d), [128, 384, $forward]),
+            backward_queries: kernel(concat!("attention_backward_queries_sm90_bf16_d", $d), [128, 384, $queries]),
+            backward_keys: kernel(concat!("attention_backward_keys_sm90_bf16_d", $d), [128, 384, $keys]),
+        }
+    };
+}
+
 const fn kernel(name: &'static str, [rows, threads, shared_bytes]: [u32; 3]) -> AttentionKernel {
     AttentionKernel { name, rows: rows as usize, threads, shared_bytes }
 }
 
 /// Every path, the preferred first. A head takes the first row that fits it.
 pub const TABLE: &[AttentionKernels] = &[
+    sm90!(32, 81 << 10, 57 << 10, 59 << 10),
+    sm90!(64, 161 << 10, 113 << 10, 115 << 10),
+    sm90!(128, 193 << 10, 161 << 10, 162 << 10),
     sm80!(Bf16 "bf16", [8, 32], 32, [128, 128, 24 << 10], [128, 128, 33 << 10]),
     sm80!(Bf16 "bf16", [40, 64], 64, [128, 128, 48 << 10], [128, 128, 65 << 10]),
     sm80!(Bf16 "bf16", [72, 128], 128, [128, 128, 64 << 10], [128, 256, 193 << 9]),
@@ -202,5 +222,17 @@ mod tests {
         let error = choose(AttentionPath::Sm90, DType::Bf16, 64).unwrap_err().to_string();
         assert!(error.contains("--attention sm90") && error.contains("8.0") && error.contains("sm80 bf16"), "{error}");
         assert!(AttentionKernels::choose(AttentionPath::Auto, DType::Bf16, 64, (7, 5), false).is_err());
+    }
+
+    #[test]
+    fn hopper_takes_its_own_kernels_where_they_fit() {
+        let family = |head_dim, capability, hooks| {
+            AttentionKernels::choose(AttentionPath::Auto, DType::Bf16, head_dim, capability, hooks).unwrap().family
+        };
+        assert_eq!(family(64, (9, 0), false), AttentionPath::Sm90);
+        assert_eq!(family(64, (9, 0), true), AttentionPath::Sm80);
+        assert_eq!(family(40, (9, 0), false), AttentionPath::Sm80);
+        assert_eq!(family(64, (8, 0), false), AttentionPath::Sm80);
+        assert_eq!(family(64, (10, 0), false), AttentionPath::Sm80);
     }
 }

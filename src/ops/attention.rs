@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::attention_hooks::AttentionHooks;
+use super::attention_sm90::Hopper;
 use super::{deliver, for_real, kernel};
 use crate::Result;
 use crate::autograd::{DeviceBatch, Tape, Tensor};
-use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
+use crate::device::attention_kernels::{AttentionKernel, AttentionPath, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
 use crate::device::cpu::dropout::{Dropout, DropoutArgument};
 use crate::device::{DType, Launch, cpu};
@@ -44,9 +45,13 @@ pub fn attention(
         }
         Some(kernels) => {
             let plan = plan(tape, batch, rows)?;
-            let launch = call.launch(&kernels.forward, plan).read(tape.value(qkv)).read(&batch.cu_seqlens);
-            let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
-            let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries());
+            let launch = if kernels.family == AttentionPath::Sm90 {
+                call.hopper(tape, batch, qkv, plan).forward(&kernels.forward)
+            } else {
+                let launch = call.launch(&kernels.forward, plan).read(tape.value(qkv)).read(&batch.cu_seqlens);
+                let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
+                launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries())
+            };
             tape.device().launch(&launch.write(&mut output).write(&mut log_sum_exp))?;
             Some(plan)
         }
@@ -74,16 +79,26 @@ pub fn attention(
                 let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), blocks, 256);
                 let launch = launch.read(tape.value(output)).read(&d_output).read(tape.value(log_sum_exp));
                 tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
-                let sides = [
-                    (&kernels.backward_queries, call.hooks.by_queries()),
-                    (&kernels.backward_keys, call.hooks.by_keys()),
-                ];
-                for (kernel, hooks) in sides {
-                    let launch = call.launch(kernel, plan).read(tape.value(qkv)).read(&d_output).read(&terms);
-                    let launch = launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
-                    let launch = launch.int(rows).value(call.scale() as f32);
-                    let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks);
-                    tape.device().launch(&launch.write(&mut d_qkv))?;
+                if kernels.family == AttentionPath::Sm90 {
+                    let hopper = call.hopper(tape, &batch, qkv, plan);
+                    let queries = hopper.backward_queries(&kernels.backward_queries, &d_output, &terms);
+                    let keys = hopper.backward_keys(&kernels.backward_keys, &d_output, &terms);
+                    for launch in [queries, keys] {
+                        tape.device().launch(&launch.write(&mut d_qkv))?;
+                    }
+                } else {
+                    let sides = [
+                        (&kernels.backward_queries, call.hooks.by_queries()),
+                        (&kernels.backward_keys, call.hooks.by_keys()),
+                    ];
+                    for (kernel, hooks) in sides {
+                        let launch = call.launch(kernel, plan).read(tape.value(qkv)).read(&d_output).read(&terms);
+                        let launch =
+                            launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
+                        let launch = launch.int(rows).value(call.scale() as f32);
+                        let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks);
+                        tape.device().launch(&launch.write(&mut d_qkv))?;
+                    }
                 }
                 tape.recycle(terms);
             }
@@ -117,6 +132,22 @@ impl Attention {
             dropout: self.dropout,
             slopes: self.hooks.bias.as_deref().map(|bias| bias.slopes()),
             blocks: self.hooks.pattern.as_deref().map(|pattern| pattern.lists()),
+        }
+    }
+
+    /// What the kernels for Hopper take.
+    fn hopper<'a>(&self, tape: &'a Tape, batch: &'a DeviceBatch, qkv: Tensor, plan: Tensor) -> Hopper<'a> {
+        Hopper {
+            qkv: tape.value(qkv),
+            cu_seqlens: &batch.cu_seqlens,
+            plan: tape.value(plan),
+            entries: plan.rows,
+            rows: qkv.rows,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            scale: self.scale() as f32,
+            dropout: DropoutArgument::of(self.dropout),
+            multiprocessors: tape.device().multiprocessors(),
         }
     }
 

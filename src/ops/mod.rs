@@ -8,6 +8,7 @@
 
 mod attention;
 mod attention_hooks;
+mod attention_sm90;
 mod bias_gelu;
 mod cross_entropy;
 mod dropout;

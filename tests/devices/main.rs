@@ -121,6 +121,18 @@ fn bf16_trains_as_the_cpu_does() {
     }
 }
 
+/// As on a chip of compute capability 9.0, whose operations choose the kernels for it.
+#[test]
+fn hopper_kernels_train_as_the_cpu_does() {
+    let hopper = || emulated::named().unwrap_or_else(|| emulated::chip((9, 0)));
+    for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1), (128, Head::MaskedLm, 1)]
+    {
+        let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
+        let (kernels, _) = train(&hopper(), DType::Bf16, head_dim, head, steps);
+        close(&kernels, &cpu, 0.02);
+    }
+}
+
 /// f32 sums in another order than the CPU does, and takes exp from other functions: both are right to a few units of 2^-24 of
 /// each value, of which a loss gathers thousands.
 #[test]

@@ -34,11 +34,11 @@ impl Case {
         ends
     }
 
-    fn total(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    fn hidden(&self) -> usize {
+    pub fn hidden(&self) -> usize {
         self.heads * self.head_dim
     }
 

@@ -101,7 +101,8 @@ impl Loads {
         let mut later = Vec::new();
         for index in 0..loads.len() as u32 {
             let number = permutation.at(index) as usize;
-            if !all && order.interrupt() {
+            // Nearly half of them take another turn.
+            if !all && (order.interrupt() || order.interrupt()) {
                 later.push(number);
                 continue;
             }

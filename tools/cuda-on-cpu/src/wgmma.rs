@@ -6,7 +6,7 @@
 use crate::block::Block;
 use crate::descriptor::Descriptor;
 use crate::fault::{FaultKind, Finding};
-use crate::thread::RawSite;
+use crate::thread::{RawSite, Wait, current};
 use crate::warp::{Gathering, Operation, meet};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_char;
@@ -438,5 +438,9 @@ extern "C" fn cuda_on_cpu_wgmma_group(operation: u32, operand: u32, file: *const
         2 => Group::Wait { latest: operand },
         _ => Group::SetRegisters { count: operand, increase: operation == 3 },
     };
+    if matches!(operation, Group::Wait { .. }) {
+        // Products take time: others get to run, and to overwrite what is still read.
+        current().suspend(Wait::Spin, RawSite::new(file, line));
+    }
     meet(Operation::WgmmaGroup(operation), u32::MAX, &mut ptr::null::<()>(), RawSite::new(file, line));
 }
