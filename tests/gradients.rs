@@ -124,6 +124,7 @@ fn linear_with_and_without_bias() {
     let mut with = parameters(&[&[3, 4], &[3]]);
     let (weight, bias) = (matrix(&with, 0), vector(&with, 1));
     check(&[(5, 4)], &mut with, |tape, p, x| ops::linear(tape, p, x[0], weight, Some(bias)).unwrap());
+    check(&[(5, 4)], &mut with, |tape, p, x| ops::logits(tape, p, x[0], weight, bias).unwrap());
     let mut without = parameters(&[&[3, 4]]);
     check(&[(300, 4)], &mut without, |tape, p, x| ops::linear(tape, p, x[0], weight, None).unwrap());
 }
@@ -143,10 +144,29 @@ fn a_tensor_with_two_users_gets_both_gradients() {
 }
 
 #[test]
-fn bias_gelu() {
-    let mut p = parameters(&[&[7]]);
-    let bias = vector(&p, 0);
-    check(&[(40, 7)], &mut p, |tape, p, x| ops::bias_gelu(tape, p, x[0], bias).unwrap());
+fn linear_gelu() {
+    let mut p = parameters(&[&[7, 5], &[7]]);
+    let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
+    check(&[(40, 5)], &mut p, |tape, p, x| ops::linear_gelu(tape, p, x[0], weight, bias).unwrap());
+}
+
+#[test]
+fn feed_forward() {
+    let mut p = parameters(&[&[7, 4], &[7], &[5, 7], &[5]]);
+    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), (matrix(&p, 2), vector(&p, 3)));
+    check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down).unwrap());
+}
+
+/// The block's input is also its residual, so its gradient has two parts.
+#[test]
+fn feed_forward_beside_its_residual() {
+    let mut p = parameters(&[&[6, 4], &[6], &[4, 6], &[4], &[4], &[4]]);
+    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), (matrix(&p, 2), vector(&p, 3)));
+    let norm = Normalisation { gamma: vector(&p, 4), beta: vector(&p, 5), eps: 1e-12 };
+    check(&[(9, 4)], &mut p, |tape, p, x| {
+        let y = ops::feed_forward(tape, p, x[0], up, down).unwrap();
+        ops::layernorm(tape, p, y, Some(x[0]), 0.2, norm).unwrap()
+    });
 }
 
 #[test]

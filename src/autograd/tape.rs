@@ -24,6 +24,8 @@ pub struct Tensor {
     pub rows: usize,
     /// Columns: hidden size, classes.
     pub columns: usize,
+    /// Elements from row to row in memory: the columns, except in logits on devices with kernels, whose rows are aligned.
+    pub stride: usize,
 }
 
 /// A batch in device memory.
@@ -222,10 +224,16 @@ impl Tape {
 
     /// Puts an operation's output on the tape.
     pub fn push(&mut self, buffer: Buffer, rows: usize, columns: usize) -> Tensor {
-        assert_eq!(buffer.len(), rows * columns, "an output has another size than its shape");
+        self.push_strided(buffer, rows, columns, columns)
+    }
+
+    /// As [`Tape::push`], with rows `stride` elements apart; the elements between them are unspecified.
+    pub fn push_strided(&mut self, buffer: Buffer, rows: usize, columns: usize, stride: usize) -> Tensor {
+        assert_eq!(buffer.len(), rows * stride, "an output has another size than its shape");
+        assert!(columns <= stride, "rows of an output overlap");
         self.values.push(Some(buffer));
         self.gradients.push(None);
-        Tensor { id: self.values.len() - 1, rows, columns }
+        Tensor { id: self.values.len() - 1, rows, columns, stride }
     }
 
     /// What all operations of a kind share in one pass over a batch: `make` makes it when the first one asks for `what`.
@@ -269,6 +277,19 @@ impl Tape {
         self.values[tensor.id].as_ref().expect("a consumed tensor was read")
     }
 
+    /// The value of a tensor as doubles on the host, `[rows, columns]` without what may lie between the rows.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn to_f64(&self, tensor: Tensor) -> Result<Vec<f64>> {
+        let mut values = self.value(tensor).to_f64()?;
+        if tensor.stride > tensor.columns {
+            let mut at = 0..;
+            values.retain(|_| at.next().is_some_and(|at: usize| at % tensor.stride < tensor.columns));
+        }
+        Ok(values)
+    }
+
     /// Takes a tensor's value away, for an operation that works in place; nobody may read the tensor afterwards.
     ///
     /// # Panics
@@ -309,13 +330,13 @@ impl Tape {
     pub fn gradient_slot(&mut self, tensor: Tensor) -> Result<(Buffer, bool)> {
         Ok(match self.gradients[tensor.id].take() {
             Some(buffer) => (buffer, true),
-            None => (self.allocate(tensor.rows * tensor.columns)?, false),
+            None => (self.allocate(tensor.rows * tensor.stride)?, false),
         })
     }
 
     /// Sets the gradient of an operation's input.
     pub fn put_gradient(&mut self, tensor: Tensor, gradient: Buffer) {
-        assert_eq!(gradient.len(), tensor.rows * tensor.columns, "a gradient has another size than its tensor");
+        assert_eq!(gradient.len(), tensor.rows * tensor.stride, "a gradient has another size than its tensor");
         self.gradients[tensor.id] = Some(gradient);
     }
 

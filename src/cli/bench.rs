@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::Common;
+use crate::device::gemm_choice::{self, Measured};
 use crate::model::{Head, preset};
 use crate::train::bench::{Throughput, Workload, train_throughput};
 use crate::{Error, Result};
@@ -53,6 +54,8 @@ struct Report {
     length: usize,
     #[serde(flatten)]
     throughput: Throughput,
+    /// The measurements that matrix products were chosen by, with `--gemm auto` on a GPU.
+    products: Vec<Measured>,
     /// Tokens a second with one thread, if that was asked for.
     tokens_per_second_one_thread: Option<f64>,
 }
@@ -99,6 +102,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         batch,
         length,
         throughput,
+        products: device.measured_products(),
         tokens_per_second_one_thread: one_thread,
     };
     common.print(&report, table)
@@ -131,6 +135,9 @@ fn table(report: &Report) -> String {
         let pass = format!("{:?}", op.pass).to_lowercase();
         let (calls, time, share) = (op.calls_per_step, op.milliseconds_per_step, op.share * 100.0);
         let _ = writeln!(text, "{:<16}{pass:<10}{calls:>8.0}{time:>12.2}{share:>8.1}%", op.op);
+    }
+    if !report.products.is_empty() {
+        let _ = write!(text, "\n{}", gemm_choice::table(&report.products));
     }
     text
 }

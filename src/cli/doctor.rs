@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::Common;
 use crate::Result;
 use crate::device::attention_kernels::{AttentionKernels, AttentionPath};
+use crate::device::cuda::cublaslt::{self, Library};
 use crate::device::cuda::{self, GpuInfo};
-use crate::device::kernels;
+use crate::device::{Choices, kernels};
 
 /// Options of `helixgrad doctor`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -21,6 +22,7 @@ struct Report {
     spilling_kernels: Vec<String>,
     threads: usize,
     driver: Option<String>,
+    cublaslt: Option<Library>,
     gpus: Vec<GpuInfo>,
     advice: Vec<String>,
 }
@@ -54,7 +56,7 @@ fn examine() -> Report {
     });
     let driver = cuda::driver_version().ok().map(|(major, minor)| format!("{major}.{minor}"));
     if !embedded.is_empty() && !gpus.is_empty() {
-        match cuda::open(0, AttentionPath::Auto) {
+        match cuda::open(0, Choices::default()) {
             Ok(_) => advice.push("--device cuda is ready".into()),
             Err(error) => advice.push(error.to_string()),
         }
@@ -67,6 +69,7 @@ fn examine() -> Report {
         spilling_kernels: kernels::resources().into_iter().filter(spills).map(named).collect(),
         threads: rayon::current_num_threads(),
         driver,
+        cublaslt: cublaslt::library(),
         gpus,
         advice,
     }
@@ -90,6 +93,12 @@ fn human(report: &Report) -> String {
         Some(driver) => lines.push(format!("NVIDIA driver: supports CUDA {driver}")),
         None => lines.push("NVIDIA driver: none".into()),
     }
+    lines.push(match &report.cublaslt {
+        Some(Library { version, path }) => {
+            format!("cuBLASLt: {version}, {}", path.as_deref().unwrap_or("from where the system does not say"))
+        }
+        None => "cuBLASLt: none (--gemm has our own kernels only)".into(),
+    });
     for gpu in &report.gpus {
         lines.push(format!(
             "cuda:{}: {}, compute capability {}, {:.1} GiB, {} multiprocessors, attention kernels: {}",

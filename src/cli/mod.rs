@@ -30,7 +30,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::device::attention_kernels::AttentionPath;
-use crate::device::{DType, Device};
+use crate::device::{Choices, DType, Device, GemmChoice};
 use crate::{Error, Result};
 
 /// Trains DNABERT, a BERT over DNA k-mers, from a genome file to a splice-site predictor.
@@ -68,6 +68,10 @@ pub struct Common {
     /// Attention kernels on a GPU: the best that run there (auto), or those of one family.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY")]
     pub attention: AttentionPath,
+    /// Who multiplies matrices on a GPU: our kernels (own), NVIDIA's library where it is installed (cublaslt), or the faster of
+    /// the two for each shape (auto: measured at first use, so two runs may differ in their last bits).
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
+    pub gemm: GemmChoice,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -94,7 +98,8 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let device = Device::open(&self.device, self.attention)?;
+        let choices = Choices { attention: self.attention, gemm: self.gemm };
+        let device = Device::open(&self.device, choices)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {
             None if on_cpu => DType::F32,

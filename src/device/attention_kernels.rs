@@ -192,6 +192,7 @@ fn offers(capability: (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
 
     #[test]
     fn every_row_fits_every_chip_that_it_is_for() {
@@ -204,6 +205,14 @@ mod tests {
                 assert!(kernel.shared_bytes <= limit, "{}", kernel.name);
             }
         }
+    }
+
+    #[test]
+    fn a_family_is_refused_where_it_cannot_run() {
+        assert!(Device::open("cpu", AttentionPath::Auto).is_ok());
+        let error = Device::open("cpu", AttentionPath::Sm90).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--attention sm90 on cpu"), "{error}");
     }
 
     #[test]

@@ -237,6 +237,14 @@ impl Buffer {
         }
     }
 
+    /// The address of element `index`.
+    ///
+    /// # Panics
+    /// As [`Buffer::address`].
+    pub fn address_of(&self, index: usize) -> u64 {
+        self.address() + (index * self.dtype.size()) as u64
+    }
+
     /// Gives the allocation a new length and type; the contents are unspecified afterwards.
     ///
     /// # Panics

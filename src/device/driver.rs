@@ -4,6 +4,8 @@
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
 use super::attention_kernels::AttentionPath;
+use super::gemm_choice::GemmTable;
+use super::product::Product;
 use super::{Buffer, TensorMap};
 use crate::Result;
 
@@ -80,6 +82,23 @@ pub trait Driver: Send + Sync {
     /// The arguments are those that the kernel of this name takes, and the memory that they point to is as large as it
     /// reads and writes.
     unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Who computes matrix products, and what has been measured for it; `None` where there is no choice: our kernels.
+    fn gemm_table(&self) -> Option<&GemmTable> {
+        None
+    }
+
+    /// Computes a matrix product with the vendor's library, in order behind everything launched before. `false` where there is
+    /// no library, or it does not take this product: then nothing happened.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] naming the product's shape.
+    ///
+    /// # Safety
+    /// The addresses lie inside allocations of this driver that are as large as sizes and strides say.
+    unsafe fn vendor_product(&self, _product: &Product) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Waits for everything launched.
     ///
@@ -186,7 +205,7 @@ impl Launch {
 
     /// Adds a pointer to element `offset` of memory that the kernel reads.
     pub fn read_at(self, buffer: &Buffer, offset: usize) -> Self {
-        self.value(buffer.address() + (offset * buffer.dtype().size()) as u64)
+        self.value(buffer.address_of(offset))
     }
 
     /// Adds a pointer to memory that the kernel writes.
@@ -196,7 +215,7 @@ impl Launch {
 
     /// Adds a pointer to element `offset` of memory that the kernel writes.
     pub fn write_at(self, buffer: &mut Buffer, offset: usize) -> Self {
-        self.value(buffer.address() + (offset * buffer.dtype().size()) as u64)
+        self.value(buffer.address_of(offset))
     }
 
     /// Adds a null pointer: an optional input or output that is absent.

@@ -1,4 +1,4 @@
-//! How a matrix product is laid over a GPU: what `kernels/gemm.cu` is launched with.
+//! How a matrix product is laid over a GPU: what `kernels/gemm.cu` and `kernels/gemm_sm90.cu` are launched with.
 //!
 //! Pure functions of the shape, so the order in which parts are added depends on no chip. (Inside one mma.sync the tensor cores of
 //! different chips may add in different orders; a f32 product has the same bits everywhere.)
@@ -6,7 +6,7 @@
 use crate::{Error, Result};
 
 /// Rows and columns of C that a block computes.
-const TILE: usize = 128;
+pub const TILE: usize = 128;
 /// Threads of a block of every GEMM kernel.
 pub const THREADS: u32 = 256;
 /// Dynamic shared memory of the bf16 kernels in bytes; the f32 kernels take none. It is more than the 48 KB that a launch may
@@ -119,6 +119,73 @@ pub fn splits(m: usize, n: usize, k: usize) -> usize {
     (SPLIT_BLOCKS / tiles).min(k / SPLIT_K).max(1)
 }
 
+/// Rows and columns of C that a block of `kernels/gemm_sm90.cu` computes.
+const SM90_TILE: [usize; 2] = [128, 256];
+/// Elements of k in one of its stages.
+const SM90_STEP: usize = 64;
+/// Rows whose column sums it writes as one.
+pub const SM90_SUM_ROWS: usize = 64;
+/// Threads of its blocks: a warpgroup that copies, two that multiply.
+pub const SM90_THREADS: u32 = 384;
+/// Dynamic shared memory of its blocks in bytes: all that a block may have.
+pub const SM90_SHARED_BYTES: u32 = 227 << 10;
+/// Threads of a block of `gemm_finish_sm90_f32`, and blocks for each tile.
+pub const SM90_FINISH: [u32; 2] = [128, 16];
+/// Multiprocessors of an H100: what a weight's gradient is cut for, on any chip.
+const SM90_BLOCKS: usize = 132;
+
+/// The arguments that every kernel of `kernels/gemm_sm90.cu` takes first, by value; mirrors its `GemmSm90`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Sm90Arguments {
+    /// Rows of C.
+    pub m: i32,
+    /// Columns of C.
+    pub n: i32,
+    /// Length of the sums.
+    pub k: i32,
+    /// Parts that k is cut into.
+    pub parts: i32,
+}
+
+/// A launch of a kernel of `kernels/gemm_sm90.cu`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sm90Plan {
+    /// The first argument.
+    pub arguments: Sm90Arguments,
+    /// Tiles of C.
+    pub tiles: usize,
+    /// Pieces of work, each a tile and a part of k; a launch has at most as many blocks.
+    pub pieces: usize,
+    /// f32 elements of workspace for the parts' sums, where k is cut.
+    pub partials: usize,
+}
+
+impl Sm90Plan {
+    /// The product of `m` x `k` and `k` x `n` elements, with k in `parts` parts (no more than it has steps); `None` for sizes that
+    /// its 32-bit counts cannot hold.
+    pub fn new(m: usize, n: usize, k: usize, parts: usize) -> Option<Self> {
+        let side = |size: usize| i32::try_from(size).ok().filter(|&size| size > 0 && size <= i32::MAX - 256);
+        let tiles = m.div_ceil(SM90_TILE[0]).checked_mul(n.div_ceil(SM90_TILE[1]))?;
+        let parts = parts.clamp(1, k.div_ceil(SM90_STEP).max(1));
+        let pieces = i32::try_from(tiles.checked_mul(parts)?).ok()? as usize;
+        let arguments = Sm90Arguments { m: side(m)?, n: side(n)?, k: side(k)?, parts: parts as i32 };
+        Some(Self { arguments, tiles, pieces, partials: pieces * SM90_TILE[0] * SM90_TILE[1] })
+    }
+}
+
+/// Parts that k of a weight's gradient is cut into on Hopper: with the fewest, the shortest of up to 24, in steps of one block. All
+/// blocks wait for the last round; and a tile's part, written and read again, costs an eighth of a step (256 KB at 3 TB/s beside
+/// .7 microseconds: a prediction).
+pub fn sm90_parts(m: usize, n: usize, k: usize) -> usize {
+    let (tiles, steps) = (m.div_ceil(SM90_TILE[0]) * n.div_ceil(SM90_TILE[1]), k.div_ceil(SM90_STEP));
+    let cost = |parts: &usize| {
+        let rounds = (tiles * parts).div_ceil(SM90_BLOCKS);
+        8 * rounds * steps.div_ceil(*parts) + tiles * parts
+    };
+    (1..=steps.clamp(1, 24)).min_by_key(cost).unwrap_or(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +209,20 @@ mod tests {
         assert_eq!((plan.partials, plan.finish_blocks), (4 * 300 * 129, (300u32 * 17).div_ceil(256)));
         let plan = GemmPlan::new(300, 129, 40, [40, 129, 129], 1.0, 0.0).unwrap();
         assert_eq!((plan.grid, plan.partials, plan.finish_blocks), ([6, 1, 1], 0, 0));
+    }
+
+    #[test]
+    fn parts_on_hopper_fill_its_rounds() {
+        for ([m, n, k], parts) in
+            [([3072, 768, 65_536], 7), ([2304, 768, 65_536], 7), ([768, 768, 65_536], 7), ([4101, 768, 9_830], 1)]
+        {
+            assert_eq!(sm90_parts(m, n, k), parts, "{m} x {n} x {k}");
+        }
+        assert_eq!((sm90_parts(8, 8, 1), sm90_parts(8, 8, 128)), (1, 2));
+        let plan = Sm90Plan::new(129, 257, 130, 9).unwrap();
+        assert_eq!((plan.arguments.parts, plan.tiles, plan.pieces, plan.partials), (3, 4, 12, 12 * 128 * 256));
+        assert_eq!(Sm90Plan::new(i32::MAX as usize, 1, 1, 1), None);
+        assert_eq!(Sm90Plan::new(1 << 30, 1 << 30, 1, 1), None);
     }
 
     #[test]

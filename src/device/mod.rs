@@ -9,8 +9,10 @@ mod buffer;
 pub mod cpu;
 pub mod cuda;
 mod driver;
+pub mod gemm_choice;
 pub mod gemm_plan;
 pub mod kernels;
+pub mod product;
 pub mod sampling_plan;
 mod tensor_map;
 
@@ -18,11 +20,21 @@ use std::sync::Arc;
 
 pub use buffer::{Buffer, DType, Element};
 pub use driver::{Argument, Driver, Launch, Value};
+pub use gemm_choice::GemmChoice;
 pub use tensor_map::{Swizzle, TensorMap};
 
 use attention_kernels::{AttentionKernels, AttentionPath};
 
 use crate::{Error, Result};
+
+/// Which kernels a device is to use where it has several.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices {
+    /// Attention: `--attention`.
+    pub attention: AttentionPath,
+    /// Matrix products: `--gemm`.
+    pub gemm: GemmChoice,
+}
 
 /// A place to compute.
 #[derive(Clone)]
@@ -40,15 +52,16 @@ impl Device {
     /// # Errors
     /// [`Error::Usage`] for a name that is none of these; [`Error::Failed`] saying why a GPU cannot be used.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::open(name, AttentionPath::Auto)
+        Self::open(name, Choices::default())
     }
 
-    /// As [`Device::parse`], with the attention kernels of one family.
+    /// As [`Device::parse`], with the kernels that `choices` names. The CPU has one way for everything, and refuses to be told.
     ///
     /// # Errors
-    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run that family.
-    pub fn open(name: &str, attention: AttentionPath) -> Result<Self> {
-        let open = |number| cuda::open(number, attention).map(Self::Kernels);
+    /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what was chosen, or a library is not there.
+    pub fn open(name: &str, choices: Choices) -> Result<Self> {
+        let Choices { attention, gemm } = choices;
+        let open = |number| cuda::open(number, choices).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
             "auto" => open(0).unwrap_or(Self::Cpu),
@@ -60,6 +73,9 @@ impl Device {
                 }
             },
         };
+        if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
+            return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
+        }
         let families = match &device {
             Self::Cpu => Vec::new(),
             Self::Kernels(driver) => AttentionKernels::families(driver.compute_capability()),
@@ -107,6 +123,25 @@ impl Device {
         // of the kernel, and its buffers large enough, is what the kernel tests establish, in the emulator with guard pages
         // around every buffer.
         unsafe { driver.launch(launch) }
+    }
+
+    /// The measurements that matrix products were chosen by; none on the CPU, or where the choice is firm.
+    pub fn measured_products(&self) -> Vec<gemm_choice::Measured> {
+        match self {
+            Self::Cpu => Vec::new(),
+            Self::Kernels(driver) => driver.gemm_table().map(gemm_choice::GemmTable::measured).unwrap_or_default(),
+        }
+    }
+
+    /// Computes a matrix product with the vendor's library; `false` where there is none or it does not take this product.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] naming the product's shape.
+    pub(crate) fn vendor_product(&self, product: &product::Product) -> Result<bool> {
+        let Self::Kernels(driver) = self else { return Ok(false) };
+        // SAFETY: a product is put together by one operation from live buffers of this device, as a launch is; the same product
+        // goes to our kernels, whose tests have guard pages around every buffer.
+        unsafe { driver.vendor_product(product) }
     }
 
     /// Waits until everything launched is done.

@@ -226,9 +226,8 @@ impl Model {
         }
         let attended = linear(tape, parameters, attended, layer.attention_output)?;
         let attended = ops::layernorm(tape, parameters, attended, Some(x), dropout, layer.attention_norm)?;
-        let inner = ops::linear(tape, parameters, attended, layer.intermediate.weight, None)?;
-        let inner = ops::bias_gelu(tape, parameters, inner, layer.intermediate.bias)?;
-        let output = linear(tape, parameters, inner, layer.output)?;
+        let (up, down) = (layer.intermediate, layer.output);
+        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), (down.weight, down.bias))?;
         ops::layernorm(tape, parameters, output, Some(attended), dropout, layer.output_norm)
     }
 
@@ -241,24 +240,22 @@ impl Model {
         let mut x = self.hidden(tape, batch, self.layout.layers.len(), Rows::OfHead)?;
         match &self.layout.head {
             HeadLayout::MaskedLm { transform, norm, bias } => {
-                let x = ops::linear(tape, parameters, x, transform.weight, None)?;
-                let x = ops::bias_gelu(tape, parameters, x, transform.bias)?;
+                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias)?;
                 let x = ops::layernorm(tape, parameters, x, None, 0.0, *norm)?;
-                ops::linear(tape, parameters, x, self.layout.embeddings[0], Some(*bias))
+                ops::logits(tape, parameters, x, self.layout.embeddings[0], *bias)
             }
             HeadLayout::Cls { pooler, classifier } => {
                 let x = linear(tape, parameters, x, *pooler)?;
                 let x = ops::tanh(tape, x)?;
                 let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
-                linear(tape, parameters, x, *classifier)
+                ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
             HeadLayout::Site { dense, classifier } => {
                 if let Some(dense) = dense {
-                    x = ops::linear(tape, parameters, x, dense.weight, None)?;
-                    x = ops::bias_gelu(tape, parameters, x, dense.bias)?;
+                    x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias)?;
                 }
                 let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
-                linear(tape, parameters, x, *classifier)
+                ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
             HeadLayout::Encoder => Ok(x),
         }

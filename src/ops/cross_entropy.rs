@@ -68,8 +68,8 @@ pub fn cross_entropy(tape: &mut Tape, batch: &Rc<DeviceBatch>, logits: Tensor, s
         device => {
             let launch =
                 Launch::new(kernel("cross_entropy_forward", tape.dtype()), rows.max(1), 256).write(&mut gradient);
-            let launch = launch.read(&batch.labels).int(rows).int(logits.columns).value(scale as f32);
-            device.launch(&launch.write(&mut losses).write(&mut hits))?;
+            let launch = launch.read(&batch.labels).int(rows).int(logits.columns).int(logits.stride);
+            device.launch(&launch.value(scale as f32).write(&mut losses).write(&mut hits))?;
             let mut total = Buffer::on(device, 2, DType::F64)?;
             let launch = Launch::new("cross_entropy_total", 1, 256).read(&losses).read(&hits).int(rows);
             device.launch(&launch.write(&mut total))?;

@@ -9,25 +9,29 @@
 mod attention;
 mod attention_hooks;
 mod attention_sm90;
-mod bias_gelu;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod feed_forward;
 mod gather;
+mod gemm_sm90;
 mod layernorm;
 mod linear;
+mod linear_gelu;
+mod product;
 mod sampling;
 mod tanh;
 
 pub use attention::attention;
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
-pub use bias_gelu::bias_gelu;
 pub use cross_entropy::{Loss, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
+pub use feed_forward::feed_forward;
 pub use gather::gather;
 pub use layernorm::{Normalisation, layernorm};
-pub use linear::linear;
+pub use linear::{linear, logits};
+pub use linear_gelu::linear_gelu;
 pub use sampling::Sampler;
 pub use tanh::tanh;
 

@@ -323,5 +323,5 @@ fn probabilities_of(tape: &mut Tape, model: &Model, batch: &Batch) -> Result<Vec
         let sum: f64 = weights.iter().sum();
         weights.iter().map(|weight| weight / sum).collect()
     };
-    Ok(tape.value(logits).to_f64()?.chunks_exact(logits.columns).map(softmax).collect())
+    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(softmax).collect())
 }

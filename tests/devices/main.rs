@@ -1,6 +1,7 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
 mod emulated;
+mod hooks;
 mod sampling;
 
 use helixgrad::autograd::Tape;
@@ -128,8 +129,11 @@ fn hopper_kernels_train_as_the_cpu_does() {
     for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1), (128, Head::MaskedLm, 1)]
     {
         let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
-        let (kernels, _) = train(&hopper(), DType::Bf16, head_dim, head, steps);
+        let (kernels, weights) = train(&hopper(), DType::Bf16, head_dim, head.clone(), steps);
         close(&kernels, &cpu, 0.02);
+        let (again, same_weights) = train(&hopper(), DType::Bf16, head_dim, head, steps);
+        assert_eq!(kernels, again, "the same bits again");
+        assert!(weights == same_weights, "the same weights again");
     }
 }
 

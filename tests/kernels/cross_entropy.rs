@@ -17,7 +17,11 @@ fn cpu<R: Real>(logits: Vec<R>, labels: &[i32]) -> (Vec<R>, Vec<R>, Vec<i32>) {
 fn check<T: Float>(rows: usize, classes: usize, spread: f64, blocks: usize, seed: u64) {
     let logits = normals::<T>(seed, rows * classes, spread);
     let labels = below(seed, rows, classes);
-    let (memory, label_memory) = (Memory::of::<T>("logits", &logits), Memory::integers("labels", &labels));
+    // Rows of whole groups, or with some other gap, of NaN.
+    let stride = if seed.is_multiple_of(2) { classes.next_multiple_of(8) } else { classes + seed as usize % 5 };
+    let gap = vec![f32::NAN; stride - classes];
+    let with_gaps: Vec<f32> = logits.chunks(classes).flat_map(|row| [row, &gap].concat()).collect();
+    let (memory, label_memory) = (Memory::of::<T>("logits", &with_gaps), Memory::integers("labels", &labels));
     let losses = Memory::poisoned::<f32>("losses", rows);
     let hits = Memory::poisoned_integers("hits", rows);
     launch!(
@@ -25,14 +29,16 @@ fn check<T: Float>(rows: usize, classes: usize, spread: f64, blocks: usize, seed
         [blocks, 1],
         [256, 1],
         seed,
-        [&memory, &label_memory, rows, classes, SCALE, &losses, &hits,]
+        [&memory, &label_memory, rows, classes, stride, SCALE, &losses, &hits,]
     );
     let total = Memory::poisoned_doubles("total", 2);
     launch!("cross_entropy_total", [1, 1], [256, 1], seed, [&losses, &hits, rows, &total]);
 
     let (reference, reference_losses, expected_hits) = cpu(doubles(&logits), &labels);
     let (plain, plain_losses, _) = cpu(logits, &labels);
-    Tolerance { terms: 1.0 }.check("gradient", &memory.values::<T>(), &rounded::<T>(&plain), &reference);
+    let gradient: Vec<f32> = memory.values::<T>().chunks(stride).flat_map(|row| row[..classes].to_vec()).collect();
+    assert!(memory.values::<T>().chunks(stride).all(|row| row[classes..].iter().all(|value| value.is_nan())));
+    Tolerance { terms: 1.0 }.check("gradient", &gradient, &rounded::<T>(&plain), &reference);
     Tolerance { terms: 1.0 }.check("losses", &losses.values::<f32>(), &plain_losses, &reference_losses);
     assert_eq!(hits.to_integers(), expected_hits);
     let expected_loss: f64 = losses.values::<f32>().iter().map(|&loss| f64::from(loss)).sum();
@@ -73,7 +79,7 @@ fn the_first_of_equal_logits_is_the_hit() {
         let losses = Memory::poisoned::<f32>("losses", largest.len());
         let hits = Memory::poisoned_integers("hits", largest.len());
         launch!("cross_entropy_forward" as "bf16", [3, 1], [256, 1], schedule, [
-            &memory, &labels, largest.len(), classes, 0.0f32, &losses, &hits,
+            &memory, &labels, largest.len(), classes, classes, 0.0f32, &losses, &hits,
         ]);
         assert_eq!(hits.to_integers(), [1, 0, 0, 0, 0]);
     }
@@ -85,7 +91,7 @@ fn a_label_that_is_no_class_makes_the_loss_nan() {
         let (memory, labels) = (Memory::of::<f32>("logits", &[1.0, 2.0, 3.0]), Memory::integers("labels", &[label]));
         let (losses, hits) = (Memory::of::<f32>("losses", &[0.0]), Memory::poisoned_integers("hits", 1));
         launch!("cross_entropy_forward" as "f32", [1, 1], [256, 1], 0, [
-            &memory, &labels, 1usize, 3usize, 1.0f32, &losses, &hits,
+            &memory, &labels, 1usize, 3usize, 3usize, 1.0f32, &losses, &hits,
         ]);
         assert!(losses.values::<f32>()[0].is_nan());
         assert_eq!(hits.to_integers(), [0]);

@@ -1,13 +1,14 @@
 //! `kernels/gemm.cu` against products in f64, and against its own repetition.
 
 use half::bf16;
+use helixgrad::device::cpu;
 use helixgrad::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, THREADS};
 use proptest::prelude::*;
 
 use super::harness::*;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Layout {
+pub enum Layout {
     Nt,
     Nn,
     Tn,
@@ -25,29 +26,29 @@ impl Layout {
 
 /// A product to try.
 #[derive(Clone, Debug)]
-struct Case {
-    layout: Layout,
-    m: usize,
-    n: usize,
-    k: usize,
+pub struct Case {
+    pub layout: Layout,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     /// Elements between the end of a row and the start of the next, of A, B and C.
-    gaps: [usize; 3],
+    pub gaps: [usize; 3],
     /// Elements by which A, B, C and the bias start late: one is enough for no 16-byte access to fit.
-    shifts: [usize; 4],
-    splits: usize,
-    alpha: f32,
-    beta: f32,
-    bias: bool,
-    seed: u64,
+    pub shifts: [usize; 4],
+    pub splits: usize,
+    pub alpha: f32,
+    pub beta: f32,
+    pub bias: bool,
+    pub seed: u64,
 }
 
 impl Case {
-    fn plain(layout: Layout, [m, n, k]: [usize; 3]) -> Self {
+    pub fn plain(layout: Layout, [m, n, k]: [usize; 3]) -> Self {
         Self { layout, m, n, k, gaps: [0; 3], shifts: [0; 4], splits: 1, alpha: 1.0, beta: 0.0, bias: false, seed: 1 }
     }
 
     /// Rows and columns of A, B and C as they are stored.
-    fn stored(&self) -> [[usize; 2]; 3] {
+    pub fn stored(&self) -> [[usize; 2]; 3] {
         let Self { m, n, k, .. } = *self;
         match self.layout {
             Layout::Nt => [[m, k], [n, k], [m, n]],
@@ -56,7 +57,7 @@ impl Case {
         }
     }
 
-    fn strides(&self) -> [usize; 3] {
+    pub fn strides(&self) -> [usize; 3] {
         let stored = self.stored();
         [0, 1, 2].map(|matrix| stored[matrix][1] + self.gaps[matrix])
     }
@@ -67,18 +68,18 @@ impl Case {
 }
 
 /// A matrix in memory, its gaps and what lies before it filled with NaN, so that reading them shows.
-struct Stored<T: Float> {
-    values: Vec<f32>,
-    memory: Memory,
+pub struct Stored<T: Float> {
+    pub values: Vec<f32>,
+    pub memory: Memory,
     rows: usize,
     columns: usize,
-    stride: usize,
+    pub stride: usize,
     shift: usize,
     dtype: std::marker::PhantomData<T>,
 }
 
 impl<T: Float> Stored<T> {
-    fn new(name: &str, values: Vec<f32>, [rows, columns]: [usize; 2], stride: usize, shift: usize) -> Self {
+    pub fn new(name: &str, values: Vec<f32>, [rows, columns]: [usize; 2], stride: usize, shift: usize) -> Self {
         let mut all = vec![f32::NAN; shift + (rows - 1) * stride + columns];
         for row in 0..rows {
             all[shift + row * stride..][..columns].copy_from_slice(&values[row * columns..][..columns]);
@@ -87,12 +88,12 @@ impl<T: Float> Stored<T> {
         Self { values, memory, rows, columns, stride, shift, dtype: std::marker::PhantomData }
     }
 
-    fn argument(&self) -> Argument {
+    pub fn argument(&self) -> Argument {
         self.memory.at::<T>(self.shift)
     }
 
     /// What it holds now; the gaps must still be NaN.
-    fn read(&self) -> Vec<f32> {
+    pub fn read(&self) -> Vec<f32> {
         let all = self.memory.values::<T>();
         let inside = |at: &usize| *at >= self.shift && (at - self.shift) % self.stride < self.columns;
         assert!((0..all.len()).filter(|at| !inside(at)).all(|at| all[at].is_nan()), "a gap was written");
@@ -101,7 +102,7 @@ impl<T: Float> Stored<T> {
 }
 
 /// The plain formula, from row-major matrices without gaps, in the precision of its arguments.
-fn product<R: Real>(case: &Case, a: &[f32], b: &[f32], bias: Option<&[f32]>, c: &[f32]) -> Vec<R> {
+pub fn product<R: Real>(case: &Case, a: &[f32], b: &[f32], bias: Option<&[f32]>, c: &[f32]) -> Vec<R> {
     let Case { layout, m, n, k, .. } = *case;
     let mut result = Vec::with_capacity(m * n);
     for row in 0..m {
@@ -127,7 +128,7 @@ fn product<R: Real>(case: &Case, a: &[f32], b: &[f32], bias: Option<&[f32]>, c: 
 }
 
 /// What [`product`] computes in.
-trait Real: Copy + From<f32> + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> {}
+pub trait Real: Copy + From<f32> + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> {}
 impl Real for f32 {}
 impl Real for f64 {}
 
@@ -192,7 +193,79 @@ fn compute<T: Float, O: Float>(case: &Case, schedule: u64) -> Outcome {
     }
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+/// gelu(x + bias), from what is kept for the way back and the output; and the gradient and its column sums.
+fn compute_gelu<T: Float>(case: &Case, schedule: u64) -> [Vec<f32>; 3] {
+    let [m, n] = [case.m, case.n];
+    let [[a_rows, a_columns], [b_rows, b_columns], c_size] = case.stored();
+    let [lda, ldb, ldc] = case.strides();
+    let [a_shift, b_shift, c_shift, bias_shift] = case.shifts;
+    let values = |offset: u64, count: usize| normals::<T>(case.seed * 7 + offset, count, 1.0);
+    let a = Stored::<T>::new("a", values(0, a_rows * a_columns), [a_rows, a_columns], lda, a_shift);
+    let b = Stored::<T>::new("b", values(1, b_rows * b_columns), [b_rows, b_columns], ldb, b_shift);
+    let c = Stored::<T>::new("c", vec![f32::NAN; m * n], c_size, ldc, c_shift);
+    let bias = Stored::<T>::new("bias", values(3, n), [1, n], n, bias_shift);
+    let backward = case.layout == Layout::Nn;
+    let kept = if backward { values(4, m * n) } else { vec![f32::NAN; m * n] };
+    let x = Stored::<T>::new("x", kept, c_size, ldc, c_shift);
+    let tiles = m.div_ceil(128);
+    let column_sums = Memory::poisoned::<f32>("column_sums", tiles * n);
+    let plan = case.plan();
+    let mut arguments =
+        vec![Argument::of(&plan.arguments), a.argument(), b.argument(), bias.argument(), c.argument(), x.argument()];
+    if backward {
+        arguments.push((&column_sums).into());
+    }
+    let shared = if T::DTYPE == "bf16" { BF16_SHARED_BYTES as usize } else { 0 };
+    let name = format!("{}_gelu{}_{}", case.layout.name(), if backward { "_gradient" } else { "" }, T::DTYPE);
+    run_3d(&name, plan.grid, [THREADS, 1, 1], shared, schedule, arguments);
+    let sums = if backward { column_sums.values::<f32>() } else { Vec::new() };
+    [c.read(), x.read(), sums]
+}
+
+/// The sums are those of the plain product; GELU and its derivative those of the CPU device; the column sums, of what was
+/// written before it was rounded.
+fn check_gelu<T: Float>(case: &Case) {
+    let [found, kept, sums] = compute_gelu::<T>(case, case.seed);
+    let what = format!("{case:?} {} with gelu", T::DTYPE);
+    let again = compute_gelu::<T>(case, case.seed + 1);
+    assert_eq!([bits(&found), bits(&kept), bits(&sums)], again.map(|values| bits(&values)), "{what}: another schedule");
+
+    compare_gelu::<T>(case, 128, [&found, &kept, &sums]);
+}
+
+/// C, what is kept for the way back, and the column sums of every `sum_rows` rows against the truth.
+pub fn compare_gelu<T: Float>(case: &Case, sum_rows: usize, [found, kept, sums]: [&[f32]; 3]) {
+    let Case { layout, m, n, .. } = *case;
+    let what = format!("{case:?} {} with gelu", T::DTYPE);
+    let [[a_rows, a_columns], [b_rows, b_columns], _] = case.stored();
+    let values = |offset: u64, count: usize| normals::<T>(case.seed * 7 + offset, count, 1.0);
+    let (a, b, bias) = (values(0, a_rows * a_columns), values(1, b_rows * b_columns), values(3, n));
+    let plain: Vec<f32> = product(case, &a, &b, None, &[]);
+    let truth: Vec<f64> = product(case, &a, &b, None, &[]);
+    let terms = f64::from(case.alpha.abs()) * case.k as f64 + 2.0;
+    if layout == Layout::Nt {
+        Tolerance { terms }.check(&what, kept, &rounded::<T>(&plain), &truth);
+        let (mut plain_y, mut true_y) = (plain.clone(), truth.clone());
+        cpu::gelu::forward(&plain, &bias, &mut plain_y);
+        cpu::gelu::forward(&truth, &doubles(&bias), &mut true_y);
+        Tolerance { terms }.check(&what, found, &rounded::<T>(&plain_y), &true_y);
+        return;
+    }
+    let (mut plain_dx, mut true_dx) = (plain, truth);
+    let mut ignored = (vec![0.0f32; n], vec![0.0f64; n]);
+    cpu::gelu::backward(kept, &bias, &mut plain_dx, &mut ignored.0);
+    cpu::gelu::backward(&doubles(kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
+    Tolerance { terms }.check(&what, found, &rounded::<T>(&plain_dx), &true_dx);
+    for (tile, sums) in sums.chunks(n).enumerate() {
+        let rows = tile * sum_rows * n..((tile + 1) * sum_rows).min(m) * n;
+        let (mut plain_sums, mut true_sums) = (vec![0.0; n], vec![0.0; n]);
+        cpu::add_column_sums(&plain_dx[rows.clone()], &mut plain_sums);
+        cpu::add_column_sums(&true_dx[rows], &mut true_sums);
+        Tolerance { terms: 128.0 * terms }.check(&format!("{what}: column sums"), sums, &plain_sums, &true_sums);
+    }
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
@@ -255,6 +328,14 @@ proptest! {
     #[test]
     fn any_product(case in case()) {
         check_all(&case);
+    }
+
+    #[test]
+    fn any_product_with_gelu(case in case()) {
+        let layout = if case.layout == Layout::Nt { Layout::Nt } else { Layout::Nn };
+        let case = Case { layout, splits: 1, beta: 0.0, ..case };
+        check_gelu::<f32>(&case);
+        check_gelu::<bf16>(&case);
     }
 
     /// Sizes and strides for which every copy is of 16 bytes: the fast path, with tails of whole groups.

@@ -18,6 +18,7 @@ mod elementwise;
 mod embedding;
 mod gather;
 mod gemm;
+mod gemm_sm90;
 mod layernorm;
 mod norm;
 mod sampling;

@@ -8,9 +8,15 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::attention_kernels::AttentionPath;
+use super::gemm_choice::{GemmChoice, GemmTable};
 use super::kernels;
-use super::{DType, Driver, Launch, Swizzle, TensorMap, Value};
+use super::product::Product;
+use super::{Choices, DType, Driver, Launch, Swizzle, TensorMap, Value};
 use crate::{Error, Result};
+
+pub mod cublaslt;
+
+use cublaslt::CublasLt;
 
 /// What this machine has; for `helixgrad doctor` and for messages.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -65,18 +71,21 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// Opens GPU `ordinal` and loads the kernels of this build; its attention takes `attention`.
+/// Opens GPU `ordinal` and loads the kernels of this build, and cuBLASLt where `choices` may need it.
 ///
 /// # Errors
-/// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it.
-pub fn open(ordinal: usize, attention: AttentionPath) -> Result<Arc<dyn Driver>> {
+/// [`Error::Failed`] if this build has no kernels, the machine no driver or no such GPU, or the kernels no code for it;
+/// [`Error::Usage`] if cuBLASLt is asked for and not there.
+pub fn open(ordinal: usize, choices: Choices) -> Result<Arc<dyn Driver>> {
     if kernels::embedded().is_empty() {
         return Err(Error::usage(
             "this build has no CUDA kernels: no nvcc was found when it was compiled",
             "run tools/install-nvcc.sh and build again, or use --device cpu; `helixgrad doctor` says more",
         ));
     }
-    Ok(Arc::new(Gpu::open(ordinal, attention)?))
+    let mut gpu = Gpu::open(ordinal, choices.attention)?;
+    gpu.choose_gemm(choices.gemm)?;
+    Ok(Arc::new(gpu))
 }
 
 fn start() -> Result<()> {
@@ -125,6 +134,9 @@ struct Gpu {
     stream: sys::CUstream,
     modules: Vec<(&'static str, sys::CUmodule)>,
     functions: Mutex<HashMap<String, Function>>,
+    /// The vendor's matrix products, where they may be wanted.
+    cublaslt: Option<CublasLt>,
+    gemm: GemmTable,
 }
 
 #[derive(Clone, Copy)]
@@ -176,7 +188,35 @@ impl Gpu {
                 info.compute_capability, info.name
             )));
         }
-        Ok(Self { info, capability, attention, context, stream, modules, functions: Mutex::default() })
+        Ok(Self {
+            info,
+            capability,
+            attention,
+            context,
+            stream,
+            modules,
+            functions: Mutex::default(),
+            cublaslt: None,
+            gemm: GemmTable::new(GemmChoice::Own),
+        })
+    }
+
+    /// Opens cuBLASLt where `choice` may need it. Without the library, `auto` means our own kernels.
+    fn choose_gemm(&mut self, choice: GemmChoice) -> Result<()> {
+        let choice = match (choice, (choice != GemmChoice::Own).then(CublasLt::open)) {
+            (_, None) => choice,
+            (_, Some(Ok(library))) => {
+                self.cublaslt = Some(library);
+                choice
+            }
+            (GemmChoice::Auto, Some(Err(error))) => {
+                tracing::info!("matrix products by our own kernels: {error}");
+                GemmChoice::Own
+            }
+            (_, Some(Err(error))) => return Err(error),
+        };
+        self.gemm = GemmTable::new(choice);
+        Ok(())
     }
 
     fn enter(&self) -> Result<()> {
@@ -334,6 +374,17 @@ impl Driver for Gpu {
         // SAFETY: the caller's promise about the arguments; the driver copies them before it returns.
         unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream, &mut pointers) }
             .map_err(|error| failed(&format!("launch kernel {} ({})", launch.kernel, launch.shape()), error))
+    }
+
+    fn gemm_table(&self) -> Option<&GemmTable> {
+        Some(&self.gemm)
+    }
+
+    unsafe fn vendor_product(&self, product: &Product) -> Result<bool> {
+        let Some(library) = &self.cublaslt else { return Ok(false) };
+        self.enter()?;
+        // SAFETY: the caller's promise; the stream is of this GPU's context, which is current.
+        unsafe { library.multiply(product, self.stream) }
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -1,0 +1,49 @@
+//! `y = gelu(x U^T + a) W^T + b`: the feed-forward block of an encoder layer.
+//!
+//! One operation, so that on the way back GELU's derivative is part of the product before it. `x U^T` and GELU's output are kept.
+
+use std::time::Instant;
+
+use super::product::{self, OutputGradient};
+use crate::Result;
+use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
+
+/// `x`: `[rows, in]`; `up`: `[inner, in]` and `[inner]`; `down`: `[out, inner]` and `[out]`; the result is `[rows, out]`.
+///
+/// # Errors
+/// Those of the device.
+pub fn feed_forward(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: Tensor,
+    up: (Matrix, Vector),
+    down: (Matrix, Vector),
+) -> Result<Tensor> {
+    let started = Instant::now();
+    let (rows, inner, output) = (x.rows, up.0.rows, down.0.rows);
+    let mut kept = tape.allocate(rows * inner)?;
+    let mut activated = tape.allocate(rows * inner)?;
+    product::forward_gelu(tape, parameters, x, up, &mut kept, &mut activated)?;
+    let kept = tape.push(kept, rows, inner);
+    let activated = tape.push(activated, rows, inner);
+    let mut y = tape.allocate(rows * output)?;
+    product::forward(tape, parameters, activated, down.0, Some(down.1), (&mut y, output))?;
+    let y = tape.push(y, rows, output);
+
+    tape.record("feed_forward", started, move |tape, parameters| {
+        let values = tape.take_gradient(y)?;
+        let dy = OutputGradient { values: &values, rows, stride: output };
+        let mut d_kept = tape.allocate(rows * inner)?;
+        product::input_gradient_gelu(tape, parameters, dy, down.0, (kept, up.1), &mut d_kept)?;
+        product::parameter_gradients(tape, parameters, dy, activated, down.0, Some(down.1))?;
+        tape.recycle(values);
+        let dy = OutputGradient { values: &d_kept, rows, stride: inner };
+        let (mut dx, accumulate) = tape.gradient_slot(x)?;
+        product::input_gradient(tape, parameters, dy, up.0, &mut dx, accumulate)?;
+        product::parameter_gradients(tape, parameters, dy, x, up.0, None)?;
+        tape.put_gradient(x, dx);
+        tape.recycle(d_kept);
+        Ok(())
+    });
+    Ok(y)
+}

@@ -1,0 +1,42 @@
+//! `y = gelu(x W^T + b)` with the exact error function: a linear layer and its activation.
+//!
+//! `x W^T` is kept, and `x W^T + b` recomputed on the way back.
+
+use std::time::Instant;
+
+use super::product::{self, OutputGradient};
+use crate::Result;
+use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
+
+/// `x`: `[rows, in]`; `weight`: `[out, in]`; `bias`: `[out]`; the result is `[rows, out]`.
+///
+/// # Errors
+/// Those of the device.
+pub fn linear_gelu(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: Tensor,
+    weight: Matrix,
+    bias: Vector,
+) -> Result<Tensor> {
+    let started = Instant::now();
+    let (rows, columns) = (x.rows, weight.rows);
+    let mut kept = tape.allocate(rows * columns)?;
+    let mut y = tape.allocate(rows * columns)?;
+    product::forward_gelu(tape, parameters, x, (weight, bias), &mut kept, &mut y)?;
+    let kept = tape.push(kept, rows, columns);
+    let y = tape.push(y, rows, columns);
+
+    tape.record("linear_gelu", started, move |tape, parameters| {
+        let mut values = tape.take_gradient(y)?;
+        product::gelu_gradient(tape, parameters, kept, bias, &mut values)?;
+        let dy = OutputGradient { values: &values, rows, stride: columns };
+        let (mut dx, accumulate) = tape.gradient_slot(x)?;
+        product::input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;
+        product::parameter_gradients(tape, parameters, dy, x, weight, None)?;
+        tape.put_gradient(x, dx);
+        tape.recycle(values);
+        Ok(())
+    });
+    Ok(y)
+}
