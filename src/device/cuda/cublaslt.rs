@@ -2,7 +2,7 @@
 //!
 //! cuBLASLt thinks in columns, we in rows. A row-major matrix is, read column by column, its own transpose; so our `C = op(A) op(B)` is
 //! the column-major `C^T = op(B)^T op(A)^T`: B goes first, and whether an operand is transposed follows from the layout
-//! ([`ColumnMajor::of`]). Nothing is copied.
+//! (`ColumnMajor::of`). Nothing is copied.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
