@@ -13,7 +13,7 @@
 //! | [`interop`] | other programs' checkpoints: safetensors, PyTorch pickles, `config.json` |
 //! | [`optim`] | AdamW, schedules, clipping |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
-//! | [`bench`] | throughput, profiles, and the ceilings to judge them by |
+//! | [`mod@bench`] | throughput, profiles, and the ceilings to judge them by |
 //! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
