@@ -160,13 +160,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
-    pub fn advance_towards(
-        &mut self,
-        batch: &Batch,
-        targets: &[f32],
-        task: Task,
-        learning_rate: f64,
-    ) -> Result<()> {
+    pub fn advance_towards(&mut self, batch: &Batch, targets: &[f32], task: Task, learning_rate: f64) -> Result<()> {
         let _step = self.begin()?;
         self.tape.start_training(self.seed, self.optimizer.steps as u32, 0);
         let batch = self.model.upload(&mut self.tape, batch)?;
