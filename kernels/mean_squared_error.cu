@@ -4,7 +4,7 @@
 //   logits     := scale 2 (logits - targets) / columns, the gradient of scale * sum(losses)
 //   hits[row]   = 0: a number is not right or wrong
 //
-// Shapes: logits [rows, columns], targets [rows, columns] f32, losses [rows] f32, hits [rows] i32. cross_entropy_total adds
+// Shapes: logits [rows, columns] with rows `stride` elements apart, targets [rows, columns] f32, losses [rows] f32, hits [rows] i32. cross_entropy_total adds
 // the losses up.
 //
 // Floor, 128 x 1 bf16: a kilobyte; the launch itself is the floor.
@@ -17,14 +17,14 @@
 // (rows + 7) / 8 blocks of 256 threads, or any number of them.
 #define MEAN_SQUARED_ERROR(T, DTYPE)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) mean_squared_error_forward_##DTYPE(                          \
-        T* logits, const float* targets, int rows, int columns, float scale, float* losses, int* hits) {           \
+        T* logits, const float* targets, int rows, int columns, int stride, float scale, float* losses, int* hits) {           \
         const int lane = threadIdx.x % WARP, warps = gridDim.x * (blockDim.x / WARP);                              \
         const float each = 1.0f / static_cast<float>(columns);                                                     \
         for (int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP; row < rows; row += warps) {          \
-            const int64_t start = static_cast<int64_t>(row) * columns;                                             \
+            const int64_t start = static_cast<int64_t>(row) * stride, first = static_cast<int64_t>(row) * columns;                                             \
             float sum = 0.0f;                                                                                      \
             for (int column = lane; column < columns; column += WARP) {                                            \
-                const float difference = to_float(logits[start + column]) - targets[start + column];               \
+                const float difference = to_float(logits[start + column]) - targets[first + column];               \
                 sum += difference * difference;                                                                    \
                 logits[start + column] = from_float<T>(2.0f * scale * each * difference);                          \
             }                                                                                                      \

@@ -11,8 +11,7 @@ use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
 use crate::train::finetune::classify;
 
-/// Bases that a thread of the CPU works on at a time: the activations of a small model then fit its L2 cache. (With a
-/// model of 3 x 128, 1,024 and 4,096 are equally fast and 16,384 a fifth slower.)
+/// Bases that a thread of the CPU works on at a time: few enough that the activations of a small model stay in its cache.
 const CPU_BASES: usize = 2048;
 
 /// Bases that a GPU works on at a time.

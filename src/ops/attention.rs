@@ -81,25 +81,28 @@ pub fn attention(
                 let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), blocks, 256);
                 let launch = launch.read(tape.value(output)).read(&d_output).read(tape.value(log_sum_exp));
                 tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
+                let element = tape.dtype().size();
+                let [of_queries, of_keys] =
+                    [3, 4].map(|products| work::attention_side(rows, hidden, heads, batch.pairs, products, element));
                 if kernels.family == AttentionPath::Sm90 {
                     let hopper = call.hopper(tape, &batch, qkv, plan);
                     let queries = hopper.backward_queries(&kernels.backward_queries, &d_output, &terms);
                     let keys = hopper.backward_keys(&kernels.backward_keys, &d_output, &terms);
-                    for launch in [queries, keys] {
-                        tape.device().launch(&launch.write(&mut d_qkv))?;
+                    for (launch, work) in [(queries, of_queries), (keys, of_keys)] {
+                        tape.device().launch(&launch.work(work).write(&mut d_qkv))?;
                     }
                 } else {
                     let sides = [
-                        (&kernels.backward_queries, call.hooks.by_queries()),
-                        (&kernels.backward_keys, call.hooks.by_keys()),
+                        (&kernels.backward_queries, call.hooks.by_queries(), of_queries),
+                        (&kernels.backward_keys, call.hooks.by_keys(), of_keys),
                     ];
-                    for (kernel, hooks) in sides {
+                    for (kernel, hooks, work) in sides {
                         let launch = call.launch(kernel, plan).read(tape.value(qkv)).read(&d_output).read(&terms);
                         let launch =
                             launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
                         let launch = launch.int(rows).value(call.scale() as f32);
                         let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks);
-                        tape.device().launch(&launch.write(&mut d_qkv))?;
+                        tape.device().launch(&launch.work(work).write(&mut d_qkv))?;
                     }
                 }
                 tape.recycle(terms);

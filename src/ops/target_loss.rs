@@ -44,8 +44,8 @@ pub(super) fn run(
         }
         device => {
             let launch = Launch::new(kernel(&format!("{op}_forward"), tape.dtype()), rows.div_ceil(8).max(1), 256);
-            let launch = launch.write(&mut gradient).read(targets).int(rows).int(logits.columns).value(scale as f32);
-            device.launch(&launch.work(work).write(&mut losses).write(&mut hits))?;
+            let launch = launch.write(&mut gradient).read(targets).int(rows).int(logits.columns).int(logits.stride);
+            device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
             let mut total = Buffer::on(device, 2, DType::F64)?;
             let launch = Launch::new("cross_entropy_total", 1, 256).read(&losses).read(&hits).int(rows);
             device.launch(&launch.write(&mut total))?;

@@ -118,6 +118,14 @@ pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: u64, 
     Work { flops: 10.0 * hidden as f64 * pairs as f64, ..Work::new(8 * rows * hidden * element + 4 * rows * heads, 0) }
 }
 
+/// One of the two kernels of the way back: `products` of the pairs (3 for the queries, 4 for the keys); it reads the inputs and the
+/// output's gradient and writes its part of the inputs' gradients.
+pub fn attention_side(rows: usize, hidden: usize, heads: usize, pairs: u64, products: usize, element: usize) -> Work {
+    let tensors = 2 + products;
+    let flops = 2.0 * (products * hidden) as f64 * pairs as f64;
+    Work { flops, ..Work::new(tensors * rows * hidden * element + 8 * rows * heads, 0) }
+}
+
 /// Sum of squares.
 pub fn norm(parameters: usize, gradient: usize) -> Work {
     Work::new(parameters * gradient, 2 * parameters)

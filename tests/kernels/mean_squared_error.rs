@@ -17,7 +17,11 @@ fn cpu<R: Real>(logits: Vec<R>, targets: &[f32], rows: usize) -> (Vec<R>, Vec<R>
 fn check<T: Float>(rows: usize, columns: usize, spread: f64, blocks: usize, seed: u64) {
     let logits = normals::<T>(seed, rows * columns, spread);
     let targets = normals::<f32>(seed + 1, rows * columns, spread);
-    let (memory, target_memory) = (Memory::of::<T>("logits", &logits), Memory::of::<f32>("targets", &targets));
+    // Rows of whole groups, or with some other gap, of NaN; the targets have none.
+    let stride = if seed.is_multiple_of(2) { columns.next_multiple_of(8) } else { columns + seed as usize % 5 };
+    let gap = vec![f32::NAN; stride - columns];
+    let with_gaps: Vec<f32> = logits.chunks(columns).flat_map(|row| [row, &gap].concat()).collect();
+    let (memory, target_memory) = (Memory::of::<T>("logits", &with_gaps), Memory::of::<f32>("targets", &targets));
     let losses = Memory::poisoned::<f32>("losses", rows);
     let hits = Memory::poisoned_integers("hits", rows);
     launch!(
@@ -25,13 +29,15 @@ fn check<T: Float>(rows: usize, columns: usize, spread: f64, blocks: usize, seed
         [blocks, 1],
         [256, 1],
         seed,
-        [&memory, &target_memory, rows, columns, SCALE, &losses, &hits,]
+        [&memory, &target_memory, rows, columns, stride, SCALE, &losses, &hits,]
     );
     let (reference, reference_losses, expected_hits) = cpu(doubles(&logits), &targets, rows);
     let (plain, plain_losses, _) = cpu(logits, &targets, rows);
     // Logits are up to four spreads large, and so are the terms that cancel.
     Tolerance { terms: 4.0 * spread }.check("losses", &losses.values::<f32>(), &plain_losses, &reference_losses);
-    Tolerance { terms: 1.0 }.check("gradient", &memory.values::<T>(), &rounded::<T>(&plain), &reference);
+    let gradient: Vec<f32> = memory.values::<T>().chunks(stride).flat_map(|row| row[..columns].to_vec()).collect();
+    assert!(memory.values::<T>().chunks(stride).all(|row| row[columns..].iter().all(|value| value.is_nan())));
+    Tolerance { terms: 1.0 }.check("gradient", &gradient, &rounded::<T>(&plain), &reference);
     assert_eq!(hits.to_integers(), expected_hits);
 }
 

@@ -78,14 +78,14 @@ mod tests {
                 }
             }
         }
-        // scipy.stats.hypergeom.sf(29, 1000, 100, 60)
+        // Expected are 6 of 60.
         let tail = hypergeometric_tail(30, 1000, 100, 60);
         assert!(tail > 0.0 && tail < 1e-15);
     }
 
     #[test]
     fn adjusted_as_in_the_paper() {
-        // statsmodels' multipletests(..., method="fdr_bh") on the same values.
+        // By hand: sorted, times 5 over the rank, the running minimum from the largest.
         let adjusted = adjusted(&[0.01, 0.04, 0.03, 0.5, 0.005]);
         let expected = [0.025, 0.05, 0.05, 0.5, 0.025];
         adjusted.iter().zip(expected).for_each(|(found, expected)| assert!((found - expected).abs() < 1e-12));
