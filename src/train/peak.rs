@@ -39,7 +39,8 @@ impl Peak {
     pub fn quick(device: &Device, dtype: DType) -> Result<Self> {
         let product = match device {
             Device::Cpu => 512,
-            Device::Kernels(_) => 4096,
+            // Enough tiles for every multiprocessor, and no more: an emulated one takes seconds for what a real one does in no time.
+            Device::Kernels(_) => (32 * device.multiprocessors()).next_multiple_of(64).min(4096),
         };
         let sizes = Sizes { copied: 1 << 16, product, budget: Duration::from_millis(20) };
         let unknown = Ceilings { bytes_per_second: f64::NAN, flops_per_second: f64::NAN, product_size: product };
