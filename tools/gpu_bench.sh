@@ -26,6 +26,10 @@ while [ $# -gt 0 ]; do
 done
 op=${1:-}
 benches=${op:-"gemm attention layernorm linear_gelu cross_entropy dropout embedding gather tanh adamw sampling launch"}
+if [ -z "$op" ] && [ -x ./helixgrad ]; then
+    # Those that were packed.
+    benches=$(ls bench-* 2>/dev/null | sed 's/^bench-//; /_table.py$/d')
+fi
 mkdir -p "$out"
 ours=$out/ours.jsonl peers=$out/peers.jsonl
 rm -f "$ours" "$peers"
