@@ -302,7 +302,8 @@ fn bad_input_is_refused_with_what_to_do() {
         (&["pretrain", "--genome", &genome, "--out", "/proc/nope/run"], "/proc/nope"),
         (&["finetune", "--data", "/nowhere", "--out", &out], "/nowhere"),
         (&["evaluate", "--model", "/nowhere", "--data", "x"], "/nowhere"),
-        (&["evaluate", "--model", &run, "--data", &genome], "2bit"),
+        (&["finetune", "--data", &genome, "--out", &out], "2bit"),
+        (&["evaluate", "--model", &run, "--data", &genome], "no classifier"),
         (&["predict", "--model", &run, "--fasta", &genome], "no classifier"),
         (&["bench", "train", "--length", "0"], "--length 0"),
     ];

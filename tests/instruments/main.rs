@@ -37,16 +37,18 @@ fn a_profile_accounts_for_the_step_and_draws_it() {
     let share: f64 = rows.iter().map(|row| row["share"].as_f64().unwrap()).sum();
     assert!((share - 1.0).abs() < 1e-9, "{share}");
     let row = |name: &str, pass: &str| rows.iter().find(|row| row["name"] == name && row["pass"] == pass).unwrap();
-    // Three layers of four products and the head's one: in forward, 13; a backward call does both gradients.
-    assert_eq!(
-        (&row("linear", "forward")["calls_per_step"], &row("linear", "backward")["calls_per_step"]),
-        (&13.0.into(), &13.0.into())
-    );
+    // Three layers of two products and the head's one; the feed-forward block is an operation of its own.
+    let calls = |name: &str| ["forward", "backward"].map(|pass| row(name, pass)["calls_per_step"].as_f64().unwrap());
+    assert_eq!((calls("linear"), calls("feed_forward")), ([7.0; 2], [3.0; 2]));
     // Forward of all: sums over the layers of 2 rows x in x out, exact. 160 tokens, but 4 behind the last attention.
-    let layer = |rows: f64, after: f64| 2.0 * 128.0 * (rows * 384.0 + after * (128.0 + 512.0 + 512.0));
-    let expected = 2.0 * layer(160.0, 160.0) + layer(160.0, 4.0) + 2.0 * 4.0 * 128.0 * 3.0;
-    let flops = row("linear", "forward")["flops_per_call"].as_f64().unwrap() * 13.0;
-    assert!((flops / expected - 1.0).abs() < 1e-12, "{flops} {expected}");
+    let layer = |rows: f64, after: f64| 2.0 * 128.0 * (rows * 384.0 + after * 128.0);
+    let linear = 2.0 * layer(160.0, 160.0) + layer(160.0, 4.0) + 2.0 * 4.0 * 128.0 * 3.0;
+    // Two products with 512 columns between them, and GELU, which counts as 25 operations.
+    let feed_forward = (2.0 * 160.0 + 4.0) * 512.0 * (2.0 * 2.0 * 128.0 + 25.0);
+    for (name, expected) in [("linear", linear), ("feed_forward", feed_forward)] {
+        let flops = row(name, "forward")["flops_per_call"].as_f64().unwrap() * calls(name)[0];
+        assert!((flops / expected - 1.0).abs() < 1e-12, "{name}: {flops} {expected}");
+    }
     let attention = row("attention", "forward");
     assert_eq!(attention["flops_per_call"], 4.0 * 128.0 * 4.0 * 1600.0);
     let memory = &profile["memory"];
