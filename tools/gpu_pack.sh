@@ -2,13 +2,13 @@
 # Builds what a machine with an NVIDIA GPU but without Rust needs, into gpu-check/ (ignored by git): the program with its
 # kernels, the tests that can run on a GPU, some benches, the sample and gpu_check.sh. Carry the folder there and run gpu_check.sh in it.
 #
-#   tools/gpu_pack.sh [BENCH]...     the benches to take along (default: gemm attention layernorm); each is a program of its own
+#   tools/gpu_pack.sh [BENCH]...     the benches to take along (default: gemm attention); each is a program of its own
 #
 # Stripped, under 60 MB together. HELIXGRAD_PACK_PROFILE=dev takes the binaries of `cargo test` instead, without benches, to rehearse.
 set -eu
 cd "$(dirname "$0")/.."
 
-[ $# -gt 0 ] || set -- gemm attention layernorm
+[ $# -gt 0 ] || set -- gemm attention
 profile=${HELIXGRAD_PACK_PROFILE:-release}
 [ "$profile" = dev ] || tools/install-nvcc.sh
 [ "$profile" = dev ] && folder=debug || folder=$profile
