@@ -110,7 +110,8 @@ pub fn write_atomic(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Resul
 }
 
 /// Fills a new folder through `fill` and renames it to `path` when that succeeded. A folder already there is replaced:
-/// the old one is moved aside first and removed last, so a crash leaves at least one of the two complete.
+/// the old one is moved aside first and removed last, so a crash leaves at least one of the two complete. For names that
+/// no user chose; [`FolderKind::write`] is for those that one did.
 ///
 /// # Errors
 /// [`Error::Io`], or whatever `fill` returns.
@@ -146,6 +147,52 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
     Ok(())
 }
 
+/// A kind of folder that a command fills, known by the files in it: such a folder is replaced by the next one of its kind,
+/// and nothing else ever is.
+pub struct FolderKind {
+    /// What lies in it, with its article: "a profile".
+    pub what: &'static str,
+    /// The file that every one of them has, and no folder of a user's own.
+    pub marker: &'static str,
+    /// Whether a file of this name belongs to it, too.
+    pub holds: fn(&str) -> bool,
+}
+
+impl FolderKind {
+    /// Refuses a folder with anything else in it. A missing or an empty one is fine.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names what was found; [`Error::Io`].
+    pub fn check(&self, path: &Path) -> Result<()> {
+        if !path.is_dir() {
+            return Ok(());
+        }
+        let is_marked = path.join(self.marker).is_file();
+        for entry in fs::read_dir(path).map_err(Error::io("read the folder", path))? {
+            let entry = entry.map_err(Error::io("read the folder", path))?;
+            let name = entry.file_name();
+            let is_folder = entry.file_type().map_err(Error::io("read the folder", path))?.is_dir();
+            let is_ours = name.to_str().is_some_and(|name| name == self.marker || (self.holds)(name));
+            if !is_marked || is_folder || !is_ours {
+                return Err(Error::usage(
+                    format!("{} holds {:?}, and is not {} alone", path.display(), name.to_string_lossy(), self.what),
+                    "name a new folder with --out, or an earlier one of this command, which is replaced",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the folder `path` through `fill`, whole or not at all, in place of an earlier one.
+    ///
+    /// # Errors
+    /// As [`FolderKind::check`], [`Error::Io`], or whatever `fill` returns.
+    pub fn write(&self, path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.check(path)?;
+        write_folder_atomic(path, fill)
+    }
+}
+
 /// The folder a path lies in; "." for a bare file name.
 fn parent(path: &Path) -> PathBuf {
     match path.parent() {
@@ -175,6 +222,34 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
         write_atomic(&path, "whole").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+    }
+
+    #[test]
+    fn only_a_folder_of_the_same_kind_is_replaced() {
+        let kind = FolderKind { what: "a table", marker: "a.json", holds: |name| name.starts_with("part_") };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table");
+        let write = || {
+            kind.write(&path, |dir| {
+                write_atomic(dir.join("a.json"), "{}")?;
+                write_atomic(dir.join("part_1"), "1")
+            })
+        };
+        write().unwrap();
+        write().unwrap();
+        for foreign in ["notes.txt", "part_2/inner"] {
+            let file = path.join(foreign);
+            write_atomic(&file, "mine").unwrap();
+            assert!(write().unwrap_err().to_string().contains("not a table alone"));
+            assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+            fs::remove_file(&file).unwrap();
+            let _ = fs::remove_dir(file.parent().unwrap());
+        }
+        write().unwrap();
+        fs::remove_file(path.join("a.json")).unwrap();
+        assert!(write().unwrap_err().to_string().contains("part_1"), "a file of our name alone may be a user's");
+        fs::remove_file(path.join("part_1")).unwrap();
+        write().unwrap();
     }
 
     #[test]

@@ -10,8 +10,7 @@ use super::attention::layers;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::labelled::read_labelled;
-use crate::output::write_atomic;
-use crate::output::write_folder_atomic;
+use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
 use crate::train::checkpoint;
@@ -52,10 +51,20 @@ pub struct Args {
     /// The fewest places of a motif.
     #[arg(long, value_name = "N", default_value_t = Options::DNABERT.min_places)]
     min_places: usize,
-    /// The folder to write; one that is there is replaced.
+    /// The folder to write; an earlier one of this command is replaced.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
+
+const FOLDER: FolderKind = FolderKind {
+    what: "motifs",
+    marker: "motifs.meme",
+    holds: |name| {
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let logo = name.strip_prefix("motif_").and_then(|rest| rest.strip_suffix(".svg"));
+        matches!(name, "motifs.tsv" | "motifs.html") || logo.is_some_and(is_number)
+    },
+};
 
 /// Runs the command.
 ///
@@ -69,6 +78,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         min_places: args.min_places,
     };
     options.check()?;
+    FOLDER.check(&args.out)?;
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
     let Some(classification) = &checkpoint.classification else {
@@ -111,7 +121,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     progress.finish("");
     let findings = find(&looked_at, &others, &options)?;
-    write_folder_atomic(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
+    FOLDER.write(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
     common.print(&findings, |findings| human(findings, &args.out))
 }
 
