@@ -13,6 +13,7 @@ pub mod cust;
 mod driver;
 pub mod gemm_choice;
 pub mod gemm_plan;
+pub mod host_memory;
 pub mod kernels;
 mod launch_log;
 mod mark;
