@@ -72,7 +72,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     })?;
     progress.finish("");
     table.file.commit()?;
-    let result = json!({ "sequences": count, "rows": table.rows, "columns": table.columns, "out": args.out });
+    let result =
+        json!({ "sequences": count, "rows": table.rows, "columns": table.columns, "out": args.out.to_string_lossy() });
     common.print(&result, |_| format!("{count} sequences, written to {}", args.out.display()))
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Common;
 use super::attention::layers;
+use super::evaluate::part_of;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::labelled::read_labelled;
@@ -27,8 +28,8 @@ pub struct Args {
     /// The model: a classifier's folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Labelled windows, TSV or CSV.
-    #[arg(long, value_name = "FILE")]
+    /// Labelled windows, TSV or CSV, or a folder with a test.tsv or test.csv.
+    #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
     /// The class, by its name or number; the windows of the others are what it is compared with.
     #[arg(long, value_name = "CLASS")]
@@ -94,7 +95,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let selection = Selection { query: from, layers, heads: Heads::Mean, unit: Unit::Nucleotide };
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
 
-    let windows = read_labelled(&args.data)?;
+    let data = part_of(&args.data, "test");
+    let windows = read_labelled(&data)?;
     let (least, most) = observer.lengths();
     if let Some(index) = windows
         .iter()
@@ -103,7 +105,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
         let found = format!("{} bases", windows[index].bases.len());
         let remedy = format!("this model reads windows of at least {least} bases{most}");
-        return Err(Error::input(&args.data, format!("window {}", index + 1), found, remedy));
+        return Err(Error::input(&data, format!("window {}", index + 1), found, remedy));
     }
     let (mut of_class, mut others) = (Vec::new(), Vec::new());
     for window in &windows {
