@@ -30,7 +30,7 @@ pub enum Error {
         remedy: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy_for(source))]
     Io {
         /// The attempted operation, as a verb: "read", "create", "rename".
         action: &'static str,
@@ -83,8 +83,21 @@ impl std::fmt::Display for Shortage {
     }
 }
 
+/// What to do about an answer of the system that does not say it itself.
+fn remedy_for(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "\n  what to do: check the path",
+        io::ErrorKind::IsADirectory => "\n  what to do: this is a folder; name a file, perhaps one in it",
+        io::ErrorKind::NotADirectory => "\n  what to do: a part of the path is a file; check the path",
+        io::ErrorKind::PermissionDenied => "\n  what to do: change its permissions, or name another place",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "\n  what to do: make room, or name another place",
+        io::ErrorKind::ReadOnlyFilesystem => "\n  what to do: name another place",
+        _ => "",
+    }
+}
+
 /// A number of bytes for people.
-fn size(bytes: usize) -> String {
+pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
@@ -131,6 +144,26 @@ impl Error {
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// Says of an [`Error::Usage`] that it is about what a file holds; leaves other errors as they are.
+    #[must_use]
+    pub fn about(self, path: &Path) -> Self {
+        match self {
+            Self::Usage { found, remedy } => Self::input(path, "", found, remedy),
+            other => other,
+        }
+    }
+
+    /// Tells an error about a file in the folder `from` as one about the same file in `to`, which `from` was to become.
+    #[must_use]
+    pub fn moved(mut self, from: &Path, to: &Path) -> Self {
+        if let Self::Input { path, .. } | Self::Io { path, .. } = &mut self
+            && let Ok(inside) = path.strip_prefix(from)
+        {
+            *path = to.join(inside);
+        }
+        self
     }
 
     /// The process exit code: 2 for bad usage, bad input and files that cannot be read or written, 1 for the rest.

@@ -27,12 +27,14 @@ pub mod genome;
 pub mod inference;
 pub mod interop;
 pub mod kmer;
+mod lossy;
 pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod output;
 pub mod philox;
 pub mod report;
+mod small_file;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -343,7 +343,7 @@ fn bad_input_leaves_nothing_behind() {
         (&["--fasta", &good, "--out", &out, "--window", "23"], "1 to 22"),
         (&["--fasta", &good, "--out", &out, "--window", "0"], "--window 0"),
         (&["--fasta", &good, "--out", &out, "--window", "5", "--overlap", "5"], "--overlap 5"),
-        (&["--fasta", &good, "--out", &out, "--pool", "cls", "--per", "token"], "cannot be used with"),
+        (&["--fasta", &good, "--out", &out, "--pool", "cls", "--per", "token"], "--pool for one vector a sequence"),
         (&["--out", &out], "required"),
         (&["--fasta", &good, "--tsv", &good, "--out", &out], "cannot be used with"),
         (&["--bed", &path("r.bed"), "--out", &out], "--genome"),

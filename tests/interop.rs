@@ -239,7 +239,7 @@ fn files_that_cannot_be_understood_say_why() {
             "architectures",
         ),
         ("mlm", Box::new(replace("config.json", "\"hidden_size\": 16", "\"hidden_size\": 32768")), "shape [69, 16]"),
-        ("mlm", Box::new(replace("config.json", "_layers\": 2", "_layers\": 4000000")), "layer.3999999"),
+        ("mlm", Box::new(replace("config.json", "_layers\": 2", "_layers\": 4000000")), "num_hidden_layers is 4000000"),
         ("mlm", Box::new(replace("config.json", "size\": 24", "size\": 1000000")), "intermediate"),
         ("mlm", Box::new(remove("vocab.txt")), "no vocab.txt"),
         ("mlm", Box::new(remove("config.json")), "config.json"),
@@ -337,6 +337,95 @@ fn odd_pickles_cost_little() {
     {
         assert!(pickle::read(short).is_err(), "{short:?}");
     }
+}
+
+/// A pickle of a state dict with the tensor `w`, of floats in the storage `key`, with these strides.
+fn state_dict(key: &str, shape: &[u32], strides: &[u32]) -> Vec<u8> {
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let tuple = |sizes: &[u32]| {
+        let items: Vec<u8> = sizes.iter().flat_map(|size| [&b"J"[..], &size.to_le_bytes()].concat()).collect();
+        [&b"("[..], &items, b"t"].concat()
+    };
+    [
+        b"\x80\x02}".to_vec(),
+        text("w"),
+        b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text(key),
+        text("cpu"),
+        b"K\x04tQK\x00".to_vec(),
+        tuple(shape),
+        tuple(strides),
+        b"\x89ccollections\nOrderedDict\n)RtRs.".to_vec(),
+    ]
+    .concat()
+}
+
+/// A zip archive of stored entries; one without contents has those of the entry before it.
+fn archive(entries: &[(&str, Option<&[u8]>)]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    let (mut at, mut sum, mut size) = (0, 0, 0);
+    for (name, contents) in entries {
+        if let Some(contents) = contents {
+            let mut crc = flate2::Crc::new();
+            crc.update(contents);
+            (at, sum, size) = (bytes.len() as u32, crc.sum(), contents.len() as u32);
+            bytes.extend(b"PK\x03\x04");
+            bytes.extend([0; 22]);
+            bytes.extend([name.len() as u8, 0, 0, 0]);
+            bytes.extend(name.as_bytes());
+            bytes.extend(*contents);
+        }
+        directory.extend(b"PK\x01\x02");
+        directory.extend([0; 12]);
+        [sum, size, size].iter().for_each(|word| directory.extend(word.to_le_bytes()));
+        directory.extend([name.len() as u8, 0]);
+        directory.extend([0; 12]);
+        directory.extend(at.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let start = bytes.len() as u32;
+    bytes.extend(&directory);
+    bytes.extend(b"PK\x05\x06");
+    bytes.extend([0; 8]);
+    bytes.extend((directory.len() as u32).to_le_bytes());
+    bytes.extend(start.to_le_bytes());
+    bytes.extend([0; 2]);
+    bytes
+}
+
+/// A small file must not ask for more memory or work than a small multiple of its size.
+#[test]
+fn pickles_and_archives_of_a_bomb_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    let read = |key: &str, shape: &[u32], strides: &[u32]| {
+        let pickle = state_dict(key, shape, strides);
+        fs::write(&path, archive(&[("a/data.pkl", Some(&pickle)), ("a/data/0", Some(&[0; 16]))])).unwrap();
+        Weights::read(&path).map(|weights| weights.values("w", &[2, 2]).unwrap().unwrap())
+    };
+    assert_eq!(read("0", &[2, 2], &[2, 1]).unwrap(), [0.0; 4]);
+    let message = |result: helixgrad::Result<Vec<f32>>| result.unwrap_err().to_string();
+    // One element, a million times a million times.
+    assert!(message(read("0", &[1 << 20, 1 << 20], &[0, 0])).contains("in a storage of 16 bytes"));
+    assert!(message(read("0", &[1; 100_000], &[1; 100_000])).contains("100000 axes"));
+    // A name of a megabyte, which each use would copy.
+    assert!(message(read(&"0".repeat(1 << 20), &[2, 2], &[2, 1])).contains("describes no storage"));
+
+    // Every name is the same megabyte, whose checksum would be computed each time.
+    let names: Vec<String> = (0..10_000).map(|number| format!("a/{number}")).collect();
+    let mut entries: Vec<(&str, Option<&[u8]>)> = names.iter().map(|name| (name.as_str(), None)).collect();
+    let contents = vec![0; 1 << 20];
+    entries[0].1 = Some(&contents);
+    assert!(zip::entries(&archive(&entries)).unwrap_err().contains("overlap"));
+    let twice = archive(&[("a/b", Some(b"1")), ("a/b", Some(b"2"))]);
+    assert!(zip::entries(&twice).unwrap_err().contains("two entries"));
+
+    assert!(pickle::read(&vec![b')'; (8 << 20) + 1]).unwrap_err().contains("more than 8388608 bytes"));
+    let long = |opcode: &[u8]| pickle::read(&[opcode, &[0x7f; 300][..], b"."].concat()).unwrap_err();
+    assert!(long(b"\x8a\xff").contains("integer of 255 bytes"));
+    assert!(long(b"\x8b\xff\xff\xff\x7f").contains("opcode 0x8b"));
 }
 
 /// Every way to cut or change these files is refused or read, never a panic; what is read is as large as the file.

@@ -306,6 +306,40 @@ fn bad_input_is_refused_with_what_to_do() {
         (&["evaluate", "--model", &run, "--data", &genome], "no classifier"),
         (&["predict", "--model", &run, "--fasta", &genome], "no classifier"),
         (&["bench", "train", "--length", "0"], "--length 0"),
+        // Numbers beyond any machine, one for each way to ask for memory.
+        (&["bench", "train", "--steps", "18446744073709551615"], "1 to 1,000,000 steps"),
+        (
+            &["bench", "train", "--preset", "dnabert-6", "--batch", "65535", "--length", "32767"],
+            "GiB of memory or more",
+        ),
+        (
+            &["pretrain", "--genome", &genome, "--out", &out, "--micro-batches", "1000000000000"],
+            "lower --micro-batches",
+        ),
+        (
+            &["pretrain", "--genome", &genome, "--out", &out, "--tokens-per-step", "1000000000000"],
+            "GiB of memory or more",
+        ),
+        (
+            &["pretrain", "--genome", &genome, "--out", &out, "--tokens-per-step", "18446744073709551615"],
+            "of memory or more",
+        ),
+        (
+            &[
+                "pretrain",
+                "--genome",
+                &genome,
+                "--out",
+                &out,
+                "--micro-batches",
+                "1",
+                "--tokens-per-step",
+                "1000000000",
+            ],
+            "training this model on 1000000000 tokens at a time takes",
+        ),
+        (&["pretrain", "--genome", &genome, "--out", &out, "--layers", "16000000"], "1 to 10,000 layers"),
+        (&["pretrain", "--genome", &genome, "--out", &out, "--hidden", "98304"], "over 68 billion parameters"),
     ];
     for (arguments, expected) in cases {
         let message = refused(arguments);
@@ -315,8 +349,59 @@ fn bad_input_is_refused_with_what_to_do() {
 
     let windows = folder.path("windows.tsv");
     fs::write(&windows, format!("sequence\tlabel\n{}\t0\n{}\t1\n", "A".repeat(90), "C".repeat(90))).unwrap();
-    let message = refused(&["finetune", "--data", &windows, "--init", &run, "--out", &out]);
-    assert!(message.contains("positions"), "{message}");
+    let finetune = ["finetune", "--data", &windows, "--init", &run, "--out", &out];
+    assert!(refused(&finetune).contains("positions"));
+    let with = |extra: &[&str]| refused(&[&finetune[..], extra].concat());
+    assert!(with(&["--labels", "a,a"]).contains("two classes called \"a\""));
+    assert!(with(&["--window", "91"]).contains("windows.tsv, window 1: 90 bases"));
+    let scratch = ["finetune", "--data", &windows, "--out", &out, "--window", "18446744073709551615"];
+    assert!(refused(&scratch).contains("window 1: 90 bases"));
+    assert!(!Path::new(&out).exists());
+}
+
+/// What lies in a folder that is no run's stays there.
+#[test]
+fn a_run_takes_no_folder_of_somebody_else() {
+    let folder = Folder::new();
+    let out = folder.path("mine");
+    for file in ["best/thesis", "checkpoint-500/adapter.bin"] {
+        let path = Path::new(&out).join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "three years").unwrap();
+    }
+    for command in ["pretrain", "finetune"] {
+        let message =
+            refused(&[command, if command == "pretrain" { "--genome" } else { "--data" }, &sample(), "--out", &out]);
+        assert!(message.contains("is not a run without a checkpoint alone"), "{message}");
+    }
+    assert!(
+        Path::new(&out).join("best/thesis").is_file() && Path::new(&out).join("checkpoint-500/adapter.bin").is_file()
+    );
+    // A run that was killed before its first checkpoint is begun anew, and clears away what it had half-written.
+    let begun = folder.path("begun");
+    fs::create_dir_all(format!("{begun}/.helixgrad-abc.tmp")).unwrap();
+    [".lock", "config.toml", "metrics.jsonl"]
+        .iter()
+        .for_each(|name| fs::write(Path::new(&begun).join(name), "").unwrap());
+    pretrain(&begun, &["--steps", "1"]);
+    let left: Vec<_> = fs::read_dir(&begun).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+#[test]
+fn a_training_that_has_diverged_writes_no_model() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    let genome = sample();
+    let line = "--k 3 --layers 1 --hidden 16 --heads 2 --intermediate 16 --max-length 40 --tokens-per-step 100 --steps 3 --warmup 0 \
+                --learning-rate 65535";
+    let arguments: Vec<&str> =
+        ["pretrain", "--genome", &genome, "--out", &out].into_iter().chain(line.split_whitespace()).collect();
+    let output = helixgrad(&arguments);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("training has diverged"), "{message}");
+    assert!(!Path::new(&out).join("model.safetensors").exists());
 }
 
 #[test]
@@ -348,6 +433,30 @@ fn damaged_checkpoints_are_refused() {
             refused(&["finetune", "--data", &windows, "--init", copy.to_str().unwrap(), "--out", &folder.path("out")]);
         assert!(message.contains(copy.to_str().unwrap()), "case {index}: {message}");
     }
+}
+
+#[test]
+fn a_changed_byte_is_found_when_a_run_goes_on() {
+    let folder = Folder::new();
+    let run = folder.path("run");
+    pretrain(&run, &["--steps", "1"]);
+    let resume = ["pretrain", "--resume", "--out", &run, "--steps", "2"];
+    for name in ["model.safetensors", "training_state.safetensors"] {
+        let path = format!("{run}/checkpoint-00000001/{name}");
+        let whole = fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        *bytes.iter_mut().nth_back(8).unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let message = refused(&resume);
+        assert!(message.contains(name) && message.contains("checksum"), "{message}");
+        fs::write(&path, whole).unwrap();
+    }
+    // A checkpoint of a version without checksums.
+    let state = format!("{run}/checkpoint-00000001/state.json");
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap();
+    assert_eq!(json.as_object_mut().unwrap().remove("checksums").unwrap().as_object().unwrap().len(), 2);
+    fs::write(&state, json.to_string()).unwrap();
+    self::json(&resume);
 }
 
 fn replace(path: &Path, from: &str, to: &str) {
@@ -386,6 +495,62 @@ fn ctrl_c_saves_and_the_run_goes_on_to_the_same_bits() {
     assert!(matches!(status.code(), Some(130 | 0)), "{status:?}");
     json(&["pretrain", "--resume", "--out", &broken]);
     same_file(&format!("{whole}/model.safetensors"), &format!("{broken}/model.safetensors"));
+}
+
+/// An evaluation may take longer than the training. A run that is stopped in one makes up for it when it goes on.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_evaluation() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+    let folder = Folder::new();
+    let (whole, broken) = (folder.path("whole"), folder.path("broken"));
+    pretrain(&whole, &["--steps", "4"]);
+    let config = format!("{whole}/config.toml");
+    let interrupted = |arguments: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_helixgrad"))
+            .args([&["pretrain", "--out", &broken, "--eval-batches", "4294967295", "--quiet"], arguments].concat())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Step 2 is in the log; the evaluation of step 4 begins soon, and never ends. Or nothing but it is to be done.
+        let log = Path::new(&broken).join("metrics.jsonl");
+        while fs::read_to_string(&log).unwrap_or_default().is_empty() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < Duration::from_secs(60), "Ctrl-C is ignored");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("--resume"), "{message}");
+    };
+    interrupted(&["--config", &config]);
+    interrupted(&["--resume"]);
+    json(&["pretrain", "--resume", "--out", &broken, "--eval-batches", "1"]);
+    for file in ["model.safetensors", "checkpoint-00000004/training_state.safetensors"] {
+        same_file(&format!("{whole}/{file}"), &format!("{broken}/{file}"));
+    }
+    let points = |run: &str| -> Vec<Value> {
+        let log = fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap();
+        let point = |line: &str| {
+            let mut point: Value = serde_json::from_str(line).unwrap();
+            ["tokens_per_second", "mfu"]
+                .iter()
+                .for_each(|key| drop(point.as_object_mut().unwrap().remove(*key).unwrap()));
+            point
+        };
+        log.lines().map(point).collect()
+    };
+    assert_eq!(points(&whole), points(&broken));
+    assert!(points(&whole)[1]["evaluation"]["loss"].is_f64());
+    let state = fs::read_to_string(format!("{broken}/checkpoint-00000004/state.json")).unwrap();
+    assert!(!state.contains("unevaluated"), "{state}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
 use crate::kmer::corpus::SHORTEST_SEQUENCE;
-use crate::model::{Config, Head, Model};
+use crate::model::{Config, Head, Model, Recompute};
 use crate::optim::AdamWConfig;
 use crate::philox::{Philox, Purpose, below};
 use crate::train::step::{ProfileSteps, Trainer};
@@ -45,6 +45,7 @@ pub struct Workload {
 impl Workload {
     /// Steps before the measured ones: they fill the tape's pool and wake the machine.
     pub const WARM_UP: usize = 2;
+    const MOST_STEPS: usize = 1_000_000;
 
     /// A model in training on `device`.
     ///
@@ -54,7 +55,7 @@ impl Workload {
         if !(1..=1 << 20).contains(&self.length)
             || !(1..=1 << 16).contains(&self.batch)
             || self.batch * self.length >= 1 << 31
-            || self.steps == 0
+            || !(1..=Self::MOST_STEPS).contains(&self.steps)
             || !(0.0..=1.0).contains(&self.masked)
             || (self.mix == Mix::Dnabert && self.length < SHORTEST_SEQUENCE + 2)
         {
@@ -63,10 +64,11 @@ impl Workload {
                     "--batch {} --length {} --steps {} --masked {}",
                     self.batch, self.length, self.steps, self.masked
                 ),
-                "give at least one step of at least one sequence of at least one token (7 with --mix dnabert), fewer than 2^31 tokens \
-                 a step, and a share from 0 to 1",
+                "give 1 to 1,000,000 steps of at least one sequence of at least one token (7 with --mix dnabert), fewer than 2^31 \
+                 tokens a step, and a share from 0 to 1",
             ));
         }
+        self.config.check_training(device, self.batch * self.length, Recompute::None)?;
         let model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
         let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
         trainer.collected = self.collected;
@@ -170,6 +172,8 @@ mod tests {
             Workload { batch: 1 << 16, length: 1 << 20, ..good.clone() },
             Workload { masked: f64::NAN, ..good.clone() },
             Workload { steps: 0, ..good.clone() },
+            Workload { steps: usize::MAX, ..good.clone() },
+            Workload { batch: 1 << 16, length: 1 << 14, ..good.clone() },
         ] {
             assert!(bad.trainer(&Device::Cpu, DType::F32, 1).is_err(), "{bad:?}");
         }

@@ -72,7 +72,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     })?;
     progress.finish("");
     let rows = writer.commit()?;
-    let result = json!({ "sequences": count, "rows": rows, "columns": columns, "out": args.out });
+    let out = args.out.to_string_lossy();
+    let result = json!({ "sequences": count, "rows": rows, "columns": columns, "out": out });
     common.print(&result, |_| format!("{count} sequences, written to {}", args.out.display()))
 }
 

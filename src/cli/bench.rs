@@ -15,6 +15,7 @@ use crate::device::gemm_choice::{self, Measured};
 use crate::device::graphs::GraphCounts;
 use crate::model::preset;
 use crate::report::{Cell, Table, format};
+use crate::small_file;
 use crate::train::ceilings::Sizes;
 use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
@@ -131,7 +132,7 @@ fn published(name: &str) -> Result<Vec<Published>> {
 }
 
 fn read_earlier(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = small_file::read(path)?;
     let remedy = "name a file that `helixgrad bench train --json > FILE` wrote";
     let value: Value =
         serde_json::from_str(&text).map_err(|error| Error::input(path, "", error.to_string(), remedy))?;

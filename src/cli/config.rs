@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
+use crate::small_file;
 use crate::train::checkpoint::nothing_to_resume;
 use crate::{Error, Result};
 
@@ -18,7 +19,7 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
     let Some(path) = config_path(&arguments)? else {
         return Ok(arguments);
     };
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = small_file::read(&path)?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         Error::input(&path, "", format!("not valid TOML: {error}"), "write `option-name = value` lines")
     })?;
@@ -28,12 +29,10 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
     let mut inserted = Vec::new();
     for (key, value) in &table {
         let name = key.replace('_', "-");
-        if given.contains(&name) {
-            continue;
-        }
-        let known = command.get_arguments().chain(cli.get_arguments()).any(|arg| arg.get_long() == Some(&name));
-        if !known {
-            let options: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+        let options = command.get_arguments().chain(cli.get_arguments()).filter_map(|arg| arg.get_long());
+        // A file does not name another one.
+        let options: Vec<_> = options.filter(|option| *option != "config").collect();
+        if !options.contains(&name.as_str()) {
             return Err(Error::input(
                 &path,
                 format!("key {key:?}"),
@@ -41,7 +40,10 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
                 format!("its options are: {}", options.join(", ")),
             ));
         }
-        inserted.extend(as_arguments(&name, value, &path)?);
+        let arguments = as_arguments(&name, value, &path)?;
+        if !given.contains(&name) {
+            inserted.extend(arguments);
+        }
     }
     let mut merged = arguments;
     merged.splice(position..position, inserted);

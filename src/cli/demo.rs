@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Common, config};
 use crate::Result;
+use crate::lossy;
 use crate::output::write_atomic;
 use crate::report::format;
 use crate::train::demo::{DemoMetrics, DemoOptions, Surroundings, run as run_demo};
@@ -17,6 +18,7 @@ use crate::train::demo::{DemoMetrics, DemoOptions, Surroundings, run as run_demo
 pub struct Args {
     /// The folder that gets the models, metrics.json and report.html; an earlier demo's is replaced.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
     /// Train for seconds only: shows that everything works, not how well.
     #[arg(long)]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Common;
-use crate::Result;
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
@@ -18,6 +17,7 @@ use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::{self, Named};
 use crate::report::{Progress, format};
 use crate::train::checkpoint;
+use crate::{Error, Result};
 
 /// Options of `helixgrad embed`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// One vector a sequence: the mean over its k-mers (default), or its `[CLS]`.
-    #[arg(long, value_enum, conflicts_with = "per")]
+    #[arg(long, value_enum)]
     pool: Option<Pool>,
     /// One vector a k-mer, or a base (the mean over the k-mers that cover it).
     #[arg(long, value_enum)]
@@ -81,6 +81,12 @@ enum Per {
 /// # Errors
 /// Those of reading, computing and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    if args.pool.is_some() && args.per.is_some() {
+        return Err(Error::usage(
+            "--pool and --per together",
+            "give --pool for one vector a sequence, or --per for one a k-mer or base",
+        ));
+    }
     let (device, dtype) = common.device()?;
     let encoder = Encoder::new(checkpoint::load(&args.model)?, device, dtype)?;
     let unit = match (args.pool, args.per) {
@@ -111,7 +117,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     progress.finish("");
     let rows = writer.commit()?;
     let result = json!({
-        "out": args.out,
+        "out": args.out.to_string_lossy(),
         "rows": rows,
         "columns": encoder.columns(),
         "unit": unit,

@@ -37,14 +37,15 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let mut checkpoint = checkpoint::load(&args.model)?;
-    let data = if args.data.is_dir() { part(&args.data, "test") } else { args.data.clone() };
+    let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
     let (answers, pairs) = (answers_of(classification.task), classification.pairs);
     let test = read_table(&data, answers, pairs)?.windows;
     let mut progress = Progress::new("evaluating", test.len() as u64, common.quiet).unit("windows");
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
     if classification.task != Task::SingleLabel {
-        let found = evaluate_targets(&mut checkpoint, &test, &device, dtype, common.seed, &mut count)?;
+        let found = evaluate_targets(&mut checkpoint, &test, &device, dtype, common.seed, &mut count);
+        let found = found.map_err(|error| error.about(&data))?;
         progress.finish("");
         return common.print(&found, |found| format!("{} windows\n{}", found.windows, scores_table(&found.scores)));
     }
@@ -53,7 +54,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let train = train_path.map(|path| read_table(&path, answers, pairs)).transpose()?.map(|table| table.windows);
     // Only splice sites have baselines.
     let train = train.filter(|_| classification.labels.iter().eq(LABEL_NAMES.iter()) || args.train.is_some());
-    let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count)?;
+    let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count);
+    let evaluation = evaluation.map_err(|error| error.about(&data))?;
     progress.finish("");
     common.print(&evaluation, human)
 }
@@ -62,6 +64,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 pub(super) fn part(folder: &Path, name: &str) -> PathBuf {
     let csv = folder.join(format!("{name}.csv"));
     if csv.is_file() { csv } else { folder.join(format!("{name}.tsv")) }
+}
+
+/// The file that a `--data FILE|DIR` means.
+pub(super) fn part_of(data: &Path, name: &str) -> PathBuf {
+    if data.is_dir() { part(data, name) } else { data.to_owned() }
 }
 
 /// What stands behind the sequences in tables for a task.

@@ -12,9 +12,11 @@ use crate::device::DType;
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::kmer::table::{Table, read_table};
 use crate::kmer::vocabulary::Vocabulary;
+use crate::lossy;
 use crate::model::{Head, Model, Recompute, Task};
 use crate::optim::{AdamWConfig, Decay};
 use crate::report::format;
+use crate::small_file;
 use crate::train::checkpoint::{self, Classification};
 use crate::train::cross_validation::{CrossValidation, cross_validate};
 use crate::train::finetune::{DevScores, FinetuneOptions, FinetuneSummary, finetune};
@@ -27,15 +29,19 @@ pub struct Args {
     /// A folder with train.tsv and dev.tsv (as `helixgrad splice dataset` writes; GUE's train.csv and dev.csv), or a training
     /// file. After a header, a line has a sequence (bases or k-mers), or two with --pairs, and what --task says.
     #[arg(long, value_name = "DIR|FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     data: PathBuf,
     /// The dev file (default: dev.tsv or dev.csv in the folder, if it is there).
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     dev: Option<PathBuf>,
     /// Start from this checkpoint; without it a model of --preset learns from scratch.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     init: Option<PathBuf>,
     /// The folder of the run: checkpoints, metrics, and the finished model.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
     /// Go on from the newest checkpoint in --out, with the options in its config.toml.
     #[arg(long)]
@@ -134,10 +140,22 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         _ => named_columns(args, names)?,
     };
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
+    for (windows, path) in [(&train, Some(&train_path)), (&dev, dev_path.as_ref())] {
+        let short = |(number, of): (usize, &LabelledWindow)| {
+            Some((number, of.bases.len())).filter(|(_, length)| *length < window.unwrap_or(0))
+        };
+        if let (Some((number, length)), Some(path)) = ((1..).zip(windows).find_map(short), path) {
+            let (place, found) = (format!("window {number}"), format!("{length} bases"));
+            return Err(Error::input(path, place, found, "lower --window, or leave such windows out"));
+        }
+    }
     let classification = Classification { labels, window, task: args.task, pairs: args.pairs };
     let outputs = classification.labels.len();
     let (mut model, vocabulary) = model(args, common, &train, &dev, outputs)?;
     model.recompute = args.recompute;
+    let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
+    let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
+    model.config.check_training(&options.device, tokens, args.recompute)?;
     tracing::info!(
         "{} training and {} dev windows, {outputs} outputs; {} parameters",
         format::count(train.len() as u64),
@@ -200,6 +218,9 @@ fn folds_text(result: &CrossValidation, args: &Args) -> String {
 
 /// Class names become columns of tables.
 fn printable(names: Vec<String>) -> Result<Vec<String>> {
+    if let Some((_, twice)) = (0..).zip(&names).find(|(index, name)| names[..*index].contains(name)) {
+        return Err(Error::usage(format!("two classes called {twice:?}"), "give each a name of its own"));
+    }
     match names.iter().find(|name| name.is_empty() || name.contains(char::is_control)) {
         Some(name) => Err(Error::usage(format!("a class called {name:?}"), "use names without tabs and line breaks")),
         None => Ok(names),
@@ -279,7 +300,7 @@ fn label_names(args: &Args, classes: usize) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(numbers);
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = small_file::read(&path)?;
     let names = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
         let names = json.get("label_names")?.as_array()?;
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
@@ -313,8 +334,10 @@ fn model(
     }
     let k = args.model.resolve("splice-small", 1)?.0.k();
     // [CLS], and for each sequence its k-mers and a [SEP].
-    let tokens = |bases: &[u8]| (args.window.unwrap_or(bases.len()) + 2).saturating_sub(k);
-    let of = |window: &LabelledWindow| 1 + tokens(&window.bases) + window.second.as_deref().map_or(0, tokens);
+    let tokens = |bases: &[u8]| args.window.unwrap_or(bases.len()).saturating_add(2).saturating_sub(k);
+    let of = |window: &LabelledWindow| {
+        tokens(&window.bases).saturating_add(window.second.as_deref().map_or(0, tokens)).saturating_add(1)
+    };
     let longest = train.iter().chain(dev).map(of).max().unwrap_or(1);
     let (vocabulary, config) = args.model.resolve("splice-small", longest)?;
     Ok((Model::initialise(config, head, DType::F32, common.seed)?, vocabulary))

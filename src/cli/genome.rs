@@ -1,5 +1,6 @@
 //! `helixgrad genome pack | info | extract`.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -95,14 +96,19 @@ fn pack(args: &Pack, common: &Common) -> Result<()> {
 
     #[derive(Serialize)]
     struct Packed<'a> {
-        output: &'a Path,
+        output: Cow<'a, str>,
         #[serde(flatten)]
         summary: PackSummary,
         seconds: f64,
         bases_per_second: f64,
     }
     let summary = packed?;
-    let result = Packed { output: &args.output, summary, seconds, bases_per_second: summary.bases as f64 / seconds };
+    let result = Packed {
+        output: args.output.to_string_lossy(),
+        summary,
+        seconds,
+        bases_per_second: summary.bases as f64 / seconds,
+    };
     common.print(&result, |result| {
         let PackSummary { sequences, bases, n, ambiguous, masked } = result.summary;
         let other_codes = match ambiguous {
@@ -180,7 +186,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
     }
     let row = |name, composition| Row { name, composition, gc_fraction: Composition::gc_fraction(composition) };
     let result = json!({
-        "file": args.file,
+        "file": args.file.to_string_lossy(),
         "sequences": rows.iter().map(|(name, composition)| row(name, composition)).collect::<Vec<_>>(),
         "total": row("", &total),
     });
@@ -210,7 +216,7 @@ fn extract(args: &Extract, common: &Common) -> Result<()> {
         region.write_fasta(&genome, spelling, &mut file).map_err(Error::io("write", path))?;
         file.commit()?;
         let bases = region.range.len();
-        let result = json!({"output": path, "name": region.label(&genome, spelling), "bases": bases});
+        let result = json!({"output": path.to_string_lossy(), "name": region.label(&genome, spelling), "bases": bases});
         return common.print(&result, |_| format!("{}: {} bases", path.display(), grouped(bases as u64)));
     }
     if common.json {

@@ -46,8 +46,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     })?;
     let model = &checkpoint.model;
     let result = json!({
-        "from": args.from,
-        "out": args.out,
+        "from": args.from.to_string_lossy(),
+        "out": args.out.to_string_lossy(),
         "architecture": model.head.architecture(),
         "parameters": model.parameter_count(),
         "k": checkpoint.vocabulary.k(),

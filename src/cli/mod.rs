@@ -28,11 +28,13 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::device::attention_kernels::AttentionPath;
 use crate::device::{Choices, DType, Device, GemmChoice};
+use crate::report::say;
+use crate::train::interrupt;
 use crate::{Error, Result};
 
 /// Trains DNABERT, a BERT over DNA k-mers, from a genome file to a splice-site predictor.
@@ -133,9 +135,14 @@ impl Common {
     }
 }
 
-/// Writes one line (or several) to stdout; a closed pipe is a graceful end.
+/// Writes one line (or several) to stdout.
 fn print_line(text: &str) -> Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    may_be_closed(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// What came of writing to stdout; a closed pipe is a graceful end.
+fn may_be_closed(written: io::Result<()>) -> Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::io("write", "stdout")),
     }
@@ -181,10 +188,11 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    interrupt::install();
     match run(std::env::args_os().collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -192,8 +200,14 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> Result<()> {
     let arguments = config::merge(arguments, &Cli::command())?;
-    let matches: ArgMatches = Cli::command().try_get_matches_from(arguments).unwrap_or_else(|error| error.exit());
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        // What was asked for: help, or the version.
+        Err(answer) if !answer.use_stderr() => {
+            return may_be_closed(answer.print().and_then(|()| io::stdout().flush()));
+        }
+        Err(error) => error.exit(),
+    };
     let common = cli.common;
     start_logging(&common);
     if let Some(threads) = common.threads {
@@ -235,6 +249,8 @@ fn start_logging(common: &Common) {
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
         .with_target(false)
+        // A log that cannot be written is not worth a panic.
+        .log_internal_errors(false)
         .without_time()
         .try_init();
 }

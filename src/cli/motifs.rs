@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::Common;
 use super::attention::layers;
+use super::evaluate::part_of;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::labelled::read_labelled;
-use crate::output::write_atomic;
-use crate::output::write_folder_atomic;
+use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
 use crate::train::checkpoint;
@@ -28,8 +28,8 @@ pub struct Args {
     /// The model: a classifier's folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Labelled windows, TSV or CSV.
-    #[arg(long, value_name = "FILE")]
+    /// Labelled windows, TSV or CSV, or a folder with a test.tsv or test.csv.
+    #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
     /// The class, by its name or number; the windows of the others are what it is compared with.
     #[arg(long, value_name = "CLASS")]
@@ -52,10 +52,20 @@ pub struct Args {
     /// The fewest places of a motif.
     #[arg(long, value_name = "N", default_value_t = Options::DNABERT.min_places)]
     min_places: usize,
-    /// The folder to write; one that is there is replaced.
+    /// The folder to write; an earlier one of this command is replaced.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
+
+const FOLDER: FolderKind = FolderKind {
+    what: "motifs",
+    marker: "motifs.meme",
+    holds: |name| {
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let logo = name.strip_prefix("motif_").and_then(|rest| rest.strip_suffix(".svg"));
+        matches!(name, "motifs.tsv" | "motifs.html") || logo.is_some_and(is_number)
+    },
+};
 
 /// Runs the command.
 ///
@@ -69,6 +79,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         min_places: args.min_places,
     };
     options.check()?;
+    FOLDER.check(&args.out)?;
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
     let Some(classification) = &checkpoint.classification else {
@@ -84,7 +95,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let selection = Selection { query: from, layers, heads: Heads::Mean, unit: Unit::Nucleotide };
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
 
-    let windows = read_labelled(&args.data)?;
+    let data = part_of(&args.data, "test");
+    let windows = read_labelled(&data)?;
     let (least, most) = observer.lengths();
     if let Some(index) = windows
         .iter()
@@ -93,7 +105,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
         let found = format!("{} bases", windows[index].bases.len());
         let remedy = format!("this model reads windows of at least {least} bases{most}");
-        return Err(Error::input(&args.data, format!("window {}", index + 1), found, remedy));
+        return Err(Error::input(&data, format!("window {}", index + 1), found, remedy));
     }
     let (mut of_class, mut others) = (Vec::new(), Vec::new());
     for window in &windows {
@@ -111,7 +123,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     progress.finish("");
     let findings = find(&looked_at, &others, &options)?;
-    write_folder_atomic(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
+    FOLDER.write(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
     common.print(&findings, |findings| human(findings, &args.out))
 }
 

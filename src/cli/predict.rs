@@ -120,7 +120,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     match output.finish()? {
         Some(path) => {
-            let result = json!({ "windows": count, "out": path });
+            let result = json!({ "windows": count, "out": path.to_string_lossy() });
             common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
         }
         None => Ok(()),

@@ -7,14 +7,15 @@ use serde::Serialize;
 
 use super::model::ModelArgs;
 use super::{Common, config, run_folder};
-use crate::device::DType;
+use crate::device::{DType, host_memory};
 use crate::genome::twobit::Genome;
 use crate::kmer::corpus::{Corpus, CorpusOptions, Parts, PretrainingData};
 use crate::kmer::masking::{Masking, Recipe};
 use crate::kmer::regions::Regions;
 use crate::kmer::text::TextCorpus;
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Head, Model, Recompute};
+use crate::lossy;
+use crate::model::{Config, Head, Model, Recompute};
 use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::report::format;
 use crate::train::checkpoint;
@@ -31,15 +32,19 @@ const TOKENS_PER_PART: usize = 8192;
 pub struct Args {
     /// The genome to draw windows from, a .2bit file.
     #[arg(long, value_name = "FILE", required_unless_present = "text", conflicts_with = "text")]
+    #[serde(serialize_with = "lossy::serialize")]
     genome: Option<PathBuf>,
     /// Or DNABERT's text format: one sequence a line, as k-mers separated by spaces.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     text: Option<PathBuf>,
     /// Text to evaluate on.
     #[arg(long, value_name = "FILE", requires = "text")]
+    #[serde(serialize_with = "lossy::serialize")]
     eval_text: Option<PathBuf>,
     /// The folder of the run: checkpoints, metrics, and the finished model.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
     /// Go on from the newest checkpoint in --out, with the options in its config.toml.
     #[arg(long)]
@@ -47,6 +52,7 @@ pub struct Args {
     resume: bool,
     /// Start from this checkpoint instead of random weights.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     init: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -137,7 +143,7 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     run_folder::check(&args.out, args.resume)?;
     let options = options(args, common)?;
-    let (mut model, vocabulary) = model(args, common)?;
+    let (mut model, vocabulary) = model(args, common, &options)?;
     model.recompute = args.recompute;
     let (data, held_out) = data(args, &vocabulary)?;
     tracing::info!(
@@ -161,6 +167,12 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
             "a number of steps, an interval, --micro-batches or --keep is 0, or there are over 4 billion steps",
             "give at least 1",
         ));
+    }
+    // All batches of a step are drawn before its first one is computed.
+    host_memory::require(12.0 * args.tokens_per_step as f64, "a step of so many tokens", "lower --tokens-per-step")?;
+    if micro_batches > args.tokens_per_step {
+        let found = format!("{} tokens a step in {micro_batches} micro-batches", args.tokens_per_step);
+        return Err(Error::usage(found, "lower --micro-batches: each needs some thousands of tokens"));
     }
     let rates = [args.learning_rate, args.minimum_learning_rate, args.weight_decay, args.max_gradient_norm];
     let betas = [args.beta1, args.beta2];
@@ -211,12 +223,19 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     })
 }
 
-fn model(args: &Args, common: &Common) -> Result<(Model, Vocabulary)> {
+fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Vocabulary)> {
+    let check = |config: &Config| {
+        let tokens = options.tokens_per_step / options.micro_batches;
+        config.check_training(&options.device, tokens, args.recompute)
+    };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;
-        return checkpoint::load_encoder(init, Head::MaskedLm, common.seed);
+        let (model, vocabulary) = checkpoint::load_encoder(init, Head::MaskedLm, common.seed)?;
+        check(&model.config)?;
+        return Ok((model, vocabulary));
     }
     let (vocabulary, config) = args.model.resolve("dnabert-6", args.max_length)?;
+    check(&config)?;
     Ok((Model::initialise(config, Head::MaskedLm, DType::F32, common.seed)?, vocabulary))
 }
 

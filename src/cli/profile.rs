@@ -8,7 +8,7 @@ use super::Common;
 use super::workload::WorkloadArgs;
 use crate::bench::profile::{Profile, profile};
 use crate::bench::{page, trace};
-use crate::output::write_folder_atomic;
+use crate::output::FolderKind;
 use crate::train::ceilings::Sizes;
 use crate::{Error, Result};
 
@@ -27,6 +27,12 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+const FOLDER: FolderKind = FolderKind {
+    what: "a profile",
+    marker: "profile.json",
+    holds: |name| matches!(name, "profile.html" | "trace.json"),
+};
+
 /// Runs the command.
 ///
 /// # Errors
@@ -34,7 +40,7 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     if let Some(out) = &args.out {
-        refuse_foreign(out)?;
+        FOLDER.check(out)?;
     }
     let workload = args.workload.workload(&device, args.steps)?;
     let title = args.workload.title(&workload);
@@ -51,23 +57,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     })
 }
 
-/// A folder is replaced only if it holds a profile.
-fn refuse_foreign(out: &std::path::Path) -> Result<()> {
-    let is_empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
-    if !is_empty && !out.join("profile.html").is_file() {
-        return Err(Error::usage(
-            format!("--out {} holds something else than a profile", out.display()),
-            "name a new folder, or one of an earlier profile",
-        ));
-    }
-    Ok(())
-}
-
 fn write(profile: &Profile, title: &str, out: &std::path::Path) -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let command = format!("helixgrad {}", arguments.join(" "));
     let json = serde_json::to_string_pretty(profile).map_err(|error| Error::Failed(error.to_string()))?;
-    write_folder_atomic(out, |folder| {
+    FOLDER.write(out, |folder| {
         let files = [
             ("profile.html", page::render(profile, title, &command)),
             ("trace.json", trace::render(&profile.recording, &profile.device)),

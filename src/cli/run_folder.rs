@@ -2,14 +2,21 @@
 
 use std::path::Path;
 
+use crate::output::FolderKind;
 use crate::train::checkpoint::{newest_checkpoint, nothing_to_resume};
 use crate::{Error, Result};
 
-/// A folder that holds a run is left alone unless that run is to be resumed. One in which a run died before its first
-/// checkpoint has nothing to lose.
+/// A run that came to an end before its first checkpoint: it has nothing to lose.
+const BEGUN: FolderKind = FolderKind {
+    what: "a run without a checkpoint",
+    marker: "metrics.jsonl",
+    holds: |name| matches!(name, ".lock" | "config.toml") || name.contains("tfevents"),
+};
+
+/// A folder that holds anything is left alone, unless it is a run that is to be resumed or [`BEGUN`].
 ///
 /// # Errors
-/// [`Error::Usage`] if a run is there already, or nothing to resume; [`Error::Io`] if the folder cannot be written.
+/// [`Error::Usage`] if something else is there already, or nothing to resume; [`Error::Io`] if the folder cannot be written.
 pub fn check(out: &Path, resume: bool) -> Result<()> {
     let checkpoint = newest_checkpoint(out)?;
     if resume && checkpoint.is_none() {
@@ -20,6 +27,9 @@ pub fn check(out: &Path, resume: bool) -> Result<()> {
             format!("{} already holds a run", out.display()),
             "go on with it (--resume), name another folder, or remove it",
         ));
+    }
+    if !resume {
+        BEGUN.check(out)?;
     }
     // The run writes after its first step; whether it can is found out now.
     let existing = out.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));

@@ -16,6 +16,7 @@ use crate::genome::twobit::Genome;
 use crate::inference::scan::{self, Format, Options, Positions, Summary, Truth, report};
 use crate::inference::score::Scorer;
 use crate::inference::splice::{Score, SpliceScorer};
+use crate::lossy;
 use crate::report::format::{count, short};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -30,9 +31,11 @@ use crate::{Error, Result};
 pub struct Args {
     /// The model: a run's folder or a checkpoint, with classes donor and acceptor.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     model: PathBuf,
     /// The genome, a .2bit file.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     genome: PathBuf,
     /// Scan only this part, as chrX:1,000,001-2,000,000 or chrX.
     #[arg(long, value_name = "REGION")]
@@ -42,6 +45,7 @@ pub struct Args {
     positions: Positions,
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
     /// What to write, separated by commas.
     #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',', default_values = ["bed", "bedgraph", "bigwig"])]
@@ -57,12 +61,14 @@ pub struct Args {
     window: Option<u32>,
     /// Compare with the sites of this annotation, GFF3 or GTF: precision and recall, average precision, top-k accuracy.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     annotation: Option<PathBuf>,
     /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
     #[arg(long, value_name = "ONE=OTHER", requires = "annotation")]
     alias: Vec<String>,
     /// A file of such pairs, two columns.
     #[arg(long, value_name = "FILE", requires = "annotation")]
+    #[serde(serialize_with = "lossy::serialize")]
     alias_file: Option<PathBuf>,
     /// Go on with the interrupted scan in --out, with the options in its config.toml: the same files as without the
     /// interruption.

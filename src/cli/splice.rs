@@ -12,7 +12,7 @@ use crate::genome::annotation::Annotation;
 use crate::genome::splice::dataset::{Options, Protocol, SpliceDataset};
 use crate::genome::splice::leakage::Pairs;
 use crate::genome::splice::split::Split;
-use crate::genome::splice::write::{Description, write_dataset};
+use crate::genome::splice::write::{Description, FOLDER, write_dataset};
 use crate::genome::splice::{GeneModel, Kind, write_bed};
 use crate::genome::twobit::Genome;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
@@ -82,7 +82,7 @@ struct DatasetArgs {
     #[command(flatten)]
     #[serde(flatten)]
     source: SourceArgs,
-    /// The folder to write; one that is there is replaced.
+    /// The folder to write; an earlier dataset that is there is replaced.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How negatives are chosen and the parts divided.
@@ -202,6 +202,7 @@ struct DatasetResult {
 fn dataset(args: &DatasetArgs, common: &Common) -> Result<()> {
     // Only what a model can read: the vocabulary knows which k there are.
     Vocabulary::new(args.k, BaseOrder::Atcg)?;
+    FOLDER.check(&args.out)?;
     let source = open(&args.source)?;
     let options = Options {
         protocol: protocol(args, &source)?,

@@ -14,6 +14,7 @@ mod driver;
 pub mod gemm_choice;
 pub mod gemm_plan;
 pub mod graphs;
+pub mod host_memory;
 pub mod kernels;
 mod launch_log;
 mod mark;

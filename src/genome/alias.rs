@@ -2,10 +2,10 @@
 //! `X`, `chrX`); nothing is guessed, the user says which names mean the same.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use super::twobit::Genome;
+use crate::small_file;
 use crate::{Error, Result};
 
 /// Pairs of names that mean the same sequence, usable in either direction.
@@ -39,11 +39,10 @@ impl Aliases {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let text = small_file::read(path)?;
         let remedy = "write two names a line, with a tab or blanks between them";
-        for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        for (index, line) in text.split('\n').map(str::trim).enumerate() {
             let wrong = |found: String| Error::input(path, format!("line {}", index + 1), found, remedy);
-            let line = str::from_utf8(line).map_err(|_| wrong("text that is not UTF-8".into()))?.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -113,6 +112,8 @@ fn likely_pair<'a>(of_genome: &[&'a str], names: &[&'a str]) -> (&'a str, &'a st
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::genome::pack::{PackedSequence, TwoBitWriter};
 

@@ -1,6 +1,5 @@
 //! `config.json`, as transformers reads and writes it.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -8,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Weights;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Classification, Config, Head, Model, Task};
+use crate::small_file;
 use crate::{Error, Result};
 
 const REMEDY: &str = "use the config.json that belongs to the model";
@@ -42,7 +42,7 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Io`]; [`Error::Input`] for a file that is no JSON, another kind of model, sizes that do not fit together.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = small_file::read(path)?;
         let json: Value = serde_json::from_str(&text).map_err(|error| {
             Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
         })?;

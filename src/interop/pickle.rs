@@ -4,11 +4,19 @@
 //! numbers, strings, tuples, lists and dictionaries, and of everything else exactly what `torch.save` needs to describe
 //! tensors. Whatever else a pickle names (`os.system`, a class, another constructor) is refused by that name.
 //!
-//! Objects lie in an arena and are referred to by index, so that a pickle can neither build a deep structure that
-//! overflows the stack nor one that is larger than a small multiple of its own bytes.
+//! Objects lie in an arena and are referred to by index, texts and storages are shared, and ranks are bounded, so that a
+//! pickle can neither build a deep structure that overflows the stack nor one that is larger than a small multiple of its
+//! own bytes; and of those there may be [`LONGEST`].
 
 use std::collections::HashMap;
 use std::rc::Rc;
+
+/// Bytes of the longest pickle that is read. A tensor of a state dict takes about 150.
+const LONGEST: usize = 8 << 20;
+/// Axes of a tensor; those of models have up to five.
+const MOST_AXES: usize = 8;
+/// Bytes of a storage's name, which PyTorch makes of a number.
+const LONGEST_KEY: usize = 64;
 
 /// A value on the machine's stack.
 #[derive(Clone, Debug)]
@@ -87,9 +95,7 @@ pub struct Storage {
     /// Type of its elements.
     pub kind: StorageType,
     /// Its name in the file.
-    pub key: String,
-    /// Number of elements.
-    pub elements: usize,
+    pub key: Rc<str>,
     /// First element of the part that a view (of old files) means.
     pub view_offset: usize,
 }
@@ -98,7 +104,7 @@ pub struct Storage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     /// The memory it lies in.
-    pub storage: Storage,
+    pub storage: Rc<Storage>,
     /// Index of its first element there.
     pub offset: usize,
     /// Its shape.
@@ -153,10 +159,16 @@ impl Pickle {
 /// # Errors
 /// What is wrong, in words: a name that is not known, an opcode that is not needed for tensors, bytes cut short.
 pub fn read(bytes: &[u8]) -> Result<Pickle, String> {
+    let is_cut = bytes.len() > LONGEST;
+    let bytes = &bytes[..bytes.len().min(LONGEST)];
     let mut machine =
         Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), objects: Vec::new() };
     loop {
-        if let Some(value) = machine.step()? {
+        let step = machine.step().map_err(|error| match is_cut && error == cut_short() {
+            true => format!("a pickle of more than {LONGEST} bytes, which no state dict needs"),
+            false => error,
+        });
+        if let Some(value) = step? {
             return Ok(Pickle { value, length: machine.at, objects: machine.objects });
         }
     }
@@ -417,13 +429,13 @@ impl Machine<'_> {
             Value::Global(Global::StorageType(kind)),
             Value::Text(key),
             Value::Text(_),
-            elements,
+            Value::Int(_),
             rest @ ..,
         ] = items
         else {
             return Err(wrong());
         };
-        if &**word != "storage" {
+        if &**word != "storage" || key.len() > LONGEST_KEY {
             return Err(wrong());
         }
         let view_offset = match rest {
@@ -435,7 +447,7 @@ impl Machine<'_> {
             },
             _ => return Err(wrong()),
         };
-        Ok(Storage { kind: *kind, key: key.to_string(), elements: size(elements)?, view_offset })
+        Ok(Storage { kind: *kind, key: key.clone(), view_offset })
     }
 
     fn call(&mut self, function: &Value, arguments: &Value) -> Result<Value, String> {
@@ -455,9 +467,15 @@ impl Machine<'_> {
                 let [Value::Storage(storage), offset, shape, strides, ..] = arguments else {
                     return Err("the pickle rebuilds a tensor without a storage".into());
                 };
-                let sizes = |value: &Value| self.items(value)?.iter().map(size).collect::<Result<Vec<_>, _>>();
+                let sizes = |value: &Value| {
+                    let items = self.items(value)?;
+                    if items.len() > MOST_AXES {
+                        return Err(format!("a tensor of {} axes in the pickle", items.len()));
+                    }
+                    items.iter().map(size).collect::<Result<Vec<_>, _>>()
+                };
                 let tensor = Tensor {
-                    storage: (**storage).clone(),
+                    storage: storage.clone(),
                     offset: size(offset)?,
                     shape: sizes(shape)?,
                     strides: sizes(strides)?,

@@ -20,6 +20,8 @@ const REMEDY: &str = "copy the file again; or convert it with transformers, wher
                       MODEL.save_pretrained(DIR, safe_serialization=True)";
 
 type Tensors = BTreeMap<String, Stored>;
+/// Where the storages lie in the file, by their keys.
+type Storages = HashMap<String, Range<usize>>;
 
 /// Whether `bytes` begin like a file of PyTorch before 1.6.
 pub fn is_legacy(bytes: &[u8]) -> bool {
@@ -56,8 +58,10 @@ fn tensors_of_zip(bytes: &[u8]) -> Result<Tensors, String> {
         return Err("written on a big-endian machine".into());
     }
     let pickle = pickle::read(&bytes[data.clone()])?;
-    let find = |key: &str| entries.get(&format!("{folder}data/{key}")).cloned();
-    state_dict(&pickle, &find)
+    let storage = |(name, data): (&'_ String, &Range<usize>)| {
+        Some((name.strip_prefix(folder)?.strip_prefix("data/")?.to_owned(), data.clone()))
+    };
+    state_dict(&pickle, &entries.iter().filter_map(storage).collect())
 }
 
 fn tensors_of_legacy(bytes: &[u8]) -> Result<Tensors, String> {
@@ -85,10 +89,13 @@ fn tensors_of_legacy(bytes: &[u8]) -> Result<Tensors, String> {
             sizes.insert(&tensor.storage.key, element(tensor.storage.kind).size());
         }
     }
-    let mut ranges: HashMap<String, Range<usize>> = HashMap::new();
+    let mut ranges = Storages::new();
     let mut at = bytes.len() - rest.len();
     for key in keys {
         let Value::Text(key) = key else { return Err("a storage key that is no text".into()) };
+        if ranges.contains_key(&**key) {
+            return Err(format!("storage {key:?} is there twice"));
+        }
         let count = bytes.get(at..at + 8).and_then(|count| count.try_into().ok()).map(u64::from_le_bytes);
         let count = count.ok_or("the file ends inside a storage")?;
         let size = *sizes.get(&**key).ok_or_else(|| format!("storage {key:?} belongs to no tensor"))?;
@@ -98,11 +105,11 @@ fn tensors_of_legacy(bytes: &[u8]) -> Result<Tensors, String> {
         ranges.insert(key.to_string(), at + 8..end);
         at = end;
     }
-    state_dict(&pickle, &|key| ranges.get(key).cloned())
+    state_dict(&pickle, &ranges)
 }
 
 /// The tensors of a state dict; those of `{"state_dict": {...}}`, as training programs write it, too.
-fn state_dict(pickle: &Pickle, find: &dyn Fn(&str) -> Option<Range<usize>>) -> Result<Tensors, String> {
+fn state_dict(pickle: &Pickle, storages: &Storages) -> Result<Tensors, String> {
     let mut entries = pickle.dictionary(&pickle.value).ok_or("the file holds no state dict")?;
     for key in ["state_dict", "model_state_dict"] {
         let is_key = |found: &Value| matches!(found, Value::Text(text) if &**text == key);
@@ -113,7 +120,10 @@ fn state_dict(pickle: &Pickle, find: &dyn Fn(&str) -> Option<Range<usize>>) -> R
     let mut tensors = Tensors::new();
     for (key, value) in entries {
         if let (Value::Text(name), Value::Tensor(tensor)) = (key, value) {
-            tensors.insert(name.to_string(), place(name, tensor, find)?);
+            if tensors.contains_key(&**name) {
+                return Err(format!("tensor {name} is there twice"));
+            }
+            tensors.insert(name.to_string(), place(name, tensor, storages)?);
         }
     }
     match tensors.is_empty() {
@@ -122,10 +132,10 @@ fn state_dict(pickle: &Pickle, find: &dyn Fn(&str) -> Option<Range<usize>>) -> R
     }
 }
 
-fn place(name: &str, tensor: &Tensor, find: &dyn Fn(&str) -> Option<Range<usize>>) -> Result<Stored, String> {
+fn place(name: &str, tensor: &Tensor, storages: &Storages) -> Result<Stored, String> {
     let Tensor { storage, offset, shape, strides } = tensor;
-    let memory =
-        find(&storage.key).ok_or_else(|| format!("tensor {name}: the file lacks its storage {:?}", storage.key))?;
+    let lacks = || format!("tensor {name}: the file lacks its storage {:?}", storage.key);
+    let memory = storages.get(&*storage.key).ok_or_else(lacks)?;
     let element = element(storage.kind);
     let outside = || format!("tensor {name}: it lies outside its storage of {} bytes", memory.len());
     if shape.len() != strides.len() {
@@ -134,6 +144,10 @@ fn place(name: &str, tensor: &Tensor, find: &dyn Fn(&str) -> Option<Range<usize>
     let first = offset.checked_add(storage.view_offset).and_then(|first| first.checked_mul(element.size()));
     let start = first.and_then(|first| first.checked_add(memory.start)).ok_or_else(outside)?;
     let stored = Stored { element, shape: shape.clone(), strides: strides.clone(), start };
+    // Strides of 0 make any number of elements of one: no weights are stored so, and no memory would be enough.
+    if stored.len().saturating_mul(element.size()) > memory.len() {
+        return Err(format!("tensor {name}: {shape:?} elements in a storage of {} bytes", memory.len()));
+    }
     match stored.end() {
         Some(end) if end <= memory.end => Ok(stored),
         _ => Err(outside()),

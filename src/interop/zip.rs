@@ -21,24 +21,33 @@ const IN_ZIP64: u64 = 0xFFFF_FFFF;
 /// The entries of an archive: name, and where the contents lie in it.
 ///
 /// # Errors
-/// What is wrong, in words: a file cut short, a compressed or encrypted entry, a checksum that does not hold.
+/// What is wrong, in words: a file cut short, a compressed or encrypted entry, entries that overlap or share a name, a
+/// checksum that does not hold.
 pub fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Range<usize>>, String> {
     let directory = find_directory(bytes)?;
-    let mut entries = BTreeMap::new();
-    let mut at = directory.start;
+    let (mut found, mut at) = (Vec::new(), directory.start);
     while at < directory.end {
         let entry = Central::read(bytes, at)?;
         at = entry.next;
-        if entry.name.ends_with('/') {
-            continue;
+        if !entry.name.ends_with('/') {
+            found.push((entry.data(bytes)?, entry));
         }
-        let data = entry.data(bytes)?;
+    }
+    // Bytes that belong to several entries would be summed as often: a small file could ask for days of work.
+    found.sort_by_key(|(data, _)| (data.start, data.end));
+    if let Some(pair) = found.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
+        return Err(format!("{:?} and {:?} overlap in the archive", pair[0].1.name, pair[1].1.name));
+    }
+    let mut entries = BTreeMap::new();
+    for (data, entry) in found {
         let mut crc = Crc::new();
         crc.update(&bytes[data.clone()]);
         if crc.sum() != entry.crc {
             return Err(format!("the checksum of {:?} in the archive does not hold", entry.name));
         }
-        entries.insert(entry.name, data);
+        if entries.insert(entry.name.clone(), data).is_some() {
+            return Err(format!("two entries {:?} in the archive", entry.name));
+        }
     }
     Ok(entries)
 }

@@ -1,8 +1,7 @@
 //! Sequences with a name each, one after the other: the records of a FASTA file, the rows of a table.
 
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
-
-use noodles_fasta::io::Reader;
 
 use super::labelled::{Finding, check_bases, parse_sequence};
 use super::lines::{self, Lines, read_error};
@@ -23,40 +22,108 @@ impl AsRef<[u8]> for Named {
     }
 }
 
+/// Bases of the longest record that is read: several times those of a human chromosome, and yet short enough for memory.
+const LONGEST_RECORD: usize = 1 << 30;
+/// Bytes of the longest header line.
+const LONGEST_HEADER: u64 = 64 << 10;
+
 /// The records of a FASTA file, plain, gzip or bgzip: name (up to the first white space) and bases. One record is held at
 /// a time.
 ///
 /// # Errors
-/// [`Error::Io`]; in the items [`Error::Input`] with the record for letters that are no bases, a record without any,
-/// damaged files, and files without records.
+/// [`Error::Io`]; in the items [`Error::Input`] with the record for letters that are no bases, a record without any or of
+/// more than a billion, damaged files, and files without records.
 pub fn fasta(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>> {
-    let mut reader = Reader::new(lines::open(path)?);
-    let path = path.to_owned();
-    let mut count = 0;
+    let mut records = Fasta { path: path.to_owned(), reader: lines::open(path)?, count: 0 };
     Ok(std::iter::from_fn(move || {
-        let record = reader.records().next();
-        if record.is_none() && count == 0 {
-            count = 1;
+        let record = records.next().transpose();
+        if record.is_none() && records.count == 0 {
+            records.count = 1;
             let remedy = "give a file with `>name` lines and bases below them";
-            return Some(Err(Error::input(&path, "", "no FASTA records", remedy)));
+            return Some(Err(Error::input(&records.path, "", "no FASTA records", remedy)));
         }
-        count += 1;
-        record.map(|record| fasta_record(&path, count, record))
+        record
     }))
 }
 
-fn fasta_record(path: &Path, number: usize, record: std::io::Result<noodles_fasta::Record>) -> Result<Named> {
-    let place = format!("record {number}");
-    let record = record.map_err(read_error(path, place.clone()))?;
-    let wrong = |found: String, remedy: &str| Error::input(path, place.clone(), found, remedy);
-    let name = record.name().to_vec();
-    let name = String::from_utf8(name).map_err(|_| wrong("the name is not UTF-8".into(), "rename the record"))?;
-    let bases = record.sequence().as_ref().to_vec();
-    if bases.is_empty() {
-        return Err(wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
+struct Fasta {
+    path: PathBuf,
+    reader: Box<dyn BufRead>,
+    /// Records that were begun.
+    count: usize,
+}
+
+impl Fasta {
+    fn next(&mut self) -> Result<Option<Named>> {
+        let Some(name) = self.header()? else { return Ok(None) };
+        let bases = self.bases(&name)?;
+        if bases.is_empty() {
+            return Err(self.wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
+        }
+        Ok(Some(Named { name, bases }))
     }
-    check_bases(&bases).map_err(|(found, remedy)| wrong(format!("{name:?}: {found}"), &remedy))?;
-    Ok(Named { name, bases })
+
+    /// The line that begins the next record: its name.
+    fn header(&mut self) -> Result<Option<String>> {
+        let mut line = Vec::new();
+        while line.trim_ascii().is_empty() {
+            line.clear();
+            let read = self.reader.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut line);
+            if read.map_err(read_error(&self.path, format!("record {}", self.count + 1)))? == 0 {
+                return Ok(None);
+            }
+        }
+        self.count += 1;
+        let wrong =
+            |found: &str, remedy: &str| Error::input(&self.path, format!("record {}", self.count), found, remedy);
+        let remedy = "give a file with `>name` lines and bases below them";
+        let Some(text) = line.strip_prefix(b">") else { return Err(wrong("no `>` where it should begin", remedy)) };
+        if line.len() as u64 == LONGEST_HEADER {
+            return Err(wrong("a header line of more than 64 KiB", remedy));
+        }
+        let name = text.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        if name.is_empty() {
+            return Err(wrong("no name", "write a name directly behind the `>`"));
+        }
+        let name = str::from_utf8(name).map_err(|_| wrong("the name is not UTF-8", "rename the record"))?;
+        Ok(Some(name.to_owned()))
+    }
+
+    /// The lines up to the next header, without their ends.
+    fn bases(&mut self, name: &str) -> Result<Vec<u8>> {
+        let (mut bases, mut begins_line) = (Vec::new(), true);
+        loop {
+            let text = self.reader.fill_buf().map_err(read_error(&self.path, format!("record {}", self.count)))?;
+            if text.is_empty() || begins_line && text[0] == b'>' {
+                bases.pop_if(|last| *last == b'\r');
+                return Ok(bases);
+            }
+            let end = text.iter().position(|&byte| byte == b'\n');
+            let used = end.map_or(text.len(), |end| end + 1);
+            // A CR that ended the last piece is one of a line's end only if this one begins with LF.
+            let checked = bases.len() - usize::from(bases.last() == Some(&b'\r'));
+            bases.extend_from_slice(&text[..end.unwrap_or(used)]);
+            self.reader.consume(used);
+            begins_line = end.is_some();
+            if begins_line {
+                bases.pop_if(|last| *last == b'\r');
+            }
+            // What is no base ends the work here, not after the gigabytes that may follow.
+            let new = &bases[checked..];
+            if check_bases(new.strip_suffix(b"\r").unwrap_or(new)).is_err() {
+                let (found, remedy) = check_bases(&bases).err().unwrap_or_default();
+                return Err(self.wrong(format!("{name:?}: {found}"), &remedy));
+            }
+            if bases.len() > LONGEST_RECORD {
+                let remedy = "cut it into pieces; or `helixgrad genome pack` it, and name regions in a BED file";
+                return Err(self.wrong(format!("{name:?} has more than {LONGEST_RECORD} bases"), remedy));
+            }
+        }
+    }
+
+    fn wrong(&self, found: String, remedy: &str) -> Error {
+        Error::input(&self.path, format!("record {}", self.count), found, remedy)
+    }
 }
 
 /// The sequences of a table, plain or gzip: the first column of every line after the header, as bases or as k-mers (see

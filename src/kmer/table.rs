@@ -131,9 +131,16 @@ fn columns(line: &str, separator: char) -> Vec<&str> {
     line.split(separator).map(|column| column.trim().trim_matches('"')).collect()
 }
 
+/// Squared errors are added in 32-bit floats, which end at 3.4e38.
+const LARGEST_NUMBER: f32 = 1e15;
+
 fn number(text: &str) -> Result<f32, Finding> {
     match text.parse::<f32>() {
-        Ok(number) if number.is_finite() => Ok(number),
+        Ok(number) if number.abs() <= LARGEST_NUMBER => Ok(number),
+        Ok(number) if number.is_finite() => {
+            let found = format!("{number:e}, whose square is beyond what the loss can count");
+            Err((found, "scale the column, best to numbers around 1".into()))
+        }
         _ => Err((format!("{:?} is no finite number", excerpt(text)), "write a number in every column".into())),
     }
 }
@@ -182,6 +189,7 @@ mod tests {
         assert!(error("a,b\nACG,1\nACG,1\n", Answers::Class, true).contains("a header of 2 columns"));
         assert!(error("s,y\nACG,1\nACG,x\n", Answers::Numbers, false).contains("line 3: \"x\" is no finite number"));
         assert!(error("s,y\nACG,inf\n", Answers::Numbers, false).contains("\"inf\""));
+        assert!(error("s,y\nACG,1\nACG,-3e38\n", Answers::Numbers, false).contains("line 3: -3e38, whose square"));
         assert!(error("s,y\nACG,2\n", Answers::Flags, false).contains("neither 0 nor 1"));
         assert!(error("s,y,z\nACG,1\n", Answers::Flags, false).contains("2 columns, where the header has 3"));
         assert!(error("s,y\nACG,1,1\n", Answers::Flags, false).contains("3 columns"));

@@ -6,7 +6,7 @@ use super::layout::{HeadLayout, Layer, Layout};
 use super::{Config, Head};
 use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
-use crate::device::{Buffer, DType, Device, nvtx};
+use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
 use crate::ops;
 use crate::philox::{Philox, Purpose};
@@ -306,6 +306,9 @@ fn layout(config: &Config, head: &Head) -> Result<Layout> {
     {
         return Err(Error::usage(format!("a head with a hidden layer of {width}"), "give a width from 1 to 65,536"));
     }
+    let classes = head.classes(config) as f64 * config.hidden_size as f64;
+    let weights = config.weights() as f64 + classes;
+    host_memory::require(4.0 * weights, "a model of these sizes", "choose smaller sizes")?;
     Ok(Layout::new(config, head))
 }
 

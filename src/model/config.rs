@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Recompute;
+use crate::device::{Device, host_memory};
 use crate::{Error, Result};
 
 /// Sizes and rates of a BERT encoder.
@@ -49,6 +51,10 @@ fn default_initializer_range() -> f64 {
     0.02
 }
 
+/// The largest of each size.
+const LARGEST_SIZE: usize = 1 << 24;
+const MOST_LAYERS: usize = 10_000;
+
 impl Config {
     /// Checks that the sizes fit together.
     ///
@@ -65,9 +71,14 @@ impl Config {
             ("type_vocab_size", self.type_vocab_size),
         ];
         for (name, value) in positive {
-            if !(1..=1 << 24).contains(&value) {
+            if !(1..=LARGEST_SIZE).contains(&value) {
                 return Err(Error::usage(format!("{name} is {value}"), "give a size from 1 to 16,777,216"));
             }
+        }
+        // Each layer has a list of named parameters, however small they are.
+        if self.num_hidden_layers > MOST_LAYERS {
+            let found = format!("num_hidden_layers is {}", self.num_hidden_layers);
+            return Err(Error::usage(found, "give 1 to 10,000 layers"));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::usage(
@@ -100,12 +111,38 @@ impl Config {
             ));
         }
         // Offsets into the flat buffer and the bytes of its copies must stay far from overflow.
-        let layer = 4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size;
-        let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * self.hidden_size;
-        if layer.saturating_mul(self.num_hidden_layers).saturating_add(tables) > 1 << 36 {
+        if self.weights() > 1 << 36 {
             return Err(Error::usage("the model would have over 68 billion parameters", "choose smaller sizes"));
         }
         Ok(())
+    }
+
+    /// Elements of all matrices but those of the head.
+    pub fn weights(&self) -> usize {
+        let layer = 4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size;
+        let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * self.hidden_size;
+        layer.saturating_mul(self.num_hidden_layers).saturating_add(tables)
+    }
+
+    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU. What is counted are
+    /// weights, gradients and moments, and what an encoder layer keeps for its way back; so the true need is higher. On
+    /// other devices an allocation that fails says so itself.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with an estimate of the memory.
+    pub fn check_training(&self, device: &Device, tokens: usize, recompute: Recompute) -> Result<()> {
+        let Device::Cpu = device else { return Ok(()) };
+        let kept = match recompute {
+            // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two.
+            Recompute::None => 7 * self.hidden_size + 2 * self.intermediate_size,
+            Recompute::Layer => self.hidden_size,
+        };
+        let activations = 4.0 * tokens as f64 * (kept * self.num_hidden_layers) as f64;
+        host_memory::require(
+            16.0 * self.weights() as f64 + activations,
+            &format!("training this model on {tokens} tokens at a time"),
+            "choose smaller sizes, fewer tokens at a time, or --recompute layer",
+        )
     }
 }
 

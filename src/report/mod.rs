@@ -1,7 +1,7 @@
 //! What a person looks at: progress, tables for the terminal, charts, and one self-contained HTML page.
 //!
 //! Nothing here computes a result or opens a file: callers bring numbers, get strings, and write them with
-//! [`crate::output`]. [`progress::Progress`] alone prints, to stderr.
+//! [`crate::output`]. Only [`progress::Progress`] and [`say`] print, to stderr.
 
 pub mod format;
 pub mod html;
@@ -11,7 +11,14 @@ pub mod svg;
 pub mod table;
 pub mod tensorboard;
 
+use std::io::{self, Write};
+
 pub use html::Page;
 pub use progress::Progress;
 pub use svg::{BarChart, ConfusionChart, HeatMap, LineChart, RooflineChart, SequenceLogo, Svg, TimelineChart};
 pub use table::{Best, Cell, Table};
+
+/// Writes a line to stderr. When nobody can hear it, the work goes on all the same; `eprintln!` would panic.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,16 +1,19 @@
 //! A checkpoint is a Hugging Face directory: `config.json`, `vocab.txt`, `model.safetensors`; with
 //! `training_state.safetensors` and `state.json` beside them where a run can be resumed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
+use flate2::CrcReader;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::autograd::Spec;
 use crate::device::DType;
-use crate::interop::config::{self, ModelConfig};
+use crate::interop::config::{self, ModelConfig, Writer};
 use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::vocabulary::Vocabulary;
@@ -19,9 +22,10 @@ use crate::model::{Head, Model};
 use crate::ops::Loss;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::output::{AtomicFile, write_atomic};
+use crate::small_file;
 use crate::{Error, Result};
 
-const MODEL_FILE: &str = "model.safetensors";
+pub(super) const MODEL_FILE: &str = "model.safetensors";
 const CONFIG_FILE: &str = "config.json";
 const VOCABULARY_FILE: &str = "vocab.txt";
 pub(super) const TRAINING_FILE: &str = "training_state.safetensors";
@@ -62,6 +66,12 @@ pub struct RunState {
     /// The best epoch so far, where the best is kept.
     #[serde(default)]
     pub best: Option<Best>,
+    /// The last point of the log, where Ctrl-C came while it was evaluated: it is not in the log yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unevaluated: Option<Value>,
+    /// CRC-32 of the files beside this state, by their names; older checkpoints have none.
+    #[serde(default)]
+    pub checksums: BTreeMap<String, u32>,
 }
 
 /// The best epoch of a fine-tuning.
@@ -88,6 +98,8 @@ impl RunState {
             interval,
             optimizer,
             best: None,
+            unevaluated: None,
+            checksums: BTreeMap::new(),
         }
     }
 
@@ -166,24 +178,6 @@ pub(super) fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Removes what a killed run left in its folder: staging files and folders, and checkpoints that were being removed.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn remove_debris(run: &Path) -> Result<()> {
-    for entry in fs::read_dir(run).map_err(Error::io("read the folder", run))? {
-        let path = entry.map_err(Error::io("read the folder", run))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let staging = name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(".old"));
-        let half_removed = name.starts_with(CHECKPOINT_PREFIX) && path.is_dir() && weights_file(&path).is_none();
-        if staging || half_removed {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::io("remove", &path))?;
-        }
-    }
-    Ok(())
 }
 
 /// The newest checkpoint of a run, if there is one.
@@ -270,6 +264,7 @@ impl Source {
         let notes = modernise(&mut weights)?;
         let source = Self { vocabulary, config, weights, notes };
         source.check_sizes()?;
+        source.check_classification(&config_path)?;
         Ok(source)
     }
 
@@ -297,6 +292,30 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// What a classifier of ours says of its classes and its window is what a model of these sizes can have.
+    fn check_classification(&self, path: &Path) -> Result<()> {
+        let config = &self.config.config;
+        let (Some(head), Some(classification)) = (&self.config.head, &self.config.classification) else {
+            return Ok(());
+        };
+        let (names, classes) = (classification.labels.len(), head.classes(config));
+        let wrong = |found: String| {
+            let remedy = "copy the config.json of this model again; it was changed by hand, or is damaged";
+            Err(Error::input(path, "helixgrad.classification", found, remedy))
+        };
+        if self.config.writer == Writer::Helixgrad && names != classes {
+            return wrong(format!("{names} labels of {classes} classes"));
+        }
+        let k = self.vocabulary.k();
+        let longest = config.max_position_embeddings.saturating_sub(2) + k - 1;
+        match classification.window {
+            Some(window) if !(k..=longest).contains(&window) => {
+                wrong(format!("windows of {window} bases, where the model reads {k} to {longest}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Copies the tensors that the model knows by name into it; returns their names and what was done to them.
@@ -412,6 +431,18 @@ pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
 pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunState> {
     let path = folder.join(STATE_FILE);
     let state: RunState = parse_json(&path)?;
+    for (name, expected) in &state.checksums {
+        let path = folder.join(name);
+        if checksum(&path)? != *expected {
+            let remedy = "resume from an older checkpoint: remove this one's folder; or copy it again";
+            return Err(Error::input(
+                path,
+                "",
+                "the checksum in state.json does not hold: the file is damaged",
+                remedy,
+            ));
+        }
+    }
     let moments = Weights::read(&folder.join(TRAINING_FILE))?;
     for (name, moment) in [("first_moment", &mut optimizer.first), ("second_moment", &mut optimizer.second)] {
         let values = moments.values(name, &[moment.len()])?;
@@ -420,6 +451,13 @@ pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunSt
     optimizer.steps = state.step;
     optimizer.config = state.optimizer;
     Ok(state)
+}
+
+/// CRC-32 of a file.
+pub(super) fn checksum(path: &Path) -> Result<u32> {
+    let mut crc = CrcReader::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("read", path))?));
+    io::copy(&mut crc, &mut io::sink()).map_err(Error::io("read", path))?;
+    Ok(crc.crc().sum())
 }
 
 pub(super) fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
@@ -458,7 +496,7 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
 }
 
 fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = small_file::read(path)?;
     serde_json::from_str(&text).map_err(|error| {
         Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
     })

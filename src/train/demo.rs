@@ -3,6 +3,7 @@
 mod page;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +31,7 @@ use crate::kmer::regions::Regions;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::model::{Head, Model, preset};
 use crate::optim::{AdamWConfig, Decay, Schedule};
-use crate::output::write_atomic;
+use crate::output::{AtomicFile, write_atomic};
 use crate::{Error, Result};
 
 const SAMPLE_GENOME: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit"));
@@ -276,19 +277,17 @@ fn pack_sample(out: &Path) -> Result<Genome> {
     write_atomic(&packed, SAMPLE_GENOME)?;
     write_atomic(out.join("annotation.gff3.gz"), SAMPLE_ANNOTATION)?;
     let sample = Genome::open(&packed)?;
-    let fasta = tempfile::Builder::new().suffix(".fa").tempfile_in(out).map_err(Error::io("write beside", &packed))?;
-    {
-        let mut writer = std::io::BufWriter::new(fasta.as_file());
-        for (index, sequence) in sample.sequences().iter().enumerate() {
-            let region = Region { index, range: 0..sequence.length };
-            region
-                .write_fasta(&sample, Spelling { soft_mask: true, reverse_complement: false }, &mut writer)
-                .map_err(Error::io("write", fasta.path()))?;
-        }
-        std::io::Write::flush(&mut writer).map_err(Error::io("write", fasta.path()))?;
+    // Never committed: it is gone when it has been packed.
+    let path = out.join("genome.fa");
+    let mut fasta = AtomicFile::create(&path)?;
+    for (index, sequence) in sample.sequences().iter().enumerate() {
+        let region = Region { index, range: 0..sequence.length };
+        let spelling = Spelling { soft_mask: true, reverse_complement: false };
+        region.write_fasta(&sample, spelling, &mut fasta).map_err(Error::io("write", &path))?;
     }
+    fasta.flush().map_err(Error::io("write", &path))?;
     drop(sample);
-    pack_fasta(fasta.path(), &packed, &mut |_| ())?;
+    pack_fasta(fasta.staging_path(), &packed, &mut |_| ())?;
     let again = fs::read(&packed).map_err(Error::io("read", &packed))?;
     if again != SAMPLE_GENOME {
         return Err(Error::Failed("packing the sample's own FASTA did not give the sample back".into()));

@@ -10,14 +10,17 @@ use crate::autograd::Spec;
 use crate::interop::config::Writer;
 use crate::interop::names::is_redundant;
 use crate::kmer::vocabulary::BaseOrder;
+use crate::lossy;
 use crate::model::{Classification, Config, Head, Model};
 
 /// A model's folder, described.
 #[derive(Clone, Debug, Serialize)]
 pub struct Description {
     /// The folder: the newest checkpoint of a run, where a run was named.
+    #[serde(serialize_with = "lossy::serialize")]
     pub folder: PathBuf,
     /// The file with the weights.
+    #[serde(serialize_with = "lossy::serialize")]
     pub weights: PathBuf,
     /// How it stores them.
     pub format: &'static str,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Best, Classification, RunState, load, save_model};
 use super::interrupt;
@@ -13,7 +13,7 @@ use super::pretrain::{resume_from, started};
 use super::run::Run;
 use super::scores::{multi_label_figures, regression_figures};
 use super::snapshot::{CheckpointWriter, Snapshot};
-use super::step::Trainer;
+use super::step::{self, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
@@ -93,7 +93,7 @@ impl FinetuneOptions {
 }
 
 /// A logged point: the end of an epoch.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct EpochPoint {
     /// Updates made.
     pub step: u64,
@@ -117,7 +117,7 @@ pub struct EpochPoint {
 }
 
 /// Figures on the dev windows: those of the task, none without such windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DevScores {
     /// Accuracy of a classifier.
     pub dev_accuracy: Option<f64>,
@@ -207,9 +207,13 @@ pub fn finetune(
     let mut points: Vec<EpochPoint> = Vec::new();
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
-    interrupt::watch();
+    let _saving = interrupt::saving();
+    let unevaluated = state.unevaluated.take().map(serde_json::from_value::<EpochPoint>).transpose();
+    let mut unevaluated = unevaluated.map_err(|error| Error::Failed(error.to_string()))?;
 
-    for epoch in state.step / steps_per_epoch.max(1)..options.epochs {
+    // An epoch that the last session trained, but could not evaluate to the end, is gone through again without a step.
+    let first = state.step / steps_per_epoch.max(1) - u64::from(unevaluated.is_some());
+    for epoch in first..options.epochs {
         if let (Some(patience), Some(best)) = (options.patience, state.best)
             && epoch >= best.epoch + patience
         {
@@ -236,7 +240,7 @@ pub fn finetune(
             state.tokens += tokens;
             epoch_tokens += tokens;
             let epoch_ends = state.step.is_multiple_of(steps_per_epoch);
-            // An epoch that is complete is scored first.
+            // An epoch that is complete is evaluated, or told to be evaluated later.
             let stops = interrupt::requested() && !epoch_ends;
             let asks = epoch_ends || stops || state.step.is_multiple_of(STEPS_UNASKED);
             if trainer.knows_losses() || run.is_none() || asks {
@@ -261,26 +265,41 @@ pub fn finetune(
                 return Err(writer.interrupted(state.step));
             }
         }
-        let seconds = epoch_start.elapsed().as_secs_f64();
-        let tokens_per_second = epoch_tokens as f64 / seconds;
+        let mut point = match unevaluated.take() {
+            Some(point) => point,
+            None => {
+                let seconds = epoch_start.elapsed().as_secs_f64();
+                EpochPoint {
+                    step: state.step,
+                    epoch: epoch + 1,
+                    loss: sum.mean(),
+                    accuracy: sum.accuracy(),
+                    learning_rate,
+                    gradient_norm,
+                    tokens_per_second: epoch_tokens as f64 / seconds,
+                    mfu: utilisation.take(seconds)?,
+                    dev: DevScores::default(),
+                }
+            }
+        };
         let dev_scores = match dev.is_empty() {
-            true => DevScores::default(),
-            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?,
+            true => Ok(DevScores::default()),
+            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev),
         };
-        let point = EpochPoint {
-            step: state.step,
-            epoch: epoch + 1,
-            loss: sum.mean(),
-            accuracy: sum.accuracy(),
-            learning_rate,
-            gradient_norm,
-            tokens_per_second,
-            mfu: utilisation.take(seconds)?,
-            dev: dev_scores,
-        };
-        started(&mut run, &options.out, options.config.as_deref(), state.step)?.write(&point)?;
+        match dev_scores {
+            Ok(scores) => point.dev = scores,
+            Err(Error::Interrupted(_)) => {
+                let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
+                state.unevaluated = Some(point);
+                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+                progress.finish("interrupted");
+                return Err(writer.interrupted(state.step));
+            }
+            Err(error) => return Err(error),
+        }
+        started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
         points.push(point);
-        if let (Some(_), Some(score)) = (options.patience, dev_scores.headline())
+        if let (Some(_), Some(score)) = (options.patience, point.dev.headline())
             && state.best.is_none_or(|best| score > best.score)
         {
             write_folder_atomic(&best_folder, |folder| {
@@ -306,6 +325,9 @@ pub fn finetune(
     }
     let last = points.last().copied();
     progress.finish(&format!("loss {:.4}", last.map_or(state.loss_last, |point| point.loss)));
+    if classification.task != Task::Regression {
+        step::check_end(last.map_or(state.loss_last, |point| point.loss), classification.labels.len())?;
+    }
     save_model(&options.out, &trainer.model, vocabulary, Some(classification))?;
     let summary = FinetuneSummary {
         steps: state.step,
@@ -468,6 +490,7 @@ fn in_batches(
     let mut answers = Vec::with_capacity(windows);
     let mut first = 0;
     while first < windows {
+        interrupt::check()?;
         let mut bases = 0;
         let fits = (first..windows).take_while(|&index| {
             bases += classification.window.unwrap_or_else(|| length(index));

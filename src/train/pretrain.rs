@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_model};
 use super::feed::Feed;
 use super::peak::Utilisation;
 use super::run::Run;
 use super::snapshot::{CheckpointWriter, Snapshot};
-use super::step::{ProfileSteps, Trainer};
+use super::step::{self, ProfileSteps, Trainer};
 use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
@@ -65,7 +65,7 @@ pub struct PretrainOptions {
 }
 
 /// Masked-LM quality on held-out sequences.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean loss of a masked token, in nats.
     pub loss: f64,
@@ -78,7 +78,7 @@ pub struct Evaluation {
 }
 
 /// A logged point of a run.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// Updates made.
     pub step: u64,
@@ -158,8 +158,19 @@ pub fn pretrain(
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, session) = (state.seconds, Instant::now());
     let tokens_before = state.tokens;
-    interrupt::watch();
+    let _saving = interrupt::saving();
 
+    if let Some(point) = state.unevaluated.take() {
+        // The last session was told to stop while it evaluated this point.
+        let mut point: Point = serde_json::from_value(point).map_err(|error| Error::Failed(error.to_string()))?;
+        if let Some(held_out) = held_out {
+            evaluation = Some(evaluate(&mut trainer, vocabulary, held_out, options)?);
+            point.evaluation = evaluation;
+        }
+        started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
+        points.push(point);
+        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+    }
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
         feed.advance(&mut trainer, state.step, learning_rate)?;
@@ -190,10 +201,7 @@ pub fn pretrain(
         let run = started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
         if logs {
             let seconds = interval_start.elapsed().as_secs_f64();
-            if let Some(held_out) = evaluates {
-                evaluation = Some(evaluate(&mut trainer, vocabulary, held_out, options)?);
-            }
-            let point = Point {
+            let mut point = Point {
                 step: state.step,
                 tokens: state.tokens,
                 loss: state.interval.mean(),
@@ -202,13 +210,27 @@ pub fn pretrain(
                 gradient_norm,
                 tokens_per_second: interval_tokens as f64 / seconds,
                 mfu: utilisation.take(seconds)?,
-                evaluation: evaluation.filter(|_| evaluates.is_some()),
+                evaluation: None,
             };
+            state.loss_last = point.loss;
+            state.interval = Loss::default();
+            if let Some(held_out) = evaluates {
+                match evaluate(&mut trainer, vocabulary, held_out, options) {
+                    Ok(found) => evaluation = Some(found),
+                    Err(Error::Interrupted(_)) => {
+                        let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
+                        state.unevaluated = Some(point);
+                        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+                        progress.finish("interrupted");
+                        return Err(writer.interrupted(state.step));
+                    }
+                    Err(error) => return Err(error),
+                }
+                point.evaluation = evaluation;
+            }
             run.write(&point)?;
             points.push(point);
-            state.loss_last = point.loss;
             (interval_tokens, interval_start) = (0, Instant::now());
-            state.interval = Loss::default();
         }
         progress.update(state.step, state.tokens - tokens_before, &format!("loss {:.4}", state.loss_last));
 
@@ -222,6 +244,7 @@ pub fn pretrain(
     }
     writer.finish()?;
     progress.finish(&format!("loss {:.4}", state.loss_last));
+    step::check_end(state.loss_last, vocabulary.len())?;
     save_model(&options.out, &trainer.model, vocabulary, None)?;
     Ok(PretrainSummary {
         steps: state.step,
@@ -278,7 +301,7 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) ->
     Ok(RunState { total_steps: fresh.total_steps, ..state })
 }
 
-/// Loss on the held-out batches: the same ones at every evaluation.
+/// Loss on the held-out batches: the same ones at every evaluation. May take longer than all steps, so it heeds Ctrl-C.
 fn evaluate(
     trainer: &mut Trainer,
     vocabulary: &Vocabulary,
@@ -287,6 +310,7 @@ fn evaluate(
 ) -> Result<Evaluation> {
     let mut loss = Loss::default();
     for number in 0..options.eval_batches {
+        interrupt::check()?;
         let key = BatchKey::evaluation(options.seed, number);
         let mut batch = held_out.batch(&key, options.tokens_per_step / options.micro_batches)?;
         options.masking.apply(&mut batch, vocabulary, &key, options.steps as u32);

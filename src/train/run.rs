@@ -1,22 +1,53 @@
 //! The folder that a run writes to, from its first step on.
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::checkpoint::remove_debris;
 use super::events::EventLog;
 use super::log::MetricsLog;
-use crate::output::write_atomic;
+use crate::output::{Unfinished, remove_debris, write_atomic};
 use crate::{Error, Result};
 
 /// A run's folder, locked against other runs for as long as this lives.
 pub struct Run {
     log: MetricsLog,
     events: EventLog,
-    /// Held, not read.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// Held, and removed when the run ends, however it ends.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+    _unfinished: Unfinished,
+}
+
+impl Lock {
+    fn take(folder: &Path) -> Result<Self> {
+        let path = folder.join(".lock");
+        let create = || {
+            let file = File::create(&path).map_err(Error::io("create", &path))?;
+            match file.try_lock() {
+                Ok(()) => Ok(file),
+                Err(TryLockError::WouldBlock) => Err(Error::usage(
+                    format!("another run is writing to {}", folder.display()),
+                    "wait for it, or name another folder",
+                )),
+                Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+            }
+        };
+        let (file, unfinished) = Unfinished::new(create, |_| path.clone())?;
+        Ok(Self { path, _file: file, _unfinished: unfinished })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // An empty file that stays is no harm.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl Run {
@@ -27,18 +58,7 @@ impl Run {
     /// [`Error::Usage`] if another run is writing there; [`Error::Io`].
     pub fn start(folder: &Path, config: Option<&str>, step: u64) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-        let path = folder.join(".lock");
-        let lock = File::create(&path).map_err(Error::io("create", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::usage(
-                    format!("another run is writing to {}", folder.display()),
-                    "wait for it, or name another folder",
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-        }
+        let lock = Lock::take(folder)?;
         remove_debris(folder)?;
         if let Some(config) = config {
             write_atomic(folder.join("config.toml"), config)?;

@@ -1,17 +1,16 @@
 //! Checkpoints that are written while training goes on: what is to be written is copied to the host, and a thread writes it.
 //! A step waits for the copy, never for the disk.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::checkpoint::{
-    CHECKPOINT_PREFIX, Classification, ModelImage, RunState, STATE_FILE, TRAINING_FILE, checkpoints, save_tensors,
-    to_json, view,
+    CHECKPOINT_PREFIX, Classification, MODEL_FILE, ModelImage, RunState, STATE_FILE, TRAINING_FILE, checkpoints,
+    checksum, save_tensors, to_json, view,
 };
 use super::step::Trainer;
 use crate::kmer::vocabulary::Vocabulary;
-use crate::output::{write_atomic, write_folder_atomic};
+use crate::output::{remove_folder, write_atomic, write_folder_atomic};
 use crate::{Error, Result};
 
 /// Everything that a checkpoint holds, on the host.
@@ -56,10 +55,14 @@ impl Snapshot {
                 ("second_moment", view(&shape, bytemuck::cast_slice(&self.second))?),
             ];
             save_tensors(&folder.join(TRAINING_FILE), tensors)?;
-            write_atomic(folder.join(STATE_FILE), to_json(&self.state)?)
+            let mut state = self.state.clone();
+            for name in [MODEL_FILE, TRAINING_FILE] {
+                state.checksums.insert(name.to_owned(), checksum(&folder.join(name))?);
+            }
+            write_atomic(folder.join(STATE_FILE), to_json(&state)?)
         })?;
         for (_, old) in checkpoints(run)?.iter().rev().skip(keep.max(1)) {
-            fs::remove_dir_all(old).map_err(Error::io("remove", old))?;
+            remove_folder(old)?;
         }
         Ok(path)
     }
@@ -124,6 +127,8 @@ impl Drop for CheckpointWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::device::{DType, Device};
     use crate::kmer::vocabulary::BaseOrder;

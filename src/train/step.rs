@@ -265,6 +265,19 @@ impl Trainer {
     }
 }
 
+/// An error if a training ends with a loss (in nats) that no model has that has learnt anything, however little: ten times that
+/// of guessing among `classes`. Its weights are numbers, but of no use.
+pub(super) fn check_end(loss: f64, classes: usize) -> Result<()> {
+    let guessing = (classes.max(2) as f64).ln();
+    if loss < 10.0 * guessing {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the loss is {loss:.4} at the end, where guessing has {guessing:.4}: training has diverged, and no model was written but \
+         the checkpoints; lower the learning rate, or lengthen the warm-up"
+    )))
+}
+
 /// An error if the loss of update `step` is not a finite number.
 fn check(loss: Loss, step: u64) -> Result<()> {
     if loss.sum.is_finite() {

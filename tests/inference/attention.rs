@@ -207,8 +207,11 @@ fn a_planted_motif_is_found() {
     assert!(fs::read_to_string(out.join("motif_1.svg")).unwrap().starts_with("<svg"));
     assert!(fs::read_to_string(out.join("motifs.tsv")).unwrap().contains("\nTATAATGC\t40\t0\t"));
 
-    // The other class has nothing of its own.
+    // The other class has nothing of its own. An earlier folder of the command is replaced, but none that holds more.
     let findings = json(&[&command[..], &["--class", "0"]].concat());
     assert_eq!(findings["motifs"], serde_json::json!([]));
     assert!(refused(&[&command[..], &["--class", "x"]].concat()).contains("plain (0), planted (1)"));
+    fs::write(out.join("thesis.txt"), "three years").unwrap();
+    assert!(refused(&[&command[..], &["--class", "planted"]].concat()).contains("not motifs alone"));
+    assert_eq!(fs::read_to_string(out.join("thesis.txt")).unwrap(), "three years");
 }

@@ -2,6 +2,8 @@
 //! with large weights, so that their probabilities vary; what is expected comes from a plain scorer written a second time.
 
 mod attention;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod predict;
 mod scan;
 mod support;

@@ -73,11 +73,12 @@ fn a_profile_accounts_for_the_step_and_draws_it() {
 fn a_profile_replaces_nothing_but_a_profile() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("thesis.txt"), "three years").unwrap();
+    fs::write(folder.path().join("profile.html"), "somebody else's").unwrap();
     let out = folder.path().to_str().unwrap();
     let output = helixgrad(&[&["profile"], &SMALL[..], &["--out", out]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("something else than a profile"));
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not a profile alone"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! A splice dataset as a folder: `train.tsv`, `dev.tsv` and `test.tsv` in DNABERT's format, `sites.bed`, `dataset.json`.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,8 +11,15 @@ use super::leakage::Leakage;
 use super::split::Part;
 use super::{Kind, LABEL_NAMES};
 use crate::genome::twobit::Genome;
-use crate::output::{AtomicFile, write_atomic, write_folder_atomic};
+use crate::output::{AtomicFile, FolderKind, write_atomic};
 use crate::{Error, Result};
+
+/// What [`write_dataset`] writes and replaces.
+pub const FOLDER: FolderKind = FolderKind {
+    what: "a dataset",
+    marker: "dataset.json",
+    holds: |name| matches!(name, "train.tsv" | "dev.tsv" | "test.tsv" | "sites.bed"),
+};
 
 /// The numbers of rows in a part, by class, and where they lie.
 #[derive(Clone, Debug, Serialize)]
@@ -96,33 +102,14 @@ pub fn write_dataset(folder: &Path, genome: &Genome, dataset: &SpliceDataset, de
         let remedy = "give --k from 1 to the window's width (DNABERT has 3 to 6)";
         return Err(Error::usage(format!("k-mers of {k} bases in windows of {}", dataset.options.window), remedy));
     }
-    refuse_foreign_folder(folder)?;
     let json = serde_json::to_string_pretty(description).map_err(|error| Error::Failed(error.to_string()))?;
-    write_folder_atomic(folder, |folder| {
+    FOLDER.write(folder, |folder| {
         for part in Part::ALL {
             write_tsv(&folder.join(format!("{}.tsv", part.name())), dataset.part(part), k)?;
         }
         write_rows_bed(&folder.join("sites.bed"), genome, dataset)?;
         write_atomic(folder.join("dataset.json"), json + "\n")
     })
-}
-
-/// A dataset replaces an earlier dataset, and nothing else.
-fn refuse_foreign_folder(folder: &Path) -> Result<()> {
-    const OURS: [&str; 5] = ["dataset.json", "dev.tsv", "sites.bed", "test.tsv", "train.tsv"];
-    if !folder.exists() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(folder).map_err(Error::io("read the folder", folder))? {
-        let name = entry.map_err(Error::io("read the folder", folder))?.file_name();
-        if !OURS.iter().any(|ours| name == *ours) {
-            return Err(Error::usage(
-                format!("{} holds {:?}, which is no part of a dataset", folder.display(), name.to_string_lossy()),
-                "name another folder with --out",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// One row a window: its k-mers with stride 1, all of them, separated by blanks; a tab; the class.

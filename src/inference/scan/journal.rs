@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::output::write_atomic;
-use crate::train::checkpoint::remove_debris;
+use crate::output::{remove_debris, write_atomic};
+use crate::small_file;
 use crate::{Error, Result};
 
 const FOLDER: &str = ".partial";
@@ -169,7 +169,7 @@ fn damaged(path: &Path, what: &str) -> Error {
 
 fn read_state(folder: &Path, fingerprint: &Value) -> Result<Value> {
     let path = folder.join(STATE);
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = small_file::read(&path)?;
     let state: Value = serde_json::from_str(&text).map_err(|error| damaged(&path, &error.to_string()))?;
     let before = state["fingerprint"].as_object().ok_or_else(|| damaged(&path, "no fingerprint"))?;
     let differing = fingerprint.as_object().into_iter().flatten().find(|(key, value)| before.get(*key) != Some(value));

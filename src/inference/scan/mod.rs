@@ -28,6 +28,7 @@ use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
 use crate::genome::splice::{Kind, Position, Site};
 use crate::genome::twobit::Genome;
+use crate::lossy;
 use crate::output::{AtomicFile, write_atomic};
 use crate::report::Progress;
 use crate::train::interrupt;
@@ -121,6 +122,7 @@ pub struct Summary {
     /// Bases a second.
     pub bases_per_second: f64,
     /// Files written.
+    #[serde(serialize_with = "lossy::serialize")]
     pub files: Vec<PathBuf>,
     /// The comparison with an annotation, by scope and kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -182,7 +184,7 @@ pub fn run(
     if let (false, Some(config)) = (options.resume, &options.config) {
         write_atomic(options.out.join(CONFIG), config)?;
     }
-    interrupt::watch();
+    let saving = interrupt::saving();
     let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
     let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);
     let (bases_before, seconds_before, started) = (state.bases, state.seconds, Instant::now());
@@ -208,6 +210,7 @@ pub fn run(
         }
     }
     journal.save(&state)?;
+    drop(saving);
     progress.finish(&format!("{} sites", state.sites));
     let summary = publish(&journal, genome, truth, options, &state)?;
     journal.remove()?;

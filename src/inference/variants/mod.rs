@@ -20,9 +20,9 @@ use super::splice::SpliceScorer;
 use crate::genome::alias::Aliases;
 use crate::genome::annotation::Strand;
 use crate::genome::twobit::Genome;
+use crate::lossy;
 use crate::output::AtomicFile;
 use crate::report::Progress;
-use crate::train::interrupt;
 use crate::{Error, Result};
 
 /// The INFO field with the scores.
@@ -66,6 +66,7 @@ pub struct Summary {
     /// Alternate alleles a second.
     pub alleles_per_second: f64,
     /// The file written.
+    #[serde(serialize_with = "lossy::serialize")]
     pub out: PathBuf,
 }
 
@@ -104,7 +105,6 @@ impl Annotator<'_> {
         let mut reader = Reader::open(input)?;
         let mut output = Output::create(out)?;
         self.copy_header(input, &mut reader, &mut output, header)?;
-        interrupt::watch();
         let mut progress = Progress::new("variants", 0, self.options.quiet).unit("alleles");
         let started = Instant::now();
         let mut summary = Summary { out: out.to_owned(), ..Summary::default() };
@@ -129,10 +129,6 @@ impl Annotator<'_> {
             }
             let done = summary.scored + summary.skipped.values().sum::<u64>();
             progress.update(done, done, &format!("{} records", summary.records));
-            if interrupt::requested() {
-                progress.finish("interrupted");
-                return Err(Error::Interrupted(": nothing was written".into()));
-            }
         }
         if !names.found && !names.missing.is_empty() {
             let missing: Vec<&str> = names.missing.iter().map(String::as_str).collect();

@@ -12,10 +12,10 @@ use super::{Annotator, deltas};
 use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
 use crate::inference::splice::DECIMALS;
+use crate::lossy;
 use crate::output::{AtomicFile, write_atomic};
 use crate::report::HeatMap;
 use crate::report::{Page, Progress};
-use crate::train::interrupt;
 use crate::{Error, Result};
 
 /// The longest region, in bases, that a picture shows, and the bases of one of its strips.
@@ -38,6 +38,7 @@ pub struct Summary {
     /// Changes a second.
     pub changes_per_second: f64,
     /// Files written.
+    #[serde(serialize_with = "lossy::serialize")]
     pub files: Vec<PathBuf>,
 }
 
@@ -50,7 +51,7 @@ impl Annotator<'_> {
     /// of at most 4,000 bases, a page with the same name and `.html`.
     ///
     /// # Errors
-    /// [`Error::Interrupted`]; those of the device and of writing.
+    /// Those of the device and of writing.
     pub fn saturate(&self, region: &Region, out: &Path) -> Result<Summary> {
         /// Bases at a time.
         const ROUND: u32 = 256;
@@ -62,7 +63,6 @@ impl Annotator<'_> {
         let has_picture = length <= LONGEST_PICTURE as usize;
         let empty = || Matrix(vec![vec![f64::NAN; if has_picture { length } else { 0 }]; 4]);
         let mut matrices = [empty(), empty()];
-        interrupt::watch();
         let mut progress = Progress::new("saturation", 3 * length as u64, self.options.quiet).unit("changes");
         let started = Instant::now();
         let mut summary = Summary { files: vec![out.to_owned()], ..Summary::default() };
@@ -100,10 +100,6 @@ impl Annotator<'_> {
             }
             file.write_all(text.as_bytes()).map_err(Error::io("write", out))?;
             progress.update(summary.changes, summary.changes, "");
-            if interrupt::requested() {
-                progress.finish("interrupted");
-                return Err(Error::Interrupted(": nothing was written".into()));
-            }
         }
         file.commit()?;
         if has_picture {

@@ -1,0 +1,212 @@
+//! What no user means to give: paths that are no text, files without an end, a signal in the middle, streams that are full.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::support::*;
+
+fn command(arguments: &[&OsStr]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_helixgrad"));
+    command.args(arguments);
+    command
+}
+
+/// A path in a line of options.
+fn options<'a>(line: &'a str, paths: &'a [(&'a str, PathBuf)]) -> Vec<&'a OsStr> {
+    let of = |word: &'a str| {
+        paths.iter().find(|(name, _)| *name == word).map_or(OsStr::new(word), |(_, path)| path.as_os_str())
+    };
+    line.split_whitespace().map(of).collect()
+}
+
+#[test]
+fn paths_that_are_no_text_are_written_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(OsStr::from_bytes(b"odd\xff"));
+    fs::create_dir(&odd).unwrap();
+    let model = splice_model(&odd);
+    let sequence = bases(5, 2000);
+    let genome = genome(&odd, &[("x", &sequence)]);
+    let path = |name: &str| odd.join(name);
+    fs::write(path("w.fa"), format!(">a\n{}\n", String::from_utf8_lossy(&sequence[..WIDTH]))).unwrap();
+    fs::write(path("v.vcf"), "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n").unwrap();
+    let mut paths = vec![("MODEL", model), ("GENOME", genome), ("FASTA", path("w.fa")), ("VCF", path("v.vcf"))];
+    for name in ["A.2bit", "A.fa", "A.npy", "A.tsv", "A.vcf", "A", "S.tsv", "P.tsv", "SCAN", "RUN"] {
+        paths.push((name, path(name)));
+    }
+    for line in [
+        "genome pack FASTA A.2bit",
+        "genome info GENOME",
+        "genome extract GENOME x:1-50 --out A.fa",
+        "import MODEL --out A",
+        "checkpoint info MODEL",
+        "embed --model MODEL --fasta FASTA --out A.npy",
+        "attention --model MODEL --fasta FASTA --out A.tsv",
+        "predict --model MODEL --fasta FASTA --out P.tsv",
+        "variants --model MODEL --genome GENOME --vcf VCF --out A.vcf",
+        "variants --model MODEL --genome GENOME --saturation x:100-102 --out S.tsv",
+        "scan --model MODEL --genome GENOME --region x:1-100 --out SCAN",
+        "pretrain --genome GENOME --out RUN --k 3 --layers 1 --hidden 8 --heads 1 --intermediate 8 --max-length 20 \
+         --tokens-per-step 60 --steps 1",
+        "pretrain --resume --out RUN --genome GENOME",
+    ] {
+        let output = command(&options(line, &paths)).args(["--json", "--quiet"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let shown = ["out", "output", "file", "folder"].iter().find_map(|key| printed.get(key)?.as_str());
+        assert!(shown.is_none_or(|path| path.contains("odd\u{fffd}")), "{line}: {printed}");
+    }
+    for name in [
+        "A.2bit",
+        "A.fa",
+        "A.npy",
+        "A.tsv",
+        "A.vcf",
+        "S.tsv",
+        "P.tsv",
+        "A/config.json",
+        "SCAN/scan.json",
+        "RUN/config.toml",
+    ] {
+        assert!(path(name).is_file(), "{name}");
+    }
+}
+
+/// Waits until `done`, for a minute at most.
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sends a signal, and returns the exit code and what was printed to stderr.
+fn stop(mut child: Child, signal: &str) -> (Option<i32>, String) {
+    Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    wait_for("it does not stop", || child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_stop_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let record = format!(">a\n{}\n", String::from_utf8_lossy(&bases(1, WIDTH)));
+    for (index, line) in [
+        "embed --model MODEL --fasta PIPE --out OUT/a.npy",
+        "embed --model MODEL --fasta PIPE --out OUT/a.safetensors --per token",
+        "attention --model MODEL --fasta PIPE --out OUT/a.tsv",
+        "predict --model MODEL --fasta PIPE --out OUT/a.tsv",
+        "genome pack PIPE OUT/a.2bit",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (pipe, out) = (folder.path().join(format!("pipe{index}")), folder.path().join(format!("out{index}")));
+        fs::create_dir(&out).unwrap();
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let line = line.replace("MODEL", text(&model)).replace("PIPE", text(&pipe)).replace("OUT", text(&out));
+        let child = command(&options(&line, &[])).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        // The pipe is never closed: the command waits for more.
+        let mut pipe = File::options().write(true).open(&pipe).unwrap();
+        pipe.write_all(record.as_bytes()).unwrap();
+        // Packing makes its file when it has read more.
+        wait_for(&line, || index == 4 || !names(&out).is_empty());
+        let (code, message) = stop(child, ["-INT", "-TERM"][index % 2]);
+        assert_eq!(code, Some(130), "{line}: {message}");
+        assert!(message.ends_with("error: interrupted\n"), "{message}");
+        assert_eq!(names(&out), [""; 0], "{line}");
+    }
+}
+
+#[test]
+fn a_saturation_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let genome = genome(folder.path(), &[("x", &bases(2, 200_000))]);
+    let out = folder.path().join("out");
+    let line = format!(
+        "variants --model {} --genome {} --saturation x --out {}/s.tsv --distance 1000",
+        text(&model),
+        text(&genome),
+        text(&out)
+    );
+    let child = command(&options(&line, &[])).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("it does not begin", || out.is_dir() && !names(&out).is_empty());
+    let started = Instant::now();
+    let (code, message) = stop(child, "-INT");
+    assert_eq!(code, Some(130), "{message}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(names(&out), [""; 0]);
+}
+
+#[test]
+fn files_without_an_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let model = text(&model);
+    let out = folder.path().join("out.npy").to_str().unwrap().to_owned();
+    let zero = "/dev/zero";
+    assert!(refused(&["embed", "--model", model, "--fasta", zero, "--out", &out]).contains("no `>`"));
+    assert!(refused(&["embed", "--model", model, "--tsv", zero, "--out", &out]).contains("more than 64 MiB"));
+    assert!(refused(&["genome", "info", SAMPLE, "--config", zero]).contains("more than 64 MiB"));
+    let aliases =
+        ["splice", "sites", "--genome", SAMPLE, "--annotation", SAMPLE_GENES, "--out", &out, "--alias-file", zero];
+    assert!(refused(&aliases).contains("more than 64 MiB"));
+    for file in ["config.json", "vocab.txt", "model.safetensors"] {
+        let copied = folder.path().join(file).join("model");
+        fs::create_dir_all(&copied).unwrap();
+        names(Path::new(model))
+            .iter()
+            .for_each(|name| assert!(fs::copy(Path::new(model).join(name), copied.join(name)).is_ok()));
+        fs::remove_file(copied.join(file)).unwrap();
+        std::os::unix::fs::symlink(zero, copied.join(file)).unwrap();
+        let message = refused(&["checkpoint", "info", text(&copied)]);
+        assert!(
+            message.contains(if file == "model.safetensors" { "no model.safetensors" } else { "more than 64 MiB" }),
+            "{message}"
+        );
+    }
+    // A record is as long as memory allows; what is no base ends it at once.
+    let fasta = folder.path().join("endless.fa");
+    fs::write(&fasta, [b">a\n", &[b'A'; 1 << 20][..], b"\r\n", &[b'C'; 99], b"\0"].concat()).unwrap();
+    let message = refused(&["embed", "--model", model, "--fasta", text(&fasta), "--out", &out]);
+    assert!(message.contains("record 1: \"a\": '\\0' at base 1048676"), "{message}");
+}
+
+#[test]
+fn full_streams_are_no_panic() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let run = |line: &str, to_stderr: bool| {
+        let mut command = command(&options(line, &[]));
+        let command = if to_stderr { command.stderr(full()) } else { command.stdout(full()) };
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run("genome info /nowhere", true).0, Some(2));
+    assert_eq!(run("genome extract", true).0, Some(2));
+    // Warnings are for nobody, and the work goes on.
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let fasta = folder.path().join("w.fa");
+    fs::write(&fasta, format!(">a\n{}\n", "ACGT".repeat(WIDTH))).unwrap();
+    assert_eq!(run(&format!("predict --model {} --fasta {}", text(&model), text(&fasta)), true).0, Some(0));
+    for line in ["--help", "--version", "scan --help", "doctor"] {
+        let (code, message) = run(line, false);
+        assert_eq!(code, Some(2), "{line}");
+        assert!(message.contains("cannot write stdout: No space left on device"), "{line}: {message}");
+    }
+}
