@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod page;
+pub mod plan;
 pub mod profile;
 pub mod published;
 pub mod trace;

@@ -15,6 +15,7 @@ mod genome;
 mod import;
 mod model;
 mod motifs;
+mod plan;
 mod predict;
 mod pretrain;
 mod profile;
@@ -182,6 +183,8 @@ enum Command {
     Bench(bench::Args),
     /// Profile a training step: every kernel or operation, its roofline, idle gaps, memory; a page and a trace.
     Profile(profile::Args),
+    /// Count a training step on a GPU without one: the floor of every kernel, and the memory.
+    Plan(plan::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
 }
@@ -235,6 +238,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Checkpoint(args) => checkpoint::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Profile(args) => profile::run(&args, &common),
+        Command::Plan(args) => plan::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }
 }

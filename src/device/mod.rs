@@ -19,6 +19,7 @@ pub mod kernels;
 mod launch_log;
 mod mark;
 pub mod nvtx;
+pub mod planner;
 pub mod product;
 pub mod recorder;
 pub mod sampling_plan;

@@ -27,6 +27,34 @@ fn json(arguments: &[&str]) -> Value {
 /// A step of a few hundred tokens.
 const SMALL: [&str; 8] = ["--preset", "splice-small", "--batch", "4", "--length", "40", "--device", "cpu"];
 
+/// The whole of DNABERT-6 with 65,536 tokens, counted: its memory is within the goals, every kernel states what it costs, and
+/// the least time of a step leaves room for the goal of 60 % MFU.
+#[test]
+fn a_step_of_dnabert_is_planned_without_a_gpu() {
+    let plan = |extra: &[&str]| json(&[&["plan", "--preset", "dnabert-6"], extra].concat());
+    let kept = plan(&[]);
+    let gigabytes = |plan: &Value| plan["memory_bytes"].as_f64().unwrap() / 1e9;
+    assert_eq!(kept["tokens_per_step"], 65_536);
+    assert!(gigabytes(&kept) < 40.0, "{}", gigabytes(&kept));
+    let again = plan(&["--recompute", "layer"]);
+    assert!(gigabytes(&again) < 16.0, "{}", gigabytes(&again));
+    let owners: f64 = kept["memory"].as_array().unwrap().iter().map(|row| row[1].as_f64().unwrap()).sum();
+    assert!((gigabytes(&kept) - owners / 1e9) / gigabytes(&kept) < 0.05, "{owners} of {}", kept["memory_bytes"]);
+    let kernels = kept["kernels"].as_array().unwrap();
+    // A debug build fills memory that it hands out.
+    let fills: f64 =
+        kernels.iter().filter(|row| row["kernel"] == "fill").map(|row| row["share"].as_f64().unwrap()).sum();
+    let mfu = kept["mfu_at_most"].as_f64().unwrap() / (1.0 - fills);
+    assert!((0.7..1.0).contains(&mfu), "{mfu}");
+    let of = |part: &str| kernels.iter().filter(|row| row["kernel"].as_str().unwrap().contains(part)).count();
+    assert!(of("sm90") >= 5, "{kernels:?}");
+    // The same products, whatever runs them: 6 FLOP a weight and token, and attention's.
+    let flops: f64 = kernels.iter().map(|row| row["work"]["flops"].as_f64().unwrap()).sum();
+    assert!(flops > 6.0 * 85e6 * 65_536.0, "{flops}");
+    let ampere = plan(&["--chip", "a100"]);
+    assert!(ampere["floor_milliseconds"].as_f64() > kept["floor_milliseconds"].as_f64());
+}
+
 #[test]
 fn a_profile_accounts_for_the_step_and_draws_it() {
     let folder = tempfile::tempdir().unwrap();
