@@ -345,7 +345,7 @@ fn model(
 
 fn human(summary: &FinetuneSummary, args: &Args) -> String {
     let mut text = format!(
-        "{} steps, {} tokens, {} tokens/s; training loss {:.4}",
+        "{} steps, {} tokens, {} tokens/s over the whole run; training loss {:.4}",
         format::count(summary.steps),
         format::count(summary.tokens),
         format::count(summary.tokens_per_second as u64),

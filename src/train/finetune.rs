@@ -277,7 +277,7 @@ pub fn finetune(
                     learning_rate,
                     gradient_norm,
                     tokens_per_second: epoch_tokens as f64 / seconds,
-                    mfu: utilisation.take(seconds)?,
+                    mfu: utilisation.take(seconds, &mut state.peak)?,
                     dev: DevScores::default(),
                 }
             }
@@ -324,6 +324,7 @@ pub fn finetune(
         dev_scores = score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?;
     }
     let last = points.last().copied();
+    state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", last.map_or(state.loss_last, |point| point.loss)));
     if classification.task != Task::Regression {
         step::check_end(last.map_or(state.loss_last, |point| point.loss), classification.labels.len())?;
