@@ -111,7 +111,7 @@ fn human(evaluation: &Evaluation) -> String {
     }
     text += &confusion.to_string();
     if let Some(splice) = &evaluation.splice {
-        text += &format!("\nSplice sites: {}\n{}", SpliceMetrics::READING, splice_table(splice, evaluation));
+        text += &format!("\nSplice sites\n{}{}", splice_table(splice, evaluation), SpliceMetrics::READING);
     }
     text
 }
