@@ -8,6 +8,7 @@ use std::time::Instant;
 use common::{parameters, run};
 use helixgrad::Result;
 use helixgrad::autograd::Pass::Forward;
+use helixgrad::device::graphs::Graphs;
 use helixgrad::device::{Buffer, Device, Launch, Work};
 use helixgrad::ops::tanh;
 
@@ -43,7 +44,11 @@ fn main() {
     });
 }
 
-/// One driver: opening the GPU and loading all kernels; the host's part of a launch; launches back to back as the device sees them.
+/// Launches that are handed over together: about a step of a model of two layers.
+const IN_A_GRAPH: u64 = 128;
+
+/// One driver: opening the GPU and loading all kernels; the host's part of a launch; launches back to back as the device sees them,
+/// one by one and as graphs.
 fn drivers(bench: &mut common::Bench, open: impl Fn() -> Result<Device>, through: &str) -> Result<()> {
     bench.timed(&format!("open and load the kernels, {through}"), Work::default(), |count| {
         let started = Instant::now();
@@ -69,5 +74,17 @@ fn drivers(bench: &mut common::Bench, open: impl Fn() -> Result<Device>, through
             Ok(seconds)
         })?;
     }
-    Ok(())
+    let graphs = Graphs::over(device);
+    bench.timed(&format!("launches in graphs of {IN_A_GRAPH}, {through}"), Work::default(), |count| {
+        graphs.synchronize()?;
+        let started = Instant::now();
+        for number in 1..=count {
+            graphs.launch(&Launch::new("tanh_forward_f32", 1, 256).write(&mut x).long(1))?;
+            if number % IN_A_GRAPH == 0 {
+                graphs.submit()?;
+            }
+        }
+        graphs.synchronize()?;
+        Ok(started.elapsed().as_secs_f64())
+    })
 }

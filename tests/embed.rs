@@ -292,9 +292,10 @@ fn all_files_and_all_sources_hold_the_same_rows() {
             .chunks_exact(8)
             .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
             .collect();
-        let mut expected = "name\tfirst_row\trows\n".to_owned();
+        let first_position = if per.contains(&"--per") { "1" } else { "." };
+        let mut expected = "name\tfirst_row\trows\tfirst_position\n".to_owned();
         for ((name, _), pair) in regions.iter().zip(offsets.windows(2)) {
-            expected += &format!("{name}\t{}\t{}\n", pair[0], pair[1] - pair[0]);
+            expected += &format!("{name}\t{}\t{}\t{first_position}\n", pair[0], pair[1] - pair[0]);
         }
         assert_eq!(index, expected);
         assert_eq!(*offsets.last().unwrap() as usize, rows.len());

@@ -407,6 +407,9 @@ fn a_run_takes_no_folder_of_somebody_else() {
         .iter()
         .for_each(|name| fs::write(Path::new(&begun).join(name), "").unwrap());
     pretrain(&begun, &["--steps", "1"]);
+    // One that was killed after its last step has nothing to make, but something to clear away.
+    fs::write(format!("{begun}/.helixgrad-abd.tmp"), "").unwrap();
+    json(&["pretrain", "--resume", "--out", &begun]);
     let left: Vec<_> = fs::read_dir(&begun).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }

@@ -56,6 +56,15 @@ if [ -z "$op" ]; then
         "$program" bench train --preset $preset --mix $mix --device $device --batch $batch --steps $steps --json \
             >"$out/train-$mix.json"
     done
+    if [ $device = cuda ]; then
+        # Small models, whose kernels are short: single launches, then graphs, and the ratios.
+        for small in splice-small mini; do
+            echo "train: $small, without and with graphs" >&2
+            "$program" bench train --preset $small --device cuda --steps 30 --json >"$out/train-$small.json"
+            "$program" bench train --preset $small --device cuda --steps 30 --cuda-graphs --against "$out/train-$small.json" |
+                tee "$out/train-$small-graphs.txt"
+        done
+    fi
 fi
 
 python=${PYTHON:-python3}

@@ -4,7 +4,7 @@
 #   tools/nsight.sh systems [PRESET] [ARGUMENTS...]          nsys: the timeline of steps 4 to 6
 #   tools/nsight.sh compute KERNEL [PRESET] [ARGUMENTS...]   ncu: counters of the first launches of KERNEL (a name or regex:...)
 #
-# PRESET is dnabert-6 unless named; further arguments go to `helixgrad bench train` (--batch 64, --mix dnabert, --dtype f32).
+# PRESET is dnabert-6 unless named; further arguments go to `helixgrad bench train` (--batch 64, --mix dnabert, --cuda-graphs).
 # HELIXGRAD names the program (default: target/release/helixgrad). Reports go to nsight/ and open in the two user interfaces.
 # Not yet tried on a GPU.
 #
@@ -28,7 +28,8 @@ case $mode in
 systems)
     preset=dnabert-6
     [ $# -eq 0 ] || { preset=$1; shift; }
-    exec nsys profile --output "nsight/$preset" --force-overwrite true --trace cuda,nvtx --sample none --cpuctxsw none \
+    exec nsys profile --output "nsight/$preset" --force-overwrite true --trace cuda,nvtx --cuda-graph-trace node --sample none \
+        --cpuctxsw none \
         --capture-range cudaProfilerApi --capture-range-end stop --stats true \
         "$program" bench train --preset "$preset" --device cuda --steps 6 --profile-steps 4..6 "$@"
     ;;

@@ -216,9 +216,10 @@ impl Tape {
     /// Out of memory.
     pub fn allocate_as(&mut self, len: usize, dtype: DType) -> Result<Buffer> {
         let bytes = len * dtype.size();
-        // Best fit, first of equals: deterministic, so the second step finds what the first one left.
+        // Best fit, the lowest address of equals, in whatever order they came back: so a step finds the memory that the one before
+        // used for the same, and its launches are the same ones again.
         let fitting = self.pool.iter().enumerate().filter(|(_, buffer)| buffer.capacity_bytes() >= bytes);
-        let best = fitting.min_by_key(|(_, buffer)| buffer.capacity_bytes());
+        let best = fitting.min_by_key(|(_, buffer)| (buffer.capacity_bytes(), buffer.place()));
         let mut buffer = match best {
             // A far larger buffer is left for what needs it.
             Some((index, found)) if found.capacity_bytes() <= 2 * bytes + 4096 => self.pool.swap_remove(index),

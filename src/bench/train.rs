@@ -1,7 +1,6 @@
 //! Throughput of a full training step on tokens that nobody needs to load.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use serde::Serialize;
 
@@ -9,6 +8,7 @@ use super::profile::{Meter, Recording, median};
 use super::workload::Workload;
 use crate::Result;
 use crate::autograd::Pass;
+use crate::device::graphs::GraphCounts;
 use crate::device::{DType, Device, Work};
 use crate::train::ceilings::{Ceilings, Sizes};
 use crate::train::peak::Peak;
@@ -63,6 +63,9 @@ pub struct Throughput {
     pub activation_mib: f64,
     /// Which attention ran.
     pub attention: String,
+    /// What became of all these steps' work, with `--cuda-graphs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graphs: Option<GraphCounts>,
     /// Where the time goes, the longest first.
     pub ops: Vec<OpTime>,
 }
@@ -82,13 +85,17 @@ pub fn train_throughput(
     let mut trainer = workload.trainer(&device, dtype, seed)?;
     let attention = trainer.model.attention_path(&device, dtype)?;
     let batches = [workload.batch(seed)];
-    let (mut seconds, mut flops) = (Vec::new(), 0.0);
-    for _ in 0..Workload::WARM_UP + workload.steps {
-        let started = Instant::now();
-        flops = trainer.step(&batches, 1e-4)?.flops;
-        device.synchronize()?;
-        seconds.push(started.elapsed().as_secs_f64());
+    // As in a training, no step waits for the one before: the device's own clock says when each ends.
+    let steps = Workload::WARM_UP + workload.steps;
+    let mut marks = vec![device.mark()?];
+    for _ in 0..steps {
+        trainer.advance(&batches, 1e-4)?;
+        marks.push(device.mark()?);
     }
+    let flops = trainer.report()?.flops / steps as f64;
+    let graphs = device.graph_counts();
+    let seconds = marks.windows(2).map(|ends| device.seconds_between(&ends[0], &ends[1]));
+    let mut seconds = seconds.collect::<Result<Vec<f64>>>()?;
     let timed = &mut seconds[Workload::WARM_UP..];
     let median = median(timed);
     let ceilings = Ceilings::measure(&device, dtype, sizes)?;
@@ -111,6 +118,7 @@ pub fn train_throughput(
         peak,
         activation_mib: trainer.tape.memory_bytes() as f64 / (1 << 20) as f64,
         attention,
+        graphs,
         ops: op_times(&recording, recorded, &ceilings),
         ceilings,
     })

@@ -1,6 +1,5 @@
 //! `helixgrad attention`: what a model looks at.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -9,16 +8,16 @@ use serde_json::json;
 use super::Common;
 use super::predict::Windows;
 use crate::inference::attention::{Heads, Observer, Profile, Query, Selection, Unit};
+use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::Named;
-use crate::output::AtomicFile;
 use crate::report::Progress;
 use crate::train::checkpoint;
 use crate::{Error, Result};
 
 /// Options of `helixgrad attention`.
 ///
-/// The attention from one token of each sequence to its k-mers or bases, as a table: name, position (1-based), k-mer or
-/// base, one column a layer and head.
+/// The attention from one token of each sequence to its k-mers or bases: one row each, one column a layer and head. A table
+/// has the name, the position (1-based) and the k-mer or base before them.
 #[derive(clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
@@ -40,7 +39,7 @@ pub struct Args {
     /// Attention to k-mers, or to bases (the mean of the k-mers over each).
     #[arg(long, value_enum, default_value_t = Unit::Token)]
     per: Unit,
-    /// The TSV file to write.
+    /// The file to write: .tsv, .npy or .safetensors.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -55,7 +54,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let layers = layers(&args.layer, checkpoint.model.config.num_hidden_layers)?;
     let selection = Selection { query: args.from, layers, heads: heads(&args.head)?, unit: args.per };
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
-    let mut table = Table::create(&args.out, &observer)?;
+    let columns = observer.selection().columns(observer.heads());
+    let mut writer = ArrayWriter::create(&args.out, "attention", columns.clone())?;
     let mut progress = Progress::new("attention", 0, common.quiet).unit("sequences");
     let mut count = 0;
     args.windows.each(&mut |path, windows| {
@@ -63,7 +63,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         while windows.peek().is_some() {
             let round = next_round(&observer, path, &mut windows)?;
             for (window, profile) in round.iter().zip(observer.profiles(&round)?) {
-                table.write(window, &profile, &observer)?;
+                write(&mut writer, window, &profile, &observer)?;
             }
             count += round.len() as u64;
             progress.update(count, count, "");
@@ -71,9 +71,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         Ok(())
     })?;
     progress.finish("");
-    table.file.commit()?;
-    let result =
-        json!({ "sequences": count, "rows": table.rows, "columns": table.columns, "out": args.out.to_string_lossy() });
+    let rows = writer.commit()?;
+    let out = args.out.to_string_lossy();
+    let result = json!({ "sequences": count, "rows": rows, "columns": columns, "out": out });
     common.print(&result, |_| format!("{count} sequences, written to {}", args.out.display()))
 }
 
@@ -135,37 +135,18 @@ fn number(option: &str, text: &str) -> Result<usize> {
     })
 }
 
-struct Table {
-    file: AtomicFile,
-    columns: Vec<String>,
-    rows: u64,
-}
-
-impl Table {
-    fn create(path: &Path, observer: &Observer) -> Result<Self> {
-        let columns = observer.selection().columns(observer.heads());
-        let mut file = AtomicFile::create(path)?;
-        let header = format!("name\tposition\tsequence\t{}\n", columns.join("\t"));
-        file.write_all(header.as_bytes()).map_err(Error::io("write", path))?;
-        Ok(Self { file, columns, rows: 0 })
+fn write(writer: &mut ArrayWriter, window: &Named, profile: &Profile, observer: &Observer) -> Result<()> {
+    let width = match observer.selection().unit {
+        Unit::Token => observer.vocabulary().k(),
+        Unit::Nucleotide => 1,
+    };
+    writer.begin(&window.name)?;
+    let units = profile.columns.first().map_or(0, Vec::len);
+    for unit in 0..units {
+        let start = profile.bases.start + unit;
+        let text = String::from_utf8_lossy(&window.bases[start..start + width]);
+        let values: Vec<f32> = profile.columns.iter().map(|column| column[unit]).collect();
+        writer.row(&Row { name: &window.name, place: Some((start + 1, &text)) }, &values)?;
     }
-
-    fn write(&mut self, window: &Named, profile: &Profile, observer: &Observer) -> Result<()> {
-        let width = match observer.selection().unit {
-            Unit::Token => observer.vocabulary().k(),
-            Unit::Nucleotide => 1,
-        };
-        let mut text = String::new();
-        let units = profile.columns.first().map_or(0, Vec::len);
-        for unit in 0..units {
-            let start = profile.bases.start + unit;
-            let bases = String::from_utf8_lossy(&window.bases[start..start + width]);
-            text += &format!("{}\t{}\t{bases}", window.name, start + 1);
-            profile.columns.iter().for_each(|column| text += &format!("\t{}", column[unit]));
-            text.push('\n');
-        }
-        self.rows += units as u64;
-        let path = self.file.path().to_owned();
-        self.file.write_all(text.as_bytes()).map_err(Error::io("write", path))
-    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::bench::published::{PUBLISHED, Published};
 use crate::bench::train::{Throughput, train_throughput};
 use crate::bench::{Mix, Workload};
 use crate::device::gemm_choice::{self, Measured};
+use crate::device::graphs::GraphCounts;
 use crate::model::preset;
 use crate::report::{Cell, Table, format};
 use crate::small_file;
@@ -201,6 +202,11 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         format::short(throughput.ceilings.bytes_per_second),
         format::short(throughput.ceilings.flops_per_second),
     )];
+    if let Some(GraphCounts { made, run, tasks, changed, alone }) = throughput.graphs {
+        parts.push(format!(
+            "{run} runs of {made} graphs, warm-up included: {tasks} launches, {changed} of them set anew; {alone} by themselves"
+        ));
+    }
     if let Some(one) = report.tokens_per_second_one_thread {
         let speed_up = throughput.tokens_per_second / one;
         parts.push(format!("one thread: {} tokens/s; speed-up {speed_up:.2}", format::count(one as u64)));

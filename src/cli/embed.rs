@@ -96,7 +96,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         _ => Unit::Mean,
     };
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
-    let mut writer = ArrayWriter::create(&args.out, encoder.columns())?;
+    let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
+    let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
     let k = encoder.vocabulary().k();
     let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);
     let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");

@@ -76,6 +76,10 @@ pub struct Common {
     /// the two for each shape (auto: measured at first use, so two runs may differ in their last bits).
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
     pub gemm: GemmChoice,
+    /// On a GPU: hand the kernels of a step over as one CUDA graph. The same bits; pays where kernels are short, as in small
+    /// models and short sequences.
+    #[arg(long, global = true)]
+    pub cuda_graphs: bool,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -102,7 +106,7 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let choices = Choices { attention: self.attention, gemm: self.gemm };
+        let choices = Choices { attention: self.attention, gemm: self.gemm, graphs: self.cuda_graphs };
         let device = Device::open(&self.device, choices)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {

@@ -237,6 +237,14 @@ impl Buffer {
         }
     }
 
+    /// Where it lies, on the device or on the host: tells two buffers apart, and orders them.
+    pub(crate) fn place(&self) -> usize {
+        match &self.storage {
+            Storage::Device(memory) => memory.address as usize,
+            Storage::Host(lines) => lines.as_ptr().addr(),
+        }
+    }
+
     /// The address of element `index`.
     ///
     /// # Panics

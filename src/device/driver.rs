@@ -5,6 +5,7 @@
 
 use super::attention_kernels::AttentionPath;
 use super::gemm_choice::GemmTable;
+use super::graphs::{Graph, GraphCounts, Task};
 use super::product::Product;
 use super::{Buffer, Mark, TensorMap, Work};
 use crate::{Error, Result};
@@ -106,6 +107,53 @@ pub trait Driver: Send + Sync {
     /// [`crate::Error::Failed`] with the failure of an earlier launch.
     fn synchronize(&self) -> Result<()>;
 
+    /// A step ends: what a driver holds back is to be under way now. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] with the failure of an earlier launch.
+    fn submit(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What became of the work so far, from a driver that makes graphs of it ([`super::graphs`]).
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        None
+    }
+
+    /// Makes a graph of tasks that run one after the other, without running it; `None` where there are no graphs, or not of
+    /// these tasks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] naming the task.
+    ///
+    /// # Safety
+    /// Those of [`Driver::launch`], [`Driver::copy`] and [`Driver::fill`], for every task, whenever the graph runs.
+    unsafe fn make_graph(&self, _tasks: &[Task]) -> Result<Option<Graph>> {
+        Ok(None)
+    }
+
+    /// Changes task `index` of a graph to another one of its kind, for the runs that are yet to be started.
+    ///
+    /// # Errors
+    /// As [`Driver::make_graph`].
+    ///
+    /// # Safety
+    /// As [`Driver::make_graph`]; the graph is of this driver.
+    unsafe fn set_task(&self, _graph: &mut Graph, _index: usize, _task: &Task) -> Result<()> {
+        Err(Error::Failed("this device has no graphs".into()))
+    }
+
+    /// Runs a graph, in order behind everything launched before.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`].
+    ///
+    /// # Safety
+    /// As [`Driver::make_graph`]; the graph is of this driver.
+    unsafe fn run_graph(&self, _graph: &mut Graph) -> Result<()> {
+        Err(Error::Failed("this device has no graphs".into()))
+    }
+
     /// Marks the place behind everything launched so far, without waiting for it where the device can time itself.
     ///
     /// # Errors
@@ -133,12 +181,12 @@ pub trait Driver: Send + Sync {
 }
 
 /// Bytes of one argument, aligned as the most demanding of a kernel's parameters, a tensor map.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Value(pub [u8; 128]);
 
 /// One argument of a launch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
     /// A plain value.
     Value(Value),
@@ -219,6 +267,12 @@ impl Launch {
     pub fn tensor_map(mut self, map: TensorMap) -> Self {
         self.arguments.push(Argument::TensorMap(map));
         self
+    }
+
+    /// Whether it is the same kernel on the same grid with the same arguments.
+    pub fn repeats(&self, other: &Self) -> bool {
+        let shape = |launch: &Self| (launch.grid, launch.block, launch.shared_bytes);
+        self.kernel == other.kernel && shape(self) == shape(other) && self.arguments == other.arguments
     }
 
     /// The arguments as bytes, for a driver, which says how it encodes a tensor map.

@@ -13,6 +13,7 @@ pub mod cust;
 mod driver;
 pub mod gemm_choice;
 pub mod gemm_plan;
+pub mod graphs;
 pub mod host_memory;
 pub mod kernels;
 mod launch_log;
@@ -35,6 +36,7 @@ pub use tensor_map::{Swizzle, TensorMap};
 pub use work::Work;
 
 use attention_kernels::{AttentionKernels, AttentionPath};
+use graphs::{GraphCounts, Graphs};
 
 use crate::{Error, Result};
 
@@ -45,6 +47,8 @@ pub struct Choices {
     pub attention: AttentionPath,
     /// Matrix products: `--gemm`.
     pub gemm: GemmChoice,
+    /// Whether launches are handed over as graphs: `--cuda-graphs`.
+    pub graphs: bool,
 }
 
 /// A place to compute.
@@ -71,7 +75,7 @@ impl Device {
     /// # Errors
     /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what was chosen, or a library is not there.
     pub fn open(name: &str, choices: Choices) -> Result<Self> {
-        let Choices { attention, gemm } = choices;
+        let Choices { attention, gemm, graphs } = choices;
         let open = |number| cuda::open(number, choices).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
@@ -86,6 +90,9 @@ impl Device {
         };
         if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
             return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
+        }
+        if matches!(device, Self::Cpu) && graphs {
+            return Err(Error::usage("--cuda-graphs on the CPU", "leave it out, or use --device cuda"));
         }
         let families = match &device {
             Self::Cpu => Vec::new(),
@@ -102,7 +109,7 @@ impl Device {
                 remedy,
             ));
         }
-        Ok(device)
+        Ok(if graphs { Graphs::over(device) } else { device })
     }
 
     /// Which attention kernels heads of `head_dim` elements of type `dtype` get; `None` on the CPU, which has one way. With
@@ -170,6 +177,25 @@ impl Device {
         match self {
             Self::Cpu => Ok(()),
             Self::Kernels(driver) => driver.synchronize(),
+        }
+    }
+
+    /// A step ends: what is held back is to be under way now ([`Driver::submit`]). Waits for nothing.
+    ///
+    /// # Errors
+    /// The failure of an earlier launch.
+    pub fn submit(&self) -> Result<()> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Kernels(driver) => driver.submit(),
+        }
+    }
+
+    /// What became of the work so far where it is handed over as graphs; `None` where it is not.
+    pub fn graph_counts(&self) -> Option<GraphCounts> {
+        match self {
+            Self::Cpu => None,
+            Self::Kernels(driver) => driver.graph_counts(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::attention_kernels::AttentionPath;
 use super::gemm_choice::GemmTable;
+use super::graphs::GraphCounts;
 use super::product::Product;
 use super::{Device, Driver, Launch, Mark, Work};
 use crate::Result;
@@ -162,6 +163,14 @@ impl Driver for Recorder {
 
     fn synchronize(&self) -> Result<()> {
         self.driver.synchronize()
+    }
+
+    fn submit(&self) -> Result<()> {
+        self.driver.submit()
+    }
+
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        self.driver.graph_counts()
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -30,29 +30,37 @@ pub struct Row<'a> {
     pub place: Option<(usize, &'a str)>,
 }
 
+struct Open {
+    name: String,
+    first_row: u64,
+    first_position: Option<usize>,
+}
+
 /// Writes `[rows, columns]` of f32, a row at a time.
 ///
 /// With `.npy` and `.safetensors` an index is written beside the file, `FILE.index.tsv`: for each sequence its name, its
-/// first row (from 0) and its number of rows. A `.safetensors` file has the rows as `embeddings` and, in `offsets` (i64,
-/// `[sequences + 1]`), where each sequence starts and the last one ends.
+/// first row (from 0), its number of rows and the place of the first of them (from 1; `.` for rows of a whole sequence). A
+/// `.safetensors` file has the rows under the tensor's name and, in `offsets` (i64, `[sequences + 1]`), where each sequence
+/// starts and the last one ends.
 pub struct ArrayWriter {
     format: Format,
-    columns: usize,
+    tensor: &'static str,
+    columns: Vec<String>,
     rows: u64,
     file: AtomicFile,
     index: Option<AtomicFile>,
-    /// Name and first row of the sequence that is being written.
-    open: Option<(String, u64)>,
+    /// The sequence that is being written.
+    open: Option<Open>,
     offsets: Vec<i64>,
     line: String,
 }
 
 impl ArrayWriter {
-    /// Starts a file; its name's end says which kind.
+    /// Starts a file; its name's end says which kind. The rows are called `tensor` where a format has such names.
     ///
     /// # Errors
     /// [`Error::Usage`] for another end; those of [`AtomicFile::create`].
-    pub fn create(path: &Path, columns: usize) -> Result<Self> {
+    pub fn create(path: &Path, tensor: &'static str, columns: Vec<String>) -> Result<Self> {
         let format = match path.extension().and_then(|end| end.to_str()) {
             Some("npy") => Format::Npy,
             Some("safetensors") => Format::Safetensors,
@@ -67,15 +75,15 @@ impl ArrayWriter {
         if format != Format::Tsv {
             file.write_all(&[b' '; HEADER]).map_err(Error::io("write", path))?;
             let mut beside = AtomicFile::create(index_path(path))?;
-            beside.write_all(b"name\tfirst_row\trows\n").map_err(Error::io("write", beside.path()))?;
+            beside.write_all(b"name\tfirst_row\trows\tfirst_position\n").map_err(Error::io("write", beside.path()))?;
             index = Some(beside);
         }
-        Ok(Self { format, columns, rows: 0, file, index, open: None, offsets: Vec::new(), line: String::new() })
+        Ok(Self { format, tensor, columns, rows: 0, file, index, open: None, offsets: Vec::new(), line: String::new() })
     }
 
     /// Columns of a row.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.columns.len()
     }
 
     /// Begins the rows of a sequence.
@@ -84,14 +92,16 @@ impl ArrayWriter {
     /// [`Error::Io`].
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.end_sequence()?;
-        self.open = Some((name.to_owned(), self.rows));
+        self.open = Some(Open { name: name.to_owned(), first_row: self.rows, first_position: None });
         Ok(())
     }
 
     fn end_sequence(&mut self) -> Result<()> {
-        let Some((name, first)) = self.open.take() else { return Ok(()) };
+        let Some(Open { name, first_row: first, first_position }) = self.open.take() else { return Ok(()) };
         if let Some(index) = &mut self.index {
-            writeln!(index, "{name}\t{first}\t{}", self.rows - first).map_err(Error::io("write", index.path()))?;
+            let position = first_position.map_or_else(|| ".".to_owned(), |position| position.to_string());
+            let line = format!("{name}\t{first}\t{}\t{position}\n", self.rows - first);
+            index.write_all(line.as_bytes()).map_err(Error::io("write", index.path()))?;
         }
         if self.format == Format::Safetensors {
             self.offsets.push(first as i64);
@@ -107,7 +117,12 @@ impl ArrayWriter {
     /// # Panics
     /// If it has another number of columns: a fault of the caller, never of input.
     pub fn row(&mut self, row: &Row, values: &[f32]) -> Result<()> {
-        assert_eq!(values.len(), self.columns, "a row of another size");
+        assert_eq!(values.len(), self.columns(), "a row of another size");
+        if let Some(open) = &mut self.open
+            && open.first_row == self.rows
+        {
+            open.first_position = row.place.map(|(position, _)| position);
+        }
         let written = if self.format == Format::Tsv {
             if self.rows == 0 {
                 self.write_tsv_header(row)?;
@@ -137,8 +152,8 @@ impl ArrayWriter {
         if row.place.is_some() {
             line.push_str("\tposition\tsequence");
         }
-        for column in 0..self.columns {
-            let _ = write!(line, "\tv{column}");
+        for column in &self.columns {
+            let _ = write!(line, "\t{column}");
         }
         line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(Error::io("write", self.file.path()))
@@ -151,13 +166,13 @@ impl ArrayWriter {
     pub fn commit(mut self) -> Result<u64> {
         self.end_sequence()?;
         let header = match self.format {
-            Format::Npy => Some(npy_header(self.rows, self.columns)),
+            Format::Npy => Some(npy_header(self.rows, self.columns())),
             Format::Safetensors => {
                 self.offsets.push(self.rows as i64);
                 let offsets = self.offsets.iter().flat_map(|offset| offset.to_le_bytes());
                 let bytes: Vec<u8> = offsets.collect();
                 self.file.write_all(&bytes).map_err(Error::io("write", self.file.path()))?;
-                Some(safetensors_header(self.rows, self.columns, self.offsets.len()))
+                Some(safetensors_header(self.tensor, self.rows, self.columns(), self.offsets.len()))
             }
             Format::Tsv => None,
         };
@@ -189,10 +204,10 @@ fn npy_header(rows: u64, columns: usize) -> Vec<u8> {
 }
 
 /// The length of the text as u64, then JSON padded with blanks (github.com/huggingface/safetensors, "Format").
-fn safetensors_header(rows: u64, columns: usize, offsets: usize) -> Vec<u8> {
+fn safetensors_header(tensor: &str, rows: u64, columns: usize, offsets: usize) -> Vec<u8> {
     let end = rows * columns as u64 * 4;
     let json = json!({
-        "embeddings": { "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, end] },
+        tensor: { "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, end] },
         "offsets": { "dtype": "I64", "shape": [offsets], "data_offsets": [end, end + 8 * offsets as u64] },
     });
     let mut header = (HEADER as u64 - 8).to_le_bytes().to_vec();
@@ -209,8 +224,8 @@ mod tests {
     fn headers_have_room_for_any_number() {
         let (rows, columns) = (1 << 40, 1 << 20);
         assert_eq!(npy_header(rows, columns).len(), HEADER);
-        assert_eq!(safetensors_header(rows, columns, 1 << 40).len(), HEADER);
+        assert_eq!(safetensors_header("embeddings", rows, columns, 1 << 40).len(), HEADER);
         assert_eq!(npy_header(rows, columns)[HEADER - 1], b'\n');
-        assert!(safetensors_header(rows, columns, 1 << 40).ends_with(b" "));
+        assert!(safetensors_header("embeddings", rows, columns, 1 << 40).ends_with(b" "));
     }
 }

@@ -329,6 +329,8 @@ pub fn finetune(
     if classification.task != Task::Regression {
         step::check_end(last.map_or(state.loss_last, |point| point.loss), classification.labels.len())?;
     }
+    // A run that was killed after its last step has none to make, but debris to clear away.
+    started(&mut run, &options.out, options.config.as_deref(), state.step)?;
     save_model(&options.out, &trainer.model, vocabulary, Some(classification))?;
     let summary = FinetuneSummary {
         steps: state.step,

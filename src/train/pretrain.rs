@@ -246,6 +246,8 @@ pub fn pretrain(
     state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", state.loss_last));
     step::check_end(state.loss_last, vocabulary.len())?;
+    // A run that was killed after its last step has none to make, but debris to clear away.
+    started(&mut run, &options.out, options.config.as_deref(), state.step)?;
     save_model(&options.out, &trainer.model, vocabulary, None)?;
     Ok(PretrainSummary {
         steps: state.step,

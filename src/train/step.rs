@@ -201,6 +201,7 @@ impl Trainer {
         self.optimizer
             .update(&mut self.tape, &mut self.model.parameters, learning_rate)
             .map_err(|error| self.beside_what_is_held(error))?;
+        self.tape.device().submit()?;
         if self.collected.is_some_and(|steps| steps.last == self.optimizer.steps) {
             self.tape.device().collect_profile(false)?;
         }

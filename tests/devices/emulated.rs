@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
+use helixgrad::device::graphs::{Graph, Task};
 use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
 
@@ -124,6 +125,28 @@ impl Driver for Emulator {
         // SAFETY: the caller's promise; the emulator checks the number of arguments.
         unsafe { cuda_on_cpu::launch(&kernel, launch.grid, launch.block, shared, &mut pointers, &options) }
             .map_err(|fault| Error::Failed(format!("{fault} ({})", launch.shape())))
+    }
+
+    unsafe fn make_graph(&self, tasks: &[Task]) -> Result<Option<Graph>> {
+        Ok(Some(Graph::new(tasks.to_vec())))
+    }
+
+    unsafe fn set_task(&self, graph: &mut Graph, index: usize, task: &Task) -> Result<()> {
+        let node = &mut graph.inner::<Vec<Task>>()?[index];
+        assert_eq!(node.kind(), task.kind(), "a node of a graph stays of its kind");
+        *node = task.clone();
+        Ok(())
+    }
+
+    unsafe fn run_graph(&self, graph: &mut Graph) -> Result<()> {
+        graph.inner::<Vec<Task>>()?.iter().try_for_each(|task| match task {
+            // SAFETY: the caller's promise.
+            Task::Launch(launch) => unsafe { self.launch(launch) },
+            // SAFETY: as above.
+            &Task::Copy { source, target, bytes } => unsafe { self.copy(source, target, bytes) },
+            // SAFETY: as above.
+            &Task::Fill { address, byte, bytes } => unsafe { self.fill(address, byte, bytes) },
+        })
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod emulated;
 mod errors;
+mod graphs;
 mod hooks;
 mod profile;
 mod sampling;

@@ -76,9 +76,12 @@ fn tables_of_tokens_and_bases() {
     let (fasta, out) = (folder.path().join("x.fa"), folder.path().join("a.tsv"));
     let sequence = bases(5, 25);
     fs::write(&fasta, format!(">s\n{}\n", String::from_utf8_lossy(&sequence))).unwrap();
+    let write = |to: &std::path::Path, extra: &[&str]| {
+        let command = ["attention", "--model", text(&model_path), "--fasta", text(&fasta), "--out", text(to)];
+        json(&[&command[..], extra].concat())
+    };
     let run = |extra: &[&str]| {
-        let command = ["attention", "--model", text(&model_path), "--fasta", text(&fasta), "--out", text(&out)];
-        json(&[&command[..], extra].concat());
+        write(&out, extra);
         let text = fs::read_to_string(&out).unwrap();
         text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect::<Vec<Vec<String>>>()
     };
@@ -94,6 +97,20 @@ fn tables_of_tokens_and_bases() {
     let of_token = |row: usize| (value(&tokens, row, 5) + value(&tokens, row, 6)) / 2.0;
     assert!((value(&mean, 1, 3) - of_token(1)).abs() < 1e-6);
     assert!((value(&mean, 10, 3) - (of_token(8) + of_token(9) + of_token(10)) / 3.0).abs() < 1e-6);
+
+    // The same numbers as tensors, whose index says where in the sequence they begin.
+    let tensors = folder.path().join("a.safetensors");
+    let result = write(&tensors, &["--head", "all", "--layer", "all", "--from", "site"]);
+    assert_eq!((result["rows"].as_u64(), result["columns"][3].as_str()), (Some(18), Some("layer2_head2")));
+    let bytes = fs::read(&tensors).unwrap();
+    let attention = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let attention = attention.tensor("attention").unwrap();
+    assert_eq!(attention.shape(), [18, 4]);
+    let values = attention.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+    let of_table = tokens[1..].iter().flat_map(|row| row[3..].iter().map(|text| text.parse::<f32>().unwrap()));
+    assert!(values.eq(of_table));
+    let index = fs::read_to_string(folder.path().join("a.safetensors.index.tsv")).unwrap();
+    assert_eq!(index.lines().nth(1), Some("s\t0\t18\t3"));
 
     let with = |extra: &[&str]| {
         let command = ["attention", "--model", text(&model_path), "--fasta", text(&fasta), "--out", text(&out)];

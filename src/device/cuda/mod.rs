@@ -9,6 +9,7 @@ use cudarc::driver::sys;
 
 use super::attention_kernels::AttentionPath;
 use super::gemm_choice::{GemmChoice, GemmTable};
+use super::graphs::{Graph, Task};
 use super::kernels;
 use super::product::Product;
 use super::{Choices, DType, Driver, Launch, LaunchLog, Mark, Swizzle, TensorMap, Value};
@@ -16,8 +17,10 @@ use crate::error::Shortage;
 use crate::{Error, Result};
 
 pub mod cublaslt;
+mod graph;
 
 use cublaslt::CublasLt;
+use graph::CudaGraph;
 
 /// What this machine has; for `helixgrad doctor` and for messages.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -413,6 +416,21 @@ impl Driver for Gpu {
         // SAFETY: the stream was made by `open` and is never destroyed.
         unsafe { result::stream::synchronize(self.stream) }
             .map_err(|error| self.failed("finish the work launched so far", error))
+    }
+
+    unsafe fn make_graph(&self, tasks: &[Task]) -> Result<Option<Graph>> {
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.chain(tasks) }?.map(Graph::new))
+    }
+
+    unsafe fn set_task(&self, graph: &mut Graph, index: usize, task: &Task) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_node(graph.inner::<CudaGraph>()?, index, task) }
+    }
+
+    unsafe fn run_graph(&self, graph: &mut Graph) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.run_chain(graph.inner::<CudaGraph>()?) }
     }
 
     fn mark(&self) -> Result<Mark> {
