@@ -3,7 +3,7 @@
 
     python tools/bench_table.py OURS.jsonl PEERS.jsonl [--train OURS.json PEER.json]...
 
-OURS.jsonl is what `HELIXGRAD_BENCH_JSON=OURS.jsonl cargo bench` appends, PEERS.jsonl the output of `tools/torch_baseline.py ops`; `--train` takes
+OURS.jsonl is what `cargo bench -- --json OURS.jsonl` appends, PEERS.jsonl the output of `tools/torch_baseline.py ops`; `--train` takes
 the outputs of `helixgrad bench train --json` and `tools/torch_baseline.py PRESET --json`. A ratio over 1 means that ours is faster.
 """
 
