@@ -40,8 +40,9 @@ def operation_rows(ours, peers):
 
 def train_row(ours, peer):
     name = f"train/{ours['preset']}, {ours['mix']}"
-    if (ours["preset"], ours["mix"], ours["length"]) != (peer["preset"], peer["mix"], peer["length"]):
-        sys.exit(f"bench_table.py: {name} is set beside {peer['preset']}, {peer['mix']}: not the same work")
+    for what in ("preset", "mix", "length", "batch"):
+        if ours[what] != peer[what]:
+            sys.exit(f"bench_table.py: {name}: {what} is {ours[what]} here and {peer[what]} there: not the same work")
     how = f"transformers, {peer['dtype']}{', compiled' if peer['compiled'] else ''}"
     rates = ours["tokens_per_second"], peer["tokens_per_second"]
     return [name, f"{rates[0]:,.0f} tokens/s", how, f"{rates[1]:,.0f} tokens/s", f"{rates[0] / rates[1]:.2f}"]
