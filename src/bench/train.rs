@@ -159,7 +159,7 @@ pub fn op_times(recording: &Recording, steps: usize, ceilings: &Ceilings) -> Vec
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::autograd::Call;
