@@ -180,7 +180,12 @@ fn curves_are_the_metrics_across_a_crash() {
         assert_eq!(steps, (1..=8).collect::<Vec<_>>(), "{name}");
     }
     assert!(whole.contains_key(&("evaluation/loss".into(), 8)));
-    assert!(whole.iter().filter(|(key, _)| key.0 == "mfu").all(|(_, &mfu)| mfu > 0.0 && mfu < 1.5), "{whole:?}");
+    // Both are over the seconds of the step, and the arithmetic of a token varies with the masks alone.
+    let at = |name: &str, step: u64| f64::from(whole[&(name.to_owned(), step)]);
+    let ratios: Vec<f64> = (1..=8).map(|step| at("mfu", step) / at("tokens_per_second", step)).collect();
+    let (least, most) =
+        ratios.iter().fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), &r| (low.min(r), high.max(r)));
+    assert!(least > 0.0 && most < 2.0 * least, "{ratios:?}");
 
     // A crash tears the last record and loses the last checkpoint: the next session takes over from step 4.
     fs::remove_dir_all(run.join("checkpoint-00000008")).unwrap();
