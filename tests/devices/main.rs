@@ -11,6 +11,7 @@ mod profile;
 mod sampling;
 mod training;
 mod watched;
+mod work;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
