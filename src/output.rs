@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 
 use crate::{Error, Result};
 
@@ -179,12 +179,7 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
     }
     let folder = parent(path);
     fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
-    let create = || {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(STAGING_PREFIX).suffix(STAGING_SUFFIX);
-        builder.tempdir_in(&folder).map_err(Error::io("write beside", path))
-    };
-    let (staging, staged) = Unfinished::new(create, |folder| folder.path().to_owned())?;
+    let (staging, staged) = staging_folder(path)?;
     fill(staging.path()).map_err(|error| error.moved(staging.path(), path))?;
     sync_folder(staging.path());
     #[cfg(unix)]
@@ -193,15 +188,18 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(staging.path(), mode).map_err(Error::io("set permissions of", path))?;
     }
-    let old = staging.path().with_extension("old");
     let replaces = path.exists();
+    let (old, _aside) = Unfinished::new(|| Ok(staging.path().with_extension("old")), PathBuf::clone)?;
     {
         let _nobody_stops_here = unfinished();
         if replaces {
             fs::rename(path, &old).map_err(Error::io("move aside", path))?;
         }
-        let staged = staging.keep();
-        fs::rename(&staged, path).map_err(Error::io("rename into place", path))?;
+        let renamed = fs::rename(staging.keep(), path);
+        if renamed.is_err() && replaces {
+            let _ = fs::rename(&old, path);
+        }
+        renamed.map_err(Error::io("rename into place", path))?;
     }
     drop(staged);
     if replaces {
@@ -211,13 +209,22 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
     Ok(())
 }
 
+/// A folder beside `path` that is gone when it is dropped.
+fn staging_folder(path: &Path) -> Result<(TempDir, Unfinished)> {
+    let create = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(STAGING_PREFIX).suffix(STAGING_SUFFIX);
+        builder.tempdir_in(parent(path)).map_err(Error::io("write beside", path))
+    };
+    Unfinished::new(create, |folder| folder.path().to_owned())
+}
+
 /// Removes a folder under a name that says so: one that is half removed is known as such.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn remove_folder(path: &Path) -> Result<()> {
-    let aside = tempfile::Builder::new().prefix(STAGING_PREFIX).suffix(STAGING_SUFFIX).tempdir_in(parent(path));
-    let aside = aside.map_err(Error::io("move aside", path))?;
+    let (aside, _unfinished) = staging_folder(path)?;
     fs::rename(path, aside.path().join("removed")).map_err(Error::io("move aside", path))?;
     aside.close().map_err(Error::io("remove", path))
 }

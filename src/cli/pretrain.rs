@@ -108,6 +108,10 @@ pub struct Args {
     /// Decoupled weight decay of matrices.
     #[arg(long, default_value_t = 0.01)]
     weight_decay: f64,
+    /// On a GPU, keep weights in bf16 alone, without f32 copies, and round each update up or down at random, right on average: 4 bytes a
+    /// parameter less memory.
+    #[arg(long)]
+    stochastic_rounding: bool,
     /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
     /// a third more time; the result has the same bits.
     #[arg(long, value_enum, default_value = "none")]
@@ -121,9 +125,9 @@ pub struct Args {
     /// Batches of an evaluation.
     #[arg(long, default_value_t = 4, value_name = "N")]
     eval_batches: u32,
-    /// Write a line of metrics every so many steps.
-    #[arg(long, default_value_t = 50, value_name = "STEPS")]
-    log_every: u64,
+    /// Write a line of metrics every so many steps (default: 50, or a twentieth of the steps where that is less).
+    #[arg(long, value_name = "STEPS")]
+    log_every: Option<u64>,
     /// Write a checkpoint every so many steps.
     #[arg(long, default_value_t = 1_000, value_name = "STEPS")]
     save_every: u64,
@@ -160,8 +164,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 
 fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     let micro_batches = args.micro_batches.unwrap_or(args.tokens_per_step.div_ceil(TOKENS_PER_PART).max(1));
-    let intervals =
-        [args.steps, args.eval_every, args.log_every, args.save_every, micro_batches as u64, args.keep as u64];
+    let log_every = args.log_every.unwrap_or((args.steps / 20).clamp(1, 50));
+    let intervals = [args.steps, args.eval_every, log_every, args.save_every, micro_batches as u64, args.keep as u64];
     if intervals.contains(&0) || args.steps > u64::from(u32::MAX) {
         return Err(Error::usage(
             "a number of steps, an interval, --micro-batches or --keep is 0, or there are over 4 billion steps",
@@ -210,11 +214,12 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
             eps: args.adam_eps,
             weight_decay: args.weight_decay,
             max_gradient_norm: args.max_gradient_norm,
+            stochastic_rounding: args.stochastic_rounding,
         },
         masking,
         eval_every: args.eval_every,
         eval_batches: args.eval_batches,
-        log_every: args.log_every,
+        log_every,
         save_every: args.save_every,
         keep: args.keep,
         out: args.out.clone(),
@@ -263,7 +268,7 @@ fn data(args: &Args, vocabulary: &Vocabulary) -> Result<(PretrainingData, Option
 
 fn human(summary: &PretrainSummary, args: &Args) -> String {
     let mut text = format!(
-        "{} steps, {} tokens, {} tokens/s; loss {:.4} at first, {:.4} at last",
+        "{} steps, {} tokens, {} tokens/s over the whole run; loss {:.4} at first, {:.4} at last",
         format::count(summary.steps),
         format::count(summary.tokens),
         format::count(summary.tokens_per_second as u64),

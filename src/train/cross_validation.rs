@@ -1,8 +1,11 @@
 //! k-fold cross-validation: every window is predicted once, by a model that has not seen it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use flate2::Crc;
 use serde::Serialize;
+use serde_json::json;
 
 use super::checkpoint::{Classification, load, newest_checkpoint};
 use super::evaluation::TaskScores;
@@ -13,6 +16,7 @@ use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::output::write_atomic;
 use crate::philox::{Philox, Purpose, shuffle};
+use crate::small_file;
 use crate::{Error, Result};
 
 /// What a cross-validation found.
@@ -57,12 +61,35 @@ pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usiz
     fold_of
 }
 
+/// What decides which windows a fold's model has seen: the windows and their folds, as a number.
+fn plan_of(windows: &[LabelledWindow], fold_of: &[usize]) -> String {
+    let mut crc = Crc::new();
+    for (window, fold) in windows.iter().zip(fold_of) {
+        let second = window.second.as_deref().unwrap_or_default();
+        crc.update(format!("{fold} {} {:?} ", window.label, window.targets).as_bytes());
+        [&window.bases, &b" "[..], second, b"\n"].into_iter().for_each(|part| crc.update(part));
+    }
+    format!("{:08x}", crc.sum())
+}
+
+/// Refuses to go on with models that were trained on other folds: they would be tested on what they have seen.
+fn keep_to_plan(path: &Path, plan: &str) -> Result<()> {
+    if path.exists() {
+        let before: serde_json::Value = serde_json::from_str(&small_file::read(path)?).unwrap_or_default();
+        if before["plan"] != plan {
+            let remedy = "give the data, --folds and --seed that it was begun with, or another folder";
+            return Err(Error::input(path, "", "the models here are of other windows or folds", remedy));
+        }
+    }
+    write_atomic(path, json!({ "plan": plan }).to_string() + "\n")
+}
+
 /// Trains `folds` models, each on all windows but one fold's, in `options.out/fold-N`, and predicts that fold. With early
 /// stopping the next fold decides when to stop, and is not trained on either. Folds that are finished there already are
 /// taken as they are, and a begun one is gone on with.
 ///
 /// # Errors
-/// [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
+/// [`Error::Input`] if the folder's models are of other folds; [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
 pub fn cross_validate(
     new_model: &dyn Fn() -> Result<Model>,
     vocabulary: &Vocabulary,
@@ -80,6 +107,7 @@ pub fn cross_validate(
             format!("give at least {fewest} folds, and no more than there are different sequences"),
         ));
     }
+    keep_to_plan(&options.out.join("folds.json"), &plan_of(windows, &fold_of))?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }

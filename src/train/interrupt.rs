@@ -15,6 +15,8 @@ static INSTALL: Once = Once::new();
 /// From now on signals are handled as above. Where a handler cannot be installed the system's way stays: to stop at once.
 pub fn install() {
     INSTALL.call_once(|| {
+        #[cfg(unix)]
+        keep_ignoring();
         let _ = ctrlc::set_handler(|| {
             let again = REQUESTED.swap(true, Ordering::SeqCst);
             if SAVING.load(Ordering::SeqCst) > 0 && !again {
@@ -26,6 +28,19 @@ pub fn install() {
             std::process::exit(130);
         });
     });
+}
+
+/// What the caller had this process ignore (`nohup` a hang-up, a shell script Ctrl-C for what it put into the background)
+/// stays without effect: a handler alone would bring it back. Before any thread is started, since each inherits the mask.
+#[cfg(unix)]
+fn keep_ignoring() {
+    use nix::sys::signal::{SigSet, Signal};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let is_ignored = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 1;
+    let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().filter(is_ignored);
+    let _ = signals.collect::<SigSet>().thread_block();
 }
 
 /// While this lives, somebody asks [`requested`] again and again, and saves.

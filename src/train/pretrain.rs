@@ -108,7 +108,7 @@ pub struct PretrainSummary {
     pub steps: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Tokens a second of training time, evaluations and checkpoints included.
+    /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
     pub tokens_per_second: f64,
     /// Seconds spent in training.
     pub seconds: f64,
@@ -209,7 +209,7 @@ pub fn pretrain(
                 learning_rate,
                 gradient_norm,
                 tokens_per_second: interval_tokens as f64 / seconds,
-                mfu: utilisation.take(seconds)?,
+                mfu: utilisation.take(seconds, &mut state.peak)?,
                 evaluation: None,
             };
             state.loss_last = point.loss;
@@ -243,8 +243,11 @@ pub fn pretrain(
         }
     }
     writer.finish()?;
+    state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", state.loss_last));
     step::check_end(state.loss_last, vocabulary.len())?;
+    // A run that was killed after its last step has none to make, but debris to clear away.
+    started(&mut run, &options.out, options.config.as_deref(), state.step)?;
     save_model(&options.out, &trainer.model, vocabulary, None)?;
     Ok(PretrainSummary {
         steps: state.step,
@@ -285,6 +288,12 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) ->
         ));
     }
     let state = load_training_state(&folder, &mut trainer.optimizer)?;
+    if state.optimizer.stochastic_rounding != fresh.optimizer.stochastic_rounding {
+        return Err(Error::usage(
+            format!("--resume of {}, which differs in --stochastic-rounding", out.display()),
+            "give the options that the run was started with (they are in its config.toml)",
+        ));
+    }
     if state.step > fresh.total_steps {
         return Err(Error::usage(
             format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),

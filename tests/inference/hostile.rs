@@ -132,6 +132,28 @@ fn a_stop_leaves_nothing_half_written() {
     }
 }
 
+/// `nohup` must go on when its terminal goes away.
+#[test]
+fn what_the_caller_ignores_stays_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let (pipe, out) = (folder.path().join("pipe"), folder.path().join("out.tsv"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = Command::new("nohup")
+        .arg(env!("CARGO_BIN_EXE_helixgrad"))
+        .args(["predict", "--quiet", "--model", text(&model), "--fasta", text(&pipe), "--out", text(&out)])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Opened for writing when the command has opened it for reading.
+    let mut pipe = File::options().write(true).open(&pipe).unwrap();
+    Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+    pipe.write_all(format!(">a\n{}\n", String::from_utf8_lossy(&bases(1, WIDTH))).as_bytes()).unwrap();
+    drop(pipe);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(out.is_file());
+}
+
 #[test]
 fn a_saturation_stops_at_once() {
     let folder = tempfile::tempdir().unwrap();
