@@ -377,6 +377,21 @@ fn pack_info_and_extract_work_together() {
     let out = folder.path().join("x.fa");
     assert!(extract(&["chr2", "--out", out.to_str().unwrap()]).status.success());
     assert_eq!(fs::read(out).unwrap(), b">chr2\nTTTTGC\n");
+
+    // As `bedtools getfasta -s` names and turns them.
+    let bed = file(&folder, "r.bed", "track x\nchr1\t4\t9\tname\t0\t-\nOTHER\t0\t2\nchr2\t4\t6\t.\t.\t+\n");
+    let of_bed = ["--bed", bed.to_str().unwrap(), "--alias", "OTHER=chr2"];
+    let expected = ">chr1:4-9(-)\ncgtNN\n>chr2:0-2(+)\nTT\n>chr2:4-6(+)\nGC\n";
+    assert_eq!(String::from_utf8_lossy(&extract(&of_bed).stdout), expected);
+    let out = folder.path().join("y.fa");
+    assert!(extract(&[&of_bed[..], &["--out", out.to_str().unwrap()]].concat()).status.success());
+    assert_eq!(fs::read_to_string(out).unwrap(), expected);
+    let json: serde_json::Value =
+        serde_json::from_slice(&extract(&[&of_bed[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!((&json["records"][1]["name"], &json["records"][1]["sequence"]), (&"chr2:0-2(+)".into(), &"TT".into()));
+    let refused = extract(&of_bed[..2]);
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("r.bed, line 3"), "{}", stderr(&refused));
+    assert_eq!(extract(&[]).status.code(), Some(2));
 }
 
 #[test]

@@ -57,6 +57,10 @@ fn json(arguments: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+fn config_of(folder: &str) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(Path::new(folder).join("config.json")).unwrap()).unwrap()
+}
+
 fn refused(arguments: &[&str]) -> String {
     let output = helixgrad(arguments);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -170,6 +174,13 @@ fn import_and_info_on_the_command_line() {
     let doubled = bias(&out).values("cls.predictions.bias", &[69]).unwrap().unwrap();
     let once = bias(fixtures().join("mlm").to_str().unwrap()).values("cls.predictions.bias", &[69]).unwrap().unwrap();
     assert!(doubled.iter().zip(&once).all(|(doubled, once)| *doubled == 2.0 * once));
+    // What transformers needs to know of our vocabulary: its default is to lower-case.
+    let tokenizer = fs::read_to_string(Path::new(&out).join("tokenizer_config.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    assert_eq!(
+        (&tokenizer["tokenizer_class"], &tokenizer["do_lower_case"], &tokenizer["model_max_length"]),
+        (&"BertTokenizer".into(), &false.into(), &config_of(&out)["max_position_embeddings"])
+    );
     // Taken over once: nothing is doubled again.
     let again = folder.path().join("again").to_str().unwrap().to_owned();
     assert_eq!(json(&["import", &out, "--out", &again])["notes"], serde_json::json!([]));

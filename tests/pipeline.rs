@@ -115,7 +115,30 @@ fn a_resumed_pretraining_has_the_bits_of_an_unbroken_one_on_any_number_of_thread
         log.lines().map(line).map(|point| (point["step"].as_u64().unwrap(), point["loss"].as_f64().unwrap())).collect()
     };
     assert_eq!(losses(&whole), losses(&broken));
+    // What the MFU is a share of was measured once, in the first session.
+    let peak = |step: &str| {
+        let text = fs::read_to_string(format!("{broken}/checkpoint-{step}/state.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["peak"].clone()
+    };
+    assert!(peak("00000008")["flops_per_second"].is_number());
+    assert_eq!(peak("00000008"), peak("00000012"));
     assert_eq!(losses(&whole).len(), 6);
+}
+
+#[test]
+fn info_tells_how_far_a_run_came_and_which_models_a_folder_holds() {
+    let folder = Folder::new();
+    let (run, step) = (folder.path("run"), folder.path("run/checkpoint-00000006"));
+    pretrain(&run, &["--steps", "6", "--save-every", "6"]);
+    for of_run in [&run, &step] {
+        let info = json(&["checkpoint", "info", of_run]);
+        assert_eq!((&info["training"]["step"], &info["training"]["total_steps"]), (&6.into(), &6.into()), "{info}");
+    }
+    let text = helixgrad(&["checkpoint", "info", &run]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("step 6 of 6, 2,304 tokens") && text.contains("; finished\n"), "{text}");
+    let message = refused(&["checkpoint", "info", folder.0.path().to_str().unwrap()]);
+    assert!(message.contains(&format!("name one of them: {run}")), "{message}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ Needs torch, transformers, safetensors and numpy. For models of random weights a
 2. the same from a pytorch_model.bin of today and of before PyTorch 1.6, and in DNABERT's layout, where the logits have
    to be those of DNABERT's fork, which adds its bias twice;
 3. `helixgrad embed` gives, for every layer, the hidden states that transformers gives, for sequences with N among them;
-4. AutoTokenizer reads the vocabulary and makes the same tokens.
+4. AutoTokenizer and BertTokenizer, given a saved folder and nothing else, make our ids of k-mers.
 
 Prints a line for each; the exit code is 1 if anything differs.
 """
@@ -28,6 +28,7 @@ import numpy
 import torch
 import transformers
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -145,6 +146,22 @@ def check_pickles(binary, folder):
         report(f"{name}: import, then transformers", error < 1e-5 and not wrong, f"{error:.1e} {wrong or ''}")
 
 
+def check_tokenizers(binary, folder):
+    for k in (3, 6):
+        theirs, ours = folder / f"tokens{k}", folder / f"tokenised{k}"
+        save(random_model(BertForMaskedLM, config(k), k), theirs, k)
+        helixgrad(binary, "import", theirs, "--out", ours)
+        words = ["A" * k, "A" * (k - 1) + "C", "TCG" * (k // 3), "A" * (k - 1) + "N"]
+        vocabulary = SPECIAL_TOKENS + k_mers(k)
+        expected = [2] + [vocabulary.index(word) if word in vocabulary else 1 for word in words] + [3]
+        for kind in (AutoTokenizer, BertTokenizer):
+            tokenizer = kind.from_pretrained(ours)
+            special = [getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "cls", "sep", "mask")]
+            found = tokenizer(" ".join(words))["input_ids"]
+            holds = found == expected and special == [0, 1, 2, 3, 4] and tokenizer.model_max_length == 64
+            report(f"{kind.__name__}.from_pretrained, k = {k}: the same ids", holds, f"{found}")
+
+
 def check_embeddings(binary, folder):
     k = 4
     model = random_model(BertModel, config(k, heads=8), 5)
@@ -186,6 +203,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         check_round_trips(binary, Path(folder))
         check_pickles(binary, Path(folder))
+        check_tokenizers(binary, Path(folder))
         check_embeddings(binary, Path(folder))
     print(f"transformers {transformers.__version__}, torch {torch.__version__}: {failures} failures")
     sys.exit(1 if failures else 0)

@@ -67,10 +67,8 @@ fn human(found: &Description) -> String {
     );
     if let Some(state) = &found.training {
         let (step, total, tokens) = (count(state.step), count(state.total_steps), count(state.tokens));
-        line(
-            "training",
-            format!("step {step} of {total}, {tokens} tokens, loss {:.4}; can be resumed", state.loss_last),
-        );
+        let end = if state.step < state.total_steps { "can be resumed" } else { "finished" };
+        line("training", format!("step {step} of {total}, {tokens} tokens, loss {:.4}; {end}", state.loss_last));
     }
     for note in &found.notes {
         line("note", note.clone());

@@ -10,6 +10,7 @@ use crate::lossy;
 use crate::output::write_atomic;
 use crate::report::format;
 use crate::train::demo::{DemoMetrics, DemoOptions, Surroundings, run as run_demo};
+use crate::train::metrics::SpliceMetrics;
 use crate::{Error, Result};
 
 /// Options of `helixgrad demo`.
@@ -45,12 +46,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 fn human(metrics: &DemoMetrics, args: &Args) -> String {
     let splice = &metrics.splice;
     format!(
-        "\nSplice sites of a region that no training saw: {} donors and acceptors among {} decoys.\n\n{}\n\
+        "\nSplice sites of a region that no training saw: {} donors and acceptors among {} decoys.\n\n{}{}\n\n\
          Pretraining: {} tokens at {} tokens/s; loss {:.3} at first, {:.3} at last.\n\
          Everything took {}. Look at {}",
         format::count(splice.test_sites),
         format::count(splice.test_decoys),
         metrics.table(),
+        SpliceMetrics::READING,
         format::count(metrics.pretrain.tokens),
         format::count(metrics.pretrain.tokens_per_second as u64),
         metrics.pretrain.loss_first,

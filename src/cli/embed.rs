@@ -39,8 +39,8 @@ pub struct Args {
     /// Names of --bed that the genome has otherwise: NAME=GENOME_NAME.
     #[arg(long, value_name = "NAME=NAME", requires = "bed")]
     alias: Vec<String>,
-    /// Sequences in the first column of a table with a header, TSV or CSV.
-    #[arg(long, value_name = "FILE")]
+    /// Sequences in the first column of a table with a header, TSV or CSV; a column `name` or `id` names them.
+    #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
     /// The file to write: .npy, .safetensors or .tsv.
     #[arg(long, value_name = "FILE")]

@@ -98,7 +98,11 @@ pub(super) fn scores_table(scores: &TaskScores) -> Table {
 
 fn human(evaluation: &Evaluation) -> String {
     let scores = scores_table(&TaskScores::SingleLabel(evaluation.scores.clone()));
-    let mut text = format!("{} windows\n{scores}\n", evaluation.windows);
+    let mut text = format!(
+        "{} windows in {} classes: share classified right, F1 averaged over the classes, MCC of all classes at once\n{scores}\n",
+        evaluation.windows,
+        evaluation.labels.len()
+    );
     let mut confusion =
         Table::new(std::iter::once("label \\ predicted").chain(evaluation.labels.iter().map(String::as_str)));
     for (name, row) in evaluation.labels.iter().zip(&evaluation.confusion) {
@@ -107,8 +111,7 @@ fn human(evaluation: &Evaluation) -> String {
     }
     text += &confusion.to_string();
     if let Some(splice) = &evaluation.splice {
-        text.push('\n');
-        text += &splice_table(splice, evaluation).to_string();
+        text += &format!("\nSplice sites\n{}{}", splice_table(splice, evaluation), SpliceMetrics::READING);
     }
     text
 }

@@ -20,6 +20,7 @@ use crate::small_file;
 use crate::train::checkpoint::{self, Classification};
 use crate::train::cross_validation::{CrossValidation, cross_validate};
 use crate::train::finetune::{DevScores, FinetuneOptions, FinetuneSummary, finetune};
+use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
 /// Options of `helixgrad finetune`.
@@ -111,6 +112,10 @@ pub struct Args {
     /// Checkpoints to keep.
     #[arg(long, default_value_t = 1, value_name = "N")]
     keep: usize,
+    /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, as in 10..12; with --folds of each model.
+    #[arg(long, value_name = "A..B")]
+    #[serde(skip)]
+    profile_steps: Option<ProfileSteps>,
 }
 
 /// Runs the command.
@@ -261,6 +266,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
     let (device, dtype) = common.device()?;
     Ok(FinetuneOptions {
         device,
+        collected: args.profile_steps,
         dtype,
         seed: common.seed,
         epochs: args.epochs,
@@ -345,7 +351,7 @@ fn model(
 
 fn human(summary: &FinetuneSummary, args: &Args) -> String {
     let mut text = format!(
-        "{} steps, {} tokens, {} tokens/s; training loss {:.4}",
+        "{} steps, {} tokens, {} tokens/s over the whole run; training loss {:.4}",
         format::count(summary.steps),
         format::count(summary.tokens),
         format::count(summary.tokens_per_second as u64),

@@ -11,10 +11,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Common;
+use crate::genome::alias::Aliases;
+use crate::genome::annotation::Strand;
 use crate::genome::composition::Composition;
 use crate::genome::pack::{PackSummary, pack_fasta};
 use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
+use crate::inference::bed::{BedReader, Interval};
 use crate::output::AtomicFile;
 use crate::{Error, Result};
 
@@ -33,7 +36,7 @@ enum Action {
     Pack(Pack),
     /// Show the sequences of a .2bit file: length, N, masked and GC.
     Info(Info),
-    /// Write a region of a .2bit file as FASTA.
+    /// Write a region of a .2bit file as FASTA, or the intervals of a BED file.
     Extract(Extract),
 }
 
@@ -63,7 +66,18 @@ struct Extract {
     #[arg(value_name = "FILE.2bit")]
     file: PathBuf,
     /// NAME, NAME:START or NAME:START-END; positions are 1-based and inclusive, commas in them are skipped.
-    region: String,
+    #[arg(required_unless_present = "bed", conflicts_with = "bed")]
+    region: Option<String>,
+    /// Instead of one region the intervals of a BED file, each on its strand (+ where it has none), under the name that
+    /// bedtools getfasta -s gives it: chr1:999-2000(-).
+    #[arg(long, value_name = "FILE", conflicts_with = "reverse_complement")]
+    bed: Option<PathBuf>,
+    /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
+    #[arg(long, value_name = "ONE=OTHER", requires = "bed")]
+    alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE", requires = "bed")]
+    alias_file: Option<PathBuf>,
     /// Write to this file instead of stdout.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -207,30 +221,80 @@ fn table(rows: &[(&str, Composition)], total: &Composition) -> String {
     text + &line(&total_name, total)
 }
 
+/// A region on its way into FASTA.
+struct Record {
+    name: String,
+    region: Region,
+    spelling: Spelling,
+}
+
 fn extract(args: &Extract, common: &Common) -> Result<()> {
     let genome = Genome::open(&args.file)?;
-    let region = Region::parse(&genome, &args.region)?;
-    let spelling = Spelling { soft_mask: !args.upper_case, reverse_complement: args.reverse_complement };
+    let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
+    let soft_mask = !args.upper_case;
+    match (&args.bed, &args.region) {
+        (Some(bed), _) => {
+            let record = |interval: Interval| Record {
+                name: interval.place(&genome),
+                region: Region { index: interval.sequence, range: interval.start..interval.end },
+                spelling: Spelling { soft_mask, reverse_complement: interval.strand == Strand::Minus },
+            };
+            let intervals = BedReader::open(bed, &genome, &aliases)?;
+            write_records(&genome, intervals.map(|interval| interval.map(record)), args, common)
+        }
+        (None, Some(region)) => {
+            let region = Region::parse(&genome, region)?;
+            let spelling = Spelling { soft_mask, reverse_complement: args.reverse_complement };
+            let record = Record { name: region.label(&genome, spelling), region, spelling };
+            write_records(&genome, std::iter::once(Ok(record)), args, common)
+        }
+        (None, None) => Err(Error::usage("nothing to extract", "name a region, or a BED file with --bed")),
+    }
+}
+
+fn write_records(
+    genome: &Genome,
+    mut records: impl Iterator<Item = Result<Record>>,
+    args: &Extract,
+    common: &Common,
+) -> Result<()> {
+    let (mut names, mut bases) = (Vec::new(), 0);
+    let mut write = |record: &Record, path: &Path, out: &mut dyn Write| {
+        names.push(record.name.clone());
+        bases += record.region.range.len();
+        record.region.write_record(genome, &record.name, record.spelling, out).map_err(Error::io("write", path))
+    };
+    let stdout = Path::new("stdout");
     if let Some(path) = &args.out {
         let mut file = AtomicFile::create(path)?;
-        region.write_fasta(&genome, spelling, &mut file).map_err(Error::io("write", path))?;
+        for record in records {
+            write(&record?, path, &mut file)?;
+        }
         file.commit()?;
-        let bases = region.range.len();
-        let result = json!({"output": path.to_string_lossy(), "name": region.label(&genome, spelling), "bases": bases});
+        let result = match &names[..] {
+            [name] if args.bed.is_none() => json!({"output": path.to_string_lossy(), "name": name, "bases": bases}),
+            _ => json!({"output": path.to_string_lossy(), "records": names.len(), "bases": bases}),
+        };
         return common.print(&result, |_| format!("{}: {} bases", path.display(), grouped(bases as u64)));
     }
     if common.json {
-        let mut text = Vec::new();
-        region.write_fasta(&genome, spelling, &mut text).map_err(Error::io("write", "stdout"))?;
-        let lines = text.split(|&byte| byte == b'\n').skip(1);
-        let bases = String::from_utf8(lines.collect::<Vec<_>>().concat()).expect("bases are ASCII");
-        return common.print(&json!({"name": region.label(&genome, spelling), "sequence": bases}), |_| String::new());
+        let mut found = Vec::new();
+        for record in records {
+            let (record, mut text) = (record?, Vec::new());
+            write(&record, stdout, &mut text)?;
+            let lines = text.split(|&byte| byte == b'\n').skip(1);
+            let sequence = String::from_utf8(lines.collect::<Vec<_>>().concat()).expect("bases are ASCII");
+            found.push(json!({"name": record.name, "sequence": sequence}));
+        }
+        let result = if args.bed.is_none() { found.remove(0) } else { json!({ "records": found }) };
+        return common.print(&result, |_| String::new());
     }
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
-    match region.write_fasta(&genome, spelling, &mut stdout).and_then(|()| stdout.flush()) {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = records.try_for_each(|record| write(&record?, stdout, &mut out));
+    match written.and_then(|()| out.flush().map_err(Error::io("write", stdout))) {
         // Whoever reads has seen enough, as `| head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(Error::io("write", "stdout")),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Args {
     /// pytorch_model.bin (read without running code).
     #[arg(value_name = "DIR")]
     from: PathBuf,
-    /// The folder to write: config.json, vocab.txt, model.safetensors, as transformers loads them.
+    /// The folder to write, as transformers loads it: config.json, vocab.txt, tokenizer_config.json, model.safetensors.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How often the masked-LM head adds its bias: DNABERT's program did it twice.

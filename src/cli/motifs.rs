@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Labelled windows, TSV or CSV, or a folder with a test.tsv or test.csv.
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, value_name = "FILE|DIR", visible_alias = "tsv")]
     data: PathBuf,
     /// The class, by its name or number; the windows of the others are what it is compared with.
     #[arg(long, value_name = "CLASS")]
@@ -109,15 +109,15 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let (mut of_class, mut others) = (Vec::new(), Vec::new());
     for window in &windows {
-        let bases = window.bases.to_ascii_uppercase();
+        // What lies outside the model's window counts for neither side.
+        let bases = window.bases[observer.read(window.bases.len())].to_ascii_uppercase();
         if window.label == class as i32 { of_class.push(bases) } else { others.push(bases) }
     }
     let mut progress = Progress::new("attention", of_class.len() as u64, common.quiet).unit("sequences");
     let mut looked_at = Vec::with_capacity(of_class.len());
     for round in of_class.chunks(1024) {
         for (bases, profile) in round.iter().zip(observer.profiles(round)?) {
-            let attention = profile.columns.into_iter().next().unwrap_or_default();
-            looked_at.push((bases[profile.bases].to_vec(), attention));
+            looked_at.push((bases.clone(), profile.columns.into_iter().next().unwrap_or_default()));
         }
         progress.update(looked_at.len() as u64, looked_at.len() as u64, "");
     }
@@ -156,7 +156,11 @@ fn write(folder: &Path, args: &Args, findings: &Findings, sequences: &[&[Vec<u8>
         count(findings.words.len() as u64),
         findings.motifs.len()
     ));
-    page.section("Motifs").table(&table(findings));
+    page.section("Motifs");
+    match &findings.nothing {
+        Some(nothing) => page.paragraph(nothing),
+        None => page.table(&table(findings)),
+    };
     for (number, motif) in (1..).zip(&findings.motifs) {
         let logo = SequenceLogo::new(&format!("{number}: {}", motif.name), &motif.counts).render();
         write_atomic(folder.join(format!("motif_{number}.svg")), logo.as_str())?;
@@ -192,12 +196,12 @@ fn table(findings: &Findings) -> Table {
 }
 
 fn human(findings: &Findings, out: &Path) -> String {
+    let found = findings.nothing.clone().unwrap_or_else(|| table(findings).to_string());
     format!(
-        "{} regions of high attention, {} words tested, {} passed\n\n{}\nwritten to {}",
+        "{} regions of high attention, {} words tested, {} passed\n\n{found}\nwritten to {}",
         count(findings.regions),
         count(findings.tested),
         count(findings.words.len() as u64),
-        table(findings),
         out.display()
     )
 }

@@ -59,8 +59,9 @@ struct Source {
     /// Windows as FASTA records, plain or gzipped.
     #[arg(long, value_name = "FILE")]
     fasta: Option<PathBuf>,
-    /// Windows as a table whose first column is the sequence, TSV or CSV with a header; labels are not looked at.
-    #[arg(long, value_name = "FILE")]
+    /// Windows as a table whose first column is the sequence, TSV or CSV with a header; a column `name` or `id` names them,
+    /// labels are not looked at.
+    #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
     /// Windows as intervals of --genome; those on the minus strand are read from it.
     #[arg(long, value_name = "FILE", requires = "genome")]

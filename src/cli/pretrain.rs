@@ -121,9 +121,9 @@ pub struct Args {
     /// Batches of an evaluation.
     #[arg(long, default_value_t = 4, value_name = "N")]
     eval_batches: u32,
-    /// Write a line of metrics every so many steps.
-    #[arg(long, default_value_t = 50, value_name = "STEPS")]
-    log_every: u64,
+    /// Write a line of metrics every so many steps (default: 50, or a twentieth of the steps where that is less).
+    #[arg(long, value_name = "STEPS")]
+    log_every: Option<u64>,
     /// Write a checkpoint every so many steps.
     #[arg(long, default_value_t = 1_000, value_name = "STEPS")]
     save_every: u64,
@@ -160,8 +160,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 
 fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     let micro_batches = args.micro_batches.unwrap_or(args.tokens_per_step.div_ceil(TOKENS_PER_PART).max(1));
-    let intervals =
-        [args.steps, args.eval_every, args.log_every, args.save_every, micro_batches as u64, args.keep as u64];
+    let log_every = args.log_every.unwrap_or((args.steps / 20).clamp(1, 50));
+    let intervals = [args.steps, args.eval_every, log_every, args.save_every, micro_batches as u64, args.keep as u64];
     if intervals.contains(&0) || args.steps > u64::from(u32::MAX) {
         return Err(Error::usage(
             "a number of steps, an interval, --micro-batches or --keep is 0, or there are over 4 billion steps",
@@ -214,7 +214,7 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
         masking,
         eval_every: args.eval_every,
         eval_batches: args.eval_batches,
-        log_every: args.log_every,
+        log_every,
         save_every: args.save_every,
         keep: args.keep,
         out: args.out.clone(),
@@ -263,7 +263,7 @@ fn data(args: &Args, vocabulary: &Vocabulary) -> Result<(PretrainingData, Option
 
 fn human(summary: &PretrainSummary, args: &Args) -> String {
     let mut text = format!(
-        "{} steps, {} tokens, {} tokens/s; loss {:.4} at first, {:.4} at last",
+        "{} steps, {} tokens, {} tokens/s over the whole run; loss {:.4} at first, {:.4} at last",
         format::count(summary.steps),
         format::count(summary.tokens),
         format::count(summary.tokens_per_second as u64),

@@ -99,6 +99,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     fingerprint["window"] = scorer.width().into();
     let options = Options {
         out: args.out.clone(),
+        model: args.model.display().to_string(),
         region,
         positions: args.positions,
         min_site,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Common;
 use crate::genome::alias::Aliases;
 use crate::genome::annotation::Annotation;
+use crate::genome::region::Region;
 use crate::genome::splice::dataset::{Options, Protocol, SpliceDataset};
 use crate::genome::splice::leakage::Pairs;
 use crate::genome::splice::split::Split;
@@ -94,6 +95,13 @@ struct DatasetArgs {
     /// Strict: the sequences of the dev part, separated by commas (default: the tenth before the test part).
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "test_sequences")]
     dev_sequences: Vec<String>,
+    /// Strict: a region of the test part, as chrX:40,000,001-50,000,000; may be repeated. Genes that reach into it are in
+    /// it whole.
+    #[arg(long, value_name = "REGION", requires = "dev_region", conflicts_with = "test_sequences")]
+    test_region: Vec<String>,
+    /// Strict: a region of the dev part; may be repeated.
+    #[arg(long, value_name = "REGION", requires = "test_region", conflicts_with = "dev_sequences")]
+    dev_region: Vec<String>,
     /// Width of a window in bases; even.
     #[arg(long, value_name = "BASES", default_value_t = 400)]
     window: u32,
@@ -238,19 +246,29 @@ fn warn_if_small(dataset: &SpliceDataset) {
 }
 
 fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
-    let by_sequence = !args.test_sequences.is_empty();
-    match args.protocol {
-        ProtocolName::ModelCard if by_sequence => Err(Error::usage(
-            "--test-sequences with --protocol model-card, which divides its rows at random",
-            "use --protocol strict, or leave the sequences out",
-        )),
-        ProtocolName::ModelCard => Ok(Protocol::ModelCard),
-        ProtocolName::Strict if by_sequence => {
-            let (test, dev) = (indices(&args.test_sequences, source)?, indices(&args.dev_sequences, source)?);
-            Ok(Protocol::Strict { split: Split::Sequences { test, dev } })
+    let (by_sequence, by_region) = (!args.test_sequences.is_empty(), !args.test_region.is_empty());
+    let split = match args.protocol {
+        ProtocolName::ModelCard if by_sequence || by_region => {
+            return Err(Error::usage(
+                "a test part with --protocol model-card, which divides its rows at random",
+                "use --protocol strict, or leave --test-sequences and --test-region out",
+            ));
         }
-        ProtocolName::Strict => Ok(Protocol::Strict { split: Split::Region }),
-    }
+        ProtocolName::ModelCard => return Ok(Protocol::ModelCard),
+        ProtocolName::Strict if by_sequence => Split::Sequences {
+            test: indices(&args.test_sequences, source)?,
+            dev: indices(&args.dev_sequences, source)?,
+        },
+        ProtocolName::Strict if by_region => {
+            Split::Regions { test: regions(&args.test_region, source)?, dev: regions(&args.dev_region, source)? }
+        }
+        ProtocolName::Strict => Split::Region,
+    };
+    Ok(Protocol::Strict { split })
+}
+
+fn regions(texts: &[String], source: &Source) -> Result<Vec<Region>> {
+    texts.iter().map(|text| Region::parse(&source.genome, text)).collect()
 }
 
 fn indices(names: &[String], source: &Source) -> Result<Vec<usize>> {
@@ -267,9 +285,10 @@ fn human(result: &DatasetResult) -> String {
     let d = &result.description;
     let mut text = format!("{}: windows of {} bases as {}-mers\n\n", result.out, d.options.window, d.k);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{:<8}{:>10}{:>10}{:>10}", "part", "donor", "acceptor", "neither");
+    let _ = writeln!(text, "{:<8}{:>10}{:>10}{:>10}  regions", "part", "donor", "acceptor", "neither");
     for (name, part) in [("train", &d.parts.train), ("dev", &d.parts.dev), ("test", &d.parts.test)] {
-        let _ = writeln!(text, "{name:<8}{:>10}{:>10}{:>10}", part.donor, part.acceptor, part.neither);
+        let where_from = if part.regions.is_empty() { "rows at random".into() } else { shortened(&part.regions) };
+        let _ = writeln!(text, "{name:<8}{:>10}{:>10}{:>10}  {where_from}", part.donor, part.acceptor, part.neither);
     }
     let [donors, acceptors] = d.annotated;
     let dropped = d.dropped;
@@ -300,4 +319,12 @@ fn human(result: &DatasetResult) -> String {
         }
     }
     text
+}
+
+/// The first few of many regions; dataset.json has all.
+fn shortened(regions: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let more = regions.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!(", and {more} more in dataset.json") } else { String::new() };
+    regions[..regions.len() - more].join(", ") + &rest
 }

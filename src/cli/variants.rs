@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Score each gene over a variant, on its strand (default: both strands); GFF3 or GTF.
-    #[arg(long, value_name = "FILE", conflicts_with = "saturation")]
+    #[arg(long, value_name = "FILE")]
     annotation: Option<PathBuf>,
     /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
     #[arg(long, value_name = "ONE=OTHER")]
@@ -130,6 +130,9 @@ fn human_saturation(summary: &saturation::Summary) -> String {
             ", {} of them without a score: their windows leave the sequence or hold an N",
             count(summary.unreadable)
         );
+    }
+    if summary.no_gene > 0 {
+        text += &format!("\n{} not scored: no gene", count(summary.no_gene));
     }
     summary.files.iter().for_each(|file| text += &format!("\n{}", file.display()));
     text

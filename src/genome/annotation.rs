@@ -71,6 +71,9 @@ pub struct Transcript {
     pub id: String,
     /// GFF3: the transcript's own `Parent`, or its ID where it has none. GTF: its `gene_id`.
     pub gene: String,
+    /// What people call the gene: its name where the file has one, or else `gene` without the `gene:` that Ensembl's GFF3
+    /// puts before its IDs.
+    pub gene_name: String,
 }
 
 impl Transcript {
@@ -183,7 +186,7 @@ mod tests {
     use super::*;
 
     const GFF3: &str = "##gff-version 3\n\
-        chr1\tx\tgene\t11\t200\t.\t+\t.\tID=g1;biotype=protein_coding\n\
+        chr1\tx\tgene\t11\t200\t.\t+\t.\tID=g1;Name=BRCA1;biotype=protein_coding\n\
         chr1\tx\tmRNA\t11\t200\t.\t+\t.\tID=t1;Parent=g1\n\
         chr1\tx\tlnc_RNA\t11\t200\t.\t+\t.\tID=t2;Parent=g1;biotype=lncRNA\n\
         chr1\tx\texon\t101\t200\t.\t+\t.\tParent=t1,t2\n\
@@ -192,7 +195,7 @@ mod tests {
         ##FASTA\n>chr1\nACGT\n";
 
     const GTF: &str = "#!genome-build x\n\
-        1\tx\texon\t101\t200\t.\t-\t.\tgene_id \"g\"; transcript_id \"t\"; exon_number \"1\"; gene_biotype \"lincRNA\";\n\
+        1\tx\texon\t101\t200\t.\t-\t.\tgene_id \"g\"; transcript_id \"t\"; exon_number \"1\"; gene_biotype \"lincRNA\"; gene_name \"XIST\";\n\
         1\tx\texon\t11\t20\t.\t-\t.\tgene_id \"g\"; transcript_id \"t\"; exon_number \"2\"; gene_biotype \"lincRNA\";\n";
 
     fn read(text: &str) -> Result<Annotation> {
@@ -209,6 +212,7 @@ mod tests {
         assert_eq!(annotation.format, Format::Gff3);
         let [t1, t2] = annotation.transcripts.as_slice() else { panic!("{annotation:?}") };
         assert_eq!((t1.id.as_str(), t1.gene.as_str(), t1.biotype.as_deref()), ("t1", "g1", Some("protein_coding")));
+        assert_eq!((t1.gene_name.as_str(), t2.gene_name.as_str()), ("BRCA1", "BRCA1"));
         assert_eq!(t1.exons, [10..20, 100..200]);
         assert_eq!((t2.biotype.as_deref(), t2.exons.as_slice()), (Some("lncRNA"), [30..40, 100..200].as_slice()));
         assert!(t1.introns(30).eq(std::iter::once(20..100)));
@@ -223,6 +227,11 @@ mod tests {
         let [t] = annotation.transcripts.as_slice() else { panic!("{annotation:?}") };
         assert_eq!((t.strand, t.exons.as_slice()), (Strand::Minus, [10..20, 100..200].as_slice()));
         assert_eq!((t.biotype.as_deref(), t.gene.as_str(), t.id.as_str()), (Some("lincRNA"), "g", "t"));
+        assert_eq!(t.gene_name, "XIST");
+        // Without a name the ID, as people write it.
+        let nameless = |text: &str| read(text).unwrap().transcripts[0].gene_name.clone();
+        assert_eq!(nameless(&GTF.replace("gene_name", "nickname")), "g");
+        assert_eq!(nameless(&GFF3.replace("g1", "gene:g1").replace("Name=BRCA1;", "")), "g1");
     }
 
     #[test]

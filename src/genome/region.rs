@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::twobit::{Genome, Sequence};
 use crate::{Error, Result};
 
@@ -10,7 +12,7 @@ use crate::{Error, Result};
 const LINE: u32 = 60;
 
 /// Part of a sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Region {
     /// The sequence's index in the genome.
     pub index: usize,
@@ -28,6 +30,11 @@ pub struct Spelling {
 }
 
 impl Region {
+    /// Whether some base lies in both.
+    pub fn touches(&self, other: &Self) -> bool {
+        self.index == other.index && self.range.start < other.range.end && other.range.start < self.range.end
+    }
+
     /// Understands `NAME` (all of it), `NAME:START` (to the end) and `NAME:START-END`, 1-based and inclusive; commas
     /// in numbers are skipped. A sequence whose whole name is `text` comes first, since names may hold colons.
     ///
@@ -86,13 +93,21 @@ impl Region {
         format!("{}{range}{}", sequence.name, if spelling.reverse_complement { "/rc" } else { "" })
     }
 
-    /// Writes the region as one FASTA record, a piece at a time, so that a chromosome needs little memory.
+    /// Writes the region as one FASTA record under its [`Region::label`].
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write_fasta(&self, genome: &Genome, spelling: Spelling, out: &mut dyn Write) -> io::Result<()> {
+        self.write_record(genome, &self.label(genome, spelling), spelling, out)
+    }
+
+    /// Writes the region as one FASTA record, a piece at a time, so that a chromosome needs little memory.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_record(&self, genome: &Genome, name: &str, spelling: Spelling, out: &mut dyn Write) -> io::Result<()> {
         const PIECE: u32 = LINE << 14;
-        writeln!(out, ">{}", self.label(genome, spelling))?;
+        writeln!(out, ">{name}")?;
         let mut bases = Vec::new();
         let mut left = self.range.clone();
         while !left.is_empty() {

@@ -152,6 +152,13 @@ impl Observer {
         (self.window.unwrap_or(k), self.window.is_none().then_some(most))
     }
 
+    /// The bases that are read of a sequence of so many: all, or the model's window in the middle.
+    pub fn read(&self, bases: usize) -> Range<usize> {
+        let width = self.window.unwrap_or(bases);
+        let start = bases / 2 - width / 2;
+        start..start + width
+    }
+
     /// The attention to each sequence.
     ///
     /// # Errors
@@ -199,14 +206,8 @@ impl Observer {
             slopes: None,
             blocks: None,
         };
-        let mut profiles: Vec<Profile> = sequences
-            .iter()
-            .map(|(bases, _)| {
-                let width = self.window.unwrap_or(bases.len());
-                let start = bases.len() / 2 - width / 2;
-                Profile { bases: start..start + width, columns: Vec::new() }
-            })
-            .collect();
+        let mut profiles: Vec<Profile> =
+            sequences.iter().map(|(bases, _)| Profile { bases: self.read(bases.len()), columns: Vec::new() }).collect();
         for &layer in &self.selection.layers {
             let qkv = self.model.queries_keys_values(tape, states[layer], layer)?;
             // One row a sequence is asked for: a host does that faster than it would launch a kernel.

@@ -30,17 +30,20 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// The bases on the interval's strand, upper case, N where unknown. Without a name it is called
-    /// `sequence:start-end(strand)`, 0-based as in the file.
+    /// `sequence:start-end(strand)`, 0-based as in the file: what bedtools getfasta calls it.
+    pub fn place(&self, genome: &Genome) -> String {
+        let sequence = &genome.sequences()[self.sequence].name;
+        format!("{sequence}:{}-{}({})", self.start, self.end, self.strand)
+    }
+
+    /// The bases on the interval's strand, upper case, N where unknown. Without a name it is called as its place.
     pub fn read(&self, genome: &Genome) -> Named {
         let mut bases = Vec::new();
         genome.decode(self.sequence, self.start..self.end, &mut bases);
         if self.strand == Strand::Minus {
             reverse_complement(&mut bases);
         }
-        let sequence = &genome.sequences()[self.sequence].name;
-        let place = || format!("{sequence}:{}-{}({})", self.start, self.end, self.strand);
-        Named { name: self.name.clone().unwrap_or_else(place), bases }
+        Named { name: self.name.clone().unwrap_or_else(|| self.place(genome)), bases }
     }
 }
 

@@ -182,3 +182,18 @@ pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&C
     );
     Ok(Value::Object(json))
 }
+
+/// `tokenizer_config.json`: without it transformers lower-cases k-mers, and then knows none of them.
+pub fn tokenizer_to_json(config: &Config) -> Value {
+    json!({
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": false,
+        "tokenize_chinese_chars": false,
+        "model_max_length": config.max_position_embeddings,
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    })
+}

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// A sequence and what it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// The name; for a table, `window_1` and so on.
+    /// The name; for a table without names, `window_1` and so on.
     pub name: String,
     /// Bases as ASCII letters, as the file has them: lower case and IUPAC codes are kept.
     pub bases: Vec<u8>,
@@ -128,7 +128,7 @@ impl Fasta {
 
 /// The sequences of a table, plain or gzip: the first column of every line after the header, as bases or as k-mers (see
 /// [`read_labelled`](super::labelled::read_labelled)). The header's separator, tab or comma, is the file's; with neither
-/// there is one column. Further columns are not looked at.
+/// there is one column. A further column called `name` or `id` has the names; others are not looked at.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Input`] for a file without a header; in the items [`Error::Input`] with the line number for
@@ -137,7 +137,9 @@ pub fn table(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>>
     let mut lines = Lines::open(path)?;
     let header = lines.next_line()?.unwrap_or_default();
     let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
-    let mut table = Table { path: path.to_owned(), lines, separator, count: 0 };
+    let is_name = |column: &str| ["name", "id"].iter().any(|name| unquoted(column).eq_ignore_ascii_case(name));
+    let names = header.split(separator).skip(1).position(is_name).map(|index| index + 1);
+    let mut table = Table { path: path.to_owned(), lines, separator, names, count: 0 };
     Ok(std::iter::from_fn(move || table.next().transpose()))
 }
 
@@ -145,6 +147,8 @@ struct Table {
     path: PathBuf,
     lines: Lines,
     separator: char,
+    /// The column of the names.
+    names: Option<usize>,
     count: usize,
 }
 
@@ -154,11 +158,14 @@ impl Table {
             if line.trim().is_empty() {
                 continue;
             }
+            let named = self.names.and_then(|column| line.split(self.separator).nth(column)).map(unquoted);
+            let name = named.filter(|name| !name.is_empty()).map(str::to_owned);
             let bases = parse_sequence(first_column(line, self.separator));
             let place = format!("line {}", self.lines.number());
             let bases = bases.map_err(|(found, remedy)| Error::input(&self.path, place, found, remedy))?;
             self.count += 1;
-            return Ok(Some(Named { name: format!("window_{}", self.count), bases }));
+            let name = name.unwrap_or_else(|| format!("window_{}", self.count));
+            return Ok(Some(Named { name, bases }));
         }
         if self.count == 0 {
             self.count = 1;
@@ -170,7 +177,11 @@ impl Table {
 }
 
 fn first_column(line: &str, separator: char) -> &str {
-    line.split(separator).next().unwrap_or_default().trim().trim_matches('"')
+    unquoted(line.split(separator).next().unwrap_or_default())
+}
+
+fn unquoted(column: &str) -> &str {
+    column.trim().trim_matches('"')
 }
 
 /// A header's first word may be made of bases' letters ("DNA" is), so only what is as long as a k-mer counts as one.
@@ -211,6 +222,19 @@ mod tests {
             assert_eq!(read.iter().map(|named| named.bases.clone()).collect::<Vec<_>>(), expected, "{text:?}");
             assert_eq!(read[1].name, "window_2");
         }
+    }
+
+    #[test]
+    fn a_column_of_names_names_the_rows() {
+        for text in [
+            "sequence\tlabel\tName\nACGT\t1\tBRCA1 exon 2\nACG CGT\t0\t\nAAAA\t0\tx\n",
+            "sequence,id\r\nACGT,\"BRCA1 exon 2\"\r\nACGT\r\nAAAA,x\r\n",
+        ] {
+            let names: Vec<String> = read_table(text).unwrap().into_iter().map(|named| named.name).collect();
+            assert_eq!(names, ["BRCA1 exon 2", "window_2", "x"], "{text:?}");
+        }
+        // The first column is the sequence, whatever it is called.
+        assert_eq!(read_table("name\tx\nACGT\ty\n").unwrap()[0].name, "window_1");
     }
 
     #[test]

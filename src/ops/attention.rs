@@ -80,8 +80,9 @@ pub fn attention(
                 let blocks = (rows * heads).div_ceil(256 / 8).max(1);
                 let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), blocks, 256);
                 let launch = launch.read(tape.value(output)).read(&d_output).read(tape.value(log_sum_exp));
-                tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
                 let element = tape.dtype().size();
+                let launch = launch.work(work::attention_row_terms(rows, hidden, heads, element));
+                tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
                 let [of_queries, of_keys] =
                     [3, 4].map(|products| work::attention_side(rows, hidden, heads, batch.pairs, products, element));
                 if kernels.family == AttentionPath::Sm90 {
@@ -170,7 +171,8 @@ fn plan(tape: &mut Tape, batch: &Rc<DeviceBatch>, rows: usize) -> Result<Tensor>
         // A sequence contributes at most one entry that is not full.
         let entries = rows / PLAN_ROWS + sequences;
         let mut plan = tape.allocate_as(2 * entries, DType::I32)?;
-        let launch = Launch::new("attention_plan", 1, 256).read(&batch.cu_seqlens).int(sequences);
+        let launch = Launch::new("attention_plan", 1, 256).work(work::attention_plan(sequences, entries));
+        let launch = launch.read(&batch.cu_seqlens).int(sequences);
         tape.device().launch(&launch.int(entries).write(&mut plan))?;
         Ok(tape.push(plan, entries, 2))
     })

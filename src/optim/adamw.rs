@@ -166,7 +166,8 @@ impl AdamW {
                     Launch::new("norm_partial_f32", parts, 256).read(&parameters.gradients).long(parameters.len());
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let limit = self.config.max_gradient_norm as f32;
-                let launch = Launch::new("norm_finish", 1, 256).read(&partials).int(parts).value(limit);
+                let launch = Launch::new("norm_finish", 1, 256).work(work::norm_finish(parts)).read(&partials);
+                let launch = launch.int(parts).value(limit);
                 let Some(clip) = &mut self.clip else { panic!("an optimizer of another device than the tape's") };
                 device.launch(&launch.write(clip))?;
             }

@@ -1,6 +1,6 @@
 //! Numbers as people read them; the same in the terminal, the charts and the page.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A whole number with its thousands separated: `1,234,567`.
 pub fn count(value: u64) -> String {
@@ -47,6 +47,15 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// Three significant digits and a unit with its prefix: `19.3 GB/s`.
+pub fn quantity(value: f64, unit: &str) -> String {
+    let number = short(value);
+    match number.strip_suffix(['T', 'G', 'M', 'k']) {
+        Some(digits) => format!("{digits} {}{unit}", &number[digits.len()..]),
+        None => format!("{number} {unit}"),
+    }
+}
+
 fn three_digits(value: f64) -> String {
     let digits = match value.abs() {
         magnitude if magnitude >= 99.95 => 0,
@@ -54,6 +63,21 @@ fn three_digits(value: f64) -> String {
         _ => 2,
     };
     decimal(value, digits)
+}
+
+/// The day in UTC: `2026-03-01`.
+pub fn date(time: SystemTime) -> String {
+    let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    // Years are counted from March, so that a leap day is the last of its year, in eras of 400 years (Hinnant,
+    // "chrono-Compatible Low-Level Date Algorithms"). 1970-01-01 is day 719,468 of that count.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{day:02}", 400 * era + year + next)
 }
 
 /// A duration in its two largest units: `8.4 s`, `42 s`, `3 min 07 s`, `2 h 05 min`, `3 d 04 h`.
@@ -76,6 +100,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn days_of_the_calendar() {
+        let of = |seconds: u64| date(UNIX_EPOCH + Duration::from_secs(seconds));
+        let expected = [(0, "1970-01-01"), (951_782_400, "2000-02-29"), (951_868_800, "2000-03-01")];
+        expected.into_iter().for_each(|(seconds, day)| assert_eq!(of(seconds), day));
+        assert_eq!((of(1_735_689_599), of(1_735_689_600)), ("2024-12-31".into(), "2025-01-01".into()));
+        assert_eq!(of(4_107_542_400), "2100-03-01");
+    }
+
+    #[test]
     fn thousands_are_separated() {
         let numbers = [0, 999, 1000, 86_100_000, u64::MAX].map(count);
         assert_eq!(numbers, ["0", "999", "1,000", "86,100,000", "18,446,744,073,709,551,615"]);
@@ -96,6 +129,12 @@ mod tests {
     fn short_numbers_have_three_digits() {
         let numbers = [0.5, 9.996, 99.96, 999.4, 999.6, 19_345.0, 1e6, 2.5e9, 1e300].map(short);
         assert_eq!(numbers, ["0.50", "10.0", "100", "999", "1.00k", "19.3k", "1.00M", "2.50G", "1.000e300"]);
+    }
+
+    #[test]
+    fn quantities_have_a_space_before_their_unit() {
+        let texts = [182e9, 26.34e9, 1500.0, 12.0, f64::NAN].map(|value| quantity(value, "B/s"));
+        assert_eq!(texts, ["182 GB/s", "26.3 GB/s", "1.50 kB/s", "12.0 B/s", "n/a B/s"]);
     }
 
     #[test]

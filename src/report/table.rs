@@ -190,6 +190,10 @@ impl fmt::Display for Table {
             }
             writeln!(formatter, "{}", text.trim_end())?;
         }
+        let is_marked = |row: usize| (0..self.headers.len()).any(|column| self.is_best(row, column));
+        if (0..self.rows.len()).any(is_marked) {
+            writeln!(formatter, "* best of its column")?;
+        }
         Ok(())
     }
 }
@@ -207,7 +211,8 @@ mod tests {
         let expected = "method      sites      MCC\n\
                         ----------  -----  -------\n\
                         GT/AG rule  1,200  -0.059\n\
-                        model          90   0.855*\n";
+                        model          90   0.855*\n\
+                        * best of its column\n";
         assert_eq!(table.to_string(), expected);
     }
 

@@ -1,4 +1,4 @@
-//! A checkpoint is a Hugging Face directory: `config.json`, `vocab.txt`, `model.safetensors`; with
+//! A checkpoint is a Hugging Face directory: `config.json`, `vocab.txt`, `tokenizer_config.json`, `model.safetensors`; with
 //! `training_state.safetensors` and `state.json` beside them where a run can be resumed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::peak::Peak;
 use crate::autograd::Spec;
 use crate::device::DType;
 use crate::interop::config::{self, ModelConfig, Writer};
@@ -28,6 +29,7 @@ use crate::{Error, Result};
 pub(super) const MODEL_FILE: &str = "model.safetensors";
 const CONFIG_FILE: &str = "config.json";
 const VOCABULARY_FILE: &str = "vocab.txt";
+const TOKENIZER_FILE: &str = "tokenizer_config.json";
 pub(super) const TRAINING_FILE: &str = "training_state.safetensors";
 pub(super) const STATE_FILE: &str = "state.json";
 pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint-";
@@ -66,6 +68,9 @@ pub struct RunState {
     /// The best epoch so far, where the best is kept.
     #[serde(default)]
     pub best: Option<Best>,
+    /// What the run's MFU is a share of, once it is known.
+    #[serde(default)]
+    pub peak: Option<Peak>,
     /// The last point of the log, where Ctrl-C came while it was evaluated: it is not in the log yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unevaluated: Option<Value>,
@@ -98,12 +103,13 @@ impl RunState {
             interval,
             optimizer,
             best: None,
+            peak: None,
             unevaluated: None,
             checksums: BTreeMap::new(),
         }
     }
 
-    /// Tokens a second of training time, over the whole run.
+    /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.seconds.max(1e-9)
     }
@@ -112,6 +118,7 @@ impl RunState {
 /// A model as it is written to a folder: everything on the host, so that training may go on meanwhile.
 pub struct ModelImage {
     config: String,
+    tokenizer: String,
     vocabulary: Vocabulary,
     specs: Vec<Spec>,
     values: Vec<f32>,
@@ -130,16 +137,18 @@ impl ModelImage {
             ));
         }
         let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
-        Ok(Self { config, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
+        let tokenizer = to_json(&config::tokenizer_to_json(&model.config))?;
+        Ok(Self { config, tokenizer, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
     }
 
-    /// Writes `vocab.txt` and `config.json` into `folder`, then the weights.
+    /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path) -> Result<()> {
         self.vocabulary.write(folder.join(VOCABULARY_FILE))?;
         write_atomic(folder.join(CONFIG_FILE), &self.config)?;
+        write_atomic(folder.join(TOKENIZER_FILE), &self.tokenizer)?;
         let bytes: &[u8] = bytemuck::cast_slice(&self.values);
         let mut tensors = Vec::with_capacity(self.specs.len());
         for spec in &self.specs {
@@ -150,7 +159,7 @@ impl ModelImage {
     }
 }
 
-/// Writes the model into `folder`: `vocab.txt` and `config.json`, then the weights.
+/// Writes the model into `folder`, the weights last.
 ///
 /// # Errors
 /// As [`ModelImage::of`], and [`Error::Io`].
@@ -212,8 +221,11 @@ pub(super) fn model_folder(path: &Path) -> Result<PathBuf> {
     if let Some(newest) = newest_checkpoint(path)? {
         return Ok(newest);
     }
+    let inside = models_in(path);
     let (found, remedy) = if !path.exists() {
         ("no such folder", "check the path")
+    } else if !inside.is_empty() {
+        ("models in folders, but none of its own", &*format!("name one of them: {}", inside.join(", ")))
     } else if WEIGHT_FILES.iter().any(|name| path.join(format!("{name}.index.json")).is_file()) {
         (
             "weights in several files, which only models far larger than DNABERT need",
@@ -226,6 +238,16 @@ pub(super) fn model_folder(path: &Path) -> Result<PathBuf> {
         )
     };
     Err(Error::input(path, "", found, remedy))
+}
+
+/// The folders in `path` that hold a model or a run of their own, as they are to be named; none if it cannot be read.
+fn models_in(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let is_model =
+        |path: &PathBuf| weights_file(path).is_some() || newest_checkpoint(path).is_ok_and(|found| found.is_some());
+    let mut found: Vec<String> = entries.filter(is_model).map(|path| path.display().to_string()).collect();
+    found.sort();
+    found
 }
 
 /// The files of a model, read and understood, before any memory is set aside for it.
@@ -418,9 +440,10 @@ pub fn load_encoder(path: &Path, head: Head, seed: u64) -> Result<(Model, Vocabu
     }
 }
 
-/// The state of the run that a checkpoint is of, if it can be resumed from.
+/// The state of the run that `folder` is, or is a checkpoint of, if it can be resumed from.
 pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
-    let path = folder.join(STATE_FILE);
+    let newest = newest_checkpoint(folder)?.unwrap_or_else(|| folder.to_owned());
+    let path = newest.join(STATE_FILE);
     if path.is_file() { parse_json(&path).map(Some) } else { Ok(None) }
 }
 

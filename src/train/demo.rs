@@ -21,6 +21,7 @@ use crate::genome::annotation::Annotation;
 use crate::genome::pack::pack_fasta;
 use crate::genome::region::{Region, Spelling};
 use crate::genome::splice::dataset::{Options as DatasetOptions, SpliceDataset, Window};
+use crate::genome::splice::split::Part;
 use crate::genome::splice::write::{Description, write_dataset};
 use crate::genome::splice::{GeneModel, LABEL_NAMES};
 use crate::genome::twobit::Genome;
@@ -199,7 +200,7 @@ pub fn run(options: &DemoOptions, surroundings: &Surroundings) -> Result<DemoMet
     let Some(baselines) = &evaluated.model.baselines else {
         return Err(Error::Failed("the baselines could not be trained on the sample".into()));
     };
-    let [donors, acceptors, decoys] = dataset.counts(crate::genome::splice::split::Part::Test);
+    let [donors, acceptors, decoys] = dataset.counts(Part::Test);
     let metrics = DemoMetrics {
         machine: machine(),
         threads: rayon::current_num_threads(),
@@ -304,20 +305,6 @@ fn splice_dataset(genome: &Genome, out: &Path, seed: u64) -> Result<SpliceDatase
     Ok(dataset)
 }
 
-/// The region that dev and test windows lie in: pretraining keeps out of it.
-fn held_out(dataset: &SpliceDataset) -> Regions {
-    let half = dataset.options.window / 2;
-    let mut spans: Vec<(usize, std::ops::Range<u32>)> = Vec::new();
-    for Window { position, .. } in dataset.dev.iter().chain(&dataset.test) {
-        let range = position.boundary.saturating_sub(half)..position.boundary + half;
-        match spans.iter_mut().find(|(sequence, _)| *sequence == position.sequence) {
-            Some((_, span)) => *span = span.start.min(range.start)..span.end.max(range.end),
-            None => spans.push((position.sequence, range)),
-        }
-    }
-    Regions::new(spans)
-}
-
 fn pretrain_on(
     genome: &Arc<Genome>,
     dataset: &SpliceDataset,
@@ -326,7 +313,8 @@ fn pretrain_on(
     options: &DemoOptions,
     surroundings: &Surroundings,
 ) -> Result<PretrainSummary> {
-    let regions = held_out(dataset);
+    let held_out = dataset.regions(&[Part::Dev, Part::Test]);
+    let regions = Regions::new(held_out.into_iter().map(|region| (region.index, region.range)).collect());
     let corpus = |parts: Parts| {
         let max_length = model.config.max_position_embeddings;
         let options = CorpusOptions { max_length, reverse_complement: true, parts };
@@ -390,6 +378,7 @@ fn finetune_on(
 ) -> Result<(Model, FinetuneSummary)> {
     let finetuning = FinetuneOptions {
         device: surroundings.device.clone(),
+        collected: None,
         dtype: surroundings.dtype,
         seed: surroundings.seed,
         epochs: options.epochs,

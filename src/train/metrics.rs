@@ -224,6 +224,10 @@ pub struct SpliceMetrics {
 }
 
 impl SpliceMetrics {
+    /// What the headline figures are, for whoever reads them in a table.
+    pub const READING: &'static str = "accuracy, F1, MCC: the mean of a table for donors and one for acceptors (BioNeMo's model card, literally)\n\
+         3-class MCC: donor, acceptor and neither at once";
+
     /// Compares `predictions` with `labels`, both `[examples]` of 0 (donor), 1 (acceptor) or 2 (neither). The intervals
     /// come from [`RESAMPLES`] resamples of the examples with replacement (Efron, 1979), drawn under `seed`.
     ///

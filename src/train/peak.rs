@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ceilings::{Ceilings, Sizes};
 use crate::Result;
 use crate::device::{DType, Device};
 
 /// What a rate is compared with.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peak {
     /// Additions and multiplications a second.
     pub flops_per_second: f64,
@@ -43,7 +43,8 @@ impl Peak {
             Device::Kernels(_) => (32 * device.multiprocessors()).next_multiple_of(64).min(4096),
         };
         let sizes = Sizes { copied: 1 << 16, product, budget: Duration::from_millis(20) };
-        let unknown = Ceilings { bytes_per_second: f64::NAN, flops_per_second: f64::NAN, product_size: product };
+        let unknown =
+            Ceilings { bytes_per_second: f64::NAN, memory: "", flops_per_second: f64::NAN, product_size: product };
         let peak = Self::of(device, dtype, &unknown);
         if peak.flops_per_second.is_finite() {
             return Ok(peak);
@@ -56,14 +57,13 @@ impl Peak {
 pub struct Utilisation {
     device: Device,
     dtype: DType,
-    peak: Option<Peak>,
     flops: f64,
 }
 
 impl Utilisation {
     /// Of `device`, in products of `dtype`.
     pub fn new(device: &Device, dtype: DType) -> Self {
-        Self { device: device.clone(), dtype, peak: None, flops: 0.0 }
+        Self { device: device.clone(), dtype, flops: 0.0 }
     }
 
     /// Counts the arithmetic of a step.
@@ -71,15 +71,15 @@ impl Utilisation {
         self.flops += flops;
     }
 
-    /// The share of the peak that was reached if what was counted since the last call took `seconds`. The first call finds
-    /// the peak out, and measures it if it has to.
+    /// The share of `peak` that was reached if what was counted since the last call took `seconds`. Where it is not known yet
+    /// it is found out, and measured if that has to be: once a run, so that the shares of a resumed run compare.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn take(&mut self, seconds: f64) -> Result<f64> {
-        let peak = match &self.peak {
+    pub fn take(&mut self, seconds: f64, peak: &mut Option<Peak>) -> Result<f64> {
+        let peak = match peak {
             Some(peak) => peak,
-            None => self.peak.insert(Peak::quick(&self.device, self.dtype)?),
+            None => peak.insert(Peak::quick(&self.device, self.dtype)?),
         };
         Ok(std::mem::take(&mut self.flops) / seconds / peak.flops_per_second)
     }

@@ -108,7 +108,7 @@ pub struct PretrainSummary {
     pub steps: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Tokens a second of training time, evaluations and checkpoints included.
+    /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
     pub tokens_per_second: f64,
     /// Seconds spent in training.
     pub seconds: f64,
@@ -209,7 +209,7 @@ pub fn pretrain(
                 learning_rate,
                 gradient_norm,
                 tokens_per_second: interval_tokens as f64 / seconds,
-                mfu: utilisation.take(seconds)?,
+                mfu: utilisation.take(seconds, &mut state.peak)?,
                 evaluation: None,
             };
             state.loss_last = point.loss;
@@ -243,6 +243,7 @@ pub fn pretrain(
         }
     }
     writer.finish()?;
+    state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", state.loss_last));
     step::check_end(state.loss_last, vocabulary.len())?;
     // A run that was killed after its last step has none to make, but debris to clear away.

@@ -8,6 +8,7 @@ mod profile;
 mod sampling;
 mod training;
 mod watched;
+mod work;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};

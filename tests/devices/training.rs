@@ -7,10 +7,13 @@ use std::sync::atomic::Ordering;
 use half::bf16;
 use helixgrad::device::{DType, Device};
 use helixgrad::kmer::corpus::PretrainingData;
-use helixgrad::model::{Config, Head, Model, Recompute};
+use helixgrad::kmer::labelled::LabelledWindow;
+use helixgrad::model::{Config, Head, Model, Recompute, Task};
 use helixgrad::ops::Loss;
 use helixgrad::optim::AdamWConfig;
+use helixgrad::train::checkpoint::Classification;
 use helixgrad::train::feed::Feed;
+use helixgrad::train::finetune::{FinetuneOptions, finetune};
 use helixgrad::train::pretrain::{PretrainOptions, pretrain};
 use helixgrad::train::step::Trainer;
 
@@ -171,4 +174,47 @@ fn a_training_that_diverges_is_told_and_changes_no_weight() {
     let error = trainer.report().unwrap_err().to_string();
     assert!(error.contains("the gradient norm is") && error.contains("lower the learning rate"), "{error}");
     assert!(trainer.model.parameters.host_values().unwrap() == before);
+}
+
+/// `--profile-steps 2..3`: an attached profiler begins before the second step and ends behind the third, of a pretraining and of a
+/// fine-tuning.
+#[test]
+fn an_attached_profiler_collects_the_steps_that_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let collected = "2..3".parse().ok();
+    let model = |head| Model::initialise(tiny(), head, DType::F32, 3).unwrap();
+    let pretraining = Arc::new(Watched::over(&device()));
+    let device_of = |watched: &Arc<Watched>| Device::Kernels(watched.clone());
+    let options = PretrainOptions {
+        steps: 4,
+        out: folder.path().join("pretrained"),
+        collected,
+        ..tiny_options(&device_of(&pretraining), DType::Bf16)
+    };
+    let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+    pretrain(model(Head::MaskedLm), &vocabulary, &data, None, &options, false).unwrap();
+
+    let finetuning = Arc::new(Watched::over(&device()));
+    let window = |label: i32| LabelledWindow {
+        bases: if label == 0 { *b"ACGTACGTACGT" } else { *b"TTTTGGGGACCA" }.to_vec(),
+        second: None,
+        label,
+        targets: Vec::new(),
+    };
+    let windows: Vec<_> = (0..8).map(|index| window(index % 2)).collect();
+    let classification =
+        Classification { labels: vec!["no".into(), "yes".into()], window: None, task: Task::SingleLabel, pairs: false };
+    let options = FinetuneOptions {
+        device: device_of(&finetuning),
+        dtype: DType::Bf16,
+        epochs: 2,
+        batch: 4,
+        quiet: true,
+        collected,
+        ..FinetuneOptions::new(folder.path().join("finetuned"))
+    };
+    finetune(model(Head::Cls { labels: 2 }), &vocabulary, &classification, &windows, &[], &options, false).unwrap();
+    for watched in [pretraining, finetuning] {
+        assert_eq!(*watched.collected.lock().unwrap(), [(true, 1), (false, 3)], "(on or off, updates by then)");
+    }
 }

@@ -123,7 +123,7 @@ fn tables_of_tokens_and_bases() {
     assert!(with(&[]).contains("8 bases"));
 }
 
-/// A model of one layer whose every token looks at the k-mers of `word`.
+/// A model of one layer whose every token looks at the k-mers of `word`; of longer sequences it reads 60 bases in the middle.
 fn looking_at(folder: &std::path::Path, word: &str) -> std::path::PathBuf {
     let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
     let config = Config {
@@ -158,8 +158,8 @@ fn looking_at(folder: &std::path::Path, word: &str) -> std::path::PathBuf {
     let path = folder.join("looking");
     fs::create_dir_all(&path).unwrap();
     let labels = vec!["plain".to_owned(), "planted".to_owned()];
-    checkpoint::save_model(&path, &model, &vocabulary, Some(&Classification { labels, ..Classification::default() }))
-        .unwrap();
+    let classification = Classification { labels, window: Some(60), ..Classification::default() };
+    checkpoint::save_model(&path, &model, &vocabulary, Some(&classification)).unwrap();
     path
 }
 
@@ -175,6 +175,9 @@ fn a_planted_motif_is_found() {
             let at = 15 + number as usize % 30;
             sequence[at..at + 8].copy_from_slice(WORD.as_bytes());
         }
+        // Outside the model's window all have the word, and all else that is looked at.
+        let flank = format!("{WORD}{}", String::from_utf8_lossy(&bases(500, 400)));
+        let sequence = [flank.as_bytes(), &sequence, flank.as_bytes()].concat();
         table += &format!("{}\t{}\n", String::from_utf8_lossy(&sequence), number % 2);
     }
     let (data, out) = (folder.path().join("data.tsv"), folder.path().join("motifs"));
@@ -207,9 +210,15 @@ fn a_planted_motif_is_found() {
     assert!(fs::read_to_string(out.join("motif_1.svg")).unwrap().starts_with("<svg"));
     assert!(fs::read_to_string(out.join("motifs.tsv")).unwrap().contains("\nTATAATGC\t40\t0\t"));
 
-    // The other class has nothing of its own. An earlier folder of the command is replaced, but none that holds more.
-    let findings = json(&[&command[..], &["--class", "0"]].concat());
+    // The other class has nothing of its own, and that is said. (Tables without labels are --tsv: that name works, too.) An
+    // earlier folder of the command is replaced, but none that holds more.
+    let findings =
+        json(&[&command.map(|word| if word == "--data" { "--tsv" } else { word })[..], &["--class", "0"]].concat());
     assert_eq!(findings["motifs"], serde_json::json!([]));
+    assert!(findings["nothing"].as_str().unwrap().starts_with("No motif: "), "{findings}");
+    let printed = helixgrad(&[&command[..], &["--class", "0", "--quiet"]].concat());
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("No motif: "));
+    assert!(fs::read_to_string(out.join("motifs.html")).unwrap().contains("<p>No motif: "));
     assert!(refused(&[&command[..], &["--class", "x"]].concat()).contains("plain (0), planted (1)"));
     fs::write(out.join("thesis.txt"), "three years").unwrap();
     assert!(refused(&[&command[..], &["--class", "planted"]].concat()).contains("no folder of motifs"));

@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use helixgrad::genome::alias::Aliases;
+use helixgrad::inference::bed::BedReader;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use serde_json::Value;
 
 use super::support::*;
@@ -83,4 +87,52 @@ fn bad_windows_are_refused_with_their_place() {
     fs::write(&bed, "# nothing\n").unwrap();
     let message = refused(&["predict", "--model", text(&model_path), "--bed", text(&bed), "--genome", text(&genome)]);
     assert!(message.contains("no interval in it"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever bytes a BED file holds, there is no panic; an interval that is taken lies in its sequence and can be read, and
+    /// an error names file and line.
+    #[test]
+    fn mutated_bed_files_pass_or_are_refused(edits in prop::collection::vec((any::<Index>(), any::<u8>(), 0..4_u8), 0..6)) {
+        thread_local! {
+            static FIXTURE: (tempfile::TempDir, helixgrad::genome::twobit::Genome) = {
+                let folder = tempfile::tempdir().unwrap();
+                let genome = open(&genome(folder.path(), &[("x", &bases(1, 300)), ("y y", &bases(2, 90))]));
+                (folder, genome)
+            };
+        }
+        const LINES: &str = "# a comment\ntrack name=t\nx\t0\t20\tn0\t0\t+\ny y\t70\t90\r\nx 10 300 . 0 -\n\nchrx\t5\t6\t\t\t.\tmore\n";
+        let mut contents = LINES.as_bytes().to_vec();
+        for (index, byte, how) in edits {
+            let at = index.index(contents.len());
+            match how {
+                0 => contents[at] = byte,
+                1 => { contents.remove(at); }
+                2 => contents.insert(at, byte),
+                // Numbers of other lengths and tabs in other places are what random bytes rarely make.
+                _ => contents.insert(at, b"0123456789\t-\n"[usize::from(byte) % 13]),
+            }
+        }
+        FIXTURE.with(|(folder, genome)| {
+            let path = folder.path().join("r.bed");
+            fs::write(&path, &contents).unwrap();
+            let aliases = Aliases::parse(&["chrx=x".to_owned()], None).unwrap();
+            for interval in BedReader::open(&path, genome, &aliases).unwrap() {
+                match interval {
+                    Ok(interval) => {
+                        let length = genome.sequences()[interval.sequence].length;
+                        assert!(interval.start < interval.end && interval.end <= length, "{interval:?}");
+                        assert_eq!(interval.read(genome).bases.len(), (interval.end - interval.start) as usize);
+                    }
+                    Err(error) => {
+                        let message = error.to_string();
+                        assert_eq!(error.exit_code(), 2, "{message}");
+                        assert!(message.contains("r.bed, line ") || message.contains("r.bed: no interval in it"), "{message}");
+                    }
+                }
+            }
+        });
+    }
 }

@@ -252,6 +252,11 @@ fn sites_of_the_annotation_are_counted() {
     }
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("acceptors"));
+    // What was scanned, and when; and axes that can be compared.
+    for fact in [text(&model), SAMPLE, &region, "GT or AG", ">20"] {
+        assert!(page.contains(fact), "{fact}");
+    }
+    assert_eq!((page.matches(">0.0</text>").count(), page.matches(">1.0</text>").count()), (4, 4));
     let curve = fs::read_to_string(out.join("precision_recall.tsv")).unwrap();
     assert!(curve.lines().count() > 100);
 }

@@ -1,5 +1,6 @@
 //! Variants against whole haplotypes scored by a plain scorer; and what must not change in a VCF file.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -278,12 +279,20 @@ fn genes_give_strand_and_name() {
         format!("x\tt\texon\t{start}\t{end}\t.\t{strand}\t.\tParent={gene}\n")
     };
     let text = exon("plus,1", '+', 101, 150) + &exon("plus,1", '+', 251, 300) + &exon("minus", '-', 281, 400);
-    fs::write(&gff, format!("##gff-version 3\n{}", text.replace("plus,1", "plus%2C1"))).unwrap();
+    let text = text.replace("plus,1", "plus%2C1").replace("=minus", "=gene:minus");
+    // A gene's name; another gene of the same name far away is another gene, and an ID of Ensembl's kind is one of its own.
+    let named = |id: &str, start: usize, end: usize| {
+        format!("x\tt\tgene\t{start}\t{end}\t.\t+\t.\tID=gene:{id};Name=Twin\n")
+            + &exon(&format!("gene:{id}"), '+', start, end)
+    };
+    let text = text + &named("a", 450, 480) + &named("b", 550, 580);
+    fs::write(&gff, format!("##gff-version 3\n{text}")).unwrap();
     let base = |position: usize| char::from(sequence[position - 1]);
     let other = |position: usize| if base(position) == 'A' { 'C' } else { 'A' };
     let record = |position: usize| format!("x\t{position}\t.\t{}\t{}\t.\t.\t.\n", base(position), other(position));
     let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
-    fs::write(&vcf, format!("{HEADER}{}{}{}{}", record(100), record(101), record(290), record(400))).unwrap();
+    let records: String = [100, 101, 290, 400, 460, 515].map(record).concat();
+    fs::write(&vcf, format!("{HEADER}{records}")).unwrap();
     annotate(&model, &genome, &vcf, &out, &["--annotation", super::support::text(&gff)]);
     let written = fs::read_to_string(&out).unwrap();
     let genes: Vec<Vec<String>> = written
@@ -294,7 +303,7 @@ fn genes_give_strand_and_name() {
             values.map(|value| value.split('|').skip(1).take(2).collect::<Vec<_>>().join(" ")).collect()
         })
         .collect();
-    let expected: [&[&str]; 4] = [&[], &["plus%2C1 +"], &["plus%2C1 +", "minus -"], &["minus -"]];
+    let expected: [&[&str]; 6] = [&[], &["plus%2C1 +"], &["plus%2C1 +", "minus -"], &["minus -"], &["Twin +"], &[]];
     assert_eq!(genes, expected);
     assert!(written.contains("|no_gene"));
 }
@@ -368,6 +377,44 @@ fn saturation_is_every_change_of_a_vcf() {
     }
     let page = fs::read_to_string(folder.path().join("s.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 2);
+    assert_eq!((page.matches(">site lost -1<").count(), page.matches(">150<").count()), (2, 2));
+
+    // No window is read twice: those of all haplotypes that have a GT or AG in the middle are all that there can be.
+    let mut distinct = HashSet::new();
+    for position in 141..=160 {
+        for &other in b"ACGT" {
+            let mut changed = sequence.clone();
+            changed[position - 1] = other;
+            for (read, at) in
+                [changed.clone(), reverse_complement(&changed)].iter().flat_map(|r| (100..200).map(move |at| (r, at)))
+            {
+                if read[at..].starts_with(b"GT") || read[..at].ends_with(b"AG") {
+                    distinct.insert(read[at - WIDTH / 2..at + WIDTH / 2].to_vec());
+                }
+            }
+        }
+    }
+    let windows = summary["windows"].as_u64().unwrap() as usize;
+    assert!((1..=distinct.len()).contains(&windows), "{windows} {}", distinct.len());
+
+    // With genes, on their strands.
+    let gff = folder.path().join("genes.gff3");
+    fs::write(&gff, "##gff-version 3\nx\tt\texon\t151\t155\t.\t-\t.\tParent=g\n").unwrap();
+    let summary = json(&[&command[..], &["--out", text(&table), "--annotation", text(&gff)]].concat());
+    assert_eq!((&summary["changes"], &summary["no_gene"]), (&60.into(), &45.into()));
+    let of_gene = fs::read_to_string(&table).unwrap();
+    let of_gene: Vec<Vec<&str>> = of_gene.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+    let all: Vec<&Vec<&str>> = rows.iter().filter(|row| ("151"..="155").contains(&row[1]) && row[4] == "-").collect();
+    assert_eq!((of_gene.len(), all.len()), (15, 15));
+    for (row, of_both) in of_gene.iter().zip(all) {
+        assert_eq!((&row[..5], row[13]), (&of_both[..5], "g"));
+        // Other windows beside a window may change the last bit of its score.
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        assert!(
+            (5..9).all(|column| (number(row[column]) - number(of_both[column])).abs() < 2.1e-6),
+            "{row:?} {of_both:?}"
+        );
+    }
 }
 
 proptest! {

@@ -27,6 +27,10 @@ fn the_commands_write_what_they_print() {
     assert!(json["baselines"]["pwm"]["mcc_3class"].is_number() && json["baselines"]["rule"]["f1"].is_number());
     let rows = fs::read_to_string(folder.path().join("set/test.tsv")).unwrap().lines().count() - 1;
     assert_eq!(rows as u64, json["baselines"]["rule"]["examples"].as_u64().unwrap());
+    let told =
+        helixgrad(&[&["splice", "dataset", "--quiet"][..], &source, &["--out", &set, "--window", "80"]].concat());
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.lines().any(|line| line.starts_with("test ") && line.contains("  s3:")), "{told}");
 }
 
 #[test]
@@ -40,13 +44,15 @@ fn bad_usage_and_bad_input_exit_with_2_and_write_nothing() {
     fs::write(path("empty.gff3"), "").unwrap();
     fs::copy(&made_up.path, path("binary.gff3")).unwrap();
     let genome = made_up.path.to_str().unwrap();
-    let cases: [(&str, &[&str], &str); 11] = [
+    let cases: [(&str, &[&str], &str); 13] = [
         ("a.gff3", &["--window", "81"], "even"),
         ("a.gff3", &["--k", "500", "--window", "80"], "500"),
         ("a.gff3", &["--biotype", "y", "--window", "80"], "x (60)"),
         ("a.gff3", &["--test-sequences", "s9", "--dev-sequences", "s2"], "no sequence s9"),
         ("a.gff3", &["--protocol", "model-card", "--test-sequences", "s1", "--dev-sequences", "s2"], "model-card"),
         ("a.gff3", &["--test-sequences", "s1"], "--dev-sequences"),
+        ("a.gff3", &["--test-region", "s1:5-4", "--dev-region", "s2"], "ends before it starts"),
+        ("a.gff3", &["--protocol", "model-card", "--test-region", "s1", "--dev-region", "s2"], "model-card"),
         ("other.gff3", &[], "chr1"),
         ("no-exons.gff3", &[], "180 CDS"),
         ("empty.gff3", &[], "empty"),

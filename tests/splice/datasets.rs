@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use helixgrad::genome::region::Region;
 use helixgrad::genome::splice::dataset::{Options, Origin, Protocol, SpliceDataset};
 use helixgrad::genome::splice::split::{Part, Split};
 use helixgrad::genome::splice::write::{Description, write_dataset};
@@ -159,6 +160,25 @@ fn parts_without_sites_and_odd_windows_are_refused() {
 }
 
 #[test]
+fn given_regions_are_held_out_with_the_genes_that_reach_into_them() {
+    let made_up = made_up(20);
+    let model = model(&made_up.genome, &made_up.gff3, &[]).unwrap();
+    // Gene i covers 200..700 of its thousand bases.
+    let region = |index, range| Region { index, range };
+    let split = |test, dev| strict(Split::Regions { test, dev });
+    let options = split(vec![region(1, 5_600..9_000)], vec![region(0, 0..4_000), region(2, 12_000..14_000)]);
+    let dataset = SpliceDataset::build(&made_up.genome, &model, &options).unwrap();
+    let found = |part| dataset.regions(&[part]);
+    let test = &found(Part::Test)[0];
+    assert!(test.index == 1 && (5_160..5_400).contains(&test.range.start) && test.range.end < 9_000, "{test:?}");
+    assert_eq!(found(Part::Dev).iter().map(|region| region.index).collect::<Vec<_>>(), [0, 2]);
+    assert!(dataset.leakage.is_clean());
+    let both = split(vec![region(1, 5_000..5_300)], vec![region(1, 5_600..6_000)]);
+    let message = SpliceDataset::build(&made_up.genome, &model, &both).unwrap_err().to_string();
+    assert!(message.contains("s2:5201-5700 reach into test and dev regions"), "{message}");
+}
+
+#[test]
 fn the_folder_holds_what_the_rows_say() {
     let made_up = made_up(20);
     let model = model(&made_up.genome, &made_up.gff3, &[]).unwrap();
@@ -192,6 +212,20 @@ fn the_folder_holds_what_the_rows_say() {
     assert_eq!((&json["protocol"]["name"], &json["protocol"]["split"]["by"]), (&"strict".into(), &"region".into()));
     assert_eq!(json["parts"]["test"]["donor"], dataset.counts(Part::Test)[0]);
     assert_eq!(json["parts"]["test"]["sequences"], serde_json::json!(["s3"]));
+    // Every row's window lies in its part's regions, and in no other's.
+    let regions = |part: &str| -> Vec<Region> {
+        let texts = json["parts"][part]["regions"].as_array().unwrap().iter();
+        texts.map(|text| Region::parse(&made_up.genome, text.as_str().unwrap()).unwrap()).collect()
+    };
+    for (part, row) in all_rows(&dataset) {
+        let range = row.position.boundary - 40..row.position.boundary + 40;
+        let window = Region { index: row.position.sequence, range };
+        for other in Part::ALL {
+            let touches = regions(other.name()).iter().any(|region| region.touches(&window));
+            assert_eq!(touches, part == other, "{part:?} {other:?} {window:?}");
+        }
+    }
+    assert_eq!((regions("test").len(), regions("dev").len()), (1, 1));
     assert_eq!(json["leakage"]["shared_loci"]["train_test"], 0);
     assert_eq!((&json["k"], &json["window"], &json["seed"]), (&6.into(), &80.into(), &42.into()));
 }

@@ -17,6 +17,10 @@ const GIVE_ANNOTATION: &str = "give a GFF3 or GTF file (plain or .gz)";
 /// Where an Ensembl, GENCODE or RefSeq file writes the biotype, the more specific first.
 const TRANSCRIPT_BIOTYPE: [&str; 3] = ["transcript_biotype", "transcript_type", "biotype"];
 const GENE_BIOTYPE: [&str; 3] = ["gene_biotype", "gene_type", "biotype"];
+/// Where they write a gene's name: GENCODE in each of its lines, Ensembl and RefSeq in the GFF3 line of the gene, RefSeq's GTF
+/// as `gene`.
+const GFF3_GENE_NAME: [&str; 2] = ["gene_name", "Name"];
+const GTF_GENE_NAME: [&str; 2] = ["gene_name", "gene"];
 
 /// One exon line, once for each of its parents.
 struct Exon {
@@ -31,6 +35,7 @@ struct Exon {
 struct Entry {
     parent: Option<String>,
     biotype: Option<String>,
+    name: Option<String>,
 }
 
 /// The parts of a line that do not depend on the format.
@@ -67,8 +72,8 @@ pub(super) struct Builder<'a> {
     transcripts: Names,
     /// GFF3: every feature with an ID that may be above an exon. GTF: transcripts.
     entries: HashMap<String, Entry>,
-    /// GTF: the biotypes of genes, whose IDs are a name space of their own there.
-    genes: HashMap<String, String>,
+    /// GTF: genes, whose IDs are a name space of their own there.
+    genes: HashMap<String, Entry>,
     types: BTreeMap<String, u64>,
     oddities: Oddities,
 }
@@ -135,7 +140,8 @@ impl<'a> Builder<'a> {
             if let Some(id) = get("ID").into_iter().next() {
                 let tags = if parents.is_empty() { GENE_BIOTYPE } else { TRANSCRIPT_BIOTYPE };
                 let biotype = tags.iter().find_map(|tag| get(tag).into_iter().next());
-                self.entries.insert(id, Entry { parent: parents.into_iter().next(), biotype });
+                let name = GFF3_GENE_NAME.iter().find_map(|tag| get(tag).into_iter().next());
+                self.entries.insert(id, Entry { parent: parents.into_iter().next(), biotype, name });
             }
             return Ok(());
         }
@@ -170,9 +176,10 @@ impl<'a> Builder<'a> {
             _ => None,
         };
         let (gene, transcript) = (get("gene_id"), get("transcript_id"));
-        let gene_biotype = GENE_BIOTYPE.iter().find_map(|tag| get(tag));
-        if let (Some(gene), Some(biotype)) = (&gene, gene_biotype) {
-            self.genes.entry(gene.clone()).or_insert(biotype);
+        if let Some(gene) = &gene {
+            let known = self.genes.entry(gene.clone()).or_default();
+            known.biotype = known.biotype.take().or_else(|| GENE_BIOTYPE.iter().find_map(|tag| get(tag)));
+            known.name = known.name.take().or_else(|| GTF_GENE_NAME.iter().find_map(|tag| get(tag)));
         }
         let Some(transcript) = transcript else {
             if is_exon {
@@ -281,16 +288,13 @@ impl<'a> Builder<'a> {
         let id = self.transcripts.names[exons[0].transcript].clone();
         let entry = self.entries.get(&id);
         let gene = entry.and_then(|entry| entry.parent.clone()).unwrap_or_else(|| id.clone());
-        let biotype = entry.and_then(|entry| entry.biotype.clone()).or_else(|| self.gene_biotype(&gene));
+        let genes = if self.format == Some(Format::Gtf) { &self.genes } else { &self.entries };
+        let of_gene = genes.get(&gene);
+        let biotype = entry.into_iter().chain(of_gene).find_map(|entry| entry.biotype.clone());
+        let name = of_gene.and_then(|entry| entry.name.clone());
+        let gene_name = name.unwrap_or_else(|| gene.strip_prefix("gene:").unwrap_or(&gene).to_owned());
         let sequence = self.sequences.names[exons[0].sequence].clone();
-        Some(Transcript { sequence, strand, exons: merged, biotype, id, gene })
-    }
-
-    fn gene_biotype(&self, gene: &str) -> Option<String> {
-        match self.format {
-            Some(Format::Gtf) => self.genes.get(gene).cloned(),
-            _ => self.entries.get(gene).and_then(|entry| entry.biotype.clone()),
-        }
+        Some(Transcript { sequence, strand, exons: merged, biotype, id, gene, gene_name })
     }
 
     fn no_exons(&self) -> Error {

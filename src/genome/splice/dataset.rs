@@ -14,6 +14,7 @@ use super::decoys::{Bodies, Likeness, Sampler};
 use super::leakage::Leakage;
 use super::split::{Part, Split, assign, loci, locus_of};
 use super::{GeneModel, Kind, MIN_INTRON, Position, Site, window_key};
+use crate::genome::region::Region;
 use crate::genome::twobit::Genome;
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::{Error, Result};
@@ -166,6 +167,27 @@ impl SpliceDataset {
         }
     }
 
+    /// The stretches of the genome that belong to `parts`: from the first base of a window to the last of another, with no
+    /// window of the other parts between. Empty for the model card's protocol, which divides rows and no genome.
+    pub fn regions(&self, parts: &[Part]) -> Vec<Region> {
+        if self.options.protocol == Protocol::ModelCard {
+            return Vec::new();
+        }
+        let half = self.options.window / 2;
+        let of_part = |part: Part| self.part(part).iter().map(move |row| (row.position, parts.contains(&part)));
+        let mut rows: Vec<(Position, bool)> = Part::ALL.into_iter().flat_map(of_part).collect();
+        rows.sort_by_key(|(position, _)| (position.sequence, position.boundary));
+        let region = |rows: &[(Position, bool)]| match rows {
+            [(first, true), ..] => {
+                let last = rows[rows.len() - 1].0;
+                let range = first.boundary.saturating_sub(half)..last.boundary + half;
+                Some(Region { index: first.sequence, range })
+            }
+            _ => None,
+        };
+        rows.chunk_by(|a, b| (a.0.sequence, a.1) == (b.0.sequence, b.1)).filter_map(region).collect()
+    }
+
     /// Rows of a part by class: donors, acceptors, neither.
     pub fn counts(&self, part: Part) -> [u64; 3] {
         let mut counts = [0; 3];
@@ -181,7 +203,7 @@ impl SpliceDataset {
             if donors == 0 || acceptors == 0 {
                 return Err(Error::usage(
                     format!("the {} part has {donors} donors and {acceptors} acceptors", part.name()),
-                    "use a larger genome or annotation, choose sequences with --test-sequences and --dev-sequences, or take a narrower --window",
+                    "use a larger genome or annotation, choose with --test-region and --dev-region, or take a narrower --window",
                 ));
             }
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::{GeneModel, PlacedTranscript};
+use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::{Error, Result};
 
@@ -43,6 +44,13 @@ pub enum Split {
         test: Vec<usize>,
         /// The dev part's.
         dev: Vec<usize>,
+    },
+    /// Regions are held out, with every locus that reaches into them.
+    Regions {
+        /// The test part's.
+        test: Vec<Region>,
+        /// The dev part's.
+        dev: Vec<Region>,
     },
 }
 
@@ -106,7 +114,7 @@ pub fn locus_of(loci: &[Locus], sequence: usize, boundary: u32) -> Option<usize>
 /// The part of each of `loci`.
 ///
 /// # Errors
-/// [`Error::Usage`] if a sequence is to be in two parts.
+/// [`Error::Usage`] if a sequence, a region or a locus is to be in two parts.
 pub fn assign(split: &Split, loci: &[Locus], genome: &Genome) -> Result<Vec<Part>> {
     match split {
         Split::Region => Ok(by_region(loci)),
@@ -124,6 +132,21 @@ pub fn assign(split: &Split, loci: &[Locus], genome: &Genome) -> Result<Vec<Part
             };
             Ok(loci.iter().map(part).collect())
         }
+        Split::Regions { test, dev } => loci.iter().map(|locus| by_given_regions(test, dev, locus, genome)).collect(),
+    }
+}
+
+fn by_given_regions(test: &[Region], dev: &[Region], locus: &Locus, genome: &Genome) -> Result<Part> {
+    let locus = Region { index: locus.sequence, range: locus.range.clone() };
+    let held_out = |regions: &[Region]| regions.iter().any(|region| region.touches(&locus));
+    match (held_out(test), held_out(dev)) {
+        (true, true) => Err(Error::usage(
+            format!("the genes of {} reach into test and dev regions", locus.label(genome, Spelling::default())),
+            "give --test-region and --dev-region with such a stretch in one of them only",
+        )),
+        (true, false) => Ok(Part::Test),
+        (false, true) => Ok(Part::Dev),
+        (false, false) => Ok(Part::Train),
     }
 }
 
@@ -172,6 +195,7 @@ mod tests {
                 biotype: None,
                 id: String::new(),
                 gene: gene.into(),
+                gene_name: gene.into(),
             },
         };
         let far = COPIES_APART + 101;

@@ -10,6 +10,7 @@ use super::dataset::{Dropped, Options, Origin, SpliceDataset, Window};
 use super::leakage::Leakage;
 use super::split::Part;
 use super::{Kind, LABEL_NAMES};
+use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::output::{AtomicFile, FolderKind, write_atomic};
 use crate::{Error, Result};
@@ -32,6 +33,9 @@ pub struct PartCounts {
     pub neither: u64,
     /// Names of the sequences that the rows lie on, in the genome's order.
     pub sequences: Vec<String>,
+    /// The stretches that belong to this part, `NAME:START-END` as options take regions: 1-based and inclusive. Empty where
+    /// rows were divided at random.
+    pub regions: Vec<String>,
 }
 
 /// The rows of the three parts.
@@ -76,7 +80,9 @@ impl Description {
             let [donor, acceptor, neither] = dataset.counts(part);
             let on: BTreeSet<_> = dataset.part(part).iter().map(|row| row.position.sequence).collect();
             let sequences = on.into_iter().map(|index| genome.sequences()[index].name.clone()).collect();
-            PartCounts { donor, acceptor, neither, sequences }
+            let region = |region: Region| region.label(genome, Spelling::default());
+            let regions = dataset.regions(&[part]).into_iter().map(region).collect();
+            PartCounts { donor, acceptor, neither, sequences, regions }
         };
         Self {
             genome: genome.path().display().to_string(),

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -25,12 +25,13 @@ use self::journal::{Journal, is_interrupted};
 pub use self::truth::{Truth, TruthCounts};
 use super::splice::{DECIMALS, Score, SpliceScorer, is_candidate};
 use crate::genome::annotation::Strand;
-use crate::genome::region::Region;
+use crate::genome::region::{Region, Spelling};
 use crate::genome::splice::{Kind, Position, Site};
 use crate::genome::twobit::Genome;
 use crate::lossy;
 use crate::output::{AtomicFile, is_staging, write_atomic};
 use crate::report::Progress;
+use crate::report::format::date;
 use crate::train::interrupt;
 use crate::{Error, Result};
 
@@ -88,6 +89,8 @@ pub enum Format {
 pub struct Options {
     /// The folder to write.
     pub out: PathBuf,
+    /// What the page calls the model.
+    pub model: String,
     /// The part to scan; `None`: everything.
     pub region: Option<Region>,
     /// Which positions.
@@ -403,7 +406,18 @@ fn publish(
         write_atomic(&path, report::curve_table(truth, &state.counts, &accuracy))?;
         files.push(path);
         let path = options.out.join(REPORT);
-        write_atomic(&path, report::page(truth, &state.counts, &accuracy))?;
+        let region = |region: &Region| region.label(genome, Spelling::default());
+        let subject = report::Subject {
+            model: &options.model,
+            genome: genome.path().display().to_string(),
+            region: options.region.as_ref().map_or("the whole genome".into(), region),
+            positions: match options.positions {
+                Positions::GtAg => "those with the intron's GT or AG",
+                Positions::All => "all",
+            },
+            date: date(SystemTime::now()),
+        };
+        write_atomic(&path, report::page(&subject, truth, &state.counts, &accuracy))?;
         files.push(path);
     }
     let summary = Summary {

@@ -47,10 +47,32 @@ pub fn table(comparisons: &[Comparison]) -> Table {
     table
 }
 
+/// What a scan was of, as its page names it.
+pub struct Subject<'a> {
+    /// The model's folder.
+    pub model: &'a str,
+    /// The genome's file.
+    pub genome: String,
+    /// The region, or that it was all.
+    pub region: String,
+    /// The positions that were scored, in words.
+    pub positions: &'a str,
+    /// The day.
+    pub date: String,
+}
+
 /// The page: a table and the curves.
-pub fn page(truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
+pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
     let mut page = Page::new("Splice-site calls beside the annotation");
-    page.lead(&format!("Compared with {}.", truth.source()));
+    let Subject { model, genome, region, positions, date } = subject;
+    page.lead(&format!("Of {model} on {region}, compared with {}.", truth.source()));
+    page.facts(&[
+        ("model", *model),
+        ("genome", genome),
+        ("region", region),
+        ("positions", positions),
+        ("date (UTC)", date),
+    ]);
     page.section("Figures").table(&table(comparisons));
     page.paragraph(
         "Sites that were not scored count as missed. Top-k: of the k calls with the highest scores, k being the number of \
@@ -58,7 +80,7 @@ pub fn page(truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> 
          strand. A call that is not annotated counts as false, whether or not the cell uses it.",
     );
     for (index, scope) in SCOPES.into_iter().enumerate() {
-        let mut chart = LineChart::new(&format!("Precision and recall, {scope}"), "recall", "precision");
+        let mut chart = LineChart::new(&format!("Precision and recall, {scope}"), "recall", "precision").shares();
         for comparison in comparisons.iter().filter(|comparison| comparison.scope == scope) {
             let curve = counts.of(index, comparison.kind).curve(comparison.accuracy.sites);
             let name = match comparison.kind {

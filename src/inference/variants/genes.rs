@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use crate::genome::annotation::Strand;
+use crate::genome::annotation::{Strand, Transcript};
 use crate::genome::splice::GeneModel;
 
 /// A gene: its name and its strand.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gene {
-    /// As the annotation calls it.
+    /// What people call it, or its ID where the annotation has no name.
     pub name: String,
     /// The strand that it is read from.
     pub strand: Strand,
@@ -31,15 +31,17 @@ pub struct Genes {
 impl Genes {
     /// A gene spans all its transcripts on one strand of one sequence.
     pub fn new(model: &GeneModel) -> Self {
-        let mut spans: BTreeMap<(usize, Gene), Range<u32>> = BTreeMap::new();
+        // By ID: several genes may have the same name.
+        let mut spans: BTreeMap<(usize, &str, Strand), (Range<u32>, &str)> = BTreeMap::new();
         for placed in &model.transcripts {
-            let gene = Gene { name: placed.transcript.gene.clone(), strand: placed.transcript.strand };
+            let Transcript { strand, gene, gene_name, .. } = &placed.transcript;
             let span = placed.transcript.span();
-            let known = spans.entry((placed.sequence, gene)).or_insert_with(|| span.clone());
-            *known = known.start.min(span.start)..known.end.max(span.end);
+            let known = spans.entry((placed.sequence, gene, *strand)).or_insert_with(|| (span.clone(), gene_name));
+            known.0 = known.0.start.min(span.start)..known.0.end.max(span.end);
         }
         let mut sequences: HashMap<usize, OfSequence> = HashMap::new();
-        for ((sequence, gene), span) in spans {
+        for ((sequence, _, strand), (span, name)) in spans {
+            let gene = Gene { name: name.to_owned(), strand };
             let of_sequence = sequences.entry(sequence).or_default();
             of_sequence.longest = of_sequence.longest.max(span.end - span.start);
             of_sequence.genes.push((span, gene));

@@ -5,7 +5,7 @@ pub mod genes;
 pub mod saturation;
 pub mod vcf;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -122,8 +122,7 @@ impl Annotator<'_> {
             if lines.is_empty() {
                 break;
             }
-            let scores = self.scorer.score(&windows)?;
-            summary.windows += windows.len() as u64;
+            let scores = self.scores(&windows, &mut summary.windows)?;
             for line in &lines {
                 output.write(&self.annotated(line, &scores, &mut summary))?;
             }
@@ -288,6 +287,23 @@ impl Annotator<'_> {
             asked.push((gene, questions));
         }
         Ok(asked)
+    }
+
+    /// Donor and acceptor probability of each window. Windows that are alike are read once: most of the reference's come with
+    /// every change near them. `read` counts.
+    fn scores(&self, windows: &[Vec<u8>], read: &mut u64) -> Result<Vec<[f64; 2]>> {
+        let mut distinct: Vec<&[u8]> = Vec::new();
+        let mut numbers: HashMap<&[u8], usize> = HashMap::new();
+        let number = |window| {
+            *numbers.entry(window).or_insert_with(|| {
+                distinct.push(window);
+                distinct.len() - 1
+            })
+        };
+        let numbers: Vec<usize> = windows.iter().map(Vec::as_slice).map(number).collect();
+        *read += distinct.len() as u64;
+        let scores = self.scorer.score(&distinct)?;
+        Ok(numbers.into_iter().map(|number| scores[number]).collect())
     }
 
     /// The two haplotypes of a change at base `at`, with what lies around it.

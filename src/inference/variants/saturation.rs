@@ -14,8 +14,8 @@ use crate::genome::region::Region;
 use crate::inference::splice::DECIMALS;
 use crate::lossy;
 use crate::output::{AtomicFile, write_atomic};
-use crate::report::HeatMap;
-use crate::report::{Page, Progress};
+use crate::report::format::count;
+use crate::report::{HeatMap, Page, Progress};
 use crate::{Error, Result};
 
 /// The longest region, in bases, that a picture shows, and the bases of one of its strips.
@@ -31,6 +31,8 @@ pub struct Summary {
     pub changes: u64,
     /// Those on N, and those whose surroundings cannot be read.
     pub unreadable: u64,
+    /// Those that lie in no gene, where genes are given.
+    pub no_gene: u64,
     /// Windows that were read.
     pub windows: u64,
     /// Seconds that it took.
@@ -47,7 +49,7 @@ pub struct Summary {
 struct Matrix(Vec<Vec<f64>>);
 
 impl Annotator<'_> {
-    /// Scores every single-base change of `region` on both strands. Writes `out`, a TSV file, and beside it, for a region
+    /// Scores every single-base change of `region` on both strands, or with genes on the strands of those over it. Writes `out`, a TSV file, and beside it, for a region
     /// of at most 4,000 bases, a page with the same name and `.html`.
     ///
     /// # Errors
@@ -57,8 +59,9 @@ impl Annotator<'_> {
         const ROUND: u32 = 256;
         let name = &self.genome.sequences()[region.index].name;
         let mut file = AtomicFile::create(out)?;
-        let header = "sequence\tposition\tref\talt\tstrand\tDS_AG\tDS_AL\tDS_DG\tDS_DL\tP_AG\tP_AL\tP_DG\tP_DL\n";
-        file.write_all(header.as_bytes()).map_err(Error::io("write", out))?;
+        let genes = if self.genes.is_some() { "\tgenes" } else { "" };
+        let header = "sequence\tposition\tref\talt\tstrand\tDS_AG\tDS_AL\tDS_DG\tDS_DL\tP_AG\tP_AL\tP_DG\tP_DL";
+        file.write_all(format!("{header}{genes}\n").as_bytes()).map_err(Error::io("write", out))?;
         let length = (region.range.end - region.range.start) as usize;
         let has_picture = length <= LONGEST_PICTURE as usize;
         let empty = || Matrix(vec![vec![f64::NAN; if has_picture { length } else { 0 }]; 4]);
@@ -72,31 +75,37 @@ impl Annotator<'_> {
             self.genome.decode(region.index, round.clone(), &mut reference);
             let (mut windows, mut asked) = (Vec::new(), Vec::new());
             for (at, &base) in round.zip(&reference) {
+                let strands = self.strands(region.index, at);
                 for (row, alternate) in BASES.into_iter().enumerate().filter(|(_, alternate)| *alternate != base) {
                     let haplotypes = self.haplotypes(region.index, at, 1, &[alternate]);
-                    for strand in [Strand::Plus, Strand::Minus] {
-                        let (distance, positions) = (self.options.distance, self.options.positions);
-                        let questions = haplotypes.questions(self.scorer, strand, distance, positions, &mut windows);
-                        asked.push((at, base, row, questions));
-                    }
+                    let (distance, positions) = (self.options.distance, self.options.positions);
+                    let ask = |(strand, genes): &(Strand, Option<String>)| {
+                        let questions = haplotypes.questions(self.scorer, *strand, distance, positions, &mut windows);
+                        (questions, genes.clone())
+                    };
+                    asked.push((at, base, row, strands.iter().map(ask).collect::<Vec<_>>()));
                 }
             }
-            let scores = self.scorer.score(&windows)?;
-            summary.windows += windows.len() as u64;
+            let scores = self.scores(&windows, &mut summary.windows)?;
             let mut text = String::new();
-            for (at, base, row, questions) in asked {
-                let (strand, effect) = (questions.strand, questions.effect(&scores));
-                summary.changes += u64::from(strand == Strand::Plus);
-                if base == b'N' || (effect.unreadable > 0 && effect.largest().0 == 0) {
-                    summary.unreadable += u64::from(strand == Strand::Plus);
-                    continue;
+            for (at, base, row, of_strands) in asked {
+                summary.changes += 1;
+                summary.no_gene += u64::from(of_strands.is_empty());
+                let mut is_unreadable = false;
+                for (questions, genes) in of_strands {
+                    let (strand, effect) = (questions.strand, questions.effect(&scores));
+                    if base == b'N' || (effect.unreadable > 0 && effect.largest().0 == 0) {
+                        is_unreadable = true;
+                        continue;
+                    }
+                    table_row(&mut text, name, at, (base, BASES[row]), strand, &effect);
+                    text += &genes.map_or("\n".into(), |genes| format!("\t{genes}\n"));
+                    if has_picture {
+                        let column = (at - region.range.start) as usize;
+                        matrices[strand as usize].0[row][column] = strongest(&effect);
+                    }
                 }
-                let change = (base, BASES[row]);
-                table_row(&mut text, name, at, change, strand, &effect);
-                if has_picture {
-                    let column = (at - region.range.start) as usize;
-                    matrices[strand as usize].0[row][column] = strongest(&effect);
-                }
+                summary.unreadable += u64::from(is_unreadable);
             }
             file.write_all(text.as_bytes()).map_err(Error::io("write", out))?;
             progress.update(summary.changes, summary.changes, "");
@@ -115,12 +124,25 @@ impl Annotator<'_> {
         Ok(summary)
     }
 
+    /// On which strands a change at base `at` is scored, and the genes there where genes are given.
+    fn strands(&self, sequence: usize, at: u32) -> Vec<(Strand, Option<String>)> {
+        let both = [Strand::Plus, Strand::Minus].into_iter();
+        let Some(genes) = self.genes else { return both.map(|strand| (strand, None)).collect() };
+        let over = genes.over(sequence, &(at..at + 1));
+        let named = |strand| {
+            let names: Vec<&str> = over.iter().filter(|gene| gene.strand == strand).map(|gene| &*gene.name).collect();
+            (!names.is_empty()).then(|| (strand, Some(names.join(","))))
+        };
+        both.filter_map(named).collect()
+    }
+
     fn page(&self, region: &Region, matrices: &[Matrix; 2]) -> String {
         let place = region.label(self.genome, Default::default());
         let mut page = Page::new(&format!("Every single-base change of {place}"));
         page.lead(
             "Each cell is the strongest change in the probability of a splice site that the base below it, in place of the \
-             reference's, makes on this strand: orange for a site gained, blue for one lost.",
+             reference's, makes on this strand: orange for a site gained, blue for one lost. Blank: not scored, because it is the \
+             reference's own base, an N is near, or no gene lies there.",
         );
         let mut reference = Vec::new();
         self.genome.decode(region.index, region.range.clone(), &mut reference);
@@ -131,12 +153,13 @@ impl Annotator<'_> {
                 let columns = start..reference.len().min(start + STRIP);
                 let first = u64::from(region.range.start) + start as u64 + 1;
                 let last = u64::from(region.range.start) + columns.end as u64;
-                let mut map = HeatMap::new(&format!("{first} to {last}"), &rows);
+                let title = format!("{} to {}", count(first), count(last));
+                let mut map = HeatMap::new(&title, &rows).numbered(first).legend("site lost", "gained");
                 for column in columns {
                     let values = [0, 1, 2, 3].map(|row| matrix.0[row][column]);
                     map = map.column(&char::from(reference[column]).to_string(), &values);
                 }
-                page.figure(&map.render(), "Below: the reference on the plus strand.");
+                page.figure(&map.render(), "Below: the reference on the plus strand, and positions as in the table.");
             }
         }
         page.footer(concat!("helixgrad ", env!("CARGO_PKG_VERSION"), " variants --saturation"));
@@ -157,7 +180,6 @@ fn table_row(text: &mut String, name: &str, at: u32, (base, alternate): (u8, u8)
             _ => write!(text, "\t{}", delta.base + 1),
         };
     });
-    text.push('\n');
 }
 
 /// The change furthest from 0: a gain's score, or minus a loss's.

@@ -1,6 +1,7 @@
 //! A heat map: numbers from -1 to 1 as colours, column by column.
 
-use super::{Anchor, Canvas, Svg, WIDTH, shorten};
+use super::{Anchor, Canvas, Svg, WIDTH, shorten, text_width};
+use crate::report::format::count;
 
 const CELL_HEIGHT: f64 = 18.0;
 /// The left margin, for the names of the rows.
@@ -9,6 +10,10 @@ const LEFT: f64 = 28.0;
 const WIDEST: f64 = 24.0;
 /// Narrower cells have no letter below.
 const NARROWEST_LETTER: f64 = 6.0;
+/// The legend's strip: steps from -1 to 1, each so wide, with their height.
+const LEGEND_STEPS: i32 = 20;
+const LEGEND_STEP: f64 = 7.0;
+const LEGEND_HEIGHT: f64 = 10.0;
 
 /// Rows and columns of cells: orange for positive values, blue for negative ones, the stronger the larger; nothing where
 /// there is no number.
@@ -23,13 +28,27 @@ pub struct HeatMap {
     title: String,
     rows: Vec<String>,
     columns: Vec<(String, Vec<f64>)>,
+    first: Option<u64>,
+    ends: Option<[String; 2]>,
 }
 
 impl HeatMap {
     /// An empty map with these rows, from the top.
     pub fn new(title: &str, rows: &[impl AsRef<str>]) -> Self {
         let rows = rows.iter().map(|row| row.as_ref().to_owned()).collect();
-        Self { title: title.into(), rows, columns: Vec::new() }
+        Self { title: title.into(), rows, columns: Vec::new(), first: None, ends: None }
+    }
+
+    /// Numbers the columns from `first`, below every tenth of them.
+    pub fn numbered(mut self, first: u64) -> Self {
+        self.first = Some(first);
+        self
+    }
+
+    /// Adds a legend of the colours; `low` says what -1 means, `high` what 1 does.
+    pub fn legend(mut self, low: &str, high: &str) -> Self {
+        self.ends = Some([low, high].map(str::to_owned));
+        self
     }
 
     /// Adds a column, one value a row.
@@ -42,6 +61,7 @@ impl HeatMap {
     pub fn render(&self) -> Svg {
         let mut canvas = Canvas::default();
         canvas.title(&self.title);
+        self.draw_legend(&mut canvas);
         let top = 30.0;
         let width = ((WIDTH - LEFT) / self.columns.len().max(1) as f64).min(WIDEST);
         for (row, name) in self.rows.iter().enumerate() {
@@ -53,13 +73,7 @@ impl HeatMap {
             let x = LEFT + width * index as f64;
             for (row, value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
                 let y = top + CELL_HEIGHT * row as f64;
-                let colour = if *value >= 0.0 { 1 } else { 0 };
-                // A cell of 0 is still a cell: the faintest tint sets it apart from what has no number.
-                let opacity = 0.06 + 0.94 * value.abs().min(1.0);
-                canvas.raw(format_args!(
-                    "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{CELL_HEIGHT:.1}\" fill=\"var(--hx-{colour})\" \
-                     fill-opacity=\"{opacity:.3}\"/>"
-                ));
+                draw_cell(&mut canvas, (x, y), (width, CELL_HEIGHT), *value);
             }
             if width >= NARROWEST_LETTER {
                 canvas.text(
@@ -70,7 +84,36 @@ impl HeatMap {
                 );
             }
         }
-        canvas.finish(bottom + 22.0, &self.title, &self.description())
+        let Some(first) = self.first else {
+            return canvas.finish(bottom + 22.0, &self.title, &self.description());
+        };
+        for (index, number) in (first..).take(self.columns.len()).enumerate() {
+            if !number.is_multiple_of(10) {
+                continue;
+            }
+            let x = LEFT + width * (index as f64 + 0.5);
+            canvas.line((x, bottom + 17.0), (x, bottom + 21.0), "hx-axis");
+            let label = count(number);
+            // Long numbers below narrow columns would run into each other: every fiftieth has room.
+            if 10.0 * width > text_width(&label) + 8.0 || number.is_multiple_of(50) {
+                let x = x.min(WIDTH - text_width(&label) / 2.0);
+                canvas.text((x, bottom + 33.0), Anchor::Middle, "hx-muted", &label);
+            }
+        }
+        canvas.finish(bottom + 40.0, &self.title, &self.description())
+    }
+
+    /// At the right of the title: the colours of the values from -1 to 1.
+    fn draw_legend(&self, canvas: &mut Canvas) {
+        let Some([low, high]) = &self.ends else { return };
+        let high = format!("1 {high}");
+        let left = WIDTH - text_width(&high) - 6.0 - LEGEND_STEP * f64::from(LEGEND_STEPS + 1);
+        canvas.text((left - 6.0, 18.0), Anchor::End, "hx-muted", &format!("{low} -1"));
+        for step in 0..=LEGEND_STEPS {
+            let value = f64::from(2 * step) / f64::from(LEGEND_STEPS) - 1.0;
+            draw_cell(canvas, (left + LEGEND_STEP * f64::from(step), 9.0), (LEGEND_STEP, LEGEND_HEIGHT), value);
+        }
+        canvas.text((WIDTH, 18.0), Anchor::End, "hx-muted", &high);
     }
 
     fn description(&self) -> String {
@@ -78,4 +121,14 @@ impl HeatMap {
         let (low, high) = values().fold((0.0_f64, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
         format!("{} columns, {} rows; values from {low:.3} to {high:.3}", self.columns.len(), self.rows.len())
     }
+}
+
+fn draw_cell(canvas: &mut Canvas, (x, y): (f64, f64), (width, height): (f64, f64), value: f64) {
+    let colour = if value >= 0.0 { 1 } else { 0 };
+    // A cell of 0 is still a cell: the faintest tint sets it apart from what has no number.
+    let opacity = 0.06 + 0.94 * value.abs().min(1.0);
+    canvas.raw(format_args!(
+        "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height:.1}\" fill=\"var(--hx-{colour})\" \
+         fill-opacity=\"{opacity:.3}\"/>"
+    ));
 }

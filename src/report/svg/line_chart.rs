@@ -27,6 +27,7 @@ pub struct LineChart {
     y_label: String,
     series: Vec<Series>,
     references: Vec<(String, f64)>,
+    are_shares: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +46,14 @@ impl LineChart {
             y_label: y_label.into(),
             series: Vec::new(),
             references: Vec::new(),
+            are_shares: false,
         }
+    }
+
+    /// Both axes run from 0 to 1, whatever the points are: charts of shares can be compared.
+    pub fn shares(mut self) -> Self {
+        self.are_shares = true;
+        self
     }
 
     /// Adds a line through `(x, y)` points.
@@ -75,9 +83,11 @@ impl LineChart {
         let height = bottom + 44.0;
         let points = self.series.iter().flat_map(|series| series.points.iter().copied().filter(is_finite));
         let y_values = points.clone().map(|point| point.1).chain(self.references.iter().map(|reference| reference.1));
-        let y = Scale::spanning(y_values, bottom, top).rounded();
+        let ends = if self.are_shares { &[0.0, 1.0][..] } else { &[] };
+        let y = Scale::spanning(y_values.chain(ends.iter().copied()), bottom, top).rounded();
         let left = 12.0 + y.ticks().iter().map(|(_, label)| text_width(label)).fold(0.0, f64::max);
-        let x = Scale::spanning(points.clone().map(|point| point.0), left, WIDTH - 12.0);
+        let x_values = points.clone().map(|point| point.0).chain(ends.iter().copied());
+        let x = Scale::spanning(x_values, left, WIDTH - 12.0);
 
         self.draw_axes(&mut canvas, &x, &y, (left, top, bottom));
         if points.count() == 0 {
