@@ -99,6 +99,10 @@ pub struct Args {
     /// AdamW's decay of the second moment.
     #[arg(long, default_value_t = 0.999)]
     beta2: f64,
+    /// On a GPU, keep weights in bf16 alone, without f32 copies, and round each update up or down at random, right on average: 4 bytes a
+    /// parameter less memory.
+    #[arg(long)]
+    stochastic_rounding: bool,
     /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
     /// a third more time; the result has the same bits.
     #[arg(long, value_enum, default_value = "none")]
@@ -262,6 +266,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         eps: 1e-8,
         weight_decay: args.weight_decay,
         max_gradient_norm: args.max_gradient_norm,
+        stochastic_rounding: args.stochastic_rounding,
     };
     let (device, dtype) = common.device()?;
     Ok(FinetuneOptions {

@@ -135,7 +135,7 @@ pub fn sum_of_parts(parts: usize, results: usize, result: usize, adds: bool) -> 
 
 /// The list of blocks of rows of all sequences.
 pub fn attention_plan(sequences: usize, entries: usize) -> Work {
-    Work::new(4 * (sequences + 1) + 8 * entries, 0)
+    Work::new(4 * (sequences + 1) + 12 * entries, 0)
 }
 
 /// The products of output and its gradient in each row and head, beside the row's sum of exponentials.
@@ -187,7 +187,7 @@ pub fn sampling(tokens: usize, sequences: usize, masked: usize, tiles: usize) ->
 
 /// Weight, gradient and two moments, each read and written, of `gradient` bytes; and where the weights are copies of `weight`
 /// bytes, those written.
-pub fn adamw(parameters: usize, weight: usize, gradient: usize) -> Work {
-    let copy = if weight == gradient { 0 } else { weight };
-    Work::new(parameters * (8 * gradient + copy), ADAMW_FLOPS * parameters)
+pub fn adamw(parameters: usize, weight: usize, gradient: usize, master: bool) -> Work {
+    let weights = if master { 2 * gradient + weight } else { 2 * weight };
+    Work::new(parameters * (6 * gradient + weights), ADAMW_FLOPS * parameters)
 }

@@ -2,6 +2,9 @@
 
 mod emulated;
 mod errors;
+#[path = "../golden/fixture.rs"]
+mod fixture;
+mod golden;
 mod graphs;
 mod hooks;
 mod profile;
