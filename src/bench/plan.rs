@@ -10,7 +10,7 @@ use crate::Result;
 use crate::device::planner::{Chip, Planner};
 use crate::device::{DType, Device, Work};
 use crate::model::Recompute;
-use crate::train::ceilings::Ceilings;
+use crate::train::ceilings::{Ceilings, Limit};
 
 /// The calls of one kernel in a step.
 #[derive(Clone, Debug, Serialize)]
@@ -25,8 +25,8 @@ pub struct KernelPlan {
     pub floor_milliseconds: f64,
     /// Share of the step's.
     pub share: f64,
-    /// What sets it, `memory` or `arithmetic`.
-    pub bound_by: &'static str,
+    /// What sets it; nothing where the work is not stated.
+    pub bound_by: Option<Limit>,
 }
 
 /// A step that was counted, not run.
@@ -75,7 +75,8 @@ pub fn plan(workload: &Workload, chip: Chip, dtype: DType, recompute: Recompute,
 
     // The data sheets' rate for products of f32 is that of TF32, half of bf16's; our kernels, which round nothing, reach less.
     let flops_per_second = if dtype == DType::Bf16 { chip.flops_per_second } else { chip.flops_per_second / 2.0 };
-    let ceilings = Ceilings { bytes_per_second: chip.bytes_per_second, flops_per_second, product_size: 0 };
+    let bytes_per_second = chip.bytes_per_second;
+    let ceilings = Ceilings { bytes_per_second, memory: "data sheet", flops_per_second, product_size: 0 };
     let mut totals: BTreeMap<&str, (usize, Work, f64)> = BTreeMap::new();
     for (name, work) in &launches {
         let total = totals.entry(name).or_default();
@@ -92,7 +93,7 @@ pub fn plan(workload: &Workload, chip: Chip, dtype: DType, recompute: Recompute,
             work,
             floor_milliseconds: floor * 1e3,
             share: floor / seconds,
-            bound_by: if ceilings.is_arithmetic(work) { "arithmetic" } else { "memory" },
+            bound_by: ceilings.limit(work, f64::INFINITY),
         })
         .collect();
     kernels.sort_by(|a, b| b.floor_milliseconds.total_cmp(&a.floor_milliseconds));

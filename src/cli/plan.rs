@@ -11,6 +11,7 @@ use crate::device::planner::{CHIPS, Chip, Planner};
 use crate::device::{DType, Device};
 use crate::model::Recompute;
 use crate::report::{Cell, Table, format};
+use crate::train::ceilings::Limit;
 
 /// Options of `helixgrad plan`.
 ///
@@ -73,7 +74,7 @@ fn text(plan: &Plan, title: &str) -> String {
             Cell::number(kernel.work.flops / 1e12, 3),
             Cell::number(kernel.floor_milliseconds, 3),
             Cell::number(kernel.share * 100.0, 1),
-            kernel.bound_by.into(),
+            kernel.bound_by.map_or("", Limit::name).into(),
         ]);
     }
     let mut memory = Table::new(["memory", "GB"]);
@@ -83,7 +84,7 @@ fn text(plan: &Plan, title: &str) -> String {
     memory.row([Cell::from("most at a time"), Cell::number(plan.memory_bytes as f64 / 1e9, 2)]);
     format!(
         "{title} ({}) on an {}, counted and not measured: {:.1} ms a step at least, {} tokens/s and {} MFU at most\n\
-         {} launches of {} tokens; memory {} B/s, products {} FLOP/s (data sheet)\n\n{kernels}\n{memory}",
+         {} launches of {} tokens; memory {}, products {} (data sheet)\n\n{kernels}\n{memory}",
         plan.dtype,
         plan.chip.name,
         plan.floor_milliseconds,
@@ -91,7 +92,7 @@ fn text(plan: &Plan, title: &str) -> String {
         format::percent(plan.mfu_at_most, 1),
         format::count(plan.launches as u64),
         format::count(plan.tokens_per_step as u64),
-        format::short(plan.chip.bytes_per_second),
-        format::short(plan.chip.flops_per_second),
+        format::quantity(plan.chip.bytes_per_second, "B/s"),
+        format::quantity(plan.chip.flops_per_second, "FLOP/s"),
     )
 }
