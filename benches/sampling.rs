@@ -14,7 +14,7 @@ use helixgrad::kmer::corpus::{Corpus, CorpusOptions};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::kmer::masking::Masking;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::ops::Sampler;
+use helixgrad::ops::{Sampler, work};
 use helixgrad::philox::Philox;
 use helixgrad::{Error, Result};
 
@@ -44,8 +44,9 @@ fn main() {
         let vocabulary = Vocabulary::new(6, BaseOrder::Atcg)?;
         let corpus = Corpus::new(Arc::new(genome()?), vocabulary.clone(), &CorpusOptions::default())?;
         let masking = Masking::default();
-        // Tokens, positions, types, and of each masked token its row and label; a byte for four bases.
-        let work = Work::new(12 * tokens + tokens / 4 + 8 * tokens * 15 / 100, 0);
+        // Room for the shortest sequences alone, 15 % of the tokens masked.
+        let parts = work::sampling(tokens, tokens / 7 + 1, tokens * 15 / 100, tokens.div_ceil(1024));
+        let work = parts.into_iter().fold(Work::default(), |sum, part| sum + part);
         let mut step = 0;
         match bench.device.clone() {
             Device::Cpu => bench.timed(&format!("{tokens} tokens, host"), work, |count| {

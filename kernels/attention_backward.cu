@@ -76,9 +76,6 @@ constexpr int BACKWARD_THREADS =
 template <typename T>
 constexpr int BACKWARD_BLOCKS = sizeof(T) == 4 ? 1 : 0;
 
-// Which side a block owns; the other is streamed.
-enum class Rows { QUERIES, KEYS };
-
 // Log-sum-exp in base 2, and rowsum(dO o O), of one query.
 using RowTerms = float2;
 
@@ -118,27 +115,6 @@ __device__ __forceinline__ void load_stage(Stage& stage, const Matrix<T>& first,
     }
 }
 
-// Which elements of one 16 x 16 piece are kept: bit 2 i + j for half j of register i of the A fragment of (row_tile,
-// column_tile).
-template <Rows ROWS>
-__device__ __forceinline__ unsigned keep_bits(const Dropout& dropout, uint64_t draws, int row_tile, int column_tile) {
-    const int lane = threadIdx.x % WARP;
-    constexpr bool OF_QUERIES = ROWS == Rows::QUERIES;
-    const PhiloxBlock block =
-        attention_draws(dropout, draws, OF_QUERIES ? row_tile : column_tile, OF_QUERIES ? column_tile : row_tile, lane);
-    const unsigned bound = dropout.threshold << 16;
-    unsigned bits = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        // The draws belong to the fragment of (query, key). Where rows are keys, each of its 8 x 8 matrices is transposed,
-        // and the two off the diagonal change places.
-        const unsigned word = OF_QUERIES ? block.words[i] : transpose_8x8(block.words[i % 2 * 2 + i / 2]);
-        // Comparing at the top of the word spares masking the halves.
-        bits |= (word << 16 >= bound ? 1u : 0u) << 2 * i | (word >= bound ? 2u : 0u) << 2 * i;
-    }
-    return bits;
-}
-
 // Scores of one 16 x 16 piece become probabilities; the sequence has `valid` more columns.
 template <Rows ROWS>
 __device__ __forceinline__ void exponentiate(float (&scores)[2][4], const RowTerms (&row_terms)[2], const RowTerms* column_terms,
@@ -156,9 +132,9 @@ __device__ __forceinline__ void exponentiate(float (&scores)[2][4], const RowTer
         }
 }
 
-// dS and the dropped probabilities (without the dropout's scale, for dV) of one 16 x 16 piece, as operands.
+// dS of one 16 x 16 piece, of which `keep` has the decisions, and its probabilities for dV, as operands.
 template <Rows ROWS, typename T>
-__device__ __forceinline__ void differentiate(Operand<T>& d_scores, Operand<T>& dropped,
+__device__ __forceinline__ void differentiate(Operand<T>& d_scores, Operand<T>& kept_probabilities,
                                               const float (&probabilities)[2][4], const float (&d_probabilities)[2][4],
                                               const RowTerms (&row_terms)[2], const RowTerms* column_terms, unsigned keep,
                                               float dropout_scale) {
@@ -166,19 +142,19 @@ __device__ __forceinline__ void differentiate(Operand<T>& d_scores, Operand<T>& 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int n = i / 2, half = i % 2;
-        float p[2], ds[2];
+        float ds[2];
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
             const int column = 8 * n + 2 * member + side;
             const float row_sum = ROWS == Rows::QUERIES ? row_terms[half].y : column_terms[column].y;
-            const bool kept = keep >> (2 * i + side) & 1;
+            const bool kept = keep >> decision_bit<ROWS>(n, half, side) & 1;
             const float probability = probabilities[n][2 * half + side];
             const float d_probability = d_probabilities[n][2 * half + side];
-            p[side] = kept ? probability : 0.0f;
-            ds[side] = probability * ((kept ? d_probability * dropout_scale : 0.0f) - row_sum);
+            const float d_kept = fmaf(d_probability, dropout_scale, -row_sum);
+            ds[side] = probability * (kept ? d_kept : -row_sum);
         }
         d_scores.set(n, half, ds[0], ds[1]);
-        dropped.set(n, half, p[0], p[1]);
+        kept_probabilities.set(n, half, probabilities[n][2 * half], probabilities[n][2 * half + 1]);
     }
 }
 
@@ -206,10 +182,11 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
     using Tile = BackwardTile<T, D>;
     constexpr int ROW_TILES = Tile::ROW_TILES, COLUMNS = Tile::COLUMNS, CHUNK = Tile::CHUNK;
     constexpr int THREADS = BACKWARD_THREADS<T, D>, PARTS = ATTENTION_ROWS / Tile::ROWS, SUM = D / Tile::SPLIT;
-    const AttentionBlock work = plan[blockIdx.x / PARTS];
+    const int block = static_cast<int>(blockIdx.x) / heads;
+    const AttentionBlock work = plan[block / PARTS];
     if (work.sequence < 0) return;
-    const AttentionHead head(cu_seqlens, work.sequence, blockIdx.y, heads, head_dim);
-    const int first_row = work.first_row + static_cast<int>(blockIdx.x) % PARTS * Tile::ROWS;
+    const AttentionHead head(cu_seqlens, work.sequence, static_cast<int>(blockIdx.x) % heads, heads, head_dim);
+    const int first_row = work.first_row + block % PARTS * Tile::ROWS;
     if (PARTS > 1 && first_row >= head.length) return;
     const int qkv_stride = 3 * head.hidden;
     const Matrix<T> queries = {qkv + head.part(0), qkv_stride}, keys = {qkv + head.part(1), qkv_stride};
@@ -219,7 +196,7 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
     constexpr bool OF_QUERIES = ROWS == Rows::QUERIES;
     const Matrix<T> first = OF_QUERIES ? queries : keys, second = OF_QUERIES ? d_outputs : values;
     const Matrix<T> streamed_first = OF_QUERIES ? keys : queries, streamed_second = OF_QUERIES ? values : d_outputs;
-    const StreamedTiles<COLUMNS> tiles(hooks, blockIdx.x / PARTS, head.length);
+    const StreamedTiles<COLUMNS> tiles(hooks, work.number, head.length);
 
     const int rows_here = head.length - first_row;
     load_tile<D, Tile::ROWS, THREADS>(shared.first, first.from(first_row), first.stride, rows_here, head_dim);
@@ -243,7 +220,6 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
             own_terms[m][half] = OF_QUERIES && query < head.length ? terms[query] : make_float2(0.0f, 0.0f);
         }
     const float scale_log2 = scale * LOG2_E;
-    const float dropout_scale = dropout.threshold != 0 ? dropout.scale : 1.0f;
     float d_first[ROW_TILES][SUM / 8][4];                    // dQ or dK, without the scale
     float d_second[OF_QUERIES ? 1 : ROW_TILES][SUM / 8][4];  // dV
     clear(d_first);
@@ -267,19 +243,13 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
             float scores[ROW_TILES][CHUNK / 8][4], d_probabilities[ROW_TILES][CHUNK / 8][4];
             multiply_rows<D, ROW_TILES, CHUNK>(scores, shared.first, warp_row, stage.first, chunk);
             add_bias(scores, hooks, head.head, scale, row, first_column + chunk);
-            // Drawn while the registers of the second product are free, and kept as bits: eight for each 16 x 16 piece. Drawn
-            // where they are used, or before the first product, nvcc 13.0 spills a few bytes.
-            static_assert(ROW_TILES * (CHUNK / 16) <= 4, "the bits of a chunk fill one word");
+            // Drawn while the registers of the second product are free.
+            static_assert(ROW_TILES * (CHUNK / 16) <= DRAWN_PIECES, "a chunk is drawn at once");
             unsigned keep = 0xffffffffu;
-            if (dropout.threshold != 0) {
-                keep = 0;
-#pragma unroll
-                for (int part = 0; part < CHUNK / 16; ++part)
-#pragma unroll
-                    for (int m = 0; m < ROW_TILES; ++m)
-                        keep |= keep_bits<ROWS>(dropout, head.draws, row / 16 + m, (first_column + chunk) / 16 + part)
-                                << 8 * (part * ROW_TILES + m);
-            }
+            if (dropout.threshold != 0)
+                keep = attention_draw<ROWS>(dropout, head.draws, [&](int piece) {
+                    return make_int2(row / 16 + piece % ROW_TILES, (first_column + chunk) / 16 + piece / ROW_TILES);
+                });
 #pragma unroll
             for (int part = 0; part < CHUNK / 16; ++part)
 #pragma unroll
@@ -290,13 +260,17 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
 #pragma unroll
             for (int part = 0; part < CHUNK / 16; ++part) {
                 const int column = chunk + 16 * part;
-                Operand<T> d_scores[ROW_TILES], dropped[ROW_TILES];
+                Operand<T> d_scores[ROW_TILES], kept_probabilities[ROW_TILES];
 #pragma unroll
-                for (int m = 0; m < ROW_TILES; ++m)
-                    differentiate<ROWS>(d_scores[m], dropped[m], piece(scores[m], part), piece(d_probabilities[m], part),
-                                        own_terms[m], stage.terms + column, keep >> 8 * (part * ROW_TILES + m),
-                                        dropout_scale);
-                if constexpr (!OF_QUERIES) multiply_add<D>(d_second, dropped, stage.second + warp_sum, column);
+                for (int m = 0; m < ROW_TILES; ++m) {
+                    const int drawn = part * ROW_TILES + m;
+                    differentiate<ROWS>(d_scores[m], kept_probabilities[m], piece(scores[m], part),
+                                        piece(d_probabilities[m], part), own_terms[m], stage.terms + column, keep >> 8 * drawn,
+                                        dropout.scale);
+                    // Without the dropout's scale.
+                    if (!OF_QUERIES && dropout.threshold != 0) kept_probabilities[m].template drop<ROWS>(keep, drawn);
+                }
+                if constexpr (!OF_QUERIES) multiply_add<D>(d_second, kept_probabilities, stage.second + warp_sum, column);
                 multiply_add<D>(d_first, d_scores, stage.first + warp_sum, column);
             }
         }
@@ -309,7 +283,7 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
     store_rows<D>(d_qkv + head.part(OF_QUERIES ? 0 : 1) + first_element, qkv_stride, head.length - row, head_dim - warp_sum,
                   shared.first, warp_row, d_first, factors);
     if constexpr (!OF_QUERIES) {
-        fill<ROW_TILES>(factors, dropout_scale);
+        fill<ROW_TILES>(factors, dropout.scale);
         store_rows<D>(d_qkv + head.part(2) + first_element, qkv_stride, head.length - row, head_dim - warp_sum, shared.second,
                       warp_row, d_second, factors);
     }
@@ -359,7 +333,7 @@ ATTENTION_ROW_TERMS(float, f32)
 ATTENTION_ROW_TERMS(bf16, bf16)
 
 // attention_backward_queries_DTYPE_dD writes the queries' part of d_qkv, attention_backward_keys_DTYPE_dD the keys' and the
-// values', for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS, x heads; BACKWARD_THREADS threads and
+// values', for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS times heads; BACKWARD_THREADS threads and
 // sizeof(BackwardShared) bytes of shared memory: src/device/attention_kernels.rs has the numbers.
 #define ATTENTION_BACKWARD(T, DTYPE, D, SIDE, ROWS)                                                                      \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS<T, D>, BACKWARD_BLOCKS<T>) attention_backward_##SIDE##_##DTYPE##_d##D(     \

@@ -72,8 +72,8 @@ __device__ __forceinline__ void produce(const Maps& maps, const int* cu_seqlens,
                                         int total_tokens, Shared& shared) {
     constexpr int COLUMNS = Shared::COLUMNS, STAGES = Shared::STAGES;
     int pieces = 0, use = 0;
-    for (int index = blockIdx.x; index < entries * heads; index += gridDim.x) {
-        const AttentionWork work(plan, entries, index);
+    for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
+        const AttentionWork work(plan, entries, heads, rounds);
         if (work.block.sequence < 0) continue;
         const AttentionHead head(cu_seqlens, work.block.sequence, work.head, heads, D);
         const int start = static_cast<int>(head.start), own_row = start + work.block.first_row;
@@ -106,33 +106,11 @@ __device__ __forceinline__ void multiply_rows(float (&products)[COLUMNS / 2], co
     wgmma_commit();
 }
 
-// Eight decisions of each 16 x 16 piece, as bits: bit 2 i + j of piece p for half j of register i of its A fragment.
-template <bool OF_QUERIES, int COLUMNS>
-__device__ __forceinline__ void draw(unsigned (&keep)[COLUMNS / 64 + (COLUMNS % 64 != 0)], const Dropout& dropout, uint64_t draws,
-                                     int row_tile, int column_tile) {
-    const unsigned bound = dropout.threshold << 16;
-#pragma unroll
-    for (int part = 0; part < COLUMNS / 16; ++part) {
-        if (part % 4 == 0) keep[part / 4] = dropout.threshold == 0 ? 0xffffffffu : 0u;
-        if (dropout.threshold == 0) continue;
-        const int tile = column_tile + part;
-        const PhiloxBlock block = attention_draws(dropout, draws, OF_QUERIES ? row_tile : tile, OF_QUERIES ? tile : row_tile,
-                                                  threadIdx.x % WARP);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            // The draws belong to the fragment of (query, key). Where rows are keys, each of its 8 x 8 matrices is transposed, and
-            // the two off the diagonal change places.
-            const unsigned word = OF_QUERIES ? block.words[i] : transpose_8x8(block.words[i % 2 * 2 + i / 2]);
-            keep[part / 4] |= (word << 16 >= bound ? 1u : 0u) << (part % 4 * 8 + 2 * i);
-            keep[part / 4] |= (word >= bound ? 2u : 0u) << (part % 4 * 8 + 2 * i);
-        }
-    }
-}
-
 // Whether element `i` of a thread's products is kept.
-template <int WORDS>
+template <bool OF_QUERIES, int WORDS>
 __device__ __forceinline__ bool kept(const unsigned (&keep)[WORDS], int i) {
-    return keep[i / 32] >> (i % 32) & 1;
+    constexpr Rows ROWS = OF_QUERIES ? Rows::QUERIES : Rows::KEYS;
+    return keep[i / 32] >> (i % 32 / 8 * 8 + decision_bit<ROWS>(i / 4 % 2, i / 2 % 2, i % 2)) & 1;
 }
 
 // Scores become probabilities; the sequence has `valid` more columns. Terms are the thread's own rows', or of the columns.
@@ -163,8 +141,8 @@ __device__ __forceinline__ void differentiate(float (&d_probabilities)[COLUMNS /
 #pragma unroll
     for (int i = 0; i < COLUMNS / 2; ++i) {
         const float row_sum = OF_QUERIES ? row_terms[i / 2 % 2].y : column_terms[i / 4 * 8 + 2 * member + i % 2].y;
-        const float through = kept(keep, i) ? d_probabilities[i] * dropout_scale : 0.0f;
-        d_probabilities[i] = probabilities[i] * (through - row_sum);
+        const float d_kept = fmaf(d_probabilities[i], dropout_scale, -row_sum);
+        d_probabilities[i] = probabilities[i] * (kept<OF_QUERIES>(keep, i) ? d_kept : -row_sum);
     }
 }
 
@@ -186,10 +164,9 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
     const int own_offset = head_tile_row<D>(threadIdx.x / WARPGROUP * 64), warp_row = threadIdx.x / WARP * 16;
     const bf16 *own_first = shared.own_first + own_offset, *own_second = shared.own_second + own_offset;
     const float scale_log2 = scale * LOG2_E;
-    const float dropout_scale = dropout.threshold != 0 ? dropout.scale : 1.0f;
     int pieces = 0, use = 0;
-    for (int index = blockIdx.x; index < entries * heads; index += gridDim.x) {
-        const AttentionWork work(plan, entries, index);
+    for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
+        const AttentionWork work(plan, entries, heads, rounds);
         if (work.block.sequence < 0) continue;
         const AttentionHead head(cu_seqlens, work.block.sequence, work.head, heads, D);
         const int row = work.block.first_row + warp_row;
@@ -204,7 +181,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
         float d_first[D / 2];                    // dQ or dK, without the scale
         float d_second[OF_QUERIES ? 2 : D / 2];  // dV
         float scores[COLUMNS / 2], d_scores[COLUMNS / 2];
-        unsigned packed[OF_QUERIES ? 1 : COLUMNS / 16][4], d_packed[COLUMNS / 16][4], keep[(COLUMNS + 63) / 64];
+        unsigned packed[OF_QUERIES ? 1 : COLUMNS / 16][4], d_packed[COLUMNS / 16][4], keep[DRAWS<COLUMNS>];
 #pragma unroll
         for (int i = 0; i < D / 2; ++i) d_first[i] = 0.0f;
         if constexpr (!OF_QUERIES) {
@@ -224,7 +201,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
             wgmma_fence();
             multiply_rows<D, COLUMNS>(scores, own_first, first);
             multiply_rows<D, COLUMNS>(d_scores, own_second, second);
-            draw<OF_QUERIES, COLUMNS>(keep, dropout, head.draws, row / 16, tile * (COLUMNS / 16));
+            draw<OF_QUERIES ? Rows::QUERIES : Rows::KEYS, COLUMNS>(keep, dropout, head.draws, row / 16, tile * (COLUMNS / 16));
             // The scores are there, and the sums of the tile before are done.
             wgmma_wait<1>();
             wgmma_hold(scores);
@@ -238,10 +215,8 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
             exponentiate<OF_QUERIES, COLUMNS>(scores, own_terms, terms, head.length - tile * COLUMNS, scale_log2);
             if constexpr (!OF_QUERIES) {
                 // Kept probabilities, without the dropout's scale.
-                float dropped[COLUMNS / 2];
-#pragma unroll
-                for (int i = 0; i < COLUMNS / 2; ++i) dropped[i] = kept(keep, i) ? scores[i] : 0.0f;
-                pack_accumulators<COLUMNS>(packed, dropped);
+                pack_accumulators<COLUMNS>(packed, scores);
+                drop<Rows::KEYS, COLUMNS>(packed, keep, dropout);
                 hold(packed);
                 wgmma_hold(d_second);
                 wgmma_fence();
@@ -251,7 +226,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
                 wgmma_wait<0>();
             }
             wgmma_hold(d_scores);
-            differentiate<OF_QUERIES, COLUMNS>(d_scores, scores, own_terms, terms, keep, dropout_scale);
+            differentiate<OF_QUERIES, COLUMNS>(d_scores, scores, own_terms, terms, keep, dropout.scale);
             pack_accumulators<COLUMNS>(d_packed, d_scores);
             hold(d_packed);
             wgmma_hold(d_first);
@@ -275,7 +250,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
                            {scale, scale});
         if constexpr (!OF_QUERIES)
             store_warp_rows<D>(d_qkv + head.part(2) + first_element, stride, head.length - row, staging, d_second,
-                               {dropout_scale, dropout_scale});
+                               {dropout.scale, dropout.scale});
     }
 }
 

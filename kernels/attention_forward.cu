@@ -9,7 +9,8 @@
 //
 // The grid needs no look at cu_seqlens: attention_plan lists the blocks of ATTENTION_ROWS queries once a step, and as
 // sequences contribute at most (length + ROWS - 1) / ROWS each, total_tokens / ROWS + sequences entries always suffice. The
-// blocks of the grid that find no entry return at once. Kernels whose blocks own fewer rows split an entry.
+// blocks of the grid that find no entry return at once. Kernels whose blocks own fewer rows split an entry. The longest come first, all
+// heads of an entry together, so that what is left for the end of a launch is short.
 //
 // Floor, 128 sequences of 512, 12 heads of 64: 4 x 100.7 MB of bf16, 0.134 ms at 3.0 TB/s; 103 GFLOP; 403 M exponentials.
 // Arithmetic, not memory, is the limit from 150 tokens a sequence on. More in notes/attention.md.
@@ -193,8 +194,14 @@ template <int D, int KEYS, typename T, int ROW_TILES>
 __device__ __forceinline__ void add_values(ForwardState<D, ROW_TILES>& state, float (&probabilities)[ROW_TILES][KEYS / 8][4],
                                            const T* values, const Dropout& dropout, uint64_t draws, int query_tile,
                                            int key_tile) {
+    constexpr int COLUMN_TILES = KEYS / 16 < DRAWN_PIECES / ROW_TILES ? KEYS / 16 : DRAWN_PIECES / ROW_TILES;
+    unsigned keep = 0;
 #pragma unroll
     for (int tile = 0; tile < KEYS / 16; ++tile) {
+        if (tile % COLUMN_TILES == 0 && dropout.threshold != 0)
+            keep = attention_draw<Rows::QUERIES>(dropout, draws, [&](int piece) {
+                return make_int2(query_tile + piece % ROW_TILES, key_tile + tile + piece / ROW_TILES);
+            });
         Operand<T> a[ROW_TILES];
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m) {
@@ -202,9 +209,7 @@ __device__ __forceinline__ void add_values(ForwardState<D, ROW_TILES>& state, fl
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 a[m].set(i / 2, i % 2, elements[i / 2][i % 2 * 2], elements[i / 2][i % 2 * 2 + 1]);
-            if (dropout.threshold != 0)
-                a[m].keep(attention_draws(dropout, draws, query_tile + m, key_tile + tile, threadIdx.x % WARP),
-                          dropout.threshold);
+            if (dropout.threshold != 0) a[m].template drop<Rows::QUERIES>(keep, tile % COLUMN_TILES * ROW_TILES + m);
         }
         multiply_add<D>(state.output, a, values, 16 * tile);
     }
@@ -217,15 +222,16 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
     using Tile = ForwardTile<T, D>;
     constexpr int ROWS = Tile::ROWS, ROW_TILES = Tile::ROW_TILES, KEYS = Tile::KEYS, THREADS = FORWARD_THREADS<T, D>;
     constexpr int PARTS = ATTENTION_ROWS / ROWS;
-    const AttentionBlock work = plan[blockIdx.x / PARTS];
+    const int block = static_cast<int>(blockIdx.x) / heads;
+    const AttentionBlock work = plan[block / PARTS];
     if (work.sequence < 0) return;
-    const AttentionHead head(cu_seqlens, work.sequence, blockIdx.y, heads, head_dim);
-    const int first_row = work.first_row + static_cast<int>(blockIdx.x) % PARTS * ROWS;
+    const AttentionHead head(cu_seqlens, work.sequence, static_cast<int>(blockIdx.x) % heads, heads, head_dim);
+    const int first_row = work.first_row + block % PARTS * ROWS;
     if (PARTS > 1 && first_row >= head.length) return;
     const int stride = 3 * head.hidden;
     const T* keys = qkv + head.part(1);
     const T* values = qkv + head.part(2);
-    const StreamedTiles<KEYS> tiles(hooks, blockIdx.x / PARTS, head.length);
+    const StreamedTiles<KEYS> tiles(hooks, work.number, head.length);
     const auto load = [&](auto& stage, int first_key) {
         const int64_t first = static_cast<int64_t>(first_key) * stride;
         load_tile<D, KEYS, THREADS>(stage.keys, keys + first, stride, head.length - first_key, head_dim);
@@ -286,7 +292,7 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
             float sum = state.sum[m][half];
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-            factors[m][half] = (dropout.threshold != 0 ? dropout.scale : 1.0f) / sum;
+            factors[m][half] = dropout.scale / sum;
             const int query = row + 16 * m + 8 * half + group;
             if (lane % 4 == 0 && query < head.length)
                 log_sum_exp[(head.start + query) * heads + head.head] = fmaf(state.max[m][half], scale, logf(sum));
@@ -297,41 +303,70 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
 
 }  // namespace
 
-// attention_plan: the blocks of ATTENTION_ROWS rows of every sequence, in order, then entries without work up to `capacity`,
-// which is at least total_tokens / ATTENTION_ROWS + sequences. Grid: one block of 256 threads.
+// attention_plan: the blocks of ATTENTION_ROWS rows of every sequence, those of the longest sequences first, then entries without work up
+// to `capacity`, which is at least total_tokens / ATTENTION_ROWS + sequences. Sequences of as many squares of keys, the grain of
+// the kernels' work, stay in order: a counting sort. Grid: one block of 256 threads.
 constexpr int PLAN_THREADS = 256;
+constexpr int PLAN_CLASSES = 1024;  // sequences beyond 65,536 tokens share the last one
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS) attention_plan(const int* cu_seqlens, int sequences, int capacity,
                                                                           AttentionBlock* plan) {
-    constexpr int WARPS = PLAN_THREADS / WARP;
-    __shared__ int warp_blocks[WARPS];
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int total = 0;
-    for (int first = 0; first < sequences; first += PLAN_THREADS) {
-        const int sequence = first + static_cast<int>(threadIdx.x);
-        const int blocks =
-            sequence < sequences ? divide_up(cu_seqlens[sequence + 1] - cu_seqlens[sequence], ATTENTION_ROWS) : 0;
-        int before = blocks;  // of this lane and those below it
+    __shared__ int next[PLAN_CLASSES];  // the longest first: blocks of a class, then where its next block goes
+    __shared__ int2 chunk[PLAN_THREADS];  // class and blocks of the sequences that are being placed
+    const int thread = threadIdx.x;
+    const auto measure = [&](int sequence) {
+        const int length = sequence < sequences ? cu_seqlens[sequence + 1] - cu_seqlens[sequence] : 0;
+        return make_int2(max(PLAN_CLASSES - 1 - divide_up(length, PATTERN_BLOCK), 0), divide_up(length, ATTENTION_ROWS));
+    };
+    for (int i = thread; i < PLAN_CLASSES; i += PLAN_THREADS) next[i] = 0;
+    __syncthreads();
+    for (int sequence = thread; sequence < sequences; sequence += PLAN_THREADS) {
+        const int2 measured = measure(sequence);
+        atomicAdd(&next[measured.x], measured.y);
+    }
+    __syncthreads();
+    if (thread < WARP) {
+        // A lane owns neighbouring classes.
+        constexpr int OWN = PLAN_CLASSES / WARP;
+        int sum = 0;
+        for (int i = 0; i < OWN; ++i) sum += next[thread * OWN + i];
+        int before = sum;
 #pragma unroll
         for (int offset = 1; offset < WARP; offset *= 2) {
             const int other = __shfl_up_sync(FULL_WARP, before, offset);
-            if (lane >= offset) before += other;
+            if (thread >= offset) before += other;
         }
-        if (lane == WARP - 1) warp_blocks[warp] = before;
+        before -= sum;
+        for (int i = 0; i < OWN; ++i) {
+            const int blocks = next[thread * OWN + i];
+            next[thread * OWN + i] = before;
+            before += blocks;
+        }
+    }
+    __syncthreads();
+    int total = 0;
+    for (int first = 0; first < sequences; first += PLAN_THREADS) {
+        const int2 own = measure(first + thread);
+        chunk[thread] = own;
         __syncthreads();
-        int entry = total + before - blocks;
-        for (int other = 0; other < WARPS; ++other) {
-            if (other < warp) entry += warp_blocks[other];
-            total += warp_blocks[other];
+        int number = total, entry = next[own.x];
+        for (int other = 0; other < PLAN_THREADS; ++other) {
+            const int2 measured = chunk[other];
+            total += measured.y;
+            if (other >= thread) continue;
+            number += measured.y;
+            if (measured.x == own.x) entry += measured.y;
         }
-        for (int block = 0; block < blocks && entry + block < capacity; ++block)
-            plan[entry + block] = {sequence, block * ATTENTION_ROWS};
+        for (int block = 0; block < own.y && entry + block < capacity; ++block)
+            plan[entry + block] = {first + thread, block * ATTENTION_ROWS, number + block};
+        __syncthreads();
+        atomicAdd(&next[own.x], own.y);
         __syncthreads();
     }
-    for (int entry = total + static_cast<int>(threadIdx.x); entry < capacity; entry += PLAN_THREADS) plan[entry] = {-1, 0};
+    for (int entry = total + thread; entry < capacity; entry += PLAN_THREADS) plan[entry] = {-1, 0, 0};
 }
 EXPORT_KERNEL(attention_plan)
 
-// attention_forward_DTYPE_dD, for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS, x heads;
+// attention_forward_DTYPE_dD, for head_dim up to D. Grid: capacity of the plan times ATTENTION_ROWS / ROWS times heads;
 // FORWARD_THREADS threads and sizeof(ForwardShared) bytes of shared memory: src/device/attention_kernels.rs has the numbers.
 #define ATTENTION_FORWARD(T, DTYPE, D)                                                                                    \
     extern "C" __global__ void __launch_bounds__(FORWARD_THREADS<T, D>) attention_forward_##DTYPE##_d##D(                 \

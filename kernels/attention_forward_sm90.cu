@@ -50,8 +50,8 @@ __device__ __forceinline__ void produce(const TensorMap* qkv, const int* cu_seql
                                         int heads, ForwardShared<D>& shared) {
     constexpr int KEYS = ForwardTile<D>::KEYS;
     int pieces = 0, tile_uses = 0;
-    for (int index = blockIdx.x; index < entries * heads; index += gridDim.x) {
-        const AttentionWork work(plan, entries, index);
+    for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
+        const AttentionWork work(plan, entries, heads, rounds);
         if (work.block.sequence < 0) continue;
         const AttentionHead head(cu_seqlens, work.block.sequence, work.head, heads, D);
         const int row = static_cast<int>(head.start), column = work.head * D;
@@ -65,7 +65,7 @@ __device__ __forceinline__ void produce(const TensorMap* qkv, const int* cu_seql
 }
 
 // What a thread keeps of its two rows, `group` and `group + 8` of its warp's sixteen.
-struct Rows {
+struct RowState {
     float max[2];  // of the raw scores
     float sum[2];  // this lane's part, relative to max
 };
@@ -81,7 +81,7 @@ __device__ __forceinline__ void mask_tail(float (&scores)[KEYS / 2], int valid) 
 
 // Turns the scores into exp(scale (score - max)); `factors` bring what was relative to the old maximum to the new one.
 template <int KEYS>
-__device__ __forceinline__ void online_softmax(float (&scores)[KEYS / 2], Rows& rows, float scale_log2, float (&factors)[2]) {
+__device__ __forceinline__ void online_softmax(float (&scores)[KEYS / 2], RowState& rows, float scale_log2, float (&factors)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float max = rows.max[half];
@@ -103,24 +103,6 @@ __device__ __forceinline__ void online_softmax(float (&scores)[KEYS / 2], Rows& 
             }
         rows.max[half] = max;
         rows.sum[half] = sum;
-    }
-}
-
-// Drops probabilities; the scale of those kept is applied once at the end.
-template <int KEYS>
-__device__ __forceinline__ void drop(float (&probabilities)[KEYS / 2], const Dropout& dropout, uint64_t draws, int query_tile,
-                                     int key_tile) {
-    if (dropout.threshold == 0) return;
-    const unsigned bound = dropout.threshold << 16;
-#pragma unroll
-    for (int tile = 0; tile < KEYS / 16; ++tile) {
-        const PhiloxBlock block = attention_draws(dropout, draws, query_tile, key_tile + tile, threadIdx.x % WARP);
-#pragma unroll
-        for (int word = 0; word < 4; ++word) {
-            float* pair = probabilities + 8 * tile + 2 * word;
-            pair[0] = block.words[word] << 16 >= bound ? pair[0] : 0.0f;
-            pair[1] = block.words[word] >= bound ? pair[1] : 0.0f;
-        }
     }
 }
 
@@ -152,16 +134,16 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
     const float scale_log2 = scale * LOG2_E;
     const bf16* queries = shared.queries + head_tile_row<D>(warpgroup_row);
     int pieces = 0, use = 0;
-    for (int index = blockIdx.x; index < entries * heads; index += gridDim.x) {
-        const AttentionWork work(plan, entries, index);
+    for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
+        const AttentionWork work(plan, entries, heads, rounds);
         if (work.block.sequence < 0) continue;
         const AttentionHead head(cu_seqlens, work.block.sequence, work.head, heads, D);
         const int tiles = divide_up(head.length, KEYS);
         const int row = work.block.first_row + warp_row, query_tile = row / 16;
 
         float scores[KEYS / 2], output[D / 2], factors[2];
-        unsigned probabilities[KEYS / 16][4];
-        Rows rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+        unsigned probabilities[KEYS / 16][4], keep[DRAWS<KEYS>];
+        RowState rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
 #pragma unroll
         for (int i = 0; i < D / 2; ++i) output[i] = 0.0f;
 
@@ -170,6 +152,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
         wgmma_hold(scores);
         wgmma_fence();
         multiply_keys<D, KEYS>(scores, queries, shared.keys[Turn<ForwardTile<D>::STAGES>(use).stage]);
+        draw<Rows::QUERIES, KEYS>(keep, dropout, head.draws, query_tile, 0);
         wgmma_wait<0>();
         wgmma_hold(scores);
         give_back(shared.keys_ring, use);
@@ -178,8 +161,8 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
             mask_tail<KEYS>(scores, head.length);
         }
         online_softmax<KEYS>(scores, rows, scale_log2, factors);
-        drop<KEYS>(scores, dropout, head.draws, query_tile, 0);
         pack_accumulators<KEYS>(probabilities, scores);
+        drop<Rows::QUERIES, KEYS>(probabilities, keep, dropout);
 
         for (int tile = 1; tile < tiles; ++tile) {
             // The scores of this tile, and behind them the output of the last, which runs on during this softmax.
@@ -192,6 +175,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
             wait_full(shared.values_ring, use);
             wgmma_fence();
             multiply_values<D, KEYS>(output, probabilities, shared.values[Turn<ForwardTile<D>::STAGES>(use).stage]);
+            draw<Rows::QUERIES, KEYS>(keep, dropout, head.draws, query_tile, tile * (KEYS / 16));
             wgmma_wait<1>();
             wgmma_hold(scores);
             give_back(shared.keys_ring, use + 1);
@@ -200,7 +184,6 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
                 mask_tail<KEYS>(scores, head.length - tile * KEYS);
             }
             online_softmax<KEYS>(scores, rows, scale_log2, factors);
-            drop<KEYS>(scores, dropout, head.draws, query_tile, tile * (KEYS / 16));
             wgmma_wait<0>();
             wgmma_hold(output);
             hold(probabilities);
@@ -209,6 +192,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
 #pragma unroll
             for (int i = 0; i < D / 2; ++i) output[i] *= factors[i / 2 % 2];
             pack_accumulators<KEYS>(probabilities, scores);
+            drop<Rows::QUERIES, KEYS>(probabilities, keep, dropout);
         }
         wait_full(shared.values_ring, use);
         wgmma_hold(output);
@@ -227,7 +211,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
             float sum = rows.sum[half];
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-            factors[half] = (dropout.threshold != 0 ? dropout.scale : 1.0f) / sum;
+            factors[half] = dropout.scale / sum;
             const int query = row + 8 * half + group;
             if (lane % 4 == 0 && query < head.length)
                 log_sum_exp[(head.start + query) * heads + work.head] = fmaf(rows.max[half], scale, logf(sum));

@@ -3,7 +3,7 @@
 
     python tools/bench_table.py OURS.jsonl PEERS.jsonl [--train OURS.json PEER.json]...
 
-OURS.jsonl is what `HELIXGRAD_BENCH_JSON=OURS.jsonl cargo bench` appends, PEERS.jsonl the output of `tools/torch_baseline.py ops`; `--train` takes
+OURS.jsonl is what `cargo bench -- --json OURS.jsonl` appends, PEERS.jsonl the output of `tools/torch_baseline.py ops`; `--train` takes
 the outputs of `helixgrad bench train --json` and `tools/torch_baseline.py PRESET --json`. A ratio over 1 means that ours is faster.
 """
 
@@ -40,8 +40,9 @@ def operation_rows(ours, peers):
 
 def train_row(ours, peer):
     name = f"train/{ours['preset']}, {ours['mix']}"
-    if (ours["preset"], ours["mix"], ours["length"]) != (peer["preset"], peer["mix"], peer["length"]):
-        sys.exit(f"bench_table.py: {name} is set beside {peer['preset']}, {peer['mix']}: not the same work")
+    for what in ("preset", "mix", "length", "batch"):
+        if ours[what] != peer[what]:
+            sys.exit(f"bench_table.py: {name}: {what} is {ours[what]} here and {peer[what]} there: not the same work")
     how = f"transformers, {peer['dtype']}{', compiled' if peer['compiled'] else ''}"
     rates = ours["tokens_per_second"], peer["tokens_per_second"]
     return [name, f"{rates[0]:,.0f} tokens/s", how, f"{rates[1]:,.0f} tokens/s", f"{rates[0] / rates[1]:.2f}"]

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Writes the golden fixtures: what PyTorch and transformers compute for three tiny BERTs, in float64.
+"""Writes the golden fixtures: what PyTorch and transformers compute for four tiny BERTs, in float64.
 
     python tools/golden.py [--out tests/fixtures]
 
 Run by hand, where the fixtures have to change; the tests only read the files. The committed ones were made on a CPU with
-Python 3.11, torch 2.15.0, transformers 5.23.0, numpy 2.4.6 and safetensors 0.8 (each .json repeats its versions).
+Python 3.11, torch 2.15.0, transformers 5.24.0, numpy 2.4.6 and safetensors 0.8 (each .json repeats its versions).
 
 Each case is golden_CASE.safetensors with a golden_CASE.json:
 
     mlm         BertForMaskedLM: rows are the labelled tokens, the decoder is tied to the word embeddings
     classifier  BertForSequenceClassification: 3 classes, through the pooler; rows are the [CLS] tokens
     token       BertForTokenClassification: 3 classes, a linear head on one token of each sequence
+    wide        as mlm, one layer, two heads of 32: sizes that the kernels for Hopper take
 
     tokens       i32 [total]            four sequences laid end to end; PyTorch got them padded, with an attention mask
     cu_seqlens   i32 [sequences + 1]    where each starts, and where the last ends
@@ -20,6 +21,10 @@ Each case is golden_CASE.safetensors with a golden_CASE.json:
     hidden.0 ..  f32 [total, hidden]    the embeddings' output (after LayerNorm), then each layer's
     weight.NAME, grad.NAME, step3.NAME  f32, under transformers' names: the first weights, the gradients of the mean loss
                                         before clipping, and the weights after three AdamW steps on the same batch
+                                        (no step3 for wide)
+
+bf16_errors in the .json is how far PyTorch itself is off where model and activations are bfloat16: of logits, loss and each gradient, the
+norm of the difference from float64 over the norm. It is the yardstick for our bf16.
 
 Every first weight is a float32, so both sides start from the same bits; everything after it is float64 and is rounded
 to float32 once, when it is written. The errors of a float32 engine against these files are therefore its own.
@@ -103,12 +108,15 @@ class Case(NamedTuple):
     model_class: type
     label: Callable
     seed: int
+    config: dict = CONFIG
 
 
 CASES = [
     Case("mlm", BertForMaskedLM, label_mlm, 1),
     Case("classifier", BertForSequenceClassification, label_first, 2),
     Case("token", BertForTokenClassification, label_one_token, 3),
+    Case("wide", BertForMaskedLM, label_mlm, 4,
+         CONFIG | {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}),
 ]
 
 
@@ -199,7 +207,7 @@ def train(case, model, inputs, targets):
 
 def compute(case):
     """All tensors of one case, and what its .json says."""
-    config = BertConfig(**CONFIG, num_labels=CLASSES, attn_implementation="eager")
+    config = BertConfig(**case.config, num_labels=CLASSES, attn_implementation="eager")
     model = fill(case.model_class(config).double(), case.seed)
     sequences, labels = draw_batch(case)
     inputs, targets = pad(sequences, labels)
@@ -224,8 +232,10 @@ def compute(case):
     floats |= {f"grad.{name}": parameter.grad.clone() for name, parameter in model.named_parameters()}
     # Attention does not change when one number is added to all its scores, so this gradient is zero but for rounding.
     zero = [name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-12]
+    bf16_errors = compare_bf16(case, config, output, model, zero, inputs, targets)
     losses, norms = train(case, model, inputs, targets)
-    floats |= {f"step3.{name}": parameter for name, parameter in model.named_parameters()}
+    if case.name != "wide":
+        floats |= {f"step3.{name}": parameter for name, parameter in model.named_parameters()}
     tensors |= {name: tensor.detach().numpy().astype(numpy.float32) for name, tensor in floats.items()}
 
     facts = {
@@ -237,15 +247,33 @@ def compute(case):
             "transformers": transformers.__version__,
             "numpy": numpy.__version__,
         },
-        "config": CONFIG if case.name == "mlm" else CONFIG | {"num_labels": CLASSES},
+        "config": case.config if case.label is label_mlm else case.config | {"num_labels": CLASSES},
         "tied": {name: first for name, first in tied(model)},
         "zero_gradients": zero,
         "loss": losses[0],
         "optimizer": OPTIMIZER,
         "losses": losses,
         "gradient_norms": norms,
+        "bf16_errors": bf16_errors,
     }
     return tensors, facts
+
+
+def compare_bf16(case, config, output, model, zero, inputs, targets):
+    """The same forward and backward pass in bfloat16, against that in float64. Rows that are not labelled count as well.
+
+    With PyTorch's fused attention, which takes the rowsum of its way back from the rounded output, as our kernels do.
+    """
+    config = BertConfig(**(config.to_dict() | {"attn_implementation": "sdpa"}))
+    rounded = fill(case.model_class(config).double(), case.seed).bfloat16()
+    assert rounded.config._attn_implementation == "sdpa"
+    other = forward(case, rounded, inputs, targets)
+    other.loss.backward()
+    seen = (inputs["attention_mask"] > 0) if case.name != "classifier" else ...
+    pairs = {"logits": (other.logits[seen], output.logits[seen]), "loss": (other.loss, output.loss)}
+    gradients = dict(model.named_parameters())
+    pairs |= {f"grad.{name}": (p.grad, gradients[name].grad) for name, p in rounded.named_parameters() if name not in zero}
+    return {name: ((a.double() - b).norm() / b.norm()).item() for name, (a, b) in pairs.items()}
 
 
 def tied(model):

@@ -10,14 +10,11 @@ set -eu
 cd "$(dirname "$0")"
 tools=.
 [ -x ./helixgrad ] || { cd .. && tools=tools; }
-device=cuda dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick=
+device=cuda dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes=
 while [ $# -gt 0 ]; do
     case $1 in
     --cpu)
-        device=cpu dtype=f32 preset=mini batch=4 steps=3 compile= runs=3 quick=--quick
-        : "${HELIXGRAD_BENCH_TOKENS:=512}" "${HELIXGRAD_BENCH_LENGTHS:=128}"
-        export HELIXGRAD_BENCH_TOKENS HELIXGRAD_BENCH_LENGTHS
-        ;;
+        device=cpu dtype=f32 preset=mini batch=4 steps=3 compile= runs=3 quick=--quick shapes="--tokens 512 --lengths 128" ;;
     --out) out=$2; shift ;;
     -*) sed -n '5p' "$0" | cut -c3- >&2; exit 2 ;;
     *) break ;;
@@ -25,7 +22,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 op=${1:-}
-benches=${op:-"gemm attention layernorm linear_gelu cross_entropy dropout embedding gather tanh adamw sampling launch"}
+benches=${op:-"gemm attention layernorm linear_gelu bias_gelu column_sums elementwise cross_entropy binary_cross_entropy
+    mean_squared_error dropout embedding gather tanh norm adamw sampling launch"}
 if [ -z "$op" ] && [ -x ./helixgrad ]; then
     # Those that were packed.
     benches=$(ls bench-* 2>/dev/null | sed 's/^bench-//; /_table.py$/d')
@@ -33,16 +31,15 @@ fi
 mkdir -p "$out"
 ours=$out/ours.jsonl peers=$out/peers.jsonl
 rm -f "$ours" "$peers"
-export HELIXGRAD_BENCH_DEVICE=$device
-export HELIXGRAD_BENCH_JSON=$PWD/$ours
-case $out in /*) HELIXGRAD_BENCH_JSON=$ours ;; esac
+case $ours in /*) json=$ours ;; *) json=$PWD/$ours ;; esac
+options="$quick --device $device $shapes --json"
 
 for bench in $benches; do
     echo "bench: $bench" >&2
     if [ -x "./bench-$bench" ]; then
-        "./bench-$bench" --bench $quick >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
+        "./bench-$bench" --bench $options "$json" >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     else
-        cargo bench --locked --bench "$bench" -- $quick >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
+        cargo bench --locked --bench "$bench" -- $options "$json" >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     fi
     sed -n '/roofline %/,$p' "$out/$bench.txt"
 done
@@ -72,9 +69,6 @@ if ! $python -c "import torch, transformers" 2>/dev/null; then
     echo "no torch and transformers in $python: no peers" >&2
     exit 0
 fi
-shapes=
-[ -z "${HELIXGRAD_BENCH_TOKENS:-}" ] || shapes="--tokens $HELIXGRAD_BENCH_TOKENS"
-[ -z "${HELIXGRAD_BENCH_LENGTHS:-}" ] || shapes="$shapes --lengths $HELIXGRAD_BENCH_LENGTHS"
 $python $tools/torch_baseline.py ops --device $device --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
 if [ -z "$op" ]; then
     for mix in full dnabert; do

@@ -13,7 +13,7 @@ profile=${HELIXGRAD_PACK_PROFILE:-release}
 [ "$profile" = dev ] || tools/install-nvcc.sh
 [ "$profile" = dev ] && folder=debug || folder=$profile
 rm -rf gpu-check
-mkdir -p gpu-check/sample
+mkdir -p gpu-check/sample gpu-check/tests/fixtures
 
 cargo build --locked --profile "$profile" --bin helixgrad
 cp "${CARGO_TARGET_DIR:-target}/$folder/helixgrad" gpu-check/helixgrad
@@ -33,6 +33,7 @@ if [ "$profile" != dev ]; then
 fi
 find gpu-check -maxdepth 1 -type f -exec strip {} +
 cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
+cp tests/fixtures/golden_* gpu-check/tests/fixtures/
 cp tools/gpu_check.sh tools/gpu_bench.sh tools/torch_*.py tools/bench_table.py gpu-check/
 
 kilobytes=$(du -sk gpu-check | cut -f1)

@@ -5,7 +5,8 @@
 #   tools/instructions.sh            fails if a path takes more instructions than its bound
 #   tools/instructions.sh --update   writes new bounds: what was counted, and 3 % more
 #
-# The counts belong to the bench profile, the compiler that wrote the bounds, and a processor without AVX-512, which valgrind plays.
+# The counts belong to the bench profile, the compiler that wrote the bounds, and a processor without AVX-512, which valgrind plays; so this
+# is no part of tools/test.sh. Where the compiler is pinned, a CI runs it behind `cargo bench --no-run --bench instructions`: seconds then.
 set -eu
 cd "$(dirname "$0")/.."
 bounds=benches/instructions.txt

@@ -179,18 +179,25 @@ def gemm(bench, shapes):
         bench.both_ways(f"gemm/{name} {rows}x{inner}x{outer}", peer, inputs, functional.linear)
 
 
+def bias_gelu(bench, shapes):
+    tokens, width = shapes.tokens, shapes.intermediate
+    inputs = lambda: [bench.random(tokens, width, gradient=True), bench.random(width, gradient=True)]
+    forward = compiled(lambda x, bias: functional.gelu(x + bias))
+    bench.both_ways(f"bias_gelu/{tokens}x{width}", "torch.compile", inputs, forward)
+
+
 def adamw(bench, shapes):
-    if not bench.wanted("adamw"):
+    if not (bench.wanted("adamw") or bench.wanted("norm")):
         return
     count = shapes.parameters // 768 * 768 + 768
-    name = f"adamw/{count / 1e6:.1f} M parameters"
+    name = f"{count / 1e6:.1f} M parameters/update"
     # f32, as the master weights, gradients and moments of both programs are.
     weights = torch.nn.Parameter(torch.randn(count, device=bench.device) * 0.05)
     weights.grad = torch.randn_like(weights) * 0.01
     optimizer = torch.optim.AdamW([weights], lr=1e-4, weight_decay=0.01, fused=True)
-    bench.add(f"{name}/adamw", "fused AdamW", lambda: None, lambda _: optimizer.step())
+    bench.add(f"adamw/{name}", "fused AdamW", lambda: None, lambda _: optimizer.step())
     clip = lambda _: torch.nn.utils.clip_grad_norm_([weights], 1.0)
-    bench.add(f"{name}/gradient_norm", "clip_grad_norm_", lambda: None, clip)
+    bench.add(f"norm/{name}", "clip_grad_norm_", lambda: None, clip)
 
 
 def copy(bench, shapes):
@@ -201,7 +208,7 @@ def copy(bench, shapes):
         bench.rows[-1]["gigabytes_per_second"] = 4 * count / bench.rows[-1]["seconds"] / 1e9
 
 
-OPERATIONS = [copy, gemm, attention, layernorm, linear_gelu, cross_entropy, adamw]
+OPERATIONS = [copy, gemm, attention, layernorm, linear_gelu, bias_gelu, cross_entropy, adamw]
 
 
 def main(arguments):

@@ -1,15 +1,6 @@
 //! What all benches share: the device and its ceilings, shapes, random inputs, cold caches, the clock, the table.
 //!
-//! Options come from the environment, because criterion owns the command line:
-//!
-//! | variable | what |
-//! | --- | --- |
-//! | `HELIXGRAD_BENCH_DEVICE` | `auto` (default), `cpu`, `cuda[:N]` |
-//! | `HELIXGRAD_BENCH_DTYPE` | `f32` or `bf16` (default: bf16 on a GPU, f32 on the CPU, which has no other) |
-//! | `HELIXGRAD_BENCH_TOKENS` | tokens (default: 65,536 on a GPU, 4,096 on the CPU) |
-//! | `HELIXGRAD_BENCH_HIDDEN`, `_INTERMEDIATE`, `_VOCAB`, `_HEADS` | the model's sizes (default: DNABERT's 768, 3072, 4101, 12) |
-//! | `HELIXGRAD_BENCH_LENGTHS` | lengths of sequences for attention, with commas (default: 512,2048,16384; on the CPU 128,512) |
-//! | `HELIXGRAD_BENCH_JSON` | a file to append one JSON object a row to |
+//! What is measured is chosen on the command line, beside criterion's options ([`options`]).
 //!
 //! A row is an operation and a direction. Its time is that of the operation alone, by the device's clock (CUDA events around every
 //! launch) or on the CPU by the tape's; inputs are copied anew before it, and the caches flushed, outside of that time.
@@ -17,18 +8,25 @@
 // Every bench is a crate of its own, and uses a part of this.
 #![allow(dead_code)]
 
-use std::cell::RefCell;
+mod options;
+
+use std::cell::{OnceCell, RefCell};
 use std::io::Write;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use criterion::Criterion;
 use helixgrad::autograd::{Matrix, Parameters, Pass, Spec, Tape, Tensor, Vector};
 use helixgrad::bench::profile::{Meter, Recording, rows};
 use helixgrad::device::{Buffer, DType, Device, Work};
+use helixgrad::ops::Loss;
+use helixgrad::optim::{AdamW, AdamWConfig};
 use helixgrad::philox::Philox;
 use helixgrad::report::{Cell, Table, format};
-use helixgrad::train::ceilings::{Ceilings, Sizes};
+use helixgrad::train::ceilings::{Ceilings, Limit, Sizes};
 use helixgrad::{Error, Result};
+use options::Options;
 
 /// Runs a bench: its rows, and the table of them at the end.
 pub fn run(name: &str, bench: impl FnOnce(&mut Bench) -> Result<()>) {
@@ -67,63 +65,72 @@ pub struct Bench {
     pub dtype: DType,
     pub shapes: Shapes,
     meter: Meter,
-    ceilings: Ceilings,
-    flush: RefCell<Buffer>,
+    ceilings: OnceCell<Ceilings>,
+    flush: Rc<RefCell<Buffer>>,
     rows: Vec<Row>,
-}
-
-fn option(name: &str) -> Option<String> {
-    std::env::var(format!("HELIXGRAD_BENCH_{name}")).ok().filter(|value| !value.is_empty())
-}
-
-fn number(name: &str, default: usize) -> Result<usize> {
-    let Some(text) = option(name) else { return Ok(default) };
-    match text.replace(['_', ','], "").parse() {
-        Ok(number) if (1..=1 << 24).contains(&number) => Ok(number),
-        _ => Err(Error::usage(format!("HELIXGRAD_BENCH_{name}={text}"), "give a number from 1 to 16,777,216")),
-    }
+    json: Option<PathBuf>,
 }
 
 impl Bench {
     fn new(name: &str) -> Result<Self> {
+        let options = Options::parse_and_hand_over();
         let criterion = Criterion::default()
             .sample_size(20)
             .warm_up_time(Duration::from_millis(500))
             .measurement_time(Duration::from_secs(2))
             .without_plots()
             .configure_from_args();
-        let device = Device::parse(option("DEVICE").as_deref().unwrap_or("auto"))?;
+        let device = Device::parse(&options.device)?;
         let on_cpu = matches!(device, Device::Cpu);
-        let dtype = match option("DTYPE").as_deref() {
+        let dtype = match options.dtype.as_deref() {
             None if on_cpu => DType::F32,
             None | Some("bf16") if !on_cpu => DType::Bf16,
             Some("f32") => DType::F32,
             other => {
-                let found = format!("HELIXGRAD_BENCH_DTYPE={} on {device}", other.unwrap_or_default());
-                return Err(Error::usage(found, "f32, or bf16 on a GPU"));
+                let found = format!("--dtype {} on {device}", other.unwrap_or_default());
+                return Err(Error::usage(found, "give f32, or bf16 on a GPU"));
             }
         };
-        let lengths = option("LENGTHS").unwrap_or(if on_cpu { "128,512" } else { "512,2048,16384" }.into());
-        let lengths = lengths.split(',').map(|length| {
-            let wrong = || {
-                Error::usage(format!("HELIXGRAD_BENCH_LENGTHS={lengths}"), "give lengths with commas, as in 512,2048")
-            };
-            length.trim().parse().ok().filter(|length| (1..=1 << 17).contains(length)).ok_or_else(wrong)
-        });
+        let lengths: &[usize] = if on_cpu { &[128, 512] } else { &[512, 2048, 16_384] };
         let shapes = Shapes {
-            tokens: number("TOKENS", if on_cpu { 4096 } else { 65_536 })?,
-            hidden: number("HIDDEN", 768)?,
-            intermediate: number("INTERMEDIATE", 3072)?,
-            vocab: number("VOCAB", 4101)?,
-            heads: number("HEADS", 12)?,
-            lengths: lengths.collect::<Result<_>>()?,
+            tokens: options.tokens.unwrap_or(if on_cpu { 4096 } else { 65_536 }),
+            hidden: options.hidden,
+            intermediate: options.intermediate,
+            vocab: options.vocab,
+            heads: options.heads,
+            lengths: if options.lengths.is_empty() { lengths.to_vec() } else { options.lengths },
         };
-        let ceilings = Ceilings::measure(&device, dtype, &Sizes::of(&device))?;
         // Twice the largest L2 of a GPU of today, and more than a share of a server's L3.
         let flush = Buffer::on(&device, 64 << 20, DType::F32)?;
         let (device, meter) = Meter::new(&device);
-        let flush = RefCell::new(flush);
-        Ok(Self { name: name.into(), criterion, device, dtype, shapes, meter, ceilings, flush, rows: Vec::new() })
+        let (name, ceilings, flush) = (name.into(), OnceCell::new(), Rc::new(RefCell::new(flush)));
+        Ok(Self {
+            name,
+            criterion,
+            device,
+            dtype,
+            shapes,
+            meter,
+            ceilings,
+            flush,
+            rows: Vec::new(),
+            json: options.json,
+        })
+    }
+
+    /// Measured once there is something to judge.
+    fn ceilings(&self) -> Result<Ceilings> {
+        if let Some(ceilings) = self.ceilings.get() {
+            return Ok(*ceilings);
+        }
+        let ceilings = Ceilings::measure(&self.device, self.dtype, &Sizes::of(&self.device))?;
+        Ok(*self.ceilings.get_or_init(|| ceilings))
+    }
+
+    /// A call empties the caches of what is measured.
+    pub fn flush(&self) -> impl Fn() -> Result<()> + use<> {
+        let flush = Rc::clone(&self.flush);
+        move || flush.borrow_mut().fill_zero()
     }
 
     pub fn is_cpu(&self) -> bool {
@@ -158,8 +165,7 @@ impl Bench {
         let gradients = RefCell::new(Vec::<Buffer>::new());
         let parameters = RefCell::new(parameters);
         let mut turn = 0;
-        let (device, dtype) = (self.device.clone(), self.dtype);
-        let flush = std::mem::replace(&mut self.flush, RefCell::new(Buffer::zeros(0, DType::F32)));
+        let (device, dtype, flush) = (self.device.clone(), self.dtype, self.flush());
         let iteration = |tape: &mut Tape| -> Result<()> {
             turn = (turn + 1) % ROTATION;
             tape.start_training(7, 0, 0);
@@ -169,7 +175,7 @@ impl Bench {
                 copy.copy_from(&device, source)?;
                 tensors.push(tape.push(copy, *rows, *columns));
             }
-            flush.borrow_mut().fill_zero()?;
+            flush()?;
             let output = forward(tape, &parameters.borrow(), &tensors)?;
             if passes.contains(&Pass::Backward) {
                 if let Some(output) = output {
@@ -182,15 +188,13 @@ impl Bench {
                     gradient.copy_from(&device, &known[0])?;
                     tape.put_gradient(output, gradient);
                 }
-                flush.borrow_mut().fill_zero()?;
+                flush()?;
                 tape.backward(&mut parameters.borrow_mut())?;
             }
             Ok(())
         };
         let rows: Vec<(&'static str, Pass)> = passes.iter().map(|&pass| (op, pass)).collect();
-        let outcome = self.iterations(name, &rows, iteration);
-        self.flush = flush;
-        outcome
+        self.iterations(name, &rows, iteration)
     }
 
     /// Measures operations that `iteration` calls on a tape, each `(operation, pass)` a row of its own.
@@ -201,8 +205,7 @@ impl Bench {
         mut iteration: impl FnMut(&mut Tape) -> Result<()>,
     ) -> Result<()> {
         for &(op, pass) in ops {
-            let id =
-                format!("{}/{name}/{}", self.name, if ops.len() > 1 && op != self.name { op } else { pass.name() });
+            let id = format!("{}/{name}/{}", self.name, pass.name());
             let mut tape = Tape::new(self.device.clone(), self.dtype);
             let mut samples = Vec::new();
             let mut last = None;
@@ -235,20 +238,23 @@ impl Bench {
             recording.calls.iter().filter(|call| (call.op, call.pass) == (op, pass)).for_each(|call| work += call.work);
             let work = Work { bytes: work.bytes / count as f64, flops: work.flops / count as f64 };
             self.rows.push(Row { name: id, seconds: samples[samples.len() / 2], work });
-            self.kernel_rows(&recording, (op, pass), count as usize);
+            self.kernel_rows(&recording, (op, pass), count as usize)?;
         }
         Ok(())
     }
 
     /// On devices with kernels: the kernels that the operation launched, if there were several.
-    fn kernel_rows(&mut self, recording: &Recording, (op, pass): (&str, Pass), count: usize) {
+    fn kernel_rows(&mut self, recording: &Recording, (op, pass): (&str, Pass), count: usize) -> Result<()> {
         let spans: Vec<_> = recording
             .spans
             .iter()
             .filter(|span| span.op == Some(op) && span.pass == Some(pass) && span.name != op)
             .cloned()
             .collect();
-        let kernels = rows(&spans, count, &self.ceilings);
+        if spans.is_empty() {
+            return Ok(());
+        }
+        let kernels = rows(&spans, count, &self.ceilings()?);
         if kernels.len() > 1 {
             for kernel in kernels {
                 let calls = kernel.calls_per_step;
@@ -260,6 +266,7 @@ impl Bench {
                 self.rows.push(Row { name: format!("    {}", kernel.name), seconds, work });
             }
         }
+        Ok(())
     }
 
     /// Measures anything else that says how long it took, in seconds.
@@ -293,8 +300,10 @@ impl Bench {
         if self.rows.is_empty() {
             return Ok(());
         }
+        let ceilings = self.ceilings()?;
         let (unit, scale) = if self.is_cpu() { ("GFLOP/s", 1e9) } else { ("TFLOP/s", 1e12) };
-        let mut table = Table::new(["", "µs", "MB", "GB/s", "of the copy %", unit, "of the product %", "roofline %"]);
+        let mut table =
+            Table::new(["", "µs", "MB", "GB/s", "of the memory %", unit, "of the product %", "roofline %", "limit"]);
         for row in &self.rows {
             let number = |value: f64, digits: usize| {
                 if row.work.is_unknown() { Cell::from("") } else { Cell::number(value, digits) }
@@ -305,25 +314,27 @@ impl Bench {
                 Cell::number(row.seconds * 1e6, 1),
                 number(row.work.bytes / 1e6, 1),
                 number(bytes / 1e9, 1),
-                number(100.0 * bytes / self.ceilings.bytes_per_second, 0),
+                number(100.0 * bytes / ceilings.bytes_per_second, 0),
                 number(flops / scale, 1),
-                number(100.0 * flops / self.ceilings.flops_per_second, 0),
-                number(100.0 * self.ceilings.floor(row.work) / row.seconds, 0),
+                number(100.0 * flops / ceilings.flops_per_second, 0),
+                number(100.0 * ceilings.floor(row.work) / row.seconds, 0),
+                ceilings.limit(row.work, row.seconds).map_or("", Limit::name).into(),
             ]);
         }
-        let size = self.ceilings.product_size;
+        let size = ceilings.product_size;
         println!(
-            "\n{table}\n{} in {}; ceilings measured in this run: a copy at {}B/s, a product of {size} x {size} x {size} at {}FLOP/s; medians",
+            "\n{table}\n{} in {}; ceilings measured in this run: {} at {}, a product of {size} x {size} x {size} at {}; medians",
             self.device,
             self.dtype.name(),
-            format::short(self.ceilings.bytes_per_second),
-            format::short(self.ceilings.flops_per_second),
+            ceilings.memory,
+            format::quantity(ceilings.bytes_per_second, "B/s"),
+            format::quantity(ceilings.flops_per_second, "FLOP/s"),
         );
-        self.write_json()
+        self.write_json(&ceilings)
     }
 
-    fn write_json(&self) -> Result<()> {
-        let Some(path) = option("JSON") else { return Ok(()) };
+    fn write_json(&self, ceilings: &Ceilings) -> Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
         let mut lines = String::new();
         for row in &self.rows {
             let line = serde_json::json!({
@@ -333,13 +344,13 @@ impl Bench {
                 "seconds": row.seconds,
                 "bytes": row.work.bytes,
                 "flops": row.work.flops,
-                "copy_bytes_per_second": self.ceilings.bytes_per_second,
-                "product_flops_per_second": self.ceilings.flops_per_second,
+                "memory_bytes_per_second": ceilings.bytes_per_second,
+                "product_flops_per_second": ceilings.flops_per_second,
             });
             lines += &format!("{line}\n");
         }
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", &path))
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", path))
     }
 }
 
@@ -382,4 +393,36 @@ pub fn parameters(
     parameters.values = random(&Device::Cpu, DType::F32, parameters.len(), 0.05, 3)?;
     parameters.move_to(&bench.device, bench.dtype)?;
     Ok((parameters, matrix_places, vector_places))
+}
+
+/// An update of all parameters, DNABERT's 89 M on a GPU, a tenth of them on the CPU, from cold caches: what it is, and an iteration.
+pub fn optimizer(bench: &Bench) -> Result<(String, impl FnMut(&mut Tape) -> Result<()> + use<>)> {
+    let count = if bench.is_cpu() { 8_900_000 } else { 89_200_000 };
+    let (mut parameters, ..) = parameters(bench, &[[count / 768, 768]], &[768])?;
+    let mut optimizer = AdamW::new(AdamWConfig::default(), &parameters, &bench.device)?;
+    let (name, flush) = (format!("{:.1} M parameters", parameters.len() as f64 / 1e6), bench.flush());
+    // The update leaves zero gradients: the next round adds nothing to the weights, and takes as long.
+    let iteration = move |tape: &mut Tape| {
+        tape.start_training(0, 0, 0);
+        flush()?;
+        optimizer.update(tape, &mut parameters, 1e-4).map(drop)
+    };
+    Ok((name, iteration))
+}
+
+/// A loss of logits against a number for each of them, and its gradient.
+pub fn targets(
+    bench: &mut Bench,
+    op: &'static str,
+    [rows, columns]: [usize; 2],
+    loss: impl Fn(&mut Tape, Tensor, &Buffer, f64) -> Result<Loss>,
+) -> Result<()> {
+    let targets: Vec<f32> = (0..rows * columns).map(|index| (index % 7 == 0) as u8 as f32).collect();
+    let targets = Buffer::upload(&bench.device, &targets)?;
+    let (parameters, ..) = parameters(bench, &[], &[])?;
+    let name = format!("{rows}x{columns}");
+    bench.operation(&name, op, &[Pass::Forward], parameters, &[[rows, columns]], |tape, _, logits| {
+        loss(tape, logits[0], &targets, 1.0 / rows as f64)?;
+        Ok(None)
+    })
 }

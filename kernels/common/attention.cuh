@@ -6,14 +6,12 @@
 // and member = lane % 4, piece[n][2 half + side] is row group + 8 half and column 8 n + 2 member + side.
 #pragma once
 
-#include "common/dropout.cuh"
+#include "common/attention_dropout.cuh"
 #include "common/mma.cuh"
 
 // Rows (queries, or keys in half of the backward pass) of one sequence that a block owns. One number for every kernel, so
 // that one plan serves the forward and the backward pass of all layers of a step.
 constexpr int ATTENTION_ROWS = 128;
-// Side of a dropout tile, of an A fragment, and of the pairs of B fragments that one ldmatrix loads.
-constexpr int ATTENTION_TILE = 16;
 // Side of the squares that a block-sparse pattern is made of; two of them fill the rows of a plan entry.
 constexpr int PATTERN_BLOCK = 64;
 constexpr float LOG2_E = 1.44269504088896340736f;
@@ -22,6 +20,7 @@ constexpr float LOG2_E = 1.44269504088896340736f;
 struct AttentionBlock {
     int sequence;
     int first_row;
+    int number;  // which entry it would be if sequences were taken in order: AttentionHooks counts like that
 };
 
 // One head of one sequence. Row r of queries, keys or values starts at `part + r * stride`.
@@ -52,8 +51,8 @@ struct AttentionHead {
 // What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses.
 struct AttentionHooks {
     const float* slopes;  // ALiBi: scores get -slopes[head] * |query - key|; [heads]
-    // Block-sparse: the blocks of PATTERN_BLOCK columns that plan entry e streams are blocks[starts[e]..starts[e + 1]], at least
-    // one, ascending: four times the block's number, plus 1 if the first PATTERN_BLOCK rows of the entry see it, plus 2 if the
+    // Block-sparse: the blocks of PATTERN_BLOCK columns that the plan entry with number e streams are blocks[starts[e]..starts[e + 1]], at
+    // least one, ascending: four times the block's number, plus 1 if the first PATTERN_BLOCK rows of the entry see it, plus 2 if the
     // other rows do.
     const int* starts;
     const int* blocks;
@@ -129,34 +128,6 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 #else
     float result;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-#endif
-}
-
-// The draws of this lane for the dropout tile (query_tile, key_tile): word w belongs to register w of the A fragment that
-// holds these probabilities.
-__device__ __forceinline__ PhiloxBlock attention_draws(const Dropout& dropout, uint64_t draws, int query_tile, int key_tile,
-                                                       int lane) {
-    return philox_block(dropout.philox, draws | static_cast<uint64_t>(query_tile) << 18 |
-                                            static_cast<uint64_t>(key_tile) << 5 | static_cast<uint64_t>(lane));
-}
-
-// Ones in the halves of a word that keep their element. Comparing at the top of the word spares the masking.
-__device__ __forceinline__ unsigned keep_mask(unsigned word, uint32_t threshold) {
-    const unsigned bound = threshold << 16;
-    return (word << 16 >= bound ? 0x0000ffffu : 0u) | (word >= bound ? 0xffff0000u : 0u);
-}
-
-// A transposed 8 x 8 matrix of 16-bit elements, each lane holding two neighbours of a row as in a fragment.
-__device__ __forceinline__ unsigned transpose_8x8(unsigned value) {
-#ifdef CUDA_ON_CPU
-    const int lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
-    const unsigned low = __shfl_sync(FULL_WARP, value, 8 * member + group / 2);
-    const unsigned high = __shfl_sync(FULL_WARP, value, 8 * member + 4 + group / 2);
-    return (low >> 16 * (group % 2) & 0xffffu) | (high >> 16 * (group % 2)) << 16;
-#else
-    unsigned result;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(value));
     return result;
 #endif
 }

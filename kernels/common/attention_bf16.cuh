@@ -83,10 +83,11 @@ struct Operand<bf16> {
     __device__ __forceinline__ void set(int n, int half, float low, float high) {
         registers[2 * n + half] = pack_bf16(low, high);
     }
-    // Leaves the elements that the draws keep.
-    __device__ __forceinline__ void keep(const PhiloxBlock& draws, uint32_t threshold) {
+    // Leaves the elements that are kept.
+    template <Rows ROWS>
+    __device__ __forceinline__ void drop(unsigned keep, int piece) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) registers[i] &= keep_mask(draws.words[i], threshold);
+        for (int i = 0; i < 4; ++i) registers[i] &= keep_mask<ROWS>(keep, piece, i / 2, i % 2);
     }
 };
 

@@ -76,14 +76,14 @@ struct Operand<float> {
         values[n][2 * half] = low;
         values[n][2 * half + 1] = high;
     }
-    // Leaves the elements that the draws keep.
-    __device__ __forceinline__ void keep(const PhiloxBlock& draws, uint32_t threshold) {
+    // Leaves the elements that are kept.
+    template <Rows ROWS>
+    __device__ __forceinline__ void drop(unsigned keep, int piece) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const unsigned mask = keep_mask(draws.words[i], threshold);
-            if ((mask & 0x0000ffffu) == 0) values[i / 2][i % 2 * 2] = 0.0f;
-            if ((mask & 0xffff0000u) == 0) values[i / 2][i % 2 * 2 + 1] = 0.0f;
-        }
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if ((keep >> (8 * piece + decision_bit<ROWS>(n, i / 2, i % 2)) & 1) == 0) values[n][i] = 0.0f;
     }
 };
 

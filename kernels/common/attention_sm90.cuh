@@ -13,13 +13,25 @@ constexpr int ATTENTION_SM90_THREADS = (ATTENTION_CONSUMERS + 1) * WARPGROUP;
 constexpr int CONSUMER_REGISTERS = 240, PRODUCER_REGISTERS = 24;
 static_assert(ATTENTION_CONSUMERS * 64 == ATTENTION_ROWS, "the plan's rows");
 
-// What a block works on after one another, blockIdx.x and every gridDim.x-th from there: every head of every entry of the plan. Entries run
-// fastest, so that the blocks of one sequence, which read the same rows, run together.
+// What a block works on after one another: a piece, a head of an entry of the plan, in each round that all blocks make. Pieces get shorter, so
+// every second round goes backwards: who had the longest piece of one gets the shortest of the next.
+struct AttentionRounds {
+    int first, place;
+    __device__ AttentionRounds() : first(0), place(blockIdx.x) {}
+    __device__ bool more(int pieces) const { return first < pieces; }
+    __device__ void next() {
+        first += gridDim.x;
+        place = gridDim.x - 1 - place;
+    }
+};
 struct AttentionWork {
     AttentionBlock block;
     int head;
-    __device__ AttentionWork(const AttentionBlock* plan, int entries, int index)
-        : block(plan[index % entries]), head(index / entries) {}
+    __device__ AttentionWork(const AttentionBlock* plan, int entries, int heads, const AttentionRounds& rounds)
+        : block{-1, 0, 0}, head((rounds.first + rounds.place) % heads) {
+        const int entry = (rounds.first + rounds.place) / heads;
+        if (entry < entries) block = plan[entry];
+    }
 };
 
 // An mbarrier pair for each stage: full counts bytes, empty counts the consumers' warps. Both sides count uses from 0.
@@ -109,6 +121,25 @@ __device__ __forceinline__ uint64_t mn_major_step(const bf16* tile, int step) {
     return wgmma_descriptor(tile + step * 16 * WIDTH, head_tile_swizzle<D>(), ROWS * WIDTH * sizeof(bf16), 8 * WIDTH * sizeof(bf16));
 }
 
+// Words of decisions about COLUMNS elements of a warp's 16 rows.
+template <int COLUMNS>
+constexpr int DRAWS = divide_up(COLUMNS, 16 * DRAWN_PIECES);
+
+// The decisions of a thread about COLUMNS columns: byte p of word w is about those from 64 w + 16 p on. Made while the tensor cores multiply.
+template <Rows ROWS, int COLUMNS>
+__device__ __forceinline__ void draw(unsigned (&keep)[DRAWS<COLUMNS>], const Dropout& dropout, uint64_t draws, int row_tile,
+                                     int column_tile) {
+    static_assert(COLUMNS % (16 * DRAWN_PIECES) == 0 || COLUMNS < 16 * DRAWN_PIECES, "whole words, or one");
+#pragma unroll
+    for (int word = 0; word < DRAWS<COLUMNS>; ++word) {
+        keep[word] = 0xffffffffu;
+        if (dropout.threshold != 0)
+            keep[word] = attention_draw<ROWS>(dropout, draws, [&](int piece) {
+                return make_int2(row_tile, column_tile + word * DRAWN_PIECES + piece);
+            });
+    }
+}
+
 // Accumulators of 16 rows a warp become the A operand of the next product: register for register the same elements.
 template <int COLUMNS>
 __device__ __forceinline__ void pack_accumulators(unsigned (&packed)[COLUMNS / 16][4], const float (&values)[COLUMNS / 2]) {
@@ -120,6 +151,17 @@ template <int STEPS>
 __device__ __forceinline__ void hold(unsigned (&registers)[STEPS][4]) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) wgmma_hold(registers[step]);
+}
+
+// Drops packed probabilities; the scale of those kept is applied once at the end.
+template <Rows ROWS, int COLUMNS>
+__device__ __forceinline__ void drop(unsigned (&packed)[COLUMNS / 16][4], const unsigned (&keep)[DRAWS<COLUMNS>], const Dropout& dropout) {
+    if (dropout.threshold == 0) return;
+#pragma unroll
+    for (int part = 0; part < COLUMNS / 16; ++part)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            packed[part][i] &= keep_mask<ROWS>(keep[part / DRAWN_PIECES], part % DRAWN_PIECES, i / 2, i % 2);
 }
 
 // Rounds a warp's 16 rows times `factors` (one for each of the thread's two) and writes the first `valid` of them to global memory, 16

@@ -1,14 +1,17 @@
 // Dropout decisions, the same as in src/device/cpu/dropout.rs: element e of a row-major tensor takes half e % 8 of Philox
 // block e / 8 (half j is the low, for even j, or high half of word j / 2) and is kept where that is at least `threshold`.
+// Attention has its own: attention_dropout.cuh.
 #pragma once
 
 #include "common/philox.cuh"
 
+constexpr int DROPOUT_ROUNDS = 7;
+
 // One dropout site of one step. A kernel takes it by value; in Rust it is a #[repr(C)] struct of the same six words.
 struct Dropout {
     Philox philox;
-    uint32_t threshold;  // round(p * 65536); 0 drops nothing, and draws nothing
-    float scale;         // 65536 / (65536 - threshold): what kept elements are multiplied with
+    uint32_t threshold;  // round(p * 65536), in attention round(p * 256); 0 drops nothing, and draws nothing
+    float scale;         // what kept elements are multiplied with: one over the share that is kept, 1 where nothing is dropped
 };
 
 // The eight decisions of the elements first..first + 8, as one block. ALIGNED: `first` is known to be a multiple of eight;
@@ -16,9 +19,9 @@ struct Dropout {
 // so that the indices of the register array stay constant.
 template <bool ALIGNED>
 __device__ __forceinline__ PhiloxBlock dropout_block(const Philox& philox, uint64_t first) {
-    const PhiloxBlock low = philox_block(philox, first / 8);
+    const PhiloxBlock low = philox_block<DROPOUT_ROUNDS>(philox, first / 8);
     if (ALIGNED) return low;
-    const PhiloxBlock high = philox_block(philox, first / 8 + 1);
+    const PhiloxBlock high = philox_block<DROPOUT_ROUNDS>(philox, first / 8 + 1);
     const uint32_t skip = static_cast<uint32_t>(first % 8);
     uint32_t words[8];
 #pragma unroll

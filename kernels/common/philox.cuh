@@ -1,5 +1,6 @@
-// Philox4x32-10 (Salmon et al., SC 2011), bit for bit as src/philox.rs: four random words are a pure function of
-// (seed, step, stream, index), so a backward pass redraws what the forward pass drew and nothing is stored.
+// Philox4x32 (Salmon et al., SC 2011), bit for bit as src/philox.rs: four random words are a pure function of
+// (seed, step, stream, index), so a backward pass redraws what the forward pass drew and nothing is stored. Ten rounds, as the
+// authors recommend; dropout takes seven, the fewest that passed all their tests.
 #pragma once
 
 #include "common/device.cuh"
@@ -14,12 +15,13 @@ struct PhiloxBlock {
     uint32_t words[4];
 };
 
+template <int ROUNDS = 10>
 __device__ __forceinline__ PhiloxBlock philox_block(const Philox& philox, uint64_t index) {
     uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32);
     uint32_t c2 = philox.step, c3 = philox.stream;
     uint32_t key0 = philox.key[0], key1 = philox.key[1];
 #pragma unroll
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < ROUNDS; ++round) {
         const uint64_t left = static_cast<uint64_t>(0xD2511F53u) * c0;
         const uint64_t right = static_cast<uint64_t>(0xCD9E8D57u) * c2;
         c0 = static_cast<uint32_t>(right >> 32) ^ c1 ^ key0;

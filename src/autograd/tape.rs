@@ -12,7 +12,7 @@ use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use super::{Call, Parameters, Pass, Profile};
-use crate::device::cpu::dropout::Dropout;
+use crate::device::cpu::dropout::{AttentionDropout, Dropout};
 use crate::device::{Buffer, DType, Device, Work, nvtx};
 use crate::kmer::batch::Batch;
 use crate::philox::{Philox, Purpose};
@@ -196,10 +196,19 @@ impl Tape {
 
     /// The next dropout of this pass; `None` when predicting or when `p` is 0.
     pub fn dropout(&mut self, p: f64) -> Option<Dropout> {
+        Dropout::new(p, self.dropout_stream()?)
+    }
+
+    /// As [`Tape::dropout`], of attention probabilities.
+    pub fn attention_dropout(&mut self, p: f64) -> Option<AttentionDropout> {
+        AttentionDropout::new(p, self.dropout_stream()?)
+    }
+
+    fn dropout_stream(&mut self) -> Option<Philox> {
         let Randomness { seed, step, micro_batch } = self.randomness?;
         let site = self.dropout_sites;
         self.dropout_sites += 1;
-        Dropout::new(p, Philox::new(seed, step, (Purpose::Dropout as u32 + site) | micro_batch << 16))
+        Some(Philox::new(seed, step, (Purpose::Dropout as u32 + site) | micro_batch << 16))
     }
 
     /// A buffer of `len` activations with unspecified contents (NaN in debug builds).

@@ -3,44 +3,58 @@
 use super::profile::{Profile, Row};
 use crate::autograd::Pass;
 use crate::report::{Cell, Page, RooflineChart, Table, TimelineChart, format};
+use crate::train::ceilings::Limit;
 
 /// Rows of the timeline; the rest of the names share one.
 const LANES: usize = 18;
 const OTHERS: &str = "others";
+const IN_CACHE: &str = "What is faster than the memory, over the slope and over 100 %, is marked as \"in cache\": another operation had left \
+                        some of its data there.";
 
 /// The page: it needs no other file.
 pub fn render(profile: &Profile, title: &str, command: &str) -> String {
     let ceilings = &profile.ceilings;
     let rate = profile.flops_per_step / profile.milliseconds_per_step * 1e3;
-    let pieces = if profile.times_kernels { "kernel" } else { "operation" };
+    let (piece, one) = if profile.times_kernels { ("kernel", "a kernel") } else { ("operation", "an operation") };
     let mut page = Page::new(&format!("Profile: {title}"));
     page.wide().lead(&format!(
-        "{} a step of {} tokens on {}: where the time goes, and how far each {pieces} is from the least that it could take.",
+        "{} a step of {} tokens on {}: where the time goes, and how far each {piece} is from the least that it could take.",
         milliseconds(profile.milliseconds_per_step),
         format::count(profile.tokens_per_step as u64),
         machine(profile)
     ));
     page.facts(&[
         ("tokens a second", format::short(profile.tokens_per_step as f64 / profile.milliseconds_per_step * 1e3)),
-        ("products", format!("{}FLOP/s", format::short(rate))),
+        ("products", format::quantity(rate, "FLOP/s")),
         ("of the measured product", format::percent(rate / ceilings.flops_per_second, 1)),
         ("idle between pieces", format::percent(profile.gaps.share, 1)),
     ]);
     page.section("Timeline");
+    let step = middle_step(&profile.recording.steps);
     page.figure(
-        &timeline(profile),
-        &format!("The first recorded step. A bar is a call of a {pieces}; point at it for its figures."),
+        &timeline(profile, step),
+        &format!(
+            "The recorded step of middle length: {}, where one that is not recorded takes {}. A bar is a call of {one}; point at it for \
+             its figures.",
+            milliseconds((step.1 - step.0) * 1e3),
+            milliseconds(profile.milliseconds_per_step)
+        ),
     );
     page.section("Roofline");
     page.figure(
         &roofline(profile),
-        "The roof is measured in the same run: a large copy and a large product. A point is a kind of work, its area the share of \
-         the time. Points over the slope find their data in the cache.",
+        &format!(
+            "The roof is measured in the same run: {} of a large array, and a large product. A point is a kind of work, its area the \
+             share of the time. {IN_CACHE}",
+            profile.ceilings.memory
+        ),
     );
     page.section(if profile.times_kernels { "Kernels" } else { "Operations" });
     page.paragraph(
-        "Bytes are those that must cross the memory bus once, operations those that must be done; roofline is the least time by \
-         these and the ceilings, over the time that it took.",
+        &format!(
+            "Bytes are those that must cross the memory bus once, operations those that must be done; roofline is the least time by \
+             these and the ceilings, over the time that it took. {IN_CACHE}"
+        ),
     );
     page.table(&table(profile));
     page.paragraph(&gaps(profile));
@@ -87,11 +101,6 @@ fn table(profile: &Profile) -> Table {
         None => Cell::from(""),
     };
     for row in &profile.rows {
-        let limit = match row.roofline {
-            None => "",
-            Some(_) if row.is_arithmetic => "arithmetic",
-            Some(_) => "memory",
-        };
         table.row([
             Cell::from(row.name.as_str()),
             row.pass.map_or("", Pass::name).into(),
@@ -104,7 +113,7 @@ fn table(profile: &Profile) -> Table {
             optional(row.gigabytes_per_second, 1),
             optional(row.tflops.map(|tflops| tflops * unit), 1),
             optional(row.roofline.map(|roofline| roofline * 100.0), 0),
-            limit.into(),
+            row.limit.map_or("", Limit::name).into(),
         ]);
     }
     table
@@ -129,10 +138,10 @@ fn gaps(profile: &Profile) -> String {
 fn measured(profile: &Profile) -> String {
     let ceilings = &profile.ceilings;
     format!(
-        "Ceilings, measured in this run: a copy at {}B/s, a product of {size} x {size} x {size} at {}FLOP/s. Figures are means of {} \
-         recorded steps.",
-        format::short(ceilings.bytes_per_second),
-        format::short(ceilings.flops_per_second),
+        "Ceilings, measured in this run: {} at {}, a product of {size} x {size} x {size} at {}. Figures are means of {} recorded steps.",
+        ceilings.memory,
+        format::quantity(ceilings.bytes_per_second, "B/s"),
+        format::quantity(ceilings.flops_per_second, "FLOP/s"),
         profile.steps,
         size = ceilings.product_size,
     )
@@ -162,7 +171,7 @@ fn roofline(profile: &Profile) -> crate::report::Svg {
     let ceilings = &profile.ceilings;
     let mut chart = RooflineChart::new(
         "Roofline: forward blue, backward orange, update green",
-        ceilings.bytes_per_second,
+        (ceilings.bytes_per_second, ceilings.memory),
         ceilings.flops_per_second,
     );
     for row in &profile.rows {
@@ -182,7 +191,14 @@ fn label(row: &Row, times_kernels: bool) -> String {
     }
 }
 
-fn timeline(profile: &Profile) -> crate::report::Svg {
+/// Start and end of the recorded step of middle length.
+fn middle_step(steps: &[(f64, f64)]) -> (f64, f64) {
+    let mut steps = steps.to_vec();
+    steps.sort_by(|a, b| (a.1 - a.0).total_cmp(&(b.1 - b.0)));
+    steps.get(steps.len() / 2).copied().unwrap_or_default()
+}
+
+fn timeline(profile: &Profile, (start, end): (f64, f64)) -> crate::report::Svg {
     let mut chart = TimelineChart::new("One step", &["forward", "backward", "update", "between operations"]);
     let mut lanes: Vec<&str> = Vec::new();
     for row in &profile.rows {
@@ -190,7 +206,6 @@ fn timeline(profile: &Profile) -> crate::report::Svg {
             lanes.push(&row.name);
         }
     }
-    let (start, end) = profile.recording.steps.first().copied().unwrap_or_default();
     for span in profile.recording.spans.iter().filter(|span| (start..=end).contains(&span.start)) {
         let lane = if lanes.contains(&span.name.as_str()) { span.name.as_str() } else { OTHERS };
         let layer = span.layer.map(|layer| format!(", layer {layer}")).unwrap_or_default();
@@ -199,4 +214,15 @@ fn timeline(profile: &Profile) -> crate::report::Svg {
         chart.bar(lane, group(span.pass), (span.start - start) * 1e3, span.seconds * 1e3, &about);
     }
     chart.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeline_is_of_a_usual_step() {
+        assert_eq!(middle_step(&[(0.0, 9.0), (10.0, 11.0), (12.0, 14.0)]), (12.0, 14.0));
+        assert_eq!(middle_step(&[]), (0.0, 0.0));
+    }
 }

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::autograd::{Call, Pass, Tape};
 use crate::device::recorder::{Piece, Recorder};
 use crate::device::{DType, Device, Work};
-use crate::train::ceilings::{Ceilings, Sizes};
+use crate::train::ceilings::{Ceilings, Limit, Sizes};
 use crate::train::step::Trainer;
 
 /// One piece of work on the timeline.
@@ -166,8 +166,8 @@ pub struct Row {
     pub tflops: Option<f64>,
     /// The least time over the time: 1 is the roofline.
     pub roofline: Option<f64>,
-    /// Whether arithmetic sets the least time.
-    pub is_arithmetic: bool,
+    /// What sets the least time.
+    pub limit: Option<Limit>,
 }
 
 /// Time in which nothing of the recording ran, between the first piece and the last.
@@ -325,7 +325,7 @@ fn row(name: &str, pass: Option<Pass>, spans: &[&Span], (steps, all): (usize, f6
         gigabytes_per_second: stated(work.bytes / seconds / 1e9),
         tflops: stated(work.flops / seconds / 1e12),
         roofline: stated(ceilings.floor(work) / seconds),
-        is_arithmetic: ceilings.is_arithmetic(work),
+        limit: ceilings.limit(work, seconds),
     }
 }
 
@@ -356,7 +356,8 @@ mod tests {
 
     use super::*;
 
-    const CEILINGS: Ceilings = Ceilings { bytes_per_second: 1e9, flops_per_second: 1e12, product_size: 1 };
+    const CEILINGS: Ceilings =
+        Ceilings { bytes_per_second: 1e9, memory: "a copy", flops_per_second: 1e12, product_size: 1 };
 
     fn span(name: &str, start: f64, seconds: f64, work: Work) -> Span {
         Span { name: name.into(), op: None, pass: Some(Pass::Forward), layer: None, start, seconds, work }
@@ -386,6 +387,9 @@ mod tests {
         let gaps = gaps(&spans, 1);
         assert_eq!((gaps.per_step, gaps.milliseconds_per_step, gaps.longest_microseconds), (1.0, 250.0, 250_000.0));
         assert_eq!(gaps.share, 0.125);
+        // One that ends inside another begins no gap.
+        let spans = [span("a", 0.0, 2.0, none), span("b", 0.5, 0.25, none), span("c", 3.0, 1.0, none)];
+        assert_eq!(super::gaps(&spans, 2).milliseconds_per_step, 500.0);
         assert_eq!(super::gaps(&[], 1).share, 0.0);
     }
 

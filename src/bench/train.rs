@@ -10,7 +10,7 @@ use crate::Result;
 use crate::autograd::Pass;
 use crate::device::graphs::GraphCounts;
 use crate::device::{DType, Device, Work};
-use crate::train::ceilings::{Ceilings, Sizes};
+use crate::train::ceilings::{Ceilings, Limit, Sizes};
 use crate::train::peak::Peak;
 
 /// Time spent in one operation and direction.
@@ -32,6 +32,8 @@ pub struct OpTime {
     pub tflops: f64,
     /// The least time by the ceilings, over the time: 1 is the roofline.
     pub roofline: f64,
+    /// What sets the least time.
+    pub limit: Option<Limit>,
 }
 
 /// What was measured.
@@ -148,8 +150,47 @@ pub fn op_times(recording: &Recording, steps: usize, ceilings: &Ceilings) -> Vec
             gigabytes_per_second: over(work.bytes / 1e9, seconds),
             tflops: over(work.flops / 1e12, seconds),
             roofline: over(ceilings.floor(work), seconds),
+            limit: ceilings.limit(work, seconds),
         })
         .collect();
     times.sort_by(|a, b| b.milliseconds_per_step.total_cmp(&a.milliseconds_per_step));
     times
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::autograd::Call;
+    use crate::bench::profile::Span;
+
+    #[test]
+    fn the_time_and_the_work_of_all_calls_are_shared_among_the_steps() {
+        let (pass, started) = (Pass::Forward, Instant::now());
+        let call = |op, work| Call { op, pass, layer: None, started, time: Duration::ZERO, work };
+        let span = |op: &'static str, seconds| {
+            let (name, pass) = (op.to_owned(), Some(pass));
+            Span { name, op: Some(op), pass, layer: None, start: 0.0, seconds, work: Work::default() }
+        };
+        // Two steps: a call of two kernels and one of one, and another operation once.
+        let calls = vec![
+            call("linear", Work::new(3_000_000, 5_000_000_000)),
+            call("linear", Work::new(1_000_000, 1_000_000_000)),
+            call("tanh", Work::new(10, 0)),
+        ];
+        let spans = vec![span("linear", 0.002), span("linear", 0.001), span("linear", 0.005), span("tanh", 0.002)];
+        let recording = Recording { spans, calls, steps: Vec::new() };
+        let ceilings = Ceilings { bytes_per_second: 1e9, memory: "a copy", flops_per_second: 1e12, product_size: 1 };
+        let times = op_times(&recording, 2, &ceilings);
+        let linear = &times[0];
+        assert_eq!((linear.op, linear.calls_per_step, times.len()), ("linear", 1.0, 2));
+        let close = |found, expected| approx::assert_relative_eq!(found, expected, epsilon = 1e-12);
+        close(linear.milliseconds_per_step, 4.0);
+        close(linear.share, 0.8);
+        close(linear.gigabytes_per_second, 0.5);
+        close(linear.tflops, 0.75);
+        close(linear.roofline, 0.75);
+        assert_eq!(linear.limit, Some(Limit::Arithmetic));
+    }
 }

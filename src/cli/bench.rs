@@ -16,7 +16,7 @@ use crate::device::graphs::GraphCounts;
 use crate::model::preset;
 use crate::report::{Cell, Table, format};
 use crate::small_file;
-use crate::train::ceilings::Sizes;
+use crate::train::ceilings::{Limit, Sizes};
 use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
@@ -183,8 +183,8 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
     let mut parts = vec![format!(
         "{title} ({}), on {} with {} threads; attention: {}\n\
          {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps), {:.0} MiB of activations\n\
-         {}FLOP/s of products, MFU {} of {}FLOP/s ({})\n\
-         ceilings of this run: copy {}B/s, product {}FLOP/s",
+         {} of products, MFU {} of {} ({})\n\
+         ceilings of this run: {} at {}, product at {}",
         report.dtype,
         report.device,
         throughput.threads,
@@ -195,12 +195,13 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         throughput.seconds_per_step_range.1 * 1e3,
         workload.steps,
         throughput.activation_mib,
-        format::short(throughput.tflops * 1e12),
+        format::quantity(throughput.tflops * 1e12, "FLOP/s"),
         format::percent(throughput.mfu, 1),
-        format::short(throughput.peak.flops_per_second),
+        format::quantity(throughput.peak.flops_per_second, "FLOP/s"),
         throughput.peak.source,
-        format::short(throughput.ceilings.bytes_per_second),
-        format::short(throughput.ceilings.flops_per_second),
+        throughput.ceilings.memory,
+        format::quantity(throughput.ceilings.bytes_per_second, "B/s"),
+        format::quantity(throughput.ceilings.flops_per_second, "FLOP/s"),
     )];
     if let Some(GraphCounts { made, run, tasks, changed, alone }) = throughput.graphs {
         parts.push(format!(
@@ -225,7 +226,8 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
 }
 
 fn ops(throughput: &Throughput) -> Table {
-    let mut table = Table::new(["op", "pass", "calls", "ms a step", "share %", "GB/s", "GFLOP/s", "roofline %"]);
+    let mut table =
+        Table::new(["op", "pass", "calls", "ms a step", "share %", "GB/s", "GFLOP/s", "roofline %", "limit"]);
     for op in &throughput.ops {
         table.row([
             Cell::from(op.op),
@@ -236,6 +238,7 @@ fn ops(throughput: &Throughput) -> Table {
             Cell::number(op.gigabytes_per_second, 1),
             Cell::number(op.tflops * 1e3, 1),
             Cell::number(op.roofline * 100.0, 0),
+            op.limit.map_or("", Limit::name).into(),
         ]);
     }
     table

@@ -20,6 +20,7 @@ use crate::small_file;
 use crate::train::checkpoint::{self, Classification};
 use crate::train::cross_validation::{CrossValidation, cross_validate};
 use crate::train::finetune::{DevScores, FinetuneOptions, FinetuneSummary, finetune};
+use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
 /// Options of `helixgrad finetune`.
@@ -98,6 +99,10 @@ pub struct Args {
     /// AdamW's decay of the second moment.
     #[arg(long, default_value_t = 0.999)]
     beta2: f64,
+    /// On a GPU, keep weights in bf16 alone, without f32 copies, and round each update up or down at random, right on average: 4 bytes a
+    /// parameter less memory.
+    #[arg(long)]
+    stochastic_rounding: bool,
     /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
     /// a third more time; the result has the same bits.
     #[arg(long, value_enum, default_value = "none")]
@@ -111,6 +116,10 @@ pub struct Args {
     /// Checkpoints to keep.
     #[arg(long, default_value_t = 1, value_name = "N")]
     keep: usize,
+    /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, as in 10..12; with --folds of each model.
+    #[arg(long, value_name = "A..B")]
+    #[serde(skip)]
+    profile_steps: Option<ProfileSteps>,
 }
 
 /// Runs the command.
@@ -257,10 +266,12 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         eps: 1e-8,
         weight_decay: args.weight_decay,
         max_gradient_norm: args.max_gradient_norm,
+        stochastic_rounding: args.stochastic_rounding,
     };
     let (device, dtype) = common.device()?;
     Ok(FinetuneOptions {
         device,
+        collected: args.profile_steps,
         dtype,
         seed: common.seed,
         epochs: args.epochs,

@@ -34,7 +34,7 @@ pub struct ModelArgs {
     /// Dropout of embeddings, sublayers and the classifier's input (default 0.1).
     #[arg(long, value_name = "P")]
     pub hidden_dropout: Option<f64>,
-    /// Dropout of attention probabilities (default 0.1).
+    /// Dropout of attention probabilities, in steps of 1/256 (default 0.1, which is 26/256).
     #[arg(long, value_name = "P")]
     pub attention_dropout: Option<f64>,
     /// Order of the vocabulary: atcg (DNABERT) or acgt (BioNeMo).

@@ -108,6 +108,10 @@ pub struct Args {
     /// Decoupled weight decay of matrices.
     #[arg(long, default_value_t = 0.01)]
     weight_decay: f64,
+    /// On a GPU, keep weights in bf16 alone, without f32 copies, and round each update up or down at random, right on average: 4 bytes a
+    /// parameter less memory.
+    #[arg(long)]
+    stochastic_rounding: bool,
     /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
     /// a third more time; the result has the same bits.
     #[arg(long, value_enum, default_value = "none")]
@@ -210,6 +214,7 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
             eps: args.adam_eps,
             weight_decay: args.weight_decay,
             max_gradient_norm: args.max_gradient_norm,
+            stochastic_rounding: args.stochastic_rounding,
         },
         masking,
         eval_every: args.eval_every,

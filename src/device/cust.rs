@@ -3,6 +3,9 @@
 //!
 //! cust's build script links libcuda and stops where it finds no installed toolkit: on Linux it looks in `/usr/local/cuda`, `/opt/cuda` and
 //! `$CUDA_LIBRARY_PATH` (for a `lib64` folder), and not at `CUDA_PATH`. So the feature is off in every default path.
+//!
+//! Types can be checked without a toolkit, as it is only linked: `mkdir -p /tmp/cuda/lib64`, then
+//! `CUDA_LIBRARY_PATH=/tmp/cuda cargo check --features cust --bench launch`.
 
 use std::collections::HashMap;
 use std::ffi::c_void;

@@ -9,12 +9,13 @@ use crate::Result;
 use crate::autograd::{DeviceBatch, Tape, Tensor};
 use crate::device::attention_kernels::{AttentionKernel, AttentionPath, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
-use crate::device::cpu::dropout::{Dropout, DropoutArgument};
+use crate::device::cpu::dropout::{AttentionDropout, DropoutArgument};
 use crate::device::{DType, Launch, cpu};
 
 /// `qkv`: `[total_tokens, 3 hidden]`, queries, keys and values, each head by head; the result is
 /// `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern of `hooks` leaves.
-/// Scores are scaled with `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability.
+/// Scores are scaled with `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability, rounded to
+/// a 256th.
 ///
 /// # Errors
 /// [`Error::Usage`](crate::Error::Usage) for hooks of another batch or number of heads, and on a GPU for heads that its kernels
@@ -30,7 +31,8 @@ pub fn attention(
     let started = tape.start("attention");
     let (rows, hidden) = (qkv.rows, qkv.columns / 3);
     hooks.check(batch, rows, heads)?;
-    let call = Attention { heads, head_dim: hidden / heads, dropout: tape.dropout(dropout), hooks: hooks.clone() };
+    let call =
+        Attention { heads, head_dim: hidden / heads, dropout: tape.attention_dropout(dropout), hooks: hooks.clone() };
     let kernels = tape.device().attention_kernels(tape.dtype(), call.head_dim, hooks.are_some())?;
     let mut output = tape.allocate(rows * hidden)?;
     let mut log_sum_exp = tape.allocate_scratch(rows * heads)?;
@@ -80,8 +82,9 @@ pub fn attention(
                 let blocks = (rows * heads).div_ceil(256 / 8).max(1);
                 let launch = Launch::new(kernel("attention_row_terms", tape.dtype()), blocks, 256);
                 let launch = launch.read(tape.value(output)).read(&d_output).read(tape.value(log_sum_exp));
-                tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
                 let element = tape.dtype().size();
+                let launch = launch.work(work::attention_row_terms(rows, hidden, heads, element));
+                tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
                 let [of_queries, of_keys] =
                     [3, 4].map(|products| work::attention_side(rows, hidden, heads, batch.pairs, products, element));
                 if kernels.family == AttentionPath::Sm90 {
@@ -119,7 +122,7 @@ pub fn attention(
 struct Attention {
     heads: usize,
     head_dim: usize,
-    dropout: Option<Dropout>,
+    dropout: Option<AttentionDropout>,
     hooks: AttentionHooks,
 }
 
@@ -159,19 +162,20 @@ impl Attention {
     /// Blocks that own fewer rows than a plan entry has share it.
     fn launch(&self, kernel: &AttentionKernel, plan: Tensor) -> Launch {
         let blocks = plan.rows * (PLAN_ROWS / kernel.rows);
-        Launch::new(kernel.name, 1, kernel.threads).grid(blocks, self.heads, 1).shared(kernel.shared_bytes)
+        Launch::new(kernel.name, blocks * self.heads, kernel.threads).shared(kernel.shared_bytes)
     }
 }
 
-/// The blocks of rows of all sequences, `[entries, 2]`, made once for all layers of a pass.
+/// The blocks of rows of all sequences, the longest first, `[entries, 3]`, made once for all layers of a pass.
 fn plan(tape: &mut Tape, batch: &Rc<DeviceBatch>, rows: usize) -> Result<Tensor> {
     tape.once_a_batch("attention plan", batch, |tape| {
         let sequences = batch.cu_seqlens.len() - 1;
         // A sequence contributes at most one entry that is not full.
         let entries = rows / PLAN_ROWS + sequences;
-        let mut plan = tape.allocate_as(2 * entries, DType::I32)?;
-        let launch = Launch::new("attention_plan", 1, 256).read(&batch.cu_seqlens).int(sequences);
+        let mut plan = tape.allocate_as(3 * entries, DType::I32)?;
+        let launch = Launch::new("attention_plan", 1, 256).work(work::attention_plan(sequences, entries));
+        let launch = launch.read(&batch.cu_seqlens).int(sequences);
         tape.device().launch(&launch.int(entries).write(&mut plan))?;
-        Ok(tape.push(plan, entries, 2))
+        Ok(tape.push(plan, entries, 3))
     })
 }

@@ -177,7 +177,8 @@ pub fn cross_entropy_into(
             device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
             let slot = all.slot()?;
             let Some(totals) = &mut all.totals else { panic!("losses of another device than the batch's") };
-            let launch = Launch::new("cross_entropy_total", 1, 256).read(&losses).read(&hits).int(rows);
+            let launch = Launch::new("cross_entropy_total", 1, 256).work(work::loss_total(rows));
+            let launch = launch.read(&losses).read(&hits).int(rows);
             device.launch(&launch.write_at(totals, slot))?;
             all.pending.push(rows as u64);
         }

@@ -85,12 +85,14 @@ fn add_to_table(
     counts.fill_zero()?;
 
     let device = tape.device();
-    let launch = Launch::new("embedding_sort_count", tiles, 256).read(indices).int(total).int(tiles);
+    let [count, prefix, start, place] = work::embedding_sort(total, entries, tiles);
+    let launch = Launch::new("embedding_sort_count", tiles, 256).work(count).read(indices).int(total).int(tiles);
     device.launch(&launch.write(&mut counts))?;
-    let launch = Launch::new("embedding_sort_prefix", entries.div_ceil(8), 256).write(&mut counts);
+    let launch = Launch::new("embedding_sort_prefix", entries.div_ceil(8), 256).work(prefix).write(&mut counts);
     device.launch(&launch.int(entries).int(tiles).write(&mut starts))?;
-    device.launch(&Launch::new("embedding_sort_starts", 1, 1024).write(&mut starts).int(entries))?;
-    let launch = Launch::new("embedding_sort_place", tiles, 256).read(indices).int(total).int(tiles);
+    let launch = Launch::new("embedding_sort_starts", 1, 1024).work(start);
+    device.launch(&launch.write(&mut starts).int(entries))?;
+    let launch = Launch::new("embedding_sort_place", tiles, 256).work(place).read(indices).int(total).int(tiles);
     device.launch(&launch.read(&counts).read(&starts).write(&mut order))?;
 
     let sorted = |launch: Launch| launch.read(indices).read(&order).read(&starts).int(total).int(hidden);
@@ -101,6 +103,7 @@ fn add_to_table(
     let launch = sorted(launch.work(work)).value(padding).write_at(gradients, table.offset);
     device.launch(&launch.write(&mut partials))?;
     let launch = Launch::new("embedding_finish_f32", 1, 256).grid(columns, chunks, 1).block(32, 8, 1).read(&partials);
+    let launch = launch.work(work::embedding_finish(chunks, hidden));
     device.launch(&sorted(launch).value(padding).write_at(gradients, table.offset))?;
     [counts, starts, order, partials].into_iter().for_each(|buffer| tape.recycle(buffer));
     Ok(())

@@ -1,6 +1,7 @@
 //! Matrix products on Hopper (`kernels/gemm_sm90.cu`): which it takes, and how they are launched.
 
 use super::product::{Epilogue, work_of};
+use super::work;
 use crate::Result;
 use crate::autograd::Tape;
 use crate::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_THREADS, Sm90Plan, sm90_parts};
@@ -85,6 +86,7 @@ pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -
             tape.device().launch(&launch.write(&mut partials))?;
             let [threads, blocks] = SM90_FINISH;
             let launch = Launch::new("gemm_finish_sm90_f32", 1, threads).grid(plan.tiles, blocks as usize, 1);
+            let launch = launch.work(work::sum_of_parts(parts, m * n, product.output.size(), true));
             let launch = launch.value(plan.arguments).read(&partials).value(product.c).long(ldc);
             tape.device().launch(&launch)?;
             tape.recycle(partials);

@@ -93,7 +93,8 @@ pub fn layernorm(
                 let launch = launch.int(x.rows).int(x.columns).value(DropoutArgument::of(dropout));
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let launch = Launch::new("layernorm_finish_f32", x.columns.div_ceil(32), 256).block(32, 8, 1);
-                let launch = launch.read(&partials).int(parts).int(x.columns);
+                let work = work::sum_of_parts(parts, 2 * x.columns, parameters.gradients.dtype().size(), true);
+                let launch = launch.work(work).read(&partials).int(parts).int(x.columns);
                 let launch = launch.write_at(&mut parameters.gradients, norm.gamma.offset);
                 device.launch(&launch.write_at(&mut parameters.gradients, norm.beta.offset))?;
             }

@@ -2,6 +2,7 @@
 //!
 //! `x W^T` is kept, and `x W^T + b` recomputed on the way back.
 
+use super::bias_gelu_backward;
 use super::product::{self, OutputGradient};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
@@ -27,7 +28,7 @@ pub fn linear_gelu(
 
     tape.record("linear_gelu", started, move |tape, parameters| {
         let mut values = tape.take_gradient(y)?;
-        product::gelu_gradient(tape, parameters, kept, bias, &mut values)?;
+        bias_gelu_backward(tape, parameters, kept, bias, &mut values)?;
         let dy = OutputGradient { values: &values, rows, stride: columns };
         let (mut dx, accumulate) = tape.gradient_slot(x)?;
         product::input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;

@@ -9,7 +9,9 @@
 mod attention;
 mod attention_hooks;
 mod attention_sm90;
+mod bias_gelu;
 mod binary_cross_entropy;
+mod column_sums;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -28,7 +30,9 @@ pub mod work;
 
 pub use attention::attention;
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
+pub use bias_gelu::{bias_gelu_backward, bias_gelu_forward};
 pub use binary_cross_entropy::binary_cross_entropy;
+pub use column_sums::column_sums;
 pub use cross_entropy::{Loss, Losses, cross_entropy, cross_entropy_into};
 pub use dropout::dropout;
 pub use embedding::embedding;
@@ -42,7 +46,7 @@ pub use sampling::Sampler;
 pub use tanh::tanh;
 
 use crate::Result;
-use crate::autograd::{Tape, Tensor, Vector};
+use crate::autograd::{Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
 
 /// Evaluates an expression with `T` bound to the float type that a [`DType`](crate::device::DType) names.
@@ -72,17 +76,26 @@ fn deliver(tape: &mut Tape, tensor: Tensor, gradient: Buffer) -> Result<()> {
         return Ok(());
     }
     let (mut sum, _) = tape.gradient_slot(tensor)?;
-    let work = work::accumulate(gradient.len(), tape.dtype().size());
-    tape.count(work);
-    match tape.device() {
-        Device::Cpu => for_real!(tape.dtype(), T => cpu::accumulate::<T>(sum.slice_mut(), gradient.slice())),
-        device => {
-            let launch = Launch::new(kernel("accumulate", tape.dtype()), groups(gradient.len()), 256);
-            device.launch(&launch.work(work).write(&mut sum).read(&gradient).long(gradient.len()))?;
-        }
-    }
+    accumulate(tape, &mut sum, &gradient)?;
     tape.put_gradient(tensor, sum);
     tape.recycle(gradient);
+    Ok(())
+}
+
+/// `sum += term`, both activations.
+///
+/// # Errors
+/// None on the CPU.
+pub fn accumulate(tape: &mut Tape, sum: &mut Buffer, term: &Buffer) -> Result<()> {
+    let work = work::accumulate(term.len(), tape.dtype().size());
+    tape.count(work);
+    match tape.device() {
+        Device::Cpu => for_real!(tape.dtype(), T => cpu::accumulate::<T>(sum.slice_mut(), term.slice())),
+        device => {
+            let launch = Launch::new(kernel("accumulate", tape.dtype()), groups(term.len()), 256);
+            device.launch(&launch.work(work).write(sum).read(term).long(term.len()))?;
+        }
+    }
     Ok(())
 }
 
@@ -102,24 +115,4 @@ fn kernel_to_f32(name: &str, dtype: DType) -> String {
 /// Blocks of 256 threads that take eight elements each.
 fn groups(elements: usize) -> usize {
     elements.div_ceil(256 * 8).max(1)
-}
-
-/// Two-stage column sums (`kernels/common/column_tile.cuh`): the tiles of 256 columns, and the parts that the rows are cut
-/// into. The parts depend on the shape alone, so sums have the same bits on any chip.
-fn column_tiles(rows: usize, columns: usize) -> (usize, usize) {
-    let tiles = columns.div_ceil(256);
-    // Some 1,000 blocks fill any chip; fewer than 16 rows a part are not worth a row of partial sums.
-    (tiles, (1024 / tiles).clamp(1, rows.div_ceil(16).max(1)))
-}
-
-/// Adds the `parts` rows of `partials` to a vector of the gradients.
-fn add_column_parts(
-    device: &Device,
-    partials: &Buffer,
-    parts: usize,
-    gradients: &mut Buffer,
-    vector: Vector,
-) -> Result<()> {
-    let launch = Launch::new("column_sums_finish_f32", vector.len.div_ceil(32), 256).block(32, 8, 1);
-    device.launch(&launch.read(partials).int(parts).int(vector.len).write_at(gradients, vector.offset))
 }

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{add_column_parts, column_tiles, for_real, gemm_sm90, kernel, work};
+use super::bias_gelu::{self, bias_gelu_backward, bias_gelu_forward};
+use super::column_sums::{self, column_sums};
+use super::{for_real, gemm_sm90, work};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
+use crate::device::cpu::Real;
 use crate::device::cpu::gemm::{Threads, View, Write, gemm};
-use crate::device::cpu::{self, Real};
 use crate::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, SM90_SUM_ROWS, THREADS, TILE};
 use crate::device::product::{Layout, Product};
 use crate::device::{Buffer, DType, Device, Launch, Work};
@@ -60,16 +62,10 @@ pub(super) fn forward_gelu(
     y: &mut Buffer,
 ) -> Result<()> {
     assert_eq!(weight.rows, bias.len, "linear_gelu: weight and bias differ in size");
-    let element = tape.dtype().size();
     match tape.device() {
         Device::Cpu => {
-            tape.count(work::bias_gelu_forward(y.len(), element));
             forward(tape, parameters, x, weight, None, (kept, weight.rows))?;
-            for_real!(tape.dtype(), T => {
-                let bias = &parameters.values.slice::<T>()[bias.range()];
-                cpu::gelu::forward(kept.slice(), bias, y.slice_mut());
-            });
-            Ok(())
+            bias_gelu_forward(tape, parameters, kept, bias, y)
         }
         Device::Kernels(_) => {
             let product = forward_product(tape, parameters, x, weight, kept, weight.rows);
@@ -149,7 +145,7 @@ pub(super) fn input_gradient_gelu(
     match tape.device() {
         Device::Cpu => {
             input_gradient(tape, parameters, dy, weight, dx, false)?;
-            gelu_gradient(tape, parameters, kept, bias, dx)
+            bias_gelu_backward(tape, parameters, kept, bias, dx)
         }
         Device::Kernels(_) => {
             let product = input_gradient_product(tape, parameters, dy, weight, dx);
@@ -159,7 +155,7 @@ pub(super) fn input_gradient_gelu(
             let epilogue = Epilogue::GeluGradient { bias: shift, x, partials: partials.address() };
             tape.count(work_of(&product, epilogue));
             multiply(tape, &product, epilogue)?;
-            add_column_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
+            column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
             tape.recycle(partials);
             Ok(())
         }
@@ -187,34 +183,6 @@ fn input_gradient_product(
     }
 }
 
-/// `dy := dy gelu'(kept + bias)`, and its column sums are added to the gradient of the bias.
-pub(super) fn gelu_gradient(
-    tape: &mut Tape,
-    parameters: &mut Parameters,
-    kept: Tensor,
-    bias: Vector,
-    dy: &mut Buffer,
-) -> Result<()> {
-    let work = work::bias_gelu_backward(dy.len(), tape.dtype().size());
-    tape.count(work);
-    if let Device::Cpu = tape.device() {
-        for_real!(tape.dtype(), T => {
-            let values = &parameters.values.slice::<T>()[bias.range()];
-            let d_bias = &mut parameters.gradients.slice_mut()[bias.range()];
-            cpu::gelu::backward(tape.value(kept).slice(), values, dy.slice_mut(), d_bias);
-        });
-        return Ok(());
-    }
-    let (tiles, parts) = column_tiles(kept.rows, kept.columns);
-    let mut partials = tape.allocate_scratch(parts * kept.columns)?;
-    let launch = Launch::new(kernel("bias_gelu_backward", tape.dtype()), 1, 256).grid(tiles, parts, 1);
-    let launch = launch.block(32, 8, 1).read(tape.value(kept)).read_at(&parameters.values, bias.offset);
-    tape.device().launch(&launch.work(work).write(dy).int(kept.rows).int(kept.columns).write(&mut partials))?;
-    add_column_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
-    tape.recycle(partials);
-    Ok(())
-}
-
 /// `dW += dy^T x` and, where there is a bias, `db += column sums of dy`.
 pub(super) fn parameter_gradients(
     tape: &mut Tape,
@@ -226,19 +194,12 @@ pub(super) fn parameter_gradients(
 ) -> Result<()> {
     let (element, gradient) = (tape.dtype().size(), parameters.gradients.dtype().size());
     tape.count(work::product([weight.rows, weight.columns, dy.rows], element, gradient, true));
-    let sums = work::column_sums(dy.rows, weight.rows, element);
-    if bias.is_some() {
-        tape.count(sums);
-    }
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let x = View::new(tape.value(x).slice::<T>(), x.rows, weight.columns);
             let view = View::strided(dy.values.slice::<T>(), dy.rows, weight.rows, dy.stride);
             let d_weight = &mut parameters.gradients.slice_mut::<T>()[weight.range()];
             gemm(d_weight, weight.columns, Write::Add, view.transposed(), x, T::ONE, Threads::All);
-            if let Some(bias) = bias {
-                cpu::add_column_sums(dy.values.slice::<T>(), &mut parameters.gradients.slice_mut()[bias.range()]);
-            }
         }),
         Device::Kernels(_) => {
             let product = Product {
@@ -254,18 +215,12 @@ pub(super) fn parameter_gradients(
                 c: parameters.gradients.address_of(weight.offset),
             };
             multiply(tape, &product, Epilogue::None)?;
-            if let Some(bias) = bias {
-                let (tiles, parts) = column_tiles(dy.rows, bias.len);
-                let mut partials = tape.allocate_scratch(parts * bias.len)?;
-                let launch = Launch::new(kernel("column_sums_partial", tape.dtype()), 1, 256).grid(tiles, parts, 1);
-                let launch = launch.block(32, 8, 1).read(dy.values).int(dy.rows).int(bias.len).int(dy.stride);
-                tape.device().launch(&launch.work(sums).write(&mut partials))?;
-                add_column_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
-                tape.recycle(partials);
-            }
         }
     }
-    Ok(())
+    match bias {
+        Some(bias) => column_sums(tape, parameters, dy.values, [dy.rows, dy.stride], bias),
+        None => Ok(()),
+    }
 }
 
 /// What follows a product's sums.
@@ -332,7 +287,9 @@ fn by_our_kernels(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Res
             tape.device().launch(&launch.value(bias).value(product.c).write(&mut partials))?;
             if plan.finish_blocks > 0 {
                 let name = format!("gemm_finish_{}", product.types());
+                let (parts, output) = (plan.partials / (m * n), product.output.size());
                 let launch = Launch::new(name, plan.finish_blocks as usize, THREADS).value(plan.arguments);
+                let launch = launch.work(work::sum_of_parts(parts, m * n, output, product.accumulate));
                 tape.device().launch(&launch.read(&partials).value(bias).value(product.c))?;
             }
             tape.recycle(partials);
@@ -351,21 +308,16 @@ fn by_vendor(tape: &Tape, product: &Product, epilogue: Epilogue) -> Result<bool>
     if !device.vendor_product(product)? {
         return Ok(false);
     }
-    let [rows, columns, _] = product.sizes;
-    let tiles = columns.div_ceil(256);
-    let launch = |name| Launch::new(kernel(name, tape.dtype()), 1, 256).block(32, 8, 1);
+    let ([rows, columns, _], dtype) = (product.sizes, product.output);
     match epilogue {
         Epilogue::None => {}
         Epilogue::Gelu { bias, y } => {
-            let launch = launch("bias_gelu_forward").grid(tiles, column_tiles(rows, columns).1, 1);
-            let launch = launch.work(work::bias_gelu_forward(rows * columns, product.output.size()));
-            device.launch(&launch.value(product.c).value(bias).value(y).int(rows).int(columns))?;
+            device.launch(&bias_gelu::forward_launch(dtype, [rows, columns], product.c, bias, y))?;
         }
         Epilogue::GeluGradient { bias, x, partials } => {
-            let launch = launch("bias_gelu_backward").grid(tiles, sum_parts(tape, product, epilogue), 1);
-            let launch = launch.work(work::bias_gelu_backward(rows * columns, product.output.size()));
-            let launch = launch.value(x).value(bias).value(product.c).int(rows).int(columns);
-            device.launch(&launch.value(partials))?;
+            let parts = sum_parts(tape, product, epilogue);
+            let addresses = [x, bias, product.c, partials];
+            device.launch(&bias_gelu::backward_launch(dtype, [rows, columns], parts, addresses))?;
         }
     }
     Ok(true)

@@ -8,6 +8,7 @@
 
 use std::rc::Rc;
 
+use super::work;
 use crate::autograd::{DeviceBatch, Tape};
 use crate::device::sampling_plan::{
     CorpusArgument, CorpusTables, DrawsArgument, MaskingArgument, THREADS, TILE_ROWS, capacity,
@@ -66,21 +67,28 @@ impl Sampler {
         token_types.fill_zero()?;
 
         let device = tape.device();
-        let launch = |kernel: &str, blocks: usize| Launch::new(kernel, blocks, THREADS);
+        let [of_windows, of_tokens, of_choice, of_count, of_rows] = work::sampling(budget, capacity, shape.rows, tiles);
+        let launch = |kernel: &str, blocks: usize, work| Launch::new(kernel, blocks, THREADS).work(work);
         let (corpus_draws, masking_draws) =
             (DrawsArgument::from(key.draws(Purpose::Corpus)), DrawsArgument::from(key.draws(Purpose::Masking)));
         let masking = MaskingArgument::from(masking);
         let windows_launch =
-            launch("sample_windows", 1).value(self.corpus).value(corpus_draws).int(budget).int(capacity);
+            launch("sample_windows", 1, of_windows).value(self.corpus).value(corpus_draws).int(budget).int(capacity);
         device.launch(&windows_launch.write(&mut cu_seqlens).write(&mut windows).write(&mut counts))?;
-        let tokens_launch = launch("sample_tokens", blocks).value(self.corpus).int(budget).read(&cu_seqlens);
+        let tokens_launch = launch("sample_tokens", blocks, of_tokens).value(self.corpus).int(budget).read(&cu_seqlens);
         let tokens_launch = tokens_launch.read(&windows).read(&counts).write(&mut tokens).write(&mut positions);
         device.launch(&tokens_launch.write(&mut hidden))?;
-        let choose = launch("mask_choose", blocks).value(masking).value(masking_draws).int(budget).read(&cu_seqlens);
-        device.launch(&choose.read(&counts).write(&mut hidden))?;
-        device.launch(&launch("mask_count", tiles).int(budget).read(&hidden).write(&mut hidden_counts))?;
-        let write = launch("mask_write", tiles).value(masking).value(masking_draws).int(budget).int(self.vocabulary);
-        let write = write.read(&hidden).read(&hidden_counts).write(&mut tokens).write(&mut rows).write(&mut labels);
+        let choose = launch("mask_choose", blocks, of_choice).value(masking).value(masking_draws).int(budget);
+        device.launch(&choose.read(&cu_seqlens).read(&counts).write(&mut hidden))?;
+        device.launch(&launch("mask_count", tiles, of_count).int(budget).read(&hidden).write(&mut hidden_counts))?;
+        let write = launch("mask_write", tiles, of_rows).value(masking).value(masking_draws).int(budget);
+        let write = write
+            .int(self.vocabulary)
+            .read(&hidden)
+            .read(&hidden_counts)
+            .write(&mut tokens)
+            .write(&mut rows)
+            .write(&mut labels);
         device.launch(&write.write(&mut counts))?;
 
         [windows, hidden, counts, hidden_counts].into_iter().for_each(|buffer| tape.recycle(buffer));

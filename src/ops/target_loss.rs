@@ -47,7 +47,8 @@ pub(super) fn run(
             let launch = launch.write(&mut gradient).read(targets).int(rows).int(logits.columns).int(logits.stride);
             device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
             let mut total = Buffer::on(device, 2, DType::F64)?;
-            let launch = Launch::new("cross_entropy_total", 1, 256).read(&losses).read(&hits).int(rows);
+            let launch = Launch::new("cross_entropy_total", 1, 256).work(work::loss_total(rows));
+            let launch = launch.read(&losses).read(&hits).int(rows);
             device.launch(&launch.write(&mut total))?;
             let total = total.read::<f64>()?;
             [total[0], total[1]]

@@ -30,6 +30,20 @@ pub fn embedding_backward(rows: usize, hidden: usize, entries: usize, element: u
     Work::new(rows * hidden * element + table + 4 * rows, rows * hidden)
 }
 
+/// The four kernels that sort tokens by their entry in a table, in their order: counts of each entry in each tile of tokens, running sums
+/// of these, where each entry starts, the sorted list.
+pub fn embedding_sort(rows: usize, entries: usize, tiles: usize) -> [Work; 4] {
+    let (counts, touched) = (entries * tiles, rows.min(entries * tiles));
+    let bytes =
+        [4 * rows + 8 * touched, 8 * counts + 4 * entries, 8 * entries, 8 * rows + 4 * touched + 4 * rows.min(entries)];
+    bytes.map(|bytes| Work::new(bytes, 0))
+}
+
+/// What the last kernel of a table's gradient adds: about one run of equal tokens goes on behind each chunk, and has a row of f32.
+pub fn embedding_finish(chunks: usize, hidden: usize) -> Work {
+    Work::new(chunks * (4 * hidden + 12), chunks * hidden)
+}
+
 /// Input and output; a residual is read too, and where there is one, or a dropout, the sum is written.
 pub fn layernorm_forward(rows: usize, columns: usize, element: usize, residual: bool, dropout: bool) -> Work {
     let tensors = 2 + usize::from(residual) + usize::from(residual || dropout);
@@ -65,6 +79,11 @@ pub fn gelu_gradient_epilogue(elements: usize, element: usize) -> Work {
 /// Loss and gradient in place.
 pub fn cross_entropy(rows: usize, classes: usize, element: usize) -> Work {
     Work::new(2 * rows * classes * element + 12 * rows, CROSS_ENTROPY_FLOPS * rows * classes)
+}
+
+/// The sum of the losses and the number of hits.
+pub fn loss_total(rows: usize) -> Work {
+    Work::new(8 * rows + 16, 2 * rows)
 }
 
 /// One read and one write, forward and backward.
@@ -108,6 +127,22 @@ pub fn column_sums(rows: usize, columns: usize, element: usize) -> Work {
     Work::new(rows * columns * element, rows * columns)
 }
 
+/// The second stage of a sum: `parts` f32 partial sums of each of `results`, which have `result` bytes and are read too if they are added
+/// to.
+pub fn sum_of_parts(parts: usize, results: usize, result: usize, adds: bool) -> Work {
+    Work::new(results * (4 * parts + (1 + usize::from(adds)) * result), results * parts)
+}
+
+/// The list of blocks of rows of all sequences.
+pub fn attention_plan(sequences: usize, entries: usize) -> Work {
+    Work::new(4 * (sequences + 1) + 12 * entries, 0)
+}
+
+/// The products of output and its gradient in each row and head, beside the row's sum of exponentials.
+pub fn attention_row_terms(rows: usize, hidden: usize, heads: usize, element: usize) -> Work {
+    Work::new(2 * rows * hidden * element + 12 * rows * heads, 2 * rows * hidden)
+}
+
 /// `pairs` is the sum of the squared lengths of the sequences: two products of `hidden` for each.
 pub fn attention_forward(rows: usize, hidden: usize, heads: usize, pairs: u64, element: usize) -> Work {
     Work { flops: 4.0 * hidden as f64 * pairs as f64, ..Work::new(4 * rows * hidden * element + 4 * rows * heads, 0) }
@@ -131,9 +166,28 @@ pub fn norm(parameters: usize, gradient: usize) -> Work {
     Work::new(parameters * gradient, 2 * parameters)
 }
 
+/// The sum of the `parts` f64 partial sums, and what is made of it.
+pub fn norm_finish(parts: usize) -> Work {
+    Work::new(8 * parts + 8, parts)
+}
+
+/// The five kernels that make a batch of `tokens`, of which `masked` are hidden, in their order: windows of the genome, tokens, what is
+/// hidden, how many of them, the rows and labels. `sequences` is what there is room for.
+pub fn sampling(tokens: usize, sequences: usize, masked: usize, tiles: usize) -> [Work; 5] {
+    let read_windows = 12 * sequences;
+    let bytes = [
+        read_windows + 16,
+        tokens / 4 + read_windows + 9 * tokens,
+        4 * sequences + masked,
+        tokens + 4 * tiles,
+        tokens + 4 * tiles + 16 * masked,
+    ];
+    bytes.map(|bytes| Work::new(bytes, 0))
+}
+
 /// Weight, gradient and two moments, each read and written, of `gradient` bytes; and where the weights are copies of `weight`
 /// bytes, those written.
-pub fn adamw(parameters: usize, weight: usize, gradient: usize) -> Work {
-    let copy = if weight == gradient { 0 } else { weight };
-    Work::new(parameters * (8 * gradient + copy), ADAMW_FLOPS * parameters)
+pub fn adamw(parameters: usize, weight: usize, gradient: usize, master: bool) -> Work {
+    let weights = if master { 2 * gradient + weight } else { 2 * weight };
+    Work::new(parameters * (6 * gradient + weights), ADAMW_FLOPS * parameters)
 }

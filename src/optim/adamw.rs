@@ -7,6 +7,7 @@ use crate::device::cpu::adamw::{Update, UpdateArgument, update};
 use crate::device::cpu::norm::sum_of_squares;
 use crate::device::{Buffer, DType, Device, Launch, nvtx};
 use crate::ops::{for_real, work};
+use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
 /// The constants of AdamW. The default is DNABERT's pretraining.
@@ -22,11 +23,21 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// The global norm that gradients are scaled down to; 0 for no clipping.
     pub max_gradient_norm: f64,
+    /// Whether bf16 weights have no f32 copy, and are rounded up or down at random instead, right on average.
+    #[serde(default)]
+    pub stochastic_rounding: bool,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.01, max_gradient_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.01,
+            max_gradient_norm: 1.0,
+            stochastic_rounding: false,
+        }
     }
 }
 
@@ -40,6 +51,8 @@ pub struct AdamW {
     pub second: Buffer,
     /// Updates made.
     pub steps: u64,
+    /// What stochastic rounding draws from, besides their number.
+    pub seed: u64,
     /// The global gradient norm of the last update before clipping, and on devices with kernels the clipping factor. Here as
     /// the host knows it, ...
     norm: f64,
@@ -63,7 +76,7 @@ impl AdamW {
             Device::Cpu => None,
             Device::Kernels(_) => Some(Buffer::upload(device, &[0f32; 2])?),
         };
-        Ok(Self { config, first: zeros()?, second: zeros()?, steps: 0, norm: 0.0, clip })
+        Ok(Self { config, first: zeros()?, second: zeros()?, steps: 0, seed: 0, norm: 0.0, clip })
     }
 
     /// Clips the gradients by their global norm, updates the weights and sets the gradients to zero. On devices with kernels
@@ -96,7 +109,8 @@ impl AdamW {
             gradient_scale,
             decayed: parameters.decayed,
         };
-        let work = work::adamw(parameters.len(), parameters.values.dtype().size(), parameters.gradients.dtype().size());
+        let [weight, gradient] = [&parameters.values, &parameters.gradients].map(|buffer| buffer.dtype().size());
+        let work = work::adamw(parameters.len(), weight, gradient, parameters.master.is_some());
         tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(parameters.values.dtype(), T => {
@@ -106,16 +120,26 @@ impl AdamW {
             device => {
                 let count = parameters.len();
                 let blocks = count.div_ceil(2048);
+                let rounded = parameters.master.is_none() && parameters.values.dtype() == DType::Bf16;
                 let launch = match &mut parameters.master {
                     Some(master) => {
                         Launch::new("adamw_update_bf16_f32", blocks, 256).write(&mut parameters.values).write(master)
                     }
-                    None => Launch::new("adamw_update_f32", blocks, 256).write(&mut parameters.values),
+                    None => {
+                        let kernel = if rounded { "adamw_update_stochastic_bf16_f32" } else { "adamw_update_f32" };
+                        Launch::new(kernel, blocks, 256).write(&mut parameters.values)
+                    }
                 };
                 let launch = launch.write(&mut parameters.gradients).write(&mut self.first).write(&mut self.second);
                 let Some(clip) = &self.clip else { panic!("an optimizer of another device than the tape's") };
                 let launch = launch.long(count).long(parameters.decayed).read_at(clip, 1);
-                device.launch(&launch.work(work).value(UpdateArgument::of(&constants)))?;
+                let mut launch = launch.work(work).value(UpdateArgument::of(&constants));
+                if rounded {
+                    let Philox { key: [low, high], step, stream } =
+                        Philox::of(self.seed, self.steps as u32, Purpose::Rounding);
+                    launch = launch.value([low, high, step, stream]);
+                }
+                device.launch(&launch)?;
             }
         }
         tape.clock("adamw", Pass::Update, started);
@@ -166,7 +190,8 @@ impl AdamW {
                     Launch::new("norm_partial_f32", parts, 256).read(&parameters.gradients).long(parameters.len());
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let limit = self.config.max_gradient_norm as f32;
-                let launch = Launch::new("norm_finish", 1, 256).read(&partials).int(parts).value(limit);
+                let launch = Launch::new("norm_finish", 1, 256).work(work::norm_finish(parts)).read(&partials);
+                let launch = launch.int(parts).value(limit);
                 let Some(clip) = &mut self.clip else { panic!("an optimizer of another device than the tape's") };
                 device.launch(&launch.write(clip))?;
             }

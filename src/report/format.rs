@@ -47,6 +47,15 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// Three significant digits and a unit with its prefix: `19.3 GB/s`.
+pub fn quantity(value: f64, unit: &str) -> String {
+    let number = short(value);
+    match number.strip_suffix(['T', 'G', 'M', 'k']) {
+        Some(digits) => format!("{digits} {}{unit}", &number[digits.len()..]),
+        None => format!("{number} {unit}"),
+    }
+}
+
 fn three_digits(value: f64) -> String {
     let digits = match value.abs() {
         magnitude if magnitude >= 99.95 => 0,
@@ -120,6 +129,12 @@ mod tests {
     fn short_numbers_have_three_digits() {
         let numbers = [0.5, 9.996, 99.96, 999.4, 999.6, 19_345.0, 1e6, 2.5e9, 1e300].map(short);
         assert_eq!(numbers, ["0.50", "10.0", "100", "999", "1.00k", "19.3k", "1.00M", "2.50G", "1.000e300"]);
+    }
+
+    #[test]
+    fn quantities_have_a_space_before_their_unit() {
+        let texts = [182e9, 26.34e9, 1500.0, 12.0, f64::NAN].map(|value| quantity(value, "B/s"));
+        assert_eq!(texts, ["182 GB/s", "26.3 GB/s", "1.50 kB/s", "12.0 B/s", "n/a B/s"]);
     }
 
     #[test]

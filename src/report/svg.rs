@@ -115,7 +115,7 @@ impl Canvas {
 
 /// About how wide a text is at 13 px. The font is the reader's, so this errs on the wide side.
 fn text_width(text: &str) -> f64 {
-    7.2 * text.chars().count() as f64
+    7.8 * text.chars().count() as f64
 }
 
 /// `text`, cut with an ellipsis where it would be wider than `width`.
@@ -144,8 +144,10 @@ mod tests {
     #[test]
     fn long_texts_are_cut() {
         assert_eq!(shorten("donor", 100.0), "donor");
-        assert_eq!(shorten("a very long class name", 72.0), "a very lo…");
+        assert_eq!(shorten("a very long class name", 79.0), "a very lo…");
         assert_eq!(shorten("abcdef", 40.0), "abcd…");
+        // As wide as DejaVu Sans draws it, the widest of the usual fonts: 95.4 px at 13 px.
+        assert!(text_width("gradient_norm") > 95.4);
         assert_eq!(shorten("abc", -5.0), "a…");
     }
 

@@ -1,5 +1,8 @@
-//! What the machine can do at most, measured: the bandwidth of a copy and the rate of a large product. A kernel is judged by these,
+//! What the machine can do at most, measured: the bandwidth of its memory and the rate of a large product. A kernel is judged by these,
 //! not by a data sheet: a plain copy reaches about nine tenths of an H100's listed bandwidth.
+//!
+//! On the CPU a copy alone would flatter: it fetches the lines that it is about to overwrite, and so moves three bytes where two are
+//! counted. An update in place, as AdamW does, moves just what is counted and may be half again as fast. The faster of both is the ceiling.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +17,10 @@ use crate::{Result, ops};
 /// Measured ceilings of a device.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ceilings {
-    /// Bytes a second of a large copy, reads and writes together.
+    /// Bytes a second of large arrays, reads and writes together.
     pub bytes_per_second: f64,
+    /// What reached that: `a copy` or `an update in place`.
+    pub memory: &'static str,
     /// Additions and multiplications a second of a large square product.
     pub flops_per_second: f64,
     /// Rows and columns of that product.
@@ -25,7 +30,7 @@ pub struct Ceilings {
 /// How large the measured pieces are.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Bytes of the copied buffer: beyond any cache.
+    /// Bytes of the copied buffer: beyond what the caches hold.
     pub copied: usize,
     /// Rows and columns of the product.
     pub product: usize,
@@ -37,8 +42,44 @@ impl Sizes {
     /// What suits a device.
     pub fn of(device: &Device) -> Self {
         match device {
-            Device::Cpu => Self { copied: 128 << 20, product: 1024, budget: Duration::from_millis(300) },
+            Device::Cpu => {
+                // Twice the last cache, where that is known. A server's is shared by more cores than we have.
+                let copied = (2 * last_cache().unwrap_or(0)).clamp(128 << 20, 256 << 20).next_multiple_of(1 << 20);
+                Self { copied, product: 1024, budget: Duration::from_millis(300) }
+            }
             Device::Kernels(_) => Self { copied: 1 << 30, product: 8192, budget: Duration::from_millis(500) },
+        }
+    }
+}
+
+/// Bytes of the last level of the caches, by what Linux says.
+fn last_cache() -> Option<usize> {
+    let level = |index: usize| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok()
+    };
+    (0..8).map_while(level).max().map(|kibibytes| kibibytes << 10)
+}
+
+/// What sets the least time of a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// The memory bus.
+    Memory,
+    /// The rate of products.
+    Arithmetic,
+    /// Neither: it was faster than the memory is, so it found some of its data in the cache.
+    Cache,
+}
+
+impl Limit {
+    /// As tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Arithmetic => "arithmetic",
+            Self::Cache => "in cache",
         }
     }
 }
@@ -49,10 +90,17 @@ impl Ceilings {
     /// # Errors
     /// Those of the device, out of memory among them.
     pub fn measure(device: &Device, dtype: DType, sizes: &Sizes) -> Result<Self> {
-        let copy = best_of(sizes.budget, &mut copying(device, sizes.copied)?)?;
+        let (mut seconds, mut memory) = (best_of(sizes.budget, &mut copying(device, sizes.copied)?)?, "a copy");
+        if let Device::Cpu = device {
+            let update = best_of(sizes.budget, &mut updating(sizes.copied))?;
+            if update < seconds {
+                (seconds, memory) = (update, "an update in place");
+            }
+        }
         let product = best_of(sizes.budget, &mut multiplying(device, dtype, sizes.product)?)?;
         Ok(Self {
-            bytes_per_second: 2.0 * sizes.copied as f64 / copy,
+            bytes_per_second: 2.0 * sizes.copied as f64 / seconds,
+            memory,
             flops_per_second: 2.0 * (sizes.product as f64).powi(3) / product,
             product_size: sizes.product,
         })
@@ -63,9 +111,19 @@ impl Ceilings {
         (work.bytes / self.bytes_per_second).max(work.flops / self.flops_per_second)
     }
 
-    /// Whether the arithmetic, not the memory, sets that time.
-    pub fn is_arithmetic(&self, work: Work) -> bool {
-        work.flops / self.flops_per_second > work.bytes / self.bytes_per_second
+    /// What limits work that took `seconds`; none where the work is unknown.
+    pub fn limit(&self, work: Work, seconds: f64) -> Option<Limit> {
+        if work.is_unknown() {
+            return None;
+        }
+        let (memory, arithmetic) = (work.bytes / self.bytes_per_second, work.flops / self.flops_per_second);
+        Some(if arithmetic > memory {
+            Limit::Arithmetic
+        } else if memory > seconds {
+            Limit::Cache
+        } else {
+            Limit::Memory
+        })
     }
 }
 
@@ -101,6 +159,16 @@ fn copying(device: &Device, bytes: usize) -> Result<impl FnMut() -> Result<f64>>
     })
 }
 
+/// A run that adds to `bytes` on the CPU, all cores together, and returns its seconds.
+fn updating(bytes: usize) -> impl FnMut() -> Result<f64> {
+    let mut values = vec![1.0f32; bytes / 4];
+    move || {
+        let started = Instant::now();
+        values.par_chunks_mut(1 << 18).for_each(|chunk| chunk.iter_mut().for_each(|value| *value += 1.0));
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
 /// A run of a linear layer without bias, the product that training uses, on random numbers; returns its seconds.
 fn multiplying(device: &Device, dtype: DType, size: usize) -> Result<impl FnMut() -> Result<f64>> {
     let draws = Philox::of(0, 0, Purpose::Init);
@@ -131,10 +199,16 @@ mod tests {
         let sizes = Sizes { copied: 1 << 20, product: 64, budget: Duration::ZERO };
         let ceilings = Ceilings::measure(&Device::Cpu, DType::F32, &sizes).unwrap();
         assert!(ceilings.bytes_per_second > 1e8 && ceilings.flops_per_second > 1e7, "{ceilings:?}");
-        let round = Ceilings { bytes_per_second: 10.0, flops_per_second: 100.0, product_size: 1 };
+        let round = Ceilings { bytes_per_second: 10.0, memory: "a copy", flops_per_second: 100.0, product_size: 1 };
         assert_eq!(round.floor(Work { bytes: 20.0, flops: 100.0 }), 2.0);
         assert_eq!(round.floor(Work { bytes: 20.0, flops: 300.0 }), 3.0);
-        assert!(round.is_arithmetic(Work { bytes: 20.0, flops: 300.0 }));
-        assert!(!round.is_arithmetic(Work { bytes: 20.0, flops: 100.0 }));
+        assert_eq!(round.limit(Work { bytes: 20.0, flops: 300.0 }, 3.5), Some(Limit::Arithmetic));
+        assert_eq!(round.limit(Work { bytes: 20.0, flops: 100.0 }, 2.5), Some(Limit::Memory));
+        assert_eq!(
+            round.limit(Work { bytes: 20.0, flops: 100.0 }, 1.5),
+            Some(Limit::Cache),
+            "faster than the memory is"
+        );
+        assert_eq!(round.limit(Work::default(), 1.0), None);
     }
 }

@@ -378,6 +378,7 @@ fn finetune_on(
 ) -> Result<(Model, FinetuneSummary)> {
     let finetuning = FinetuneOptions {
         device: surroundings.device.clone(),
+        collected: None,
         dtype: surroundings.dtype,
         seed: surroundings.seed,
         epochs: options.epochs,

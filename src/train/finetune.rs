@@ -13,7 +13,7 @@ use super::pretrain::{resume_from, started};
 use super::run::Run;
 use super::scores::{multi_label_figures, regression_figures};
 use super::snapshot::{CheckpointWriter, Snapshot};
-use super::step::{self, Trainer};
+use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
@@ -38,6 +38,8 @@ const STEPS_UNASKED: u64 = 50;
 pub struct FinetuneOptions {
     /// Where to compute.
     pub device: Device,
+    /// Steps that a profiler attached from outside collects.
+    pub collected: Option<ProfileSteps>,
     /// The type of weights and activations.
     pub dtype: DType,
     /// Seed of every random choice.
@@ -74,6 +76,7 @@ impl FinetuneOptions {
     pub fn new(out: PathBuf) -> Self {
         Self {
             device: Device::Cpu,
+            collected: None,
             dtype: DType::F32,
             seed: 42,
             epochs: 5,
@@ -196,6 +199,7 @@ pub fn finetune(
     };
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
+    trainer.collected = options.collected;
     let mut state = RunState::new(total_steps, options.seed, options.optimizer);
     if resume {
         state = resume_from(&options.out, &mut trainer, state)?;

@@ -288,6 +288,12 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) ->
         ));
     }
     let state = load_training_state(&folder, &mut trainer.optimizer)?;
+    if state.optimizer.stochastic_rounding != fresh.optimizer.stochastic_rounding {
+        return Err(Error::usage(
+            format!("--resume of {}, which differs in --stochastic-rounding", out.display()),
+            "give the options that the run was started with (they are in its config.toml)",
+        ));
+    }
     if state.step > fresh.total_steps {
         return Err(Error::usage(
             format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),

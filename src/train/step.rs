@@ -90,14 +90,30 @@ pub struct Report {
     pub flops: f64,
 }
 
+/// Moves the weights to where they are trained.
+fn place(model: &mut Model, optimizer: &AdamWConfig, device: &Device, dtype: DType) -> Result<()> {
+    model.parameters.move_to(device, dtype)?;
+    if optimizer.stochastic_rounding {
+        model.parameters.master = None;
+    }
+    Ok(())
+}
+
 impl Trainer {
     /// Starts training `model` on `device`, with weights and activations of type `dtype`.
     ///
     /// # Errors
-    /// Those of the device, out of memory among them.
+    /// [`Error::Usage`] for stochastic rounding of weights that are not bf16; those of the device, out of memory among them.
     pub fn new(mut model: Model, optimizer: AdamWConfig, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
-        model.parameters.move_to(device, dtype)?;
-        let optimizer = AdamW::new(optimizer, &model.parameters, device)?;
+        if optimizer.stochastic_rounding && dtype != DType::Bf16 {
+            return Err(Error::usage(
+                format!("--stochastic-rounding with {} weights on {device}", dtype.name()),
+                "it is for bf16 weights on a GPU; leave it out, or choose --device cuda --dtype bf16",
+            ));
+        }
+        place(&mut model, &optimizer, device, dtype)?;
+        let mut optimizer = AdamW::new(optimizer, &model.parameters, device)?;
+        optimizer.seed = seed;
         let (tape, losses) = (Tape::new(device.clone(), dtype), Losses::new(device)?);
         Ok(Self { model, optimizer, tape, seed, collected: None, losses, unreported: Vec::new(), flops: 0.0 })
     }
@@ -107,7 +123,7 @@ impl Trainer {
     /// # Errors
     /// Those of the device.
     pub fn replace_model(&mut self, mut model: Model) -> Result<()> {
-        model.parameters.move_to(self.tape.device(), self.tape.dtype())?;
+        place(&mut model, &self.optimizer.config, self.tape.device(), self.tape.dtype())?;
         model.recompute = self.model.recompute;
         self.model = model;
         Ok(())

@@ -2,12 +2,16 @@
 
 mod emulated;
 mod errors;
+#[path = "../golden/fixture.rs"]
+mod fixture;
+mod golden;
 mod graphs;
 mod hooks;
 mod profile;
 mod sampling;
 mod training;
 mod watched;
+mod work;
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};

@@ -1,5 +1,6 @@
 //! The instruments, through the binary: throughput, profiles, TensorBoard's curves, ranges for Nsight.
 
+mod benches;
 mod events;
 mod nvtx;
 
@@ -22,6 +23,30 @@ fn printed(arguments: &[&str]) -> String {
 
 fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&printed(&[arguments, &["--json", "--quiet"]].concat())).unwrap()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} of {value}"))
+}
+
+/// The same but for the last bits.
+#[track_caller]
+fn close(found: f64, expected: f64) {
+    assert!((found - expected).abs() <= 1e-9 * expected.abs(), "{found} instead of {expected}");
+}
+
+/// The roofline of a row is the larger of the shares of both ceilings, and its limit says which.
+fn on_the_roofline(row: &Value, ceilings: &Value) {
+    let memory = number(row, "gigabytes_per_second") * 1e9 / number(ceilings, "bytes_per_second");
+    let arithmetic = number(row, "tflops") * 1e12 / number(ceilings, "flops_per_second");
+    close(number(row, "roofline"), memory.max(arithmetic));
+    let limit = match (memory, arithmetic) {
+        (0.0, 0.0) => Value::Null,
+        _ if arithmetic > memory => "arithmetic".into(),
+        _ if memory > 1.0 => "cache".into(),
+        _ => "memory".into(),
+    };
+    assert_eq!(row["limit"], limit, "{row}");
 }
 
 /// A step of a few hundred tokens.
@@ -49,14 +74,30 @@ fn a_profile_accounts_for_the_step_and_draws_it() {
         let flops = row(name, "forward")["flops_per_call"].as_f64().unwrap() * calls(name)[0];
         assert!((flops / expected - 1.0).abs() < 1e-12, "{name}: {flops} {expected}");
     }
-    let attention = row("attention", "forward");
-    assert_eq!(attention["flops_per_call"], 4.0 * 128.0 * 4.0 * 1600.0);
+    let attention = 4.0 * 128.0 * 4.0 * 1600.0;
+    assert_eq!(row("attention", "forward")["flops_per_call"], attention);
+    // Of the step all products, forward and twice on the way back; GELU is none.
+    let products = 3.0 * (linear + (2.0 * 160.0 + 4.0) * 512.0 * 2.0 * 2.0 * 128.0 + 3.0 * attention);
+    close(number(&profile, "flops_per_step"), products);
+    let mut milliseconds = 0.0;
+    for row in rows.iter().filter(|row| !row["bytes_per_call"].is_null()) {
+        let figure = |key: &str| number(row, key);
+        let seconds = figure("microseconds_per_call") * 1e-6;
+        close(figure("milliseconds_per_step"), figure("calls_per_step") * seconds * 1e3);
+        close(figure("gigabytes_per_second"), figure("bytes_per_call") / seconds / 1e9);
+        close(figure("tflops"), figure("flops_per_call") / seconds / 1e12);
+        on_the_roofline(row, &profile["ceilings"]);
+        milliseconds += figure("milliseconds_per_step");
+    }
+    // Other steps than those of the rows, so not the same; but they are steps.
+    let ratio = milliseconds / number(&profile, "milliseconds_per_step");
+    assert!((0.1..10.0).contains(&ratio), "{ratio}");
     let memory = &profile["memory"];
     assert_eq!(memory["moments"].as_u64().unwrap(), 2 * memory["weights"].as_u64().unwrap());
     assert!(memory["activations"].as_u64().unwrap() > 0 && memory["master_weights"] == 0);
 
     let page = fs::read_to_string(Path::new(out).join("profile.html")).unwrap();
-    for part in ["<svg", "Roofline", "Timeline", "Memory", "linear", "layer 2"] {
+    for part in ["<svg", "Roofline", "Timeline", "Memory", "linear", "layer 2", "a call of an operation", " GFLOP/s"] {
         assert!(page.contains(part), "{part} is missing in the page");
     }
     assert!(!page.contains("<script") && !page.contains("http-equiv") && !page.contains("src="), "self-contained");
@@ -89,6 +130,27 @@ fn throughput_is_compared_with_an_earlier_run() {
     let train = [&["bench", "train"], &SMALL[..], &["--steps", "2", "--mix", "dnabert"]].concat();
     let mut report = json(&train);
     assert_eq!(report["tokens_per_step"], 160);
+    let figure = |key: &str| number(&report, key);
+    let seconds = figure("seconds_per_step");
+    close(figure("tokens_per_second") * seconds, 160.0);
+    close(figure("sequences_per_second") * seconds, figure("sequences_per_step"));
+    close(figure("tflops") * 1e12, figure("mfu") * number(&report["peak"], "flops_per_second"));
+    assert!(report["seconds_per_step_range"][0].as_f64() <= Some(seconds), "{report}");
+    assert!(report["seconds_per_step_range"][1].as_f64() >= Some(seconds), "{report}");
+    let ops = report["ops"].as_array().unwrap();
+    let sum = |key: &str| ops.iter().map(|op| number(op, key)).sum::<f64>();
+    close(sum("share"), 1.0);
+    let calls =
+        |name: &str| -> f64 { ops.iter().filter(|op| op["op"] == name).map(|op| number(op, "calls_per_step")).sum() };
+    assert_eq!(["attention", "layernorm", "adamw"].map(calls), [6.0, 14.0, 1.0]);
+    for op in ops {
+        close(number(op, "share") * sum("milliseconds_per_step"), number(op, "milliseconds_per_step"));
+        on_the_roofline(op, &report["ceilings"]);
+    }
+    assert!((0.1..10.0).contains(&(sum("milliseconds_per_step") * 1e-3 / seconds)), "{report}");
+    // The same step as a profile's has the same arithmetic.
+    let profile = json(&[&["profile"], &SMALL[..], &["--steps", "1", "--mix", "dnabert"]].concat());
+    close(figure("tflops") * 1e12 * seconds, number(&profile, "flops_per_step"));
     assert!(report["mfu"].as_f64().unwrap() > 0.0 && report["ops"].as_array().unwrap().len() > 10);
     assert!(report["peak"]["source"].as_str().unwrap().starts_with("measured"));
     report["tokens_per_second"] = 1e-3.into();

@@ -1,6 +1,7 @@
 use half::bf16;
 use helixgrad::device::cpu::Real;
-use helixgrad::device::cpu::adamw::{Update, update};
+use helixgrad::device::cpu::adamw::{Update, update, update_stochastically};
+use helixgrad::philox::{Philox, Purpose};
 use proptest::prelude::*;
 
 use super::harness::*;
@@ -109,4 +110,48 @@ fn a_factor_that_is_nan_changes_nothing() {
         &weights, &gradients, &first, &second, 20i64, 20i64, &factor, argument(&constants(1.0, 20)),
     ]);
     assert_eq!([weights, gradients, first, second].map(|memory| memory.values::<f32>()), before);
+}
+
+/// Weights in bf16 alone, rounded as on the CPU. Where the value itself differs in its last bit, it may fall on the other side of its draw: at
+/// most one in 65,536 times a few, and then by one unit.
+#[test]
+fn stochastic_rounding_without_a_master() {
+    for (count, seed) in [(1, 1), (5003, 2), (40_000, 3)] {
+        let before = state::<f32>(count, seed);
+        let constants = constants(0.7, count / 2);
+        let rounding = Philox::of(seed, 3, Purpose::Rounding);
+        let weights = Memory::of::<bf16>("weights", &before[0]);
+        let [gradients, first, second] = [1, 2, 3].map(|i| Memory::of::<f32>("state", &before[i]));
+        let factor = Memory::of::<f32>("clip", &[0.7]);
+        let Philox { key: [low, high], step, stream } = rounding;
+        let draws = Argument::of(&[low, high, step, stream]);
+        launch!(
+            "adamw_update_stochastic_bf16_f32",
+            [2, 1],
+            [256, 1],
+            seed,
+            [
+                &weights,
+                &gradients,
+                &first,
+                &second,
+                count as i64,
+                count as i64 / 2,
+                &factor,
+                argument(&constants),
+                draws,
+            ]
+        );
+        let [values, mut d, mut m, mut v] = before.clone();
+        let mut expected: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+        update_stochastically(&mut expected, &mut d, [&mut m, &mut v], &constants, &rounding);
+        let mut off = 0;
+        for (found, expected) in weights.values::<bf16>().into_iter().zip(&expected) {
+            let units = bf16::from_f32(found).to_bits().abs_diff(expected.to_bits());
+            assert!(units <= 1, "{found} instead of {expected}");
+            off += usize::from(units);
+        }
+        assert!(off * 2000 <= count, "{off} of {count} differ");
+        assert!(gradients.values::<f32>().iter().all(|&gradient| gradient == 0.0));
+    }
 }

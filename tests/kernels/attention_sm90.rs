@@ -21,11 +21,11 @@ fn hopper(case: &Case, qkv: &[f32], d_output: &[f32], blocks: u32, schedule: u64
     let table = AttentionKernels::choose(AttentionPath::Sm90, DType::Bf16, head_dim, (9, 0), false).unwrap();
     let (total, sequences) = (case.total(), case.lengths.len());
     let capacity = total / PLAN_ROWS + sequences;
-    let (site, scale) = (dropout(case.p, case.seed).0, 1.0 / (head_dim as f32).sqrt());
+    let (site, scale) = (attention_dropout(case.p, case.seed).0, 1.0 / (head_dim as f32).sqrt());
     let qkv = Memory::of::<bf16>("qkv", qkv);
     let d_output = Memory::of::<bf16>("d_output", d_output);
     let cu_seqlens = Memory::integers("cu_seqlens", &case.cu_seqlens());
-    let plan = Memory::poisoned_integers("plan", 2 * capacity);
+    let plan = Memory::poisoned_integers("plan", 3 * capacity);
     let output = Memory::poisoned::<bf16>("output", total * case.hidden());
     let log_sum_exp = Memory::poisoned::<f32>("log_sum_exp", total * heads);
     let terms = Memory::poisoned::<f32>("row_terms", 2 * total * heads);

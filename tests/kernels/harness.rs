@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use half::bf16;
-use helixgrad::device::cpu::dropout::Dropout;
+use helixgrad::device::cpu::dropout::{AttentionDropout, Dropout, DropoutArgument};
 use helixgrad::device::{Launch, TensorMap, Value};
 use helixgrad::philox::{Philox, Purpose};
 use proptest::prelude::*;
@@ -68,29 +68,16 @@ pub fn rounded<T: Float>(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&value| T::round(value)).collect()
 }
 
-/// One dropout site as kernels take it; mirrors `Dropout` of `kernels/common/dropout.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct DropoutArgument {
-    key: [u32; 2],
-    step: u32,
-    stream: u32,
-    threshold: u32,
-    scale: f32,
-}
-
 /// The same dropout for a kernel and for the CPU device.
 pub fn dropout(p: f64, seed: u64) -> (DropoutArgument, Option<Dropout>) {
-    let philox = Philox::new(seed, 7, Purpose::Dropout as u32 + 3);
-    let dropout = Dropout::new(p, philox);
-    let argument = DropoutArgument {
-        key: philox.key,
-        step: philox.step,
-        stream: philox.stream,
-        threshold: (p * 65536.0).round() as u32,
-        scale: dropout.map_or(1.0, |dropout| dropout.scale() as f32),
-    };
-    (argument, dropout)
+    let dropout = Dropout::new(p, Philox::new(seed, 7, Purpose::Dropout as u32 + 3));
+    (DropoutArgument::of(dropout), dropout)
+}
+
+/// As [`dropout`], of attention probabilities.
+pub fn attention_dropout(p: f64, seed: u64) -> (DropoutArgument, Option<AttentionDropout>) {
+    let dropout = AttentionDropout::new(p, Philox::new(seed, 7, Purpose::Dropout as u32 + 3));
+    (DropoutArgument::of(dropout), dropout)
 }
 
 /// A kernel's argument: where its value lies.

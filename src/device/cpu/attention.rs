@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use super::dropout::{AttentionDropout, Dropout, TILE};
+use super::dropout::{AttentionDropout, TILE};
 use super::gemm::{Threads, View, Write, gemm};
 use super::{Real, real};
 use crate::device::attention_pattern::{BlockLists, SQUARE};
@@ -29,7 +29,7 @@ pub struct Shape<'a> {
     /// What scores are multiplied with, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
     /// Dropout of the probabilities.
-    pub dropout: Option<Dropout>,
+    pub dropout: Option<AttentionDropout>,
     /// ALiBi: scores get `-slopes[head] * |query - key|`, `[heads]`.
     pub slopes: Option<&'a [f64]>,
     /// Which squares of scores are computed; all, if absent.
@@ -72,8 +72,8 @@ impl Shape<'_> {
         self.slopes.map(|slopes| slopes[head])
     }
 
-    fn dropout_of(&self, sequence: usize, head: usize) -> Option<AttentionDropout> {
-        self.dropout.map(|dropout| AttentionDropout::new(dropout, sequence * self.heads + head))
+    fn dropout_of(&self, sequence: usize, head: usize) -> Option<(AttentionDropout, usize)> {
+        self.dropout.map(|dropout| (dropout, sequence * self.heads + head))
     }
 }
 
@@ -103,7 +103,7 @@ impl Columns {
     }
 
     /// `values *= mask` of one head, for the queries from `first` (a multiple of the tile) on.
-    fn apply_dropout<T: Real>(&self, values: &mut [T], first: usize, dropout: AttentionDropout) {
+    fn apply_dropout<T: Real>(&self, values: &mut [T], first: usize, (dropout, head): (AttentionDropout, usize)) {
         debug_assert!(first.is_multiple_of(TILE));
         real::dispatch(
             #[inline(always)]
@@ -112,7 +112,7 @@ impl Columns {
                 for (tile, rows) in values.chunks_mut(TILE * self.width).enumerate() {
                     for span in &self.spans {
                         for key in (0..span.count).step_by(TILE) {
-                            dropout.tile(first / TILE + tile, (span.first + key) / TILE, &mut mask);
+                            dropout.tile(head, first / TILE + tile, (span.first + key) / TILE, &mut mask);
                             let (at, width) = (span.at + key, TILE.min(span.count - key));
                             for (row, mask) in rows.chunks_exact_mut(self.width).zip(&mask) {
                                 for (value, &mask) in row[at..at + width].iter_mut().zip(mask) {

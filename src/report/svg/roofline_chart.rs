@@ -2,7 +2,7 @@
 
 use super::axis::Scale;
 use super::{Anchor, Canvas, Svg, WIDTH, colour, escape, shorten, text_width};
-use crate::report::format::{percent, short};
+use crate::report::format::{percent, quantity, short};
 
 const PLOT_HEIGHT: f64 = 360.0;
 /// Named points; the rest have their name as a tooltip.
@@ -14,6 +14,7 @@ const LABELS: usize = 10;
 pub struct RooflineChart {
     title: String,
     bytes_per_second: f64,
+    memory: String,
     flops_per_second: f64,
     points: Vec<Point>,
 }
@@ -29,9 +30,10 @@ struct Point {
 }
 
 impl RooflineChart {
-    /// An empty chart under the roof of these ceilings.
-    pub fn new(title: &str, bytes_per_second: f64, flops_per_second: f64) -> Self {
-        Self { title: title.into(), bytes_per_second, flops_per_second, points: Vec::new() }
+    /// An empty chart under the roof of these ceilings, of which `memory` says how the first was measured.
+    pub fn new(title: &str, (bytes_per_second, memory): (f64, &str), flops_per_second: f64) -> Self {
+        let (title, memory) = (title.into(), memory.into());
+        Self { title, bytes_per_second, memory, flops_per_second, points: Vec::new() }
     }
 
     /// Adds work that needs `bytes` and `flops` and took `seconds`, a `share` of all time; the colour is `group`'s. Work
@@ -57,7 +59,7 @@ impl RooflineChart {
         let y = decades(rates, bottom, top);
         for (scale, vertical) in [(&x, true), (&y, false)] {
             for (exponent, at) in scale.ticks() {
-                let label = short(10f64.powi(exponent));
+                let label = power_of_ten(exponent);
                 if vertical {
                     canvas.line((at, top), (at, bottom), "hx-grid");
                     canvas.text((at, bottom + 19.0), Anchor::Middle, "hx-muted", &label);
@@ -74,12 +76,13 @@ impl RooflineChart {
             "hx-muted",
             "FLOP per byte that has to be moved",
         );
-        self.draw_roof(&mut canvas, &x, &y);
-        self.draw_points(&mut canvas, &x, &y);
+        let mut labels = Labels { left, right, top, bottom, taken: Vec::new() };
+        self.draw_roof(&mut canvas, &x, &y, &mut labels);
+        self.draw_points(&mut canvas, &x, &y, &mut labels);
         canvas.finish(bottom + 46.0, &self.title, &self.description())
     }
 
-    fn draw_roof(&self, canvas: &mut Canvas, x: &Decades, y: &Decades) {
+    fn draw_roof(&self, canvas: &mut Canvas, x: &Decades, y: &Decades, labels: &mut Labels) {
         // Where the slope leaves the plot at the bottom or on the left, where it meets the flat part, and the right end.
         let start = x.low().max(y.low() / self.bytes_per_second);
         let ridge = self.flops_per_second / self.bytes_per_second;
@@ -87,17 +90,18 @@ impl RooflineChart {
             .map(|intensity| (x.at(intensity), y.at((intensity * self.bytes_per_second).min(self.flops_per_second))));
         let path = corners.map(|(x, y)| format!("{x:.1},{y:.1}")).join(" ");
         canvas.raw(format_args!("<polyline points=\"{path}\" class=\"hx-line\" stroke=\"var(--hx-muted)\"/>"));
-        let flat = format!("{}FLOP/s, a large product", short(self.flops_per_second));
-        canvas.text((corners[2].0, corners[2].1 - 8.0), Anchor::End, "hx-muted hx-halo", &flat);
-        let slope = format!("{}B/s, a copy", short(self.bytes_per_second));
+        let flat = format!("{}, a large product", quantity(self.flops_per_second, "FLOP/s"));
+        let slope = format!("{}, {}", quantity(self.bytes_per_second, "B/s"), self.memory);
         let middle = ((corners[0].0 + corners[1].0) / 2.0 - 8.0, (corners[0].1 + corners[1].1) / 2.0 - 6.0);
-        canvas.text(middle, Anchor::End, "hx-muted hx-halo", &slope);
+        for (text, (end, line)) in [(flat, (corners[2].0, corners[2].1 - 8.0)), (slope, middle)] {
+            canvas.text((end, line), Anchor::End, "hx-muted hx-halo", &text);
+            labels.taken.push((end - text_width(&text), end, line));
+        }
     }
 
-    fn draw_points(&self, canvas: &mut Canvas, x: &Decades, y: &Decades) {
+    fn draw_points(&self, canvas: &mut Canvas, x: &Decades, y: &Decades, labels: &mut Labels) {
         let mut order: Vec<&Point> = self.points.iter().collect();
         order.sort_by(|a, b| b.share.total_cmp(&a.share));
-        let mut taken: Vec<(f64, f64, f64)> = Vec::new();
         for (rank, point) in order.iter().enumerate() {
             let at = (x.at(point.intensity), y.at(point.rate));
             let radius = 4.0 + 14.0 * point.share.clamp(0.0, 1.0).sqrt();
@@ -109,8 +113,9 @@ impl RooflineChart {
             ));
             if rank < LABELS {
                 let name = shorten(&point.name, 220.0);
-                let place = free_place(at, radius, text_width(&name), &mut taken);
-                canvas.text(place, Anchor::Start, "hx-halo", &name);
+                if let Some(place) = labels.place(at, radius, text_width(&name)) {
+                    canvas.text(place, Anchor::Start, "hx-halo", &name);
+                }
             }
         }
     }
@@ -118,9 +123,9 @@ impl RooflineChart {
     fn sentence(&self, point: &Point) -> String {
         let roof = (point.intensity * self.bytes_per_second).min(self.flops_per_second);
         format!(
-            "{}: {}FLOP/s at {} FLOP/byte, {} of the roof, {} of the time",
+            "{}: {} at {} FLOP/byte, {} of the roof, {} of the time",
             point.name,
-            short(point.rate),
+            quantity(point.rate, "FLOP/s"),
             short(point.intensity),
             percent(point.rate / roof, 0),
             percent(point.share, 1)
@@ -131,27 +136,55 @@ impl RooflineChart {
     fn description(&self) -> String {
         let sentences: Vec<String> = self.points.iter().map(|point| self.sentence(point) + ".").collect();
         format!(
-            "Roof: {}B/s and {}FLOP/s. {}",
-            short(self.bytes_per_second),
-            short(self.flops_per_second),
+            "Roof: {} and {}. {}",
+            quantity(self.bytes_per_second, "B/s"),
+            quantity(self.flops_per_second, "FLOP/s"),
             sentences.join(" ")
         )
     }
 }
 
-/// A place for a label of `width` beside a point, where no label is yet.
-fn free_place((x, y): (f64, f64), radius: f64, width: f64, taken: &mut Vec<(f64, f64, f64)>) -> (f64, f64) {
+/// Where labels are already, and where they may be.
+struct Labels {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+    /// From, to, and the line that the letters stand on.
+    taken: Vec<(f64, f64, f64)>,
+}
+
+impl Labels {
     const LINE: f64 = 15.0;
-    let right = x + radius + 4.0;
-    let left = if right + width > WIDTH { x - radius - 4.0 - width } else { right };
-    let is_free = |y: f64, taken: &[(f64, f64, f64)]| {
-        taken.iter().all(|&(from, to, line)| to < left || from > left + width || (line - y).abs() >= LINE)
-    };
-    let candidates =
-        (0..12).map(|step| y + 4.5 + LINE * f64::from((step + 1) / 2) * if step % 2 == 0 { 1.0 } else { -1.0 });
-    let place = candidates.clone().find(|&y| is_free(y, taken)).unwrap_or(y + 4.5);
-    taken.push((left, left + width, place));
-    (left, place)
+
+    /// A place inside the plot for a label of `width` beside a point, where no label is yet: to its right or left, as near to its height as
+    /// can be. None where it is crowded: the point's tooltip has the name, too.
+    fn place(&mut self, (x, y): (f64, f64), radius: f64, width: f64) -> Option<(f64, f64)> {
+        let sides = [x + radius + 4.0, x - radius - 4.0 - width];
+        let heights = (0..14)
+            .map(|step| y + 4.5 + Self::LINE * f64::from((step + 1) / 2) * if step % 2 == 0 { 1.0 } else { -1.0 });
+        let mut places = heights.flat_map(|line| sides.map(|from| (from, line)));
+        let place = places.find(|&(from, line)| self.is_free(from, from + width, line))?;
+        self.taken.push((place.0, place.0 + width, place.1));
+        Some(place)
+    }
+
+    fn is_free(&self, from: f64, to: f64, line: f64) -> bool {
+        let inside = from >= self.left && to <= self.right && line - 10.0 >= self.top && line + 3.0 <= self.bottom;
+        inside
+            && self.taken.iter().all(|&(left, right, at)| right < from || left > to || (line - at).abs() >= Self::LINE)
+    }
+}
+
+/// A thousand and more with their suffix, less than one with all their digits, until they would be too many.
+fn power_of_ten(exponent: i32) -> String {
+    match exponent {
+        0..=14 => {
+            format!("1{}{}", ["", "0", "00"][exponent as usize % 3], ["", "k", "M", "G", "T"][exponent as usize / 3])
+        }
+        -4..0 => format!("{:.*}", -exponent as usize, 10f64.powi(exponent)),
+        _ => format!("1e{exponent}"),
+    }
 }
 
 /// A logarithmic axis over whole decades.
@@ -194,9 +227,9 @@ mod tests {
     #[test]
     fn a_point_on_the_roof_is_drawn_on_it() {
         // 1 FLOP per byte at the full bandwidth.
-        let chart = RooflineChart::new("t", 1e11, 1e13).point("copying", 0, (1e11, 1e11, 1.0), 0.5);
+        let chart = RooflineChart::new("t", (1e11, "a copy"), 1e13).point("copying", 0, (1e11, 1e11, 1.0), 0.5);
         let svg = chart.render();
-        assert!(svg.as_str().contains("copying: 100GFLOP/s at 1.00 FLOP/byte, 100 % of the roof, 50.0 % of the time"));
+        assert!(svg.as_str().contains("copying: 100 GFLOP/s at 1.00 FLOP/byte, 100 % of the roof, 50.0 % of the time"));
         let x = decades([1.0, 5.0, 400.0], 56.0, WIDTH - 16.0);
         let y = decades([1e11, 3e13], 52.0 + PLOT_HEIGHT, 52.0);
         assert!(svg.as_str().contains(&format!("cx=\"{:.1}\" cy=\"{:.1}\"", x.at(1.0), y.at(1e11))));
@@ -204,7 +237,7 @@ mod tests {
 
     #[test]
     fn work_without_arithmetic_and_numbers_that_are_none_are_left_out() {
-        let chart = RooflineChart::new("t", 1e11, 1e13)
+        let chart = RooflineChart::new("t", (1e11, "a copy"), 1e13)
             .point("copy", 0, (1e9, 0.0, 1.0), 0.1)
             .point("unknown", 0, (0.0, 0.0, 1.0), 0.1)
             .point("nan", 0, (1.0, f64::NAN, 1.0), 0.1);
@@ -212,12 +245,24 @@ mod tests {
     }
 
     #[test]
-    fn labels_do_not_overlap() {
-        let mut taken = Vec::new();
-        let places: Vec<_> = (0..6).map(|_| free_place((100.0, 100.0), 5.0, 80.0, &mut taken).1).collect();
-        for (index, place) in places.iter().enumerate() {
-            assert!(places[..index].iter().all(|other| (other - place).abs() >= 15.0), "{places:?}");
+    fn labels_neither_overlap_nor_leave_the_plot() {
+        let mut labels =
+            Labels { left: 56.0, right: 744.0, top: 52.0, bottom: 412.0, taken: vec![(600.0, 744.0, 80.0)] };
+        let points = [(100.0, 100.0); 8].into_iter().chain([(735.0, 78.0), (58.0, 411.0), (640.0, 76.0)]);
+        let placed = points.filter(|&at| labels.place(at, 5.0, 80.0).is_some()).count();
+        assert_eq!(placed, 11);
+        for (index, one) in labels.taken.iter().enumerate() {
+            assert!(one.0 >= 56.0 && one.1 <= 744.0 && (62.0..=409.0).contains(&one.2), "{one:?}");
+            let apart = |other: &(f64, f64, f64)| other.1 < one.0 || other.0 > one.1 || (other.2 - one.2).abs() >= 15.0;
+            assert!(labels.taken[..index].iter().all(apart), "{:?}", labels.taken);
         }
-        assert!(free_place((WIDTH - 10.0, 300.0), 5.0, 80.0, &mut taken).0 + 80.0 < WIDTH);
+        // A point in a corner that is full has no label.
+        labels.taken = (0..30).map(|line| (56.0, 744.0, 52.0 + 12.0 * f64::from(line))).collect();
+        assert_eq!(labels.place((100.0, 100.0), 5.0, 80.0), None);
+    }
+
+    #[test]
+    fn small_powers_keep_their_digits() {
+        assert_eq!([-6, -3, -1, 0, 2, 4, 9].map(power_of_ten), ["1e-6", "0.001", "0.1", "1", "100", "10k", "1G"]);
     }
 }

@@ -1,0 +1,80 @@
+//! Bias and GELU as kernels of their own: where they are no epilogue of the product before them.
+
+use super::{column_sums, for_real, kernel, work};
+use crate::Result;
+use crate::autograd::{Parameters, Tape, Tensor, Vector};
+use crate::device::{Buffer, DType, Device, Launch, cpu};
+
+/// `y = gelu(x + bias)`, both `[rows, bias.len]`.
+///
+/// # Errors
+/// None on the CPU.
+pub fn bias_gelu_forward(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: &Buffer,
+    bias: Vector,
+    y: &mut Buffer,
+) -> Result<()> {
+    tape.count(work::bias_gelu_forward(y.len(), tape.dtype().size()));
+    if let Device::Cpu = tape.device() {
+        for_real!(tape.dtype(), T => {
+            let bias = &parameters.values.slice::<T>()[bias.range()];
+            cpu::gelu::forward(x.slice(), bias, y.slice_mut());
+        });
+        return Ok(());
+    }
+    let shape = [y.len() / bias.len.max(1), bias.len];
+    let shift = parameters.values.address_of(bias.offset);
+    tape.device().launch(&forward_launch(tape.dtype(), shape, x.address(), shift, y.address()))
+}
+
+/// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias.
+///
+/// # Errors
+/// None on the CPU.
+pub fn bias_gelu_backward(
+    tape: &mut Tape,
+    parameters: &mut Parameters,
+    x: Tensor,
+    bias: Vector,
+    dy: &mut Buffer,
+) -> Result<()> {
+    tape.count(work::bias_gelu_backward(dy.len(), tape.dtype().size()));
+    if let Device::Cpu = tape.device() {
+        for_real!(tape.dtype(), T => {
+            let values = &parameters.values.slice::<T>()[bias.range()];
+            let d_bias = &mut parameters.gradients.slice_mut()[bias.range()];
+            cpu::gelu::backward(tape.value(x).slice(), values, dy.slice_mut(), d_bias);
+        });
+        return Ok(());
+    }
+    let parts = column_sums::tiles(x.rows, x.columns).1;
+    let partials = tape.allocate_scratch(parts * x.columns)?;
+    let (kept, shift) = (tape.value(x).address(), parameters.values.address_of(bias.offset));
+    let addresses = [kept, shift, dy.address(), partials.address()];
+    tape.device().launch(&backward_launch(tape.dtype(), [x.rows, x.columns], parts, addresses))?;
+    column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
+    tape.recycle(partials);
+    Ok(())
+}
+
+/// The launch for `[rows, columns]` at these addresses.
+pub(super) fn forward_launch(dtype: DType, [rows, columns]: [usize; 2], x: u64, bias: u64, y: u64) -> Launch {
+    let (tiles, parts) = column_sums::tiles(rows, columns);
+    let launch = Launch::new(kernel("bias_gelu_forward", dtype), 1, 256).grid(tiles, parts, 1).block(32, 8, 1);
+    let launch = launch.work(work::bias_gelu_forward(rows * columns, dtype.size()));
+    launch.value(x).value(bias).value(y).int(rows).int(columns)
+}
+
+/// The launch that leaves column sums in `parts` rows of partials.
+pub(super) fn backward_launch(
+    dtype: DType,
+    [rows, columns]: [usize; 2],
+    parts: usize,
+    [x, bias, dy, partials]: [u64; 4],
+) -> Launch {
+    let launch = Launch::new(kernel("bias_gelu_backward", dtype), 1, 256).grid(columns.div_ceil(256), parts, 1);
+    let launch = launch.block(32, 8, 1).work(work::bias_gelu_backward(rows * columns, dtype.size()));
+    launch.value(x).value(bias).value(dy).int(rows).int(columns).value(partials)
+}

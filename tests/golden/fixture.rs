@@ -1,0 +1,79 @@
+//! What `tools/golden.py` wrote: a batch, weights, and what PyTorch computes from them.
+
+use std::fs;
+use std::path::Path;
+
+use helixgrad::device::DType;
+use helixgrad::kmer::batch::Batch;
+use helixgrad::model::{Config, Head, Model};
+use safetensors::SafeTensors;
+
+pub struct Golden {
+    bytes: Vec<u8>,
+    pub facts: serde_json::Value,
+}
+
+impl Golden {
+    pub fn read(case: &str) -> Self {
+        // With the sources, or below the current folder where the tests were carried to another machine.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let folder = if folder.is_dir() { folder } else { "tests/fixtures".into() };
+        let bytes = fs::read(folder.join(format!("golden_{case}.safetensors"))).unwrap();
+        let facts = fs::read_to_string(folder.join(format!("golden_{case}.json"))).unwrap();
+        Self { bytes, facts: serde_json::from_str(&facts).unwrap() }
+    }
+
+    fn raw(&self, name: &str) -> Vec<[u8; 4]> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("the fixture has no {name}"));
+        tensor.data().chunks_exact(4).map(|bytes| bytes.try_into().unwrap()).collect()
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f64> {
+        self.raw(name).into_iter().map(|bytes| f64::from(f32::from_le_bytes(bytes))).collect()
+    }
+
+    pub fn integers(&self, name: &str) -> Vec<i32> {
+        self.raw(name).into_iter().map(i32::from_le_bytes).collect()
+    }
+
+    pub fn batch(&self) -> Batch {
+        let tokens = self.integers("tokens");
+        let mut batch = Batch::new();
+        for pair in self.integers("cu_seqlens").windows(2) {
+            batch.push(&tokens[pair[0] as usize..pair[1] as usize]);
+        }
+        batch.rows = self.integers("rows");
+        batch.labels = self.integers("labels");
+        batch
+    }
+
+    pub fn model(&self, head: Head, dtype: DType) -> Model {
+        let config: Config = serde_json::from_value(with_range(self.facts["config"].clone())).unwrap();
+        let mut model = Model::zeros(config, head, dtype).unwrap();
+        for spec in model.parameters.specs.clone() {
+            let weights = self.floats(&format!("weight.{}", spec.name));
+            assert_eq!(weights.len(), spec.len(), "{}", spec.name);
+            match dtype {
+                DType::F32 => {
+                    let target = &mut model.parameters.values.slice_mut::<f32>()[spec.range()];
+                    target.iter_mut().zip(weights).for_each(|(target, weight)| *target = weight as f32);
+                }
+                _ => model.parameters.values.slice_mut::<f64>()[spec.range()].copy_from_slice(&weights),
+            }
+        }
+        let named = SafeTensors::deserialize(&self.bytes)
+            .unwrap()
+            .names()
+            .iter()
+            .filter(|name| name.starts_with("weight."))
+            .count();
+        assert_eq!(named, model.parameters.specs.len(), "every parameter of PyTorch's model is one of ours");
+        model
+    }
+}
+
+fn with_range(mut config: serde_json::Value) -> serde_json::Value {
+    config["initializer_range"] = 0.02.into();
+    config
+}
