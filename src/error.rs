@@ -88,6 +88,7 @@ fn remedy_for(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => "\n  what to do: check the path",
         io::ErrorKind::IsADirectory => "\n  what to do: this is a folder; name a file, perhaps one in it",
+        io::ErrorKind::AlreadyExists => "\n  what to do: a file is in the way; name another place",
         io::ErrorKind::NotADirectory => "\n  what to do: a part of the path is a file; check the path",
         io::ErrorKind::PermissionDenied => "\n  what to do: change its permissions, or name another place",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "\n  what to do: make room, or name another place",

@@ -275,7 +275,7 @@ impl FolderKind {
             let is_ours = name.to_str().is_some_and(|name| name == self.marker || (self.holds)(name));
             if !is_marked || is_folder || !is_ours {
                 return Err(Error::usage(
-                    format!("{} holds {:?}, and is not {} alone", path.display(), name.to_string_lossy(), self.what),
+                    format!("{} holds {:?}, and is no folder of {}", path.display(), name.to_string_lossy(), self.what),
                     "name a new folder with --out, or an earlier one of this command, which is replaced",
                 ));
             }
@@ -340,7 +340,7 @@ mod tests {
         for foreign in ["notes.txt", "part_2/inner"] {
             let file = path.join(foreign);
             write_atomic(&file, "mine").unwrap();
-            assert!(write().unwrap_err().to_string().contains("not a table alone"));
+            assert!(write().unwrap_err().to_string().contains("no folder of a table"));
             assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
             fs::remove_file(&file).unwrap();
             let _ = fs::remove_dir(file.parent().unwrap());

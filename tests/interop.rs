@@ -424,6 +424,12 @@ fn pickles_and_archives_of_a_bomb_are_refused() {
     // A name of a megabyte, which each use would copy.
     assert!(message(read(&"0".repeat(1 << 20), &[2, 2], &[2, 1])).contains("describes no storage"));
 
+    // A name that is long is compared with itself each time.
+    let once = state_dict("0", &[2, 2], &[2, 1]);
+    let twice = [&once[..once.len() - 1], &once[3..]].concat();
+    fs::write(&path, archive(&[("a/data.pkl", Some(&twice)), ("a/data/0", Some(&[0; 16]))])).unwrap();
+    assert!(Weights::read(&path).unwrap_err().to_string().contains("tensor w is there twice"));
+
     // Every name is the same megabyte, whose checksum would be computed each time.
     let names: Vec<String> = (0..10_000).map(|number| format!("a/{number}")).collect();
     let mut entries: Vec<(&str, Option<&[u8]>)> = names.iter().map(|name| (name.as_str(), None)).collect();

@@ -410,7 +410,7 @@ fn a_run_takes_no_folder_of_somebody_else() {
     for command in ["pretrain", "finetune"] {
         let message =
             refused(&[command, if command == "pretrain" { "--genome" } else { "--data" }, &sample(), "--out", &out]);
-        assert!(message.contains("is not a run without a checkpoint alone"), "{message}");
+        assert!(message.contains("no folder of a run that was just begun"), "{message}");
     }
     assert!(
         Path::new(&out).join("best/thesis").is_file() && Path::new(&out).join("checkpoint-500/adapter.bin").is_file()

@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Common, config};
-use crate::Result;
 use crate::lossy;
 use crate::output::write_atomic;
 use crate::report::format;
 use crate::train::demo::{DemoMetrics, DemoOptions, Surroundings, run as run_demo};
 use crate::train::metrics::SpliceMetrics;
+use crate::{Error, Result};
 
 /// Options of `helixgrad demo`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -34,7 +34,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let options = if args.quick { DemoOptions::quick() } else { DemoOptions::default() };
     let (device, dtype) = common.device()?;
     let surroundings = Surroundings { out: args.out.clone(), device, dtype, seed: common.seed, quiet: common.quiet };
-    let metrics = run_demo(&options, &surroundings)?;
+    let metrics = run_demo(&options, &surroundings).map_err(|error| match error {
+        // Its parts would say how to go on with them.
+        Error::Interrupted(_) => Error::Interrupted("; a demo begins anew each time".into()),
+        other => other,
+    })?;
     write_atomic(args.out.join("config.toml"), config::resolved(args, common)?)?;
     common.print(&metrics, |metrics| human(metrics, args))
 }

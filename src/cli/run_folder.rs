@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// A run that came to an end before its first checkpoint: it has nothing to lose.
 const BEGUN: FolderKind = FolderKind {
-    what: "a run without a checkpoint",
+    what: "a run that was just begun",
     marker: "metrics.jsonl",
     holds: |name| matches!(name, ".lock" | "config.toml") || name.contains("tfevents"),
 };

@@ -132,12 +132,14 @@ impl Config {
     /// [`Error::Usage`] with an estimate of the memory.
     pub fn check_training(&self, device: &Device, tokens: usize, recompute: Recompute) -> Result<()> {
         let Device::Cpu = device else { return Ok(()) };
+        let (hidden, layers) = (self.hidden_size, self.num_hidden_layers);
         let kept = match recompute {
-            // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two.
-            Recompute::None => 7 * self.hidden_size + 2 * self.intermediate_size,
-            Recompute::Layer => self.hidden_size,
+            // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two. Behind
+            // its attention the last layer computes only the rows that the head reads.
+            Recompute::None => (7 * hidden + 2 * self.intermediate_size) * (layers - 1) + 4 * hidden,
+            Recompute::Layer => hidden * layers,
         };
-        let activations = 4.0 * tokens as f64 * (kept * self.num_hidden_layers) as f64;
+        let activations = 4.0 * tokens as f64 * kept as f64;
         host_memory::require(
             16.0 * self.weights() as f64 + activations,
             &format!("training this model on {tokens} tokens at a time"),

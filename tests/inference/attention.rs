@@ -221,6 +221,6 @@ fn a_planted_motif_is_found() {
     assert!(fs::read_to_string(out.join("motifs.html")).unwrap().contains("<p>No motif: "));
     assert!(refused(&[&command[..], &["--class", "x"]].concat()).contains("plain (0), planted (1)"));
     fs::write(out.join("thesis.txt"), "three years").unwrap();
-    assert!(refused(&[&command[..], &["--class", "planted"]].concat()).contains("not motifs alone"));
+    assert!(refused(&[&command[..], &["--class", "planted"]].concat()).contains("no folder of motifs"));
     assert_eq!(fs::read_to_string(out.join("thesis.txt")).unwrap(), "three years");
 }

@@ -281,6 +281,12 @@ fn bad_options_are_refused() {
     assert!(with(&whole, &[]).contains("--window 80"));
     assert!(with(&whole, &["--window", "80"]).contains("at most 48"));
     assert!(!out.join("sites.bed").exists());
+    fs::create_dir_all(&out).unwrap();
+    fs::write(out.join("config.toml"), "mine").unwrap();
+    assert!(with(&whole, &["--window", "24"]).contains("no folder of a scan"));
+    assert_eq!(fs::read_to_string(out.join("config.toml")).unwrap(), "mine");
+    // A scan that was killed before it had saved anything is begun anew.
+    fs::create_dir(out.join(".partial")).unwrap();
     scan(&whole, &genome, &out, &["--window", "24"]);
     assert!(out.join("sites.bed").exists());
 }

@@ -118,7 +118,7 @@ fn a_profile_replaces_nothing_but_a_profile() {
     let out = folder.path().to_str().unwrap();
     let output = helixgrad(&[&["profile"], &SMALL[..], &["--out", out]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not a profile alone"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no folder of a profile"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 

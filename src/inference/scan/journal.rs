@@ -14,7 +14,8 @@ use crate::output::{remove_debris, write_atomic};
 use crate::small_file;
 use crate::{Error, Result};
 
-const FOLDER: &str = ".partial";
+/// The working folder, inside the output folder.
+pub const FOLDER: &str = ".partial";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
 

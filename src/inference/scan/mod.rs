@@ -29,7 +29,7 @@ use crate::genome::region::{Region, Spelling};
 use crate::genome::splice::{Kind, Position, Site};
 use crate::genome::twobit::Genome;
 use crate::lossy;
-use crate::output::{AtomicFile, write_atomic};
+use crate::output::{AtomicFile, is_staging, write_atomic};
 use crate::report::Progress;
 use crate::report::format::date;
 use crate::train::interrupt;
@@ -231,9 +231,24 @@ fn check_folder(options: &Options) -> Result<()> {
     } else if out.join(SUMMARY).exists() {
         ("already holds a scan", "name another folder, or remove it")
     } else {
-        return Ok(());
+        return refuse_foreign(out);
     };
     Err(Error::usage(format!("{} {found}", out.display()), remedy))
+}
+
+/// The tracks go beside nothing else, which they might overwrite: only a scan that ended before its first state is begun anew.
+fn refuse_foreign(out: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(out) else { return Ok(()) };
+    let is_begun = out.join(journal::FOLDER).is_dir();
+    for entry in entries {
+        let name = entry.map_err(Error::io("read the folder", out))?.file_name();
+        let name = name.to_string_lossy();
+        if !(name == journal::FOLDER || is_begun && name == CONFIG || is_staging(&name)) {
+            let found = format!("{} holds {name:?}, and is no folder of a scan", out.display());
+            return Err(Error::usage(found, "name a new folder with --out"));
+        }
+    }
+    Ok(())
 }
 
 fn regions(genome: &Genome, options: &Options) -> Vec<Region> {
