@@ -4,44 +4,54 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{parameters, run};
+use common::{Bench, parameters, run};
+use helixgrad::Result;
 use helixgrad::autograd::DeviceBatch;
 use helixgrad::autograd::Pass::{Backward, Forward};
+use helixgrad::device::Choices;
+use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{AttentionHooks, attention};
 
 fn main() {
     run("attention", |bench| {
-        let shapes = bench.shapes.clone();
-        let full = |length: usize| (format!("{length}"), vec![length; shapes.tokens.div_ceil(length)]);
-        let mut cases: Vec<_> = shapes.lengths.iter().map(|&length| full(length)).collect();
-        // Half of full length, half spread evenly: 7, 7 + 72, ...
-        let longest = shapes.lengths[0];
-        let mix = (0..)
-            .map(|i: usize| if i.is_multiple_of(2) { longest } else { 7 + i * 36 % longest.saturating_sub(6).max(1) });
-        let mut total = 0;
-        let mix: Vec<usize> = mix
-            .take_while(|length| {
-                total += length;
-                total <= shapes.tokens
-            })
-            .collect();
-        cases.push((format!("mix to {longest}"), mix));
-        for (name, lengths) in cases {
-            let mut batch = Batch::new();
-            for length in lengths {
-                batch.push(&vec![5; length]);
-            }
-            let batch: Rc<DeviceBatch> = DeviceBatch::upload(&bench.device, &batch)?;
-            for dropout in [0.0, 0.1] {
-                let (parameters, ..) = parameters(bench, &[], &[])?;
-                let name = format!("{name}{}", if dropout > 0.0 { " dropout" } else { "" });
-                let inputs = [[batch.tokens.len(), 3 * shapes.hidden]];
-                bench.operation(&name, "attention", &[Forward, Backward], parameters, &inputs, |tape, _, x| {
-                    attention(tape, &batch, x[0], shapes.heads, dropout, &AttentionHooks::default()).map(Some)
-                })?;
-            }
-        }
-        Ok(())
+        // The kernels that any GPU takes, beside those for Hopper.
+        let sm80 = ("sm80", Choices { attention: AttentionPath::Sm80, ..Choices::default() });
+        let ways: &[_] = if bench.device.runs_sm90() { &[sm80] } else { &[] };
+        bench.in_ways(ways, lengths)
     });
+}
+
+fn lengths(bench: &mut Bench) -> Result<()> {
+    let shapes = bench.shapes.clone();
+    let full = |length: usize| (format!("{length}"), vec![length; shapes.tokens.div_ceil(length)]);
+    let mut cases: Vec<_> = shapes.lengths.iter().map(|&length| full(length)).collect();
+    // Half of full length, half spread evenly: 7, 7 + 72, ...
+    let longest = shapes.lengths[0];
+    let mix =
+        (0..).map(|i: usize| if i.is_multiple_of(2) { longest } else { 7 + i * 36 % longest.saturating_sub(6).max(1) });
+    let mut total = 0;
+    let mix: Vec<usize> = mix
+        .take_while(|length| {
+            total += length;
+            total <= shapes.tokens
+        })
+        .collect();
+    cases.push((format!("mix to {longest}"), mix));
+    for (name, lengths) in cases {
+        let mut batch = Batch::new();
+        for length in lengths {
+            batch.push(&vec![5; length]);
+        }
+        let batch: Rc<DeviceBatch> = DeviceBatch::upload(&bench.device, &batch)?;
+        for dropout in [0.0, 0.1] {
+            let (parameters, ..) = parameters(bench, &[], &[])?;
+            let name = format!("{name}{}", if dropout > 0.0 { " dropout" } else { "" });
+            let inputs = [[batch.tokens.len(), 3 * shapes.hidden]];
+            bench.operation(&name, "attention", &[Forward, Backward], parameters, &inputs, |tape, _, x| {
+                attention(tape, &batch, x[0], shapes.heads, dropout, &AttentionHooks::default()).map(Some)
+            })?;
+        }
+    }
+    Ok(())
 }

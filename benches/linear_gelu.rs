@@ -2,22 +2,29 @@
 
 mod common;
 
-use common::{parameters, run};
+use common::{Bench, parameters, run};
+use helixgrad::Result;
 use helixgrad::autograd::Pass::{Backward, Forward};
+use helixgrad::device::{Choices, GemmChoice};
 use helixgrad::ops::linear_gelu;
 
 fn main() {
     run("linear_gelu", |bench| {
-        let (tokens, hidden, width) = (bench.shapes.tokens, bench.shapes.hidden, bench.shapes.intermediate);
-        let (parameters, matrices, vectors) = parameters(bench, &[[width, hidden]], &[width])?;
-        let name = format!("{tokens}x{hidden}x{width}");
-        bench.operation(
-            &name,
-            "linear_gelu",
-            &[Forward, Backward],
-            parameters,
-            &[[tokens, hidden]],
-            |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0]).map(Some),
-        )
+        let ways = [("cuBLASLt", Choices { gemm: GemmChoice::CublasLt, ..Choices::default() })];
+        bench.in_ways(&ways, half)
     });
+}
+
+fn half(bench: &mut Bench) -> Result<()> {
+    let (tokens, hidden, width) = (bench.shapes.tokens, bench.shapes.hidden, bench.shapes.intermediate);
+    let (parameters, matrices, vectors) = parameters(bench, &[[width, hidden]], &[width])?;
+    let name = format!("{tokens}x{hidden}x{width}");
+    bench.operation(
+        &name,
+        "linear_gelu",
+        &[Forward, Backward],
+        parameters,
+        &[[tokens, hidden]],
+        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0]).map(Some),
+    )
 }

@@ -142,6 +142,17 @@ fn info_tells_how_far_a_run_came_and_which_models_a_folder_holds() {
 }
 
 #[test]
+fn a_short_run_has_a_curve() {
+    let folder = Folder::new();
+    let (genome, out) = (sample(), folder.path("run"));
+    let size =
+        "--k 3 --layers 1 --hidden 16 --heads 1 --intermediate 16 --max-length 40 --tokens-per-step 96 --steps 3";
+    let size: Vec<&str> = size.split(' ').collect();
+    json(&[&["pretrain", "--genome", &genome, "--out", &out][..], &size].concat());
+    assert_eq!(fs::read_to_string(format!("{out}/metrics.jsonl")).unwrap().lines().count(), 3);
+}
+
+#[test]
 fn another_seed_gives_another_model_and_micro_batches_do_not_change_the_tokens() {
     let folder = Folder::new();
     let (one, other) = (folder.path("one"), folder.path("other"));
@@ -239,6 +250,10 @@ fn from_annotation_to_predictions() {
             .map(|n| n.as_u64().unwrap())
             .sum();
         assert_eq!(counted, evaluation["windows"].as_u64().unwrap());
+        // Both tables say what they count.
+        let told = helixgrad(&["evaluate", "--model", &model, "--data", &test, "--quiet"]).stdout;
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.contains("windows in 3 classes: share classified right") && told.contains("model card"), "{told}");
 
         let fasta = folder.path("windows.fa");
         fs::write(&fasta, format!(">a\n{}\n>b\n{}\n", "ACGTAGGT".repeat(10), "acgtnggt".repeat(12))).unwrap();

@@ -116,7 +116,7 @@ train() {
         figures "finetune-$type" 'tokens/s|accuracy|MCC'
         check "evaluate-$type" 60 "$program" evaluate --model "$out/runs/finetune-$type" --data "$out/runs/data/test.tsv" \
             --device "$device" --dtype "$type"
-        figures "evaluate-$type" 'windows: accuracy|^model|^position'
+        figures "evaluate-$type" 'windows in|accuracy|^model|^position|^[01][.]'
     done
 }
 
@@ -140,7 +140,9 @@ sanitize() {
 # In a folder without benches (packed to rehearse) only whole steps.
 bench() {
     if [ -x ./bench-gemm ]; then
-        check bench 420 ./gpu_bench.sh --out "$out/bench" "$@"
+        rehearsal=
+        [ "$device" = cpu ] && rehearsal=--cpu
+        check bench 420 ./gpu_bench.sh $rehearsal --out "$out/bench" "$@"
         [ ! -f "$out/bench/ratios.txt" ] || tee -a "$summary" <"$out/bench/ratios.txt"
         return
     fi

@@ -19,11 +19,11 @@ use std::time::Duration;
 use criterion::Criterion;
 use helixgrad::autograd::{Matrix, Parameters, Pass, Spec, Tape, Tensor, Vector};
 use helixgrad::bench::profile::{Meter, Recording, rows};
-use helixgrad::device::{Buffer, DType, Device, Work};
+use helixgrad::device::{Buffer, Choices, DType, Device, Work};
 use helixgrad::ops::Loss;
 use helixgrad::optim::{AdamW, AdamWConfig};
 use helixgrad::philox::Philox;
-use helixgrad::report::{Cell, Table, format};
+use helixgrad::report::{Cell, Table};
 use helixgrad::train::ceilings::{Ceilings, Limit, Sizes};
 use helixgrad::{Error, Result};
 use options::Options;
@@ -60,6 +60,8 @@ struct Row {
 
 pub struct Bench {
     name: String,
+    /// What `--device` says.
+    place: String,
     criterion: Criterion,
     pub device: Device,
     pub dtype: DType,
@@ -68,6 +70,8 @@ pub struct Bench {
     ceilings: OnceCell<Ceilings>,
     flush: Rc<RefCell<Buffer>>,
     rows: Vec<Row>,
+    /// How it is computed now, if not as the device does by itself.
+    way: &'static str,
     json: Option<PathBuf>,
 }
 
@@ -100,22 +104,35 @@ impl Bench {
             heads: options.heads,
             lengths: if options.lengths.is_empty() { lengths.to_vec() } else { options.lengths },
         };
-        // Twice the largest L2 of a GPU of today, and more than a share of a server's L3.
-        let flush = Buffer::on(&device, 64 << 20, DType::F32)?;
-        let (device, meter) = Meter::new(&device);
-        let (name, ceilings, flush) = (name.into(), OnceCell::new(), Rc::new(RefCell::new(flush)));
-        Ok(Self {
-            name,
-            criterion,
-            device,
-            dtype,
-            shapes,
-            meter,
-            ceilings,
-            flush,
-            rows: Vec::new(),
-            json: options.json,
-        })
+        let (flush, (device, meter)) = (flushing(&device)?, Meter::new(&device));
+        let (name, place, ceilings) = (name.into(), options.device, OnceCell::new());
+        let (rows, way, json) = (Vec::new(), "", options.json);
+        Ok(Self { name, place, criterion, device, dtype, shapes, meter, ceilings, flush, rows, way, json })
+    }
+
+    /// Measures, and on a GPU once more for each other way to compute, on a device opened for it. Rows end in the way's name. What this
+    /// machine has not is left out, with a word.
+    pub fn in_ways(
+        &mut self,
+        ways: &[(&'static str, Choices)],
+        measure: impl Fn(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        measure(self)?;
+        if self.is_cpu() {
+            return Ok(());
+        }
+        for &(way, choices) in ways {
+            let device = match Device::open(&self.place, choices) {
+                Ok(device) => device,
+                Err(error) => {
+                    eprintln!("{}, {way}: left out: {error}", self.name);
+                    continue;
+                }
+            };
+            (self.flush, (self.device, self.meter), self.way) = (flushing(&device)?, Meter::new(&device), way);
+            measure(self)?;
+        }
+        Ok(())
     }
 
     /// Measured once there is something to judge.
@@ -205,7 +222,8 @@ impl Bench {
         mut iteration: impl FnMut(&mut Tape) -> Result<()>,
     ) -> Result<()> {
         for &(op, pass) in ops {
-            let id = format!("{}/{name}/{}", self.name, pass.name());
+            let way = if self.way.is_empty() { String::new() } else { format!(", {}", self.way) };
+            let id = format!("{}/{name}/{}{way}", self.name, pass.name());
             let mut tape = Tape::new(self.device.clone(), self.dtype);
             let mut samples = Vec::new();
             let mut last = None;
@@ -321,14 +339,11 @@ impl Bench {
                 ceilings.limit(row.work, row.seconds).map_or("", Limit::name).into(),
             ]);
         }
-        let size = ceilings.product_size;
         println!(
-            "\n{table}\n{} in {}; ceilings measured in this run: {} at {}, a product of {size} x {size} x {size} at {}; medians",
+            "\n{table}\n{} in {}; ceilings measured in this run: {}; medians",
             self.device,
             self.dtype.name(),
-            ceilings.memory,
-            format::quantity(ceilings.bytes_per_second, "B/s"),
-            format::quantity(ceilings.flops_per_second, "FLOP/s"),
+            ceilings.describe()
         );
         self.write_json(&ceilings)
     }
@@ -352,6 +367,11 @@ impl Bench {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", path))
     }
+}
+
+/// Twice the largest L2 of a GPU of today, and more than a share of a server's L3.
+fn flushing(device: &Device) -> Result<Rc<RefCell<Buffer>>> {
+    Ok(Rc::new(RefCell::new(Buffer::on(device, 64 << 20, DType::F32)?)))
 }
 
 /// Seconds that an operation took: its kernels on devices that have them, its calls on the CPU.

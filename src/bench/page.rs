@@ -136,15 +136,8 @@ fn gaps(profile: &Profile) -> String {
 }
 
 fn measured(profile: &Profile) -> String {
-    let ceilings = &profile.ceilings;
-    format!(
-        "Ceilings, measured in this run: {} at {}, a product of {size} x {size} x {size} at {}. Figures are means of {} recorded steps.",
-        ceilings.memory,
-        format::quantity(ceilings.bytes_per_second, "B/s"),
-        format::quantity(ceilings.flops_per_second, "FLOP/s"),
-        profile.steps,
-        size = ceilings.product_size,
-    )
+    let (ceilings, steps) = (profile.ceilings.describe(), profile.steps);
+    format!("Ceilings, measured in this run: {ceilings}. Figures are means of {steps} recorded steps.")
 }
 
 fn memory(profile: &Profile) -> Table {

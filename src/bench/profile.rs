@@ -356,8 +356,13 @@ mod tests {
 
     use super::*;
 
-    const CEILINGS: Ceilings =
-        Ceilings { bytes_per_second: 1e9, memory: "a copy", flops_per_second: 1e12, product_size: 1 };
+    const CEILINGS: Ceilings = Ceilings {
+        bytes_per_second: 1e9,
+        memory: "a copy",
+        flops_per_second: 1e12,
+        by_cublaslt: false,
+        product_size: 1,
+    };
 
     fn span(name: &str, start: f64, seconds: f64, work: Work) -> Span {
         Span { name: name.into(), op: None, pass: Some(Pass::Forward), layer: None, start, seconds, work }

@@ -181,7 +181,13 @@ mod tests {
         ];
         let spans = vec![span("linear", 0.002), span("linear", 0.001), span("linear", 0.005), span("tanh", 0.002)];
         let recording = Recording { spans, calls, steps: Vec::new() };
-        let ceilings = Ceilings { bytes_per_second: 1e9, memory: "a copy", flops_per_second: 1e12, product_size: 1 };
+        let ceilings = Ceilings {
+            bytes_per_second: 1e9,
+            memory: "a copy",
+            flops_per_second: 1e12,
+            by_cublaslt: false,
+            product_size: 1,
+        };
         let times = op_times(&recording, 2, &ceilings);
         let linear = &times[0];
         assert_eq!((linear.op, linear.calls_per_step, times.len()), ("linear", 1.0, 2));

@@ -184,7 +184,7 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         "{title} ({}), on {} with {} threads; attention: {}\n\
          {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps), {:.0} MiB of activations\n\
          {} of products, MFU {} of {} ({})\n\
-         ceilings of this run: {} at {}, product at {}",
+         ceilings of this run: {}",
         report.dtype,
         report.device,
         throughput.threads,
@@ -199,9 +199,7 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         format::percent(throughput.mfu, 1),
         format::quantity(throughput.peak.flops_per_second, "FLOP/s"),
         throughput.peak.source,
-        throughput.ceilings.memory,
-        format::quantity(throughput.ceilings.bytes_per_second, "B/s"),
-        format::quantity(throughput.ceilings.flops_per_second, "FLOP/s"),
+        throughput.ceilings.describe(),
     )];
     if let Some(GraphCounts { made, run, tasks, changed, alone }) = throughput.graphs {
         parts.push(format!(

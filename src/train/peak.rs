@@ -43,8 +43,13 @@ impl Peak {
             Device::Kernels(_) => (32 * device.multiprocessors()).next_multiple_of(64).min(4096),
         };
         let sizes = Sizes { copied: 1 << 16, product, budget: Duration::from_millis(20) };
-        let unknown =
-            Ceilings { bytes_per_second: f64::NAN, memory: "", flops_per_second: f64::NAN, product_size: product };
+        let unknown = Ceilings {
+            bytes_per_second: f64::NAN,
+            memory: "",
+            flops_per_second: f64::NAN,
+            by_cublaslt: false,
+            product_size: product,
+        };
         let peak = Self::of(device, dtype, &unknown);
         if peak.flops_per_second.is_finite() {
             return Ok(peak);

@@ -1,12 +1,16 @@
 //! A profile of a device with kernels: every launch is found, timed, and belongs to an operation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use helixgrad::bench::profile::profile;
 use helixgrad::bench::{Mix, Workload};
-use helixgrad::device::DType;
+use helixgrad::device::{DType, Device};
 use helixgrad::model::Head;
-use helixgrad::train::ceilings::Sizes;
+use helixgrad::train::ceilings::{Ceilings, Sizes};
+
+use crate::emulated;
+use crate::watched::Watched;
 
 #[test]
 fn kernels_are_timed_and_accounted_for() {
@@ -36,4 +40,16 @@ fn kernels_are_timed_and_accounted_for() {
     let layers = profile.recording.spans.iter().filter(|span| span.name.starts_with("attention_forward"));
     assert_eq!(layers.map(|span| span.layer).collect::<Vec<_>>(), [Some(0), Some(1)]);
     assert!(profile.memory.master_weights == 2 * profile.memory.weights);
+}
+
+/// Kernels are judged by the faster of two products: theirs, and that of cuBLASLt where it can be had.
+#[test]
+fn the_ceiling_is_that_of_the_faster_product() {
+    let sizes = Sizes { copied: 1 << 16, product: 64, budget: Duration::ZERO };
+    let measure = |device: &Device| Ceilings::measure(device, DType::Bf16, &sizes).unwrap();
+    let own = measure(&emulated::device());
+    let vendor = measure(&Device::Kernels(Arc::new(Watched::over(&emulated::device()).with_vendor())));
+    assert!(!own.by_cublaslt && vendor.by_cublaslt, "{own:?} {vendor:?}");
+    assert!(vendor.flops_per_second > own.flops_per_second, "{own:?} {vendor:?}");
+    assert!(vendor.describe().ends_with("by cuBLASLt") && own.describe().ends_with("FLOP/s"));
 }

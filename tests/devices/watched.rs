@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use helixgrad::device::product::Product;
 use helixgrad::device::{Device, Driver, Launch, LaunchLog};
 use helixgrad::error::Shortage;
 use helixgrad::{Error, Result};
@@ -19,6 +20,7 @@ pub struct Watched {
     failed: AtomicBool,
     log: LaunchLog,
     updates: AtomicU64,
+    vendor: bool,
     /// When an attached profiler was told to begin and to end, in updates made by then.
     pub collected: Mutex<Vec<(bool, u64)>>,
 }
@@ -36,6 +38,7 @@ impl Watched {
             failed: AtomicBool::new(false),
             log: LaunchLog::default(),
             updates: AtomicU64::new(0),
+            vendor: false,
             collected: Mutex::default(),
         }
     }
@@ -48,6 +51,11 @@ impl Watched {
     /// A kernel that fails as on a GPU: its launch succeeds, and the next call that waits returns the error.
     pub fn failing(self, kernel: &'static str) -> Self {
         Self { late: Some(kernel), ..self }
+    }
+
+    /// Has a library that takes every product, in no time.
+    pub fn with_vendor(self) -> Self {
+        Self { vendor: true, ..self }
     }
 
     fn wait(&self) -> Result<()> {
@@ -123,6 +131,10 @@ impl Driver for Watched {
     fn synchronize(&self) -> Result<()> {
         self.wait()?;
         self.inner.synchronize()
+    }
+
+    unsafe fn vendor_product(&self, _product: &Product) -> Result<bool> {
+        Ok(self.vendor)
     }
 
     fn collect_profile(&self, on: bool) -> Result<()> {

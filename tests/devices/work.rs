@@ -31,6 +31,11 @@ fn train(device: &Device, dtype: DType, head: Head) {
     let model = Model::initialise(config(32), head.clone(), DType::F32, 3).unwrap();
     let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 9).unwrap();
     trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
+    if dtype == DType::Bf16 {
+        // Without f32 copies of the weights.
+        trainer.model.parameters.master = None;
+        trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
+    }
     if let Head::Cls { labels } = head {
         let targets = vec![0.5; batch.rows.len() * labels];
         for task in [Task::MultiLabel, Task::Regression] {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -139,7 +139,8 @@ struct Gpu {
     modules: Vec<(&'static str, sys::CUmodule)>,
     functions: Mutex<HashMap<String, Function>>,
     /// The vendor's matrix products, where they may be wanted.
-    cublaslt: Option<CublasLt>,
+    /// Opened when it is first asked for: by a choice of products, or by who measures what the GPU can do.
+    cublaslt: OnceLock<Option<CublasLt>>,
     gemm: GemmTable,
     log: LaunchLog,
 }
@@ -201,7 +202,7 @@ impl Gpu {
             stream,
             modules,
             functions: Mutex::default(),
-            cublaslt: None,
+            cublaslt: OnceLock::new(),
             gemm: GemmTable::new(GemmChoice::Own),
             log: LaunchLog::default(),
         })
@@ -212,7 +213,7 @@ impl Gpu {
         let choice = match (choice, (choice != GemmChoice::Own).then(CublasLt::open)) {
             (_, None) => choice,
             (_, Some(Ok(library))) => {
-                self.cublaslt = Some(library);
+                self.cublaslt = OnceLock::from(Some(library));
                 choice
             }
             (GemmChoice::Auto, Some(Err(error))) => {
@@ -405,8 +406,8 @@ impl Driver for Gpu {
     }
 
     unsafe fn vendor_product(&self, product: &Product) -> Result<bool> {
-        let Some(library) = &self.cublaslt else { return Ok(false) };
         self.enter()?;
+        let Some(library) = self.cublaslt.get_or_init(|| CublasLt::open().ok()) else { return Ok(false) };
         // SAFETY: the caller's promise; the stream is of this GPU's context, which is current.
         unsafe { library.multiply(product, self.stream) }
     }

@@ -10,13 +10,16 @@ pub(super) struct Cluster {
     pub members: Vec<(usize, i64)>,
 }
 
-/// Puts each word, the longest first, to the first seed that it agrees with, or makes it a seed. Words agree when some
-/// alignment without gaps has as many equal bases as the shortest allowed word less one, and at least half of the shorter
-/// word's (DNABERT's rule).
+/// Puts each word, the most significant first, to the first seed that it agrees with, or makes it a seed. Words agree when
+/// some alignment without gaps has as many equal bases as the shortest allowed word less one, and at least half of the shorter
+/// word's (DNABERT's rule). DNABERT begins with the longest word; but that is often one of a single sequence, which many words
+/// agree with somewhere or other, and their motif is a smear.
 pub(super) fn merge(words: &[Word], min_length: usize) -> Vec<Cluster> {
     let mut order: Vec<usize> = (0..words.len()).collect();
-    // Words come by significance, and the sort keeps that among equal lengths.
-    order.sort_by_key(|&index| std::cmp::Reverse(words[index].bases.len()));
+    order.sort_by(|&one, &other| {
+        let (one, other) = (&words[one], &words[other]);
+        one.p_value.total_cmp(&other.p_value).then_with(|| other.bases.len().cmp(&one.bases.len()))
+    });
     let mut clusters: Vec<Cluster> = Vec::new();
     for index in order {
         let bases = words[index].bases.as_bytes();
@@ -77,5 +80,10 @@ mod tests {
         let clusters = merge(&words, 5);
         let members: Vec<Vec<(usize, i64)>> = clusters.iter().map(|cluster| cluster.members.clone()).collect();
         assert_eq!(members, [vec![(2, 0), (3, 2), (0, -2)], vec![(1, 0)]]);
+        // The most significant word is the seed, however short.
+        let mut words = words;
+        words[1..].iter_mut().for_each(|word| word.p_value = 0.001);
+        let members: Vec<Vec<(usize, i64)>> = merge(&words, 5).into_iter().map(|cluster| cluster.members).collect();
+        assert_eq!(members, [vec![(0, 0), (2, 2), (3, 4)], vec![(1, 0)]]);
     }
 }

@@ -66,13 +66,13 @@ pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons:
     let mut page = Page::new("Splice-site calls beside the annotation");
     let Subject { model, genome, region, positions, date } = subject;
     page.lead(&format!("Of {model} on {region}, compared with {}.", truth.source()));
-    page.facts(&[
-        ("model", *model),
-        ("genome", genome),
-        ("region", region),
-        ("positions", positions),
-        ("date (UTC)", date),
-    ]);
+    let mut of_what = Table::new(["scanned", ""]);
+    for (name, value) in
+        [("model", *model), ("genome", genome), ("region", region), ("positions", positions), ("date (UTC)", date)]
+    {
+        of_what.row([name, value]);
+    }
+    page.table(&of_what);
     page.section("Figures").table(&table(comparisons));
     page.paragraph(
         "Sites that were not scored count as missed. Top-k: of the k calls with the highest scores, k being the number of \
