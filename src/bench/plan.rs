@@ -76,7 +76,8 @@ pub fn plan(workload: &Workload, chip: Chip, dtype: DType, recompute: Recompute,
     // The data sheets' rate for products of f32 is that of TF32, half of bf16's; our kernels, which round nothing, reach less.
     let flops_per_second = if dtype == DType::Bf16 { chip.flops_per_second } else { chip.flops_per_second / 2.0 };
     let bytes_per_second = chip.bytes_per_second;
-    let ceilings = Ceilings { bytes_per_second, memory: "data sheet", flops_per_second, product_size: 0 };
+    let ceilings =
+        Ceilings { bytes_per_second, memory: "data sheet", flops_per_second, product_size: 0, by_cublaslt: false };
     let mut totals: BTreeMap<&str, (usize, Work, f64)> = BTreeMap::new();
     for (name, work) in &launches {
         let total = totals.entry(name).or_default();

@@ -18,7 +18,11 @@ fn check<T: Float>(rows: usize, columns: usize, spread: f64, blocks: usize, seed
     let logits = normals::<T>(seed, rows * columns, spread);
     // Most rows are right, so that hits are of both kinds.
     let flips = below(seed, rows * columns, 4 * columns);
-    let target = |(logit, flip): (&f32, &i32)| f32::from(u8::from((*logit > 0.0) != (*flip == 0)));
+    let target = |(logit, flip): (&f32, &i32)| {
+        let certain = f32::from(u8::from((*logit > 0.0) != (*flip == 0)));
+        // A third is not certain: what counts as a hit is on which side of a half it is.
+        if flip % 3 == 1 { 0.25 + 0.5 * certain } else { certain }
+    };
     let targets: Vec<f32> = logits.iter().zip(&flips).map(target).collect();
     // Rows of whole groups, or with some other gap, of NaN; the targets have none.
     let stride = if seed.is_multiple_of(2) { columns.next_multiple_of(8) } else { columns + seed as usize % 5 };
