@@ -6,7 +6,7 @@
 //!
 //! Objects lie in an arena and are referred to by index, texts and storages are shared, and ranks are bounded, so that a
 //! pickle can neither build a deep structure that overflows the stack nor one that is larger than a small multiple of its
-//! own bytes; and of those there may be [`LONGEST`].
+//! own bytes; and of those there may be 8 MiB.
 
 use std::collections::HashMap;
 use std::rc::Rc;
