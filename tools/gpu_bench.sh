@@ -5,12 +5,13 @@
 #   tools/gpu_bench.sh [--cpu] [--out DIR] [OP]     OP is one bench (layernorm, gemm, attention, ...); without it all, and training steps
 #
 # Beside the packed programs these are taken, elsewhere cargo builds them. Peers need Python with torch and transformers ($PYTHON, default
-# python3); without them our rows are printed alone.
+# python3); without them our rows are printed alone. HELIXGRAD_CHECK_DEVICE names the device (cuda, cuda:1; default cuda); cpu is --cpu.
 set -eu
 cd "$(dirname "$0")"
 tools=.
 [ -x ./helixgrad ] || { cd .. && tools=tools; }
-device=cuda dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes=
+device=${HELIXGRAD_CHECK_DEVICE:-cuda} dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes=
+[ "$device" = cpu ] && set -- --cpu "$@"
 while [ $# -gt 0 ]; do
     case $1 in
     --cpu)
@@ -50,15 +51,15 @@ train=
 if [ -z "$op" ]; then
     for mix in full dnabert; do
         echo "train: $preset, $mix" >&2
-        "$program" bench train --preset $preset --mix $mix --device $device --batch $batch --steps $steps --json \
+        "$program" bench train --preset $preset --mix $mix --device "$device" --batch $batch --steps $steps --json \
             >"$out/train-$mix.json"
     done
-    if [ $device = cuda ]; then
+    if [ "$device" != cpu ]; then
         # Small models, whose kernels are short: single launches, then graphs, and the ratios.
         for small in splice-small mini; do
             echo "train: $small, without and with graphs" >&2
-            "$program" bench train --preset $small --device cuda --steps 30 --json >"$out/train-$small.json"
-            "$program" bench train --preset $small --device cuda --steps 30 --cuda-graphs --against "$out/train-$small.json" |
+            "$program" bench train --preset $small --device "$device" --steps 30 --json >"$out/train-$small.json"
+            "$program" bench train --preset $small --device "$device" --steps 30 --cuda-graphs --against "$out/train-$small.json" |
                 tee "$out/train-$small-graphs.txt"
         done
     fi
@@ -69,10 +70,10 @@ if ! $python -c "import torch, transformers" 2>/dev/null; then
     echo "no torch and transformers in $python: no peers" >&2
     exit 0
 fi
-$python $tools/torch_baseline.py ops --device $device --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
+$python $tools/torch_baseline.py ops --device "$device" --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
 if [ -z "$op" ]; then
     for mix in full dnabert; do
-        $python $tools/torch_baseline.py $preset --mix $mix --device $device --dtype $dtype --batch $batch --steps $steps $compile --json \
+        $python $tools/torch_baseline.py $preset --mix $mix --device "$device" --dtype $dtype --batch $batch --steps $steps $compile --json \
             >"$out/torch-$mix.json"
         train="$train --train $out/train-$mix.json $out/torch-$mix.json"
     done
