@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::small_file;
-use crate::train::checkpoint::nothing_to_resume;
+use crate::train::run_state::nothing_to_resume;
 use crate::{Error, Result};
 
 /// Inserts the options of the `--config` file behind the command's name, unless the command line sets them itself.

@@ -7,9 +7,11 @@ use flate2::Crc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::checkpoint::{Classification, load, newest_checkpoint};
+use super::apply::answers;
+use super::checkpoint::{Classification, load};
 use super::evaluation::TaskScores;
-use super::finetune::{FinetuneOptions, answers, finetune};
+use super::finetune::{FinetuneOptions, finetune};
+use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::vocabulary::Vocabulary;

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_model};
+use super::checkpoint::{self, save_model};
 use super::feed::Feed;
+use super::interrupt;
 use super::peak::Utilisation;
 use super::run::Run;
+use super::run_state::{RunState, load_training_state, newest_checkpoint, nothing_to_resume};
 use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::{self, ProfileSteps, Trainer};
-use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
 use crate::kmer::key::BatchKey;

@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::checkpoint::{
-    CHECKPOINT_PREFIX, Classification, MODEL_FILE, ModelImage, RunState, STATE_FILE, TRAINING_FILE, checkpoints,
-    checksum, save_tensors, to_json, view,
-};
+use super::checkpoint::Classification;
+use super::model_image::{MODEL_FILE, ModelImage, save_tensors, to_json, view};
+use super::run_state::{CHECKPOINT_PREFIX, RunState, STATE_FILE, TRAINING_FILE, checkpoints, checksum};
 use super::step::Trainer;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
