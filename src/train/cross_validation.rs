@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use flate2::Crc;
 use serde::Serialize;
 use serde_json::json;
 
@@ -13,7 +12,7 @@ use super::evaluation::TaskScores;
 use super::finetune::{FinetuneOptions, finetune};
 use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
-use crate::kmer::labelled::LabelledWindow;
+use crate::kmer::labelled::{LabelledWindow, checksum};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::output::write_atomic;
@@ -63,17 +62,6 @@ pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usiz
     fold_of
 }
 
-/// What decides which windows a fold's model has seen: the windows and their folds, as a number.
-fn plan_of(windows: &[LabelledWindow], fold_of: &[usize]) -> String {
-    let mut crc = Crc::new();
-    for (window, fold) in windows.iter().zip(fold_of) {
-        let second = window.second.as_deref().unwrap_or_default();
-        crc.update(format!("{fold} {} {:?} ", window.label, window.targets).as_bytes());
-        [&window.bases, &b" "[..], second, b"\n"].into_iter().for_each(|part| crc.update(part));
-    }
-    format!("{:08x}", crc.sum())
-}
-
 /// Refuses to go on with models that were trained on other folds: they would be tested on what they have seen.
 fn keep_to_plan(path: &Path, plan: &str) -> Result<()> {
     if path.exists() {
@@ -109,7 +97,7 @@ pub fn cross_validate(
             format!("give at least {fewest} folds, and no more than there are different sequences"),
         ));
     }
-    keep_to_plan(&options.out.join("folds.json"), &plan_of(windows, &fold_of))?;
+    keep_to_plan(&options.out.join("folds.json"), &checksum(windows.iter().zip(fold_of.iter().copied())))?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }

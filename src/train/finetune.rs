@@ -4,20 +4,21 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
 use super::checkpoint::{Classification, load, save_model};
 use super::evaluation::DevScores;
 use super::interrupt;
 use super::peak::Utilisation;
-use super::pretrain::{resume_from, started};
+use super::pretrain::started;
 use super::run::Run;
-use super::run_state::{Best, RunState};
+use super::run_state::{Best, RunState, resume_from};
 use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
-use crate::kmer::labelled::{LabelledWindow, example_batch};
+use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
 use crate::ops::Loss;
@@ -177,7 +178,8 @@ pub fn finetune(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
-    let mut state = RunState::new(total_steps, options.seed, options.optimizer);
+    let settings = settings(vocabulary, classification, train, options);
+    let mut state = RunState::new(total_steps, options.seed, options.optimizer, settings);
     if resume {
         state = resume_from(&options.out, &mut trainer, state)?;
         tracing::info!("resuming after step {} of {total_steps}", state.step);
@@ -325,6 +327,29 @@ pub fn finetune(
         points,
     };
     Ok((trainer.model, summary))
+}
+
+/// What the batches and updates of a run depend on.
+fn settings(
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    train: &[LabelledWindow],
+    options: &FinetuneOptions,
+) -> Value {
+    let Classification { labels, window, task, pairs } = classification;
+    json!({
+        "training windows": checksum(train.iter().map(|window| (window, 0))),
+        "k": vocabulary.k(),
+        "base-order": vocabulary.order(),
+        "labels": labels,
+        "window": window,
+        "task": task,
+        "pairs": pairs,
+        "batch": options.batch,
+        "learning-rate": options.learning_rate,
+        "warmup": options.warmup,
+        "decay": options.decay,
+    })
 }
 
 /// The order of the windows in an epoch.

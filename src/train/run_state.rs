@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use flate2::CrcReader;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::checkpoint::{missing, weights_file};
+use super::checkpoint::{load, missing, weights_file};
 use super::peak::Peak;
+use super::step::Trainer;
 use crate::interop::weights::Weights;
 use crate::ops::Loss;
 use crate::optim::{AdamW, AdamWConfig};
@@ -51,6 +52,9 @@ pub struct RunState {
     /// The last point of the log, where Ctrl-C came while it was evaluated: it is not in the log yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unevaluated: Option<Value>,
+    /// What else the bits of the run depend on, by the names of options where there are such; older checkpoints have none.
+    #[serde(default)]
+    pub settings: Value,
     /// CRC-32 of the files beside this state, by their names; older checkpoints have none.
     #[serde(default)]
     pub checksums: BTreeMap<String, u32>,
@@ -67,7 +71,7 @@ pub struct Best {
 
 impl RunState {
     /// The state before the first update.
-    pub fn new(total_steps: u64, seed: u64, optimizer: AdamWConfig) -> Self {
+    pub fn new(total_steps: u64, seed: u64, optimizer: AdamWConfig, settings: Value) -> Self {
         let interval = Loss::default();
         Self {
             step: 0,
@@ -82,6 +86,7 @@ impl RunState {
             best: None,
             peak: None,
             unevaluated: None,
+            settings,
             checksums: BTreeMap::new(),
         }
     }
@@ -126,6 +131,55 @@ pub fn nothing_to_resume(run: &Path) -> Error {
         format!("--resume, but {} has no checkpoint", run.display()),
         "leave --resume out to start the run, or name the folder of an interrupted one",
     )
+}
+
+/// Loads the newest checkpoint of the run in `out` into the trainer, if it is of the run that `fresh` would begin.
+pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) -> Result<RunState> {
+    let Some(folder) = newest_checkpoint(out)? else {
+        return Err(nothing_to_resume(out));
+    };
+    let saved = load(&folder)?;
+    if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
+        return Err(Error::usage(
+            format!("--resume, but {} is of another model than the options describe", folder.display()),
+            "give the options that the run was started with (they are in its config.toml)",
+        ));
+    }
+    let state = load_training_state(&folder, &mut trainer.optimizer)?;
+    if state.step > fresh.total_steps {
+        return Err(Error::usage(
+            format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),
+            "resume with at least as many steps",
+        ));
+    }
+    check_same(out, &fresh, &state)?;
+    trainer.replace_model(saved.model)?;
+    Ok(RunState { total_steps: fresh.total_steps, settings: fresh.settings, ..state })
+}
+
+/// Refuses what would make other batches or updates than the run was begun with.
+fn check_same(out: &Path, fresh: &RunState, before: &RunState) -> Result<()> {
+    /// They may follow from the number of steps, of which a resumed run may make more.
+    const FOLLOWING: [&str; 2] = ["warmup-steps", "decay-steps"];
+    let all = |state: &RunState| [json!({ "seed": state.seed }), json!(state.optimizer), state.settings.clone()];
+    let is_longer = fresh.total_steps != before.total_steps;
+    for (fresh, before) in all(fresh).iter().zip(all(before)) {
+        for (name, value) in fresh.as_object().into_iter().flatten() {
+            let Some(was) = before.get(name).filter(|was| *was != value) else { continue };
+            if is_longer && FOLLOWING.contains(&name.as_str()) {
+                continue;
+            }
+            let name = if name.contains(' ') { name.clone() } else { format!("--{}", name.replace('_', "-")) };
+            return Err(Error::usage(
+                format!(
+                    "--resume with other {name} than the run in {} was begun with: {value}, not {was}",
+                    out.display()
+                ),
+                "leave the option out: those of the run are in its config.toml; to go on with another, begin a new run with --init and the newest checkpoint",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The state of the run that `folder` is, or is a checkpoint of, if it can be resumed from.

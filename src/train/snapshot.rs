@@ -128,6 +128,8 @@ impl Drop for CheckpointWriter {
 mod tests {
     use std::fs;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::device::{DType, Device};
     use crate::kmer::vocabulary::BaseOrder;
@@ -141,7 +143,7 @@ mod tests {
         let model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
         let trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
         let snapshot = |step| {
-            let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default()) };
+            let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default(), Value::Null) };
             Snapshot::of(&trainer, &vocabulary, None, &state).unwrap()
         };
         let folder = tempfile::tempdir().unwrap();
