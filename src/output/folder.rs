@@ -277,7 +277,7 @@ mod tests {
                     assert!(path.exists(), "a kill in this moment leaves nothing under the name");
                 }
             });
-            for _ in 0..300 {
+            for _ in 0..100 {
                 write_folder_atomic(&path, |dir| write_atomic(dir.join("x"), "new")).unwrap();
             }
             is_done.store(true, std::sync::atomic::Ordering::Relaxed);
