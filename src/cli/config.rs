@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
+use crate::inference::variants::working_folder;
 use crate::small_file;
-use crate::train::run_state::nothing_to_resume;
 use crate::{Error, Result};
 
 /// Inserts the options of the `--config` file behind the command's name, unless the command line sets them itself.
@@ -59,7 +59,7 @@ pub fn resolved<T: Serialize>(args: &T, common: &Common) -> Result<String> {
     Ok(format!("{}{}", toml::to_string(common).map_err(failed)?, toml::to_string(args).map_err(failed)?))
 }
 
-/// The file that `--config` names; or, with `--resume`, the one in the folder that `--out` names.
+/// The file that `--config` names; or, with `--resume`, the one in the folder that `--out` names or that is kept beside it.
 fn config_path(arguments: &[OsString]) -> Result<Option<PathBuf>> {
     let value_of = |wanted: &str| {
         let options = arguments.iter().map(|argument| as_option(argument));
@@ -74,8 +74,13 @@ fn config_path(arguments: &[OsString]) -> Result<Option<PathBuf>> {
     }
     match value_of("out") {
         Some(out) if arguments.iter().any(|argument| argument == "--resume") => {
-            let path = out.join("config.toml");
-            if path.is_file() { Ok(Some(path)) } else { Err(nothing_to_resume(&out)) }
+            let candidates = [out.clone(), working_folder(&out)].map(|folder| folder.join("config.toml"));
+            candidates.into_iter().find(|path| path.is_file()).map(Some).ok_or_else(|| {
+                Error::usage(
+                    format!("--resume, but {} holds nothing that was interrupted", out.display()),
+                    "leave --resume out to begin anew, or name what was interrupted",
+                )
+            })
         }
         _ => Ok(None),
     }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::apply::answers;
 use super::checkpoint::{Classification, load};
 use super::evaluation::TaskScores;
-use super::finetune::{FinetuneOptions, finetune};
+use super::finetune::{FinetuneOptions, finetune, settings};
 use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
 use crate::kmer::labelled::{LabelledWindow, checksum};
@@ -63,12 +63,12 @@ pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usiz
 }
 
 /// Refuses to go on with models that were trained on other folds: they would be tested on what they have seen.
-fn keep_to_plan(path: &Path, plan: &str) -> Result<()> {
+fn keep_to_plan(path: &Path, plan: &Value) -> Result<()> {
     if path.exists() {
-        let before: serde_json::Value = serde_json::from_str(&small_file::read(path)?).unwrap_or_default();
-        if before["plan"] != plan {
-            let remedy = "give the data, --folds and --seed that it was begun with, or another folder";
-            return Err(Error::input(path, "", "the models here are of other windows or folds", remedy));
+        let before: Value = serde_json::from_str(&small_file::read(path)?).unwrap_or_default();
+        if before["plan"] != *plan {
+            let remedy = "give the data and the options that it was begun with, or another folder";
+            return Err(Error::input(path, "", "the models here are of other windows, folds or options", remedy));
         }
     }
     write_atomic(path, json!({ "plan": plan }).to_string() + "\n")
@@ -97,7 +97,14 @@ pub fn cross_validate(
             format!("give at least {fewest} folds, and no more than there are different sequences"),
         ));
     }
-    keep_to_plan(&options.out.join("folds.json"), &checksum(windows.iter().zip(fold_of.iter().copied())))?;
+    let plan = json!([
+        checksum(windows.iter().zip(fold_of.iter().copied())),
+        settings(vocabulary, classification, windows, options),
+        options.optimizer,
+        options.epochs,
+        options.patience,
+    ]);
+    keep_to_plan(&options.out.join("folds.json"), &plan)?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }

@@ -330,7 +330,7 @@ pub fn finetune(
 }
 
 /// What the batches and updates of a run depend on.
-fn settings(
+pub(super) fn settings(
     vocabulary: &Vocabulary,
     classification: &Classification,
     train: &[LabelledWindow],

@@ -1,6 +1,6 @@
 //! What no user means to give: paths that are no text, files without an end, a signal in the middle, streams that are full.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -63,6 +63,12 @@ fn paths_that_are_no_text_are_written_and_shown() {
         let shown = ["out", "output", "file", "folder"].iter().find_map(|key| printed.get(key)?.as_str());
         assert!(shown.is_none_or(|path| path.contains("odd\u{fffd}")), "{line}: {printed}");
     }
+    // In one word, too.
+    let mut out = OsString::from("--out=");
+    out.push(path("RUN"));
+    let genome = paths.iter().find(|(name, _)| *name == "GENOME").unwrap().1.as_os_str();
+    let output = command(&["pretrain", "--resume", "--genome"].map(OsStr::new)).arg(genome).arg(out).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     for name in [
         "A.2bit",
         "A.fa",
