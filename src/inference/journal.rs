@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::device::DType;
-use crate::output::{AtomicFile, write_atomic};
+use crate::output::{AtomicFile, Unfinished, write_atomic};
 use crate::small_file;
 use crate::train::checkpoint::Checkpoint;
 use crate::{Error, Result};
@@ -29,8 +29,8 @@ pub struct Journal {
     folder: PathBuf,
     files: Vec<(PathBuf, BufWriter<File>)>,
     fingerprint: Value,
-    /// Whether there is a state to go on from.
-    is_saved: bool,
+    /// Until there is a state to go on from: nothing of the folder is to stay.
+    begun: Option<Unfinished>,
     saved: Instant,
     interval: Duration,
     /// Held, not read.
@@ -75,8 +75,14 @@ impl Journal {
             ));
         }
         let folder = folder.to_owned();
-        fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
-        let lock = lock(what, &folder)?;
+        let take = || {
+            fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
+            lock(what, &folder)
+        };
+        let (lock, begun) = match resume {
+            true => (take()?, None),
+            false => Unfinished::new(take, |_| folder.clone()).map(|(lock, begun)| (lock, Some(begun)))?,
+        };
         let saved = if resume { Some(read_state(what, &folder, &fingerprint)?) } else { None };
         let state = folder.join(STATE);
         if !resume && state.exists() {
@@ -106,8 +112,8 @@ impl Journal {
             }
             None => None,
         };
-        let (is_saved, saved) = (resume, Instant::now());
-        Ok((Self { folder, files, fingerprint, is_saved, saved, interval: INTERVAL, _lock: lock }, state))
+        let saved = Instant::now();
+        Ok((Self { folder, files, fingerprint, begun, saved, interval: INTERVAL, _lock: lock }, state))
     }
 
     /// Appends to file `index`.
@@ -140,7 +146,7 @@ impl Journal {
         }
         let state = json!({ "fingerprint": self.fingerprint, "lengths": lengths, "state": state });
         write_atomic(self.folder.join(STATE), state.to_string())?;
-        (self.is_saved, self.saved) = (true, Instant::now());
+        (self.begun, self.saved) = (None, Instant::now());
         self.interval = INTERVAL.max(LARGEST_SHARE * started.elapsed());
         Ok(())
     }
@@ -176,7 +182,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if !self.is_saved {
+        if self.begun.is_some() {
             // Nobody can go on with it, and an error is told by whoever has had one.
             let _ = fs::remove_dir_all(&self.folder);
         }

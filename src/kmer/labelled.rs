@@ -31,6 +31,13 @@ pub struct LabelledWindow {
     pub targets: Vec<f32>,
 }
 
+impl LabelledWindow {
+    /// A single sequence of class `label`.
+    pub fn new(bases: impl Into<Vec<u8>>, label: i32) -> Self {
+        Self { bases: bases.into(), label, ..Self::default() }
+    }
+}
+
 /// Reads labelled windows in DNABERT's or GUE's format, plain or gzip. A header comes first and is passed over; its
 /// separator, tab or comma, is the file's. Every line after it has the sequence in the first column and the class
 /// number in the second; further columns are ignored. A sequence is written as bases, or as k-mers (any k) separated by

@@ -1,13 +1,13 @@
 //! Fine-tuning a classifier on labelled windows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
-use super::checkpoint::{Classification, load, save_model};
+use super::checkpoint::{Classification, load, load_encoder, save_model};
 use super::evaluation::DevScores;
 use super::interrupt;
 use super::peak::Utilisation;
@@ -19,8 +19,8 @@ use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
-use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Model, Task};
+use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
+use crate::model::{Head, Model, Task, preset};
 use crate::ops::Loss;
 use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::output::write_folder_atomic;
@@ -143,6 +143,34 @@ pub struct FinetuneSummary {
     /// The epochs of this session.
     #[serde(skip)]
     pub points: Vec<EpochPoint>,
+}
+
+/// Trains a classifier on `train` and leaves the result, a Hugging Face directory, in `options.out`. It starts from the encoder
+/// in `init`, or from random weights of the preset splice-small, which reads 3-mers; `labels` names the classes 0, 1, ... For
+/// anything else there is [`finetune`].
+///
+/// # Errors
+/// As [`finetune`] and [`load_encoder`].
+pub fn finetune_classes(
+    init: Option<&Path>,
+    labels: &[&str],
+    train: &[LabelledWindow],
+    dev: &[LabelledWindow],
+    options: &FinetuneOptions,
+) -> Result<(Model, FinetuneSummary)> {
+    let head = Head::Cls { labels: labels.len() };
+    let (model, vocabulary) = match init {
+        Some(path) => load_encoder(path, head, options.seed)?,
+        None => {
+            let longest = train.iter().chain(dev).map(|window| window.bases.len()).max().unwrap_or_default();
+            // A k-mer fewer than bases, and [CLS] and [SEP].
+            let config = preset("splice-small")?.config(longest.max(3));
+            (Model::initialise(config, head, DType::F32, options.seed)?, Vocabulary::new(3, BaseOrder::Atcg)?)
+        }
+    };
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let classification = Classification { labels, ..Classification::default() };
+    finetune(model, &vocabulary, &classification, train, dev, options, false)
 }
 
 /// Trains `model` on `train` and leaves the result, a Hugging Face directory, in `options.out`. Returns the trained

@@ -501,6 +501,9 @@ fn stopped_again_and_again(arguments: &[&str], state: &Path, check: &dyn Fn(&[&s
             return stops;
         }
         assert_eq!(status.code(), [Some(130), None, Some(130)][stops % 3]);
+        if !state.exists() {
+            return stops;
+        }
         check(&arguments);
         if stops == 0 {
             arguments.push("--resume");
@@ -517,14 +520,14 @@ fn killed_scoring_goes_on_to_the_same_bytes() {
     let name = &genome.sequences()[0].name;
     let mut text_of = HEADER.to_owned();
     let mut bases = Vec::new();
-    for at in (1_000_000..1_100_000).step_by(40) {
+    for at in (1_000_000..1_100_000).step_by(10) {
         genome.decode(0, at..at + 1, &mut bases);
         let (reference, alternate) = (char::from(bases[0]), if bases[0] == b'A' { 'G' } else { 'A' });
         text_of += &format!("{name}\t{}\t.\t{reference}\t{alternate}\t.\t.\t.\n", at + 1);
     }
     let vcf = folder.path().join("in.vcf");
     fs::write(&vcf, &text_of).unwrap();
-    let region = format!("{name}:1000001-1001500");
+    let region = format!("{name}:1000001-1003000");
     for (what, input, name) in [("--vcf", text(&vcf), "out.vcf.gz"), ("--saturation", &region, "out.tsv")] {
         let [unbroken, broken] = ["unbroken", "broken"].map(|part| folder.path().join(part).join(name));
         let arguments =

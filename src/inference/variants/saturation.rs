@@ -26,7 +26,7 @@ const LONGEST_PICTURE: u32 = 4000;
 const STRIP: usize = 100;
 
 /// Bases that are worked on at a time, and after which the work can be gone on with.
-const ROUND: u32 = 256;
+const ROUND: u32 = 64;
 
 const BASES: [u8; 4] = *b"ACGT";
 
