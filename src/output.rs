@@ -77,7 +77,12 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be created or written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        let mut path = path.as_ref().to_owned();
+        Self::create_in(path.as_ref(), None)
+    }
+
+    /// As [`AtomicFile::create`], written in the folder `staging`, which exists and is on the file system of the final name.
+    pub(crate) fn create_in(path: &Path, staging: Option<&Path>) -> Result<Self> {
+        let mut path = path.to_owned();
         if path.is_symlink() {
             // The link stays; what it points to is replaced.
             path = fs::canonicalize(&path).map_err(Error::io("follow the link", &path))?;
@@ -103,7 +108,7 @@ impl AtomicFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o644));
         }
-        let create = || builder.tempfile_in(&folder).map_err(Error::io("write beside", &path));
+        let create = || builder.tempfile_in(staging.unwrap_or(&folder)).map_err(Error::io("write beside", &path));
         let (file, unfinished) = Unfinished::new(create, |file| file.path().to_owned())?;
         // What is written to the parts gives errors without the staging file's name, which nobody asked about.
         let (file, staging) = file.into_parts();

@@ -102,18 +102,20 @@ fn the_programs_of_the_library_page_run() {
         let shown = &program[program.find("\nuse ").unwrap()..];
         assert!(page.contains(shown), "docs/library.md shows another examples/{name}.rs");
     }
+    let program = |name: &str| Path::new(env!("CARGO_BIN_EXE_helixgrad")).with_file_name("examples").join(name);
+    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let is_built = |name: &&str| modified(&program(name)) > modified(&root.join(format!("examples/{name}.rs")));
+    if !["embed", "finetune"].iter().all(is_built) {
+        eprintln!("skipped: the examples are not built, or before they were changed (cargo build --examples)");
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let run = |name: &str, arguments: &[PathBuf]| {
-        let program = Path::new(env!("CARGO_BIN_EXE_helixgrad")).with_file_name("examples").join(name);
-        let output = Command::new(program).args(arguments).output().unwrap();
+        let output = Command::new(program(name)).args(arguments).output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    if !Path::new(env!("CARGO_BIN_EXE_helixgrad")).with_file_name("examples").join("embed").exists() {
-        eprintln!("skipped: the examples are not built (cargo build --examples)");
-        return;
-    }
     // Is there a TATA box?
     let row = |i: usize| {
         let mut bases: Vec<u8> = (0..40).map(|j| b"ACGT"[(i * i + 7 * j + i * j / 3) % 4]).collect();

@@ -351,7 +351,7 @@ fn bad_input_is_refused_with_what_to_do() {
     let cases: &[(&[&str], &str)] = &[
         (&["pretrain", "--genome", "/nowhere.2bit", "--out", &out], "/nowhere.2bit"),
         (&["pretrain", "--genome", &genome, "--out", &run], "already holds a run"),
-        (&["pretrain", "--genome", &genome, "--out", &out, "--resume"], "no checkpoint"),
+        (&["pretrain", "--genome", &genome, "--out", &out, "--resume"], "nothing that was interrupted"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--preset", "huge"], "dnabert-6"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--k", "9"], "k"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--heads", "7"], "heads"),

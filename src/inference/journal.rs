@@ -156,6 +156,14 @@ impl Journal {
         &self.files[index].0
     }
 
+    /// Whether a file can be called `to`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it cannot; [`Error::Io`].
+    pub fn check(&self, to: &Path) -> Result<()> {
+        AtomicFile::create_in(to, Some(&self.folder)).map(drop)
+    }
+
     /// Copies file `index` to its final name, with `end` behind it, once everything is saved. May be done again after a kill.
     ///
     /// # Errors
@@ -163,7 +171,8 @@ impl Journal {
     pub fn publish(&self, index: usize, to: &Path, end: &[u8]) -> Result<()> {
         let from = self.path(index);
         let mut source = File::open(from).map_err(Error::io("open", from))?;
-        let mut file = AtomicFile::create(to)?;
+        // A kill leaves its half of a copy in the working folder.
+        let mut file = AtomicFile::create_in(to, Some(&self.folder))?;
         io::copy(&mut source, &mut file).and_then(|_| file.write_all(end)).map_err(Error::io("write", to))?;
         file.commit()
     }

@@ -7,6 +7,7 @@ pub mod saturation;
 pub mod vcf;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -22,7 +23,7 @@ use crate::genome::alias::Aliases;
 use crate::genome::checksum::checksum;
 use crate::genome::twobit::{Genome, Sequence};
 use crate::lossy;
-use crate::output::{AtomicFile, write_atomic};
+use crate::output::write_atomic;
 use crate::{Error, Result};
 
 /// How variants are scored.
@@ -90,8 +91,6 @@ impl Annotator<'_> {
                 "go on with it (--resume), name another --out, or remove the folder",
             ));
         }
-        // Whether it can be written is found out now.
-        drop(AtomicFile::create(out)?);
         let whole = |(index, sequence): (usize, &Sequence)| (index, 0..sequence.length);
         let bases: Vec<_> = self.genome.sequences().iter().enumerate().map(whole).collect();
         let mut print = json!({
@@ -108,6 +107,7 @@ impl Annotator<'_> {
             }
         }
         let opened = Journal::open("scoring", &folder, &["lines"], print, self.options.resume)?;
+        opened.0.check(out)?;
         if let (false, Some(config)) = (self.options.resume, &self.options.config) {
             write_atomic(folder.join("config.toml"), config)?;
         }
@@ -152,6 +152,9 @@ fn deltas(effect: &Effect) -> [Delta; 4] {
 
 /// Where the work on what becomes `out` is kept until it is done.
 pub fn working_folder(out: &Path) -> PathBuf {
+    // Beside the file that a link means.
+    let linked = if out.is_symlink() { fs::canonicalize(out).ok() } else { None };
+    let out = linked.as_deref().unwrap_or(out);
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     out.with_file_name(name)
