@@ -48,12 +48,12 @@ struct State {
 impl Annotator<'_> {
     /// Reads `input` and writes `out` (bgzip if its name ends with `.gz`): the same lines, with two more INFO fields in
     /// each record and header lines that say what they mean. Killed, it goes on from the last state that was saved, to the same
-    /// bytes ([`Options::resume`]).
+    /// bytes ([`super::Options::resume`]).
     ///
     /// # Errors
     /// [`Error::Input`] with the line for what is no VCF, a REF that is not what the genome has, a position outside its
     /// sequence, sequences of which the genome has none, and a file that has our fields already; [`Error::Interrupted`] after
-    /// Ctrl-C, with everything saved; those of [`Journal::open`], of the device and of writing.
+    /// Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
     pub fn annotate(&self, input: &Path, out: &Path, header: &[String]) -> Result<Summary> {
         let mut reader = Reader::open(input)?;
         let ours = [&self.header_lines()[..], header].concat();

@@ -69,7 +69,7 @@ impl Annotator<'_> {
     /// goes on from the last state that was saved, to the same bytes ([`super::Options::resume`]).
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after Ctrl-C, with everything saved; those of [`Journal::open`], of the device and of writing.
+    /// [`Error::Interrupted`] after Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
     pub fn saturate(&self, region: &Region, out: &Path) -> Result<Summary> {
         let place = region.label(self.genome, Default::default());
         let (mut journal, state) = self.journal::<State>(out, json!({ "saturation": place }))?;
