@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
+use helixgrad::device::gemm_choice::GemmTable;
 use helixgrad::device::graphs::{Graph, Task};
-use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
+use helixgrad::device::{DType, Device, Driver, GemmChoice, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
 
 /// Device memory is host memory between guard pages; launches run one after the other, each with another schedule.
 struct Emulator {
     capability: (u32, u32),
+    gemm: GemmTable,
     memory: Mutex<HashMap<u64, GuardedBuffer>>,
     launches: AtomicU64,
 }
@@ -25,7 +27,13 @@ pub fn device() -> Device {
 
 /// The same, for which operations choose as for a chip of that compute capability.
 pub fn chip(capability: (u32, u32)) -> Device {
-    Device::Kernels(Arc::new(Emulator { capability, memory: Mutex::default(), launches: AtomicU64::default() }))
+    choosing(capability, GemmChoice::Own)
+}
+
+/// The same, told who computes matrix products.
+pub fn choosing(capability: (u32, u32), gemm: GemmChoice) -> Device {
+    let gemm = GemmTable::new(gemm);
+    Device::Kernels(Arc::new(Emulator { capability, gemm, memory: Mutex::default(), launches: AtomicU64::default() }))
 }
 
 /// A tensor map as the emulator reads it.
@@ -125,6 +133,10 @@ impl Driver for Emulator {
         // SAFETY: the caller's promise; the emulator checks the number of arguments.
         unsafe { cuda_on_cpu::launch(&kernel, launch.grid, launch.block, shared, &mut pointers, &options) }
             .map_err(|fault| Error::Failed(format!("{fault} ({})", launch.shape())))
+    }
+
+    fn gemm_table(&self) -> Option<&GemmTable> {
+        Some(&self.gemm)
     }
 
     unsafe fn make_graph(&self, tasks: &[Task]) -> Result<Option<Graph>> {
