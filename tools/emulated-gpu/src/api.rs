@@ -3,52 +3,39 @@
 //!
 //! Every function is `unsafe` as the interface is: pointers for results point to places of their types.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cuda_on_cpu::{TensorElement, TensorMap, TensorSwizzle, TiledTensor};
 use cudarc::driver::sys::{
-    CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUdevice, CUdevice_attribute,
-    CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph, CUgraphExec, CUgraphNode, CUmemorytype, CUmodule,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUmodule,
     CUresult, CUstream, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
     CUtensorMapL2promotion, CUtensorMapSwizzle,
 };
 
 use crate::fatbin::{self, Image};
 use crate::gpu::{self, Answer, CONTEXT, Event, Gpu, Module, STREAM, Task, current, started};
-use crate::graph::Node;
 
 /// What the handles of a kind begin with, so that one kind is not taken for another.
 const MODULE: usize = 1 << 40;
-const FUNCTION: usize = 2 << 40;
+pub const FUNCTION: usize = 2 << 40;
 const EVENT: usize = 3 << 40;
-const GRAPH: usize = 4 << 40;
-const INSTANCE: usize = 5 << 40;
-const NODE: usize = 6 << 40;
 
-fn handle<T>(kind: usize, index: usize) -> *mut T {
+pub fn handle<T>(kind: usize, index: usize) -> *mut T {
     (kind | (index + 1)) as *mut T
 }
 
-fn index<T>(kind: usize, handle: *mut T) -> Answer<usize> {
+pub fn index<T>(kind: usize, handle: *mut T) -> Answer<usize> {
     let number = handle as usize;
     let index = (number & ((1 << 40) - 1)).checked_sub(1).filter(|_| number & !((1 << 40) - 1) == kind);
     index.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
-}
-
-fn node_handle((graph, node): Node) -> CUgraphNode {
-    handle(NODE, graph << 20 | node)
-}
-
-fn node(handle: CUgraphNode) -> Answer<Node> {
-    index(NODE, handle).map(|number| (number >> 20, number & ((1 << 20) - 1)))
 }
 
 /// Puts a result in its place.
 ///
 /// # Safety
 /// `place` is null or a place of its type.
-unsafe fn give<T>(place: *mut T, value: T) -> Answer {
+pub unsafe fn give<T>(place: *mut T, value: T) -> Answer {
     if place.is_null() {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
     }
@@ -57,6 +44,7 @@ unsafe fn give<T>(place: *mut T, value: T) -> Answer {
     Ok(())
 }
 
+/// Exports functions under the names of the interface.
 macro_rules! driver_functions {
     ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
         $(
@@ -74,6 +62,8 @@ macro_rules! driver_functions {
         )*
     };
 }
+
+pub(crate) use driver_functions;
 
 driver_functions! {
     /// Starts the GPU.
@@ -388,125 +378,6 @@ driver_functions! {
     fn cuProfilerStop() {
         current(|_| Ok(()))
     }
-
-    /// An empty graph.
-    fn cuGraphCreate(graph: *mut CUgraph, flags: c_uint) {
-        current(|gpu| {
-            if flags != 0 {
-                return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-            }
-            gpu.graphs.push(Some(crate::graph::Graph::default()));
-            give(graph, handle(GRAPH, gpu.graphs.len() - 1))
-        })
-    }
-
-    /// A launch in a graph.
-    fn cuGraphAddKernelNode_v2(
-        place: *mut CUgraphNode,
-        graph: CUgraph,
-        before: *const CUgraphNode,
-        count: usize,
-        parameters: *const CUDA_KERNEL_NODE_PARAMS,
-    ) {
-        current(|gpu| {
-            let task = launch_task(gpu, &*parameters)?;
-            add(gpu, place, graph, before, count, task)
-        })
-    }
-
-    /// A copy in a graph.
-    fn cuGraphAddMemcpyNode(
-        place: *mut CUgraphNode,
-        graph: CUgraph,
-        before: *const CUgraphNode,
-        count: usize,
-        parameters: *const CUDA_MEMCPY3D,
-        context: CUcontext,
-    ) {
-        current(|gpu| {
-            let task = copy_task(gpu, &*parameters, context)?;
-            add(gpu, place, graph, before, count, task)
-        })
-    }
-
-    /// A fill in a graph.
-    fn cuGraphAddMemsetNode(
-        place: *mut CUgraphNode,
-        graph: CUgraph,
-        before: *const CUgraphNode,
-        count: usize,
-        parameters: *const CUDA_MEMSET_NODE_PARAMS,
-        context: CUcontext,
-    ) {
-        current(|gpu| {
-            let task = fill_task(gpu, &*parameters, context)?;
-            add(gpu, place, graph, before, count, task)
-        })
-    }
-
-    /// Makes it ready to run.
-    fn cuGraphInstantiateWithFlags(instance: *mut CUgraphExec, graph: CUgraph, flags: c_ulonglong) {
-        current(|gpu| {
-            if flags != 0 {
-                return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-            }
-            let made = gpu.instantiate(index(GRAPH, graph)?)?;
-            give(instance, handle(INSTANCE, made))
-        })
-    }
-
-    /// Puts its tasks, as they are now, into the stream.
-    fn cuGraphLaunch(instance: CUgraphExec, stream: CUstream) {
-        current(|gpu| gpu.run_instance(index(INSTANCE, instance)?, stream as usize))
-    }
-
-    /// Its instances stay.
-    fn cuGraphDestroy(graph: CUgraph) {
-        current(|gpu| take(&mut gpu.graphs, index(GRAPH, graph)?))
-    }
-
-    /// The stream keeps what it has of it.
-    fn cuGraphExecDestroy(instance: CUgraphExec) {
-        current(|gpu| take(&mut gpu.instances, index(INSTANCE, instance)?))
-    }
-
-    /// Changes a launch.
-    fn cuGraphExecKernelNodeSetParams_v2(
-        instance: CUgraphExec,
-        place: CUgraphNode,
-        parameters: *const CUDA_KERNEL_NODE_PARAMS,
-    ) {
-        current(|gpu| {
-            let task = launch_task(gpu, &*parameters)?;
-            gpu.set_node(index(INSTANCE, instance)?, node(place)?, task)
-        })
-    }
-
-    /// Changes a copy.
-    fn cuGraphExecMemcpyNodeSetParams(
-        instance: CUgraphExec,
-        place: CUgraphNode,
-        parameters: *const CUDA_MEMCPY3D,
-        context: CUcontext,
-    ) {
-        current(|gpu| {
-            let task = copy_task(gpu, &*parameters, context)?;
-            gpu.set_node(index(INSTANCE, instance)?, node(place)?, task)
-        })
-    }
-
-    /// Changes a fill.
-    fn cuGraphExecMemsetNodeSetParams(
-        instance: CUgraphExec,
-        place: CUgraphNode,
-        parameters: *const CUDA_MEMSET_NODE_PARAMS,
-        context: CUcontext,
-    ) {
-        current(|gpu| {
-            let task = fill_task(gpu, &*parameters, context)?;
-            gpu.set_node(index(INSTANCE, instance)?, node(place)?, task)
-        })
-    }
 }
 
 impl Gpu {
@@ -514,73 +385,6 @@ impl Gpu {
         let event = self.events.get(index(EVENT, event)?).and_then(Option::as_ref);
         event.map(Arc::clone).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
     }
-}
-
-fn take<T>(table: &mut [Option<T>], index: usize) -> Answer {
-    table.get_mut(index).and_then(Option::take).map(|_| ()).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
-}
-
-/// # Safety
-/// `before` has `count` nodes, `place` is one for a node.
-unsafe fn add(
-    gpu: &mut Gpu,
-    place: *mut CUgraphNode,
-    graph: CUgraph,
-    before: *const CUgraphNode,
-    count: usize,
-    task: Task,
-) -> Answer {
-    // SAFETY: the caller's promise.
-    let before = if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(before, count) } };
-    let before = before.iter().map(|handle| node(*handle)).collect::<Answer<Vec<Node>>>()?;
-    let added = gpu.add_node(index(GRAPH, graph)?, &before, task)?;
-    // SAFETY: as above.
-    unsafe { give(place, node_handle(added)) }
-}
-
-/// # Safety
-/// As [`Gpu::prepare`].
-unsafe fn launch_task(gpu: &Gpu, parameters: &CUDA_KERNEL_NODE_PARAMS) -> Answer<Task> {
-    let of = parameters;
-    if !of.extra.is_null() || !of.kern.is_null() || !(of.ctx.is_null() || of.ctx as usize == CONTEXT) {
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-    }
-    let (grid, block) = ([of.gridDimX, of.gridDimY, of.gridDimZ], [of.blockDimX, of.blockDimY, of.blockDimZ]);
-    let function = index(FUNCTION, of.func)?;
-    // SAFETY: the caller's promise.
-    unsafe { gpu.prepare(function, grid, block, of.sharedMemBytes as usize, of.kernelParams) }.map(Task::Launch)
-}
-
-/// One row of bytes inside device memory; other copies are not made here.
-fn copy_task(gpu: &Gpu, copy: &CUDA_MEMCPY3D, context: CUcontext) -> Answer<Task> {
-    let kinds = [copy.srcMemoryType, copy.dstMemoryType];
-    let offsets =
-        [copy.srcXInBytes, copy.srcY, copy.srcZ, copy.srcLOD, copy.dstXInBytes, copy.dstY, copy.dstZ, copy.dstLOD];
-    let row = copy.Height == 1 && copy.Depth == 1 && copy.WidthInBytes > 0 && offsets.iter().all(|offset| *offset == 0);
-    let pitched = copy.srcPitch >= copy.WidthInBytes && copy.dstPitch >= copy.WidthInBytes;
-    let reserved = copy.reserved0.is_null() && copy.reserved1.is_null();
-    if kinds.iter().any(|kind| *kind != CUmemorytype::CU_MEMORYTYPE_DEVICE) || !row || !pitched || !reserved {
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-    }
-    in_context(context)?;
-    let (source, target, bytes) = (copy.srcDevice, copy.dstDevice, copy.WidthInBytes);
-    gpu.memory.range(source, bytes)?;
-    gpu.memory.range(target, bytes)?;
-    Ok(Task::Copy { source, target, bytes })
-}
-
-fn fill_task(gpu: &Gpu, fill: &CUDA_MEMSET_NODE_PARAMS, context: CUcontext) -> Answer<Task> {
-    let byte = u8::try_from(fill.value).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
-    if fill.elementSize != 1 || fill.height != 1 || fill.width == 0 {
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-    }
-    in_context(context)?;
-    gpu.memory.range(fill.dst, fill.width)?;
-    Ok(Task::Fill { address: fill.dst, byte, bytes: fill.width })
-}
-
-fn in_context(context: CUcontext) -> Answer {
-    if context as usize == CONTEXT { Ok(()) } else { Err(CUresult::CUDA_ERROR_INVALID_CONTEXT) }
 }
 
 fn describe(status: CUresult) -> &'static CStr {

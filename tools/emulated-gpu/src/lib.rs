@@ -17,6 +17,7 @@
 //! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB).
 
 mod api;
+mod api_graph;
 mod cubin;
 mod fatbin;
 mod gpu;

@@ -6,6 +6,7 @@ use std::ptr::{null, null_mut};
 use cudarc::driver::sys::{CUDA_MEMSET_NODE_PARAMS, CUresult as Status};
 
 use crate::api::*;
+use crate::api_graph::*;
 
 const SUCCESS: Status = Status::CUDA_SUCCESS;
 
