@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
+use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::device::graphs::{Graph, Task};
 use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
@@ -14,6 +15,7 @@ use helixgrad::{Error, Result};
 /// Device memory is host memory between guard pages; launches run one after the other, each with another schedule.
 struct Emulator {
     capability: (u32, u32),
+    attention: AttentionPath,
     memory: Mutex<HashMap<u64, GuardedBuffer>>,
     launches: AtomicU64,
 }
@@ -25,7 +27,13 @@ pub fn device() -> Device {
 
 /// The same, for which operations choose as for a chip of that compute capability.
 pub fn chip(capability: (u32, u32)) -> Device {
-    Device::Kernels(Arc::new(Emulator { capability, memory: Mutex::default(), launches: AtomicU64::default() }))
+    chip_with(capability, AttentionPath::Auto)
+}
+
+/// The same, with the attention kernels that a user asks for.
+pub fn chip_with(capability: (u32, u32), attention: AttentionPath) -> Device {
+    let (memory, launches) = (Mutex::default(), AtomicU64::default());
+    Device::Kernels(Arc::new(Emulator { capability, attention, memory, launches }))
 }
 
 /// A tensor map as the emulator reads it.
@@ -76,6 +84,10 @@ impl Driver for Emulator {
 
     fn compute_capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

@@ -1,12 +1,12 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
+mod attention;
 mod emulated;
 mod errors;
 #[path = "../golden/fixture.rs"]
 mod fixture;
 mod golden;
 mod graphs;
-mod hooks;
 mod profile;
 mod sampling;
 mod training;
