@@ -5,7 +5,7 @@
 //
 // Two launches, attention_backward_queries_sm90 (dQ) and attention_backward_keys_sm90 (dK, dV), in any order: no two blocks write
 // the same element, so nothing is added atomically and results repeat bit for bit, at any length. The price is 7 products where 5
-// would do; why it is paid is in notes/attention.md.
+// would do: attention_backward_whole_sm90.cu does, for sequences of at most 512 tokens.
 //
 // A block owns 128 rows, 64 a warpgroup, and streams the columns: rows are queries and columns keys for dQ, and the other way
 // round for dK and dV. There everything is the transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T go from the

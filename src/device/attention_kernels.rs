@@ -190,9 +190,9 @@ impl AttentionKernels {
     pub fn describe(&self) -> String {
         let [smallest, largest] = self.head_dims;
         let sizes = if smallest == largest { format!("{largest}") } else { format!("{smallest} to {largest}") };
-        let whole = self.backward_whole.map_or(String::new(), |_| {
-            format!(", gradients up to {WHOLE_LENGTH} tokens in one kernel")
-        });
+        let whole = self
+            .backward_whole
+            .map_or(String::new(), |_| format!(", gradients up to {WHOLE_LENGTH} tokens in one kernel"));
         format!("{} {}, heads of {sizes}{whole}", self.family.name(), self.dtype.name())
     }
 

@@ -51,7 +51,10 @@ pub fn attention(
             let launch = if kernels.family.is_sm90() {
                 call.hopper(tape, batch, qkv, plan).forward(&kernels.forward)
             } else {
-                let launch = call.launch(&kernels.forward, plan_entries(batch, rows)).read(tape.value(qkv)).read(&batch.cu_seqlens);
+                let launch = call
+                    .launch(&kernels.forward, plan_entries(batch, rows))
+                    .read(tape.value(qkv))
+                    .read(&batch.cu_seqlens);
                 let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
                 launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries())
             };
@@ -104,7 +107,11 @@ pub fn attention(
                         (&kernels.backward_keys, call.hooks.by_keys(), cost(4)),
                     ];
                     for (kernel, hooks, work) in sides {
-                        let launch = call.launch(kernel, plan_entries(&batch, rows)).read(tape.value(qkv)).read(&d_output).read(&terms);
+                        let launch = call
+                            .launch(kernel, plan_entries(&batch, rows))
+                            .read(tape.value(qkv))
+                            .read(&d_output)
+                            .read(&terms);
                         let launch =
                             launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
                         let launch = launch.int(rows).value(call.scale() as f32);

@@ -155,7 +155,14 @@ pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: u64, 
 
 /// A kernel of the way back: `products` of the pairs (3 for the queries, 4 for the keys, 5 for all at once); it reads the inputs and the
 /// output's gradient and writes its part of the inputs' gradients.
-pub fn attention_gradients(rows: usize, hidden: usize, heads: usize, pairs: u64, products: usize, element: usize) -> Work {
+pub fn attention_gradients(
+    rows: usize,
+    hidden: usize,
+    heads: usize,
+    pairs: u64,
+    products: usize,
+    element: usize,
+) -> Work {
     let tensors = 2 + products;
     let flops = 2.0 * (products * hidden) as f64 * pairs as f64;
     Work { flops, ..Work::new(tensors * rows * hidden * element + 8 * rows * heads, 0) }

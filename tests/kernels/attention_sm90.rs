@@ -93,7 +93,9 @@ fn check_values(family: AttentionPath, case: &Case, qkv: &[f32], blocks: u32) {
     let names = ["output", "log_sum_exp", "d_qkv"];
     let plain = [plain_output, plain_log_sum_exp, plain_d_qkv];
     let (beside, other) = match family {
-        AttentionPath::Sm90 => ("sm90-split", hopper(AttentionPath::Sm90Split, case, qkv, &d_output, blocks, case.seed)),
+        AttentionPath::Sm90 => {
+            ("sm90-split", hopper(AttentionPath::Sm90Split, case, qkv, &d_output, blocks, case.seed))
+        }
         _ => ("sm80", kernels::<bf16>(case, qkv, &d_output, case.seed)),
     };
     for (i, name) in names.into_iter().enumerate() {
