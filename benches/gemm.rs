@@ -10,7 +10,12 @@ use helixgrad::ops::linear;
 
 fn main() {
     run("gemm", |bench| {
-        let ways = [("cuBLASLt", Choices { gemm: GemmChoice::CublasLt, ..Choices::default() })];
+        let ways = [
+            ("no clusters", GemmChoice::OwnSingle),
+            ("clusters", GemmChoice::OwnCluster),
+            ("cuBLASLt", GemmChoice::CublasLt),
+        ];
+        let ways = ways.map(|(way, gemm)| (way, Choices { gemm, ..Choices::default() }));
         bench.in_ways(&ways, products)
     });
 }

@@ -15,17 +15,21 @@
 // then from L2. In the others all tiles of a row come first: they share a panel of A, and a layer's weight (at most 4.7 MB)
 // stays in L2. The parts are a function of the shape alone (src/device/gemm_plan.rs) and are added in order.
 //
+// Each has a second self, as in gemm_nt_cluster_sm90, which runs in clusters of two blocks: they have tiles below each other and share
+// that of B, half of which each brings for both. The same bits; gemm_plan.rs says which shapes it is for.
+//
 // Floor, y = x W^T with 65,536 x 768 x 3072: 309 GFLOP, 0.313 ms at 989 TFLOP/s; 508 MB, 0.169 ms at 3.0 TB/s. From L2 a tile of
-// 128 x 256 needs 48 KB for each 4.2 MFLOP, 11 TB/s at full rate: more than L2 gives (some 6 to 7 TB/s), so without multicast in
-// clusters about 550 to 600 TFLOP/s is what to expect. A prediction: no figure from a GPU has been seen yet.
+// 128 x 256 needs 48 KB for each 4.2 MFLOP, 11 TB/s at full rate: more than L2 gives (some 6 to 7 TB/s), so single blocks are
+// predicted to stop at 550 to 600 TFLOP/s. In clusters of two it is 32 KB, 7.5 TB/s. No figure from a GPU has been seen yet.
 //
 // Versions.
 //   1. One warpgroup issues copies, two multiply 64 x 256 each; four stages; sums leave through shared memory and the copy
 //      engine, while the next piece's first stages are on their way.
+//   2. Clusters of two blocks, with multicast of B. For the copying thread's sake 40 and 232 registers instead of 24 and 240.
 
+#include "common/cluster.cuh"
 #include "common/normal.cuh"
 #include "common/pack.cuh"
-#include "common/sm90.cuh"
 #include "common/stmatrix.cuh"
 
 namespace {
@@ -36,7 +40,7 @@ namespace {
 //   128 x 256        64          4        4 x 48 KB ring, 2 x 16 KB on the way out, 2 KB column sums   128
 //
 // 128 x 256 for two multiplying warpgroups: m64n256k16 is the shape that reads least shared memory a product, and its 128 sums
-// leave 112 of 240 registers for addresses and the epilogue. 64 of k: rows of 128 bytes, the widest swizzle. Four stages
+// leave 104 of 232 registers for addresses and the epilogue. 64 of k: rows of 128 bytes, the widest swizzle. Four stages
 // are what fits beside 16 KB a warpgroup on the way out; 65,536 tokens make 1,536 tiles at n = 768, 11.6 waves of 132.
 constexpr int WARPGROUP = 128;
 constexpr int CONSUMERS = 2;
@@ -46,8 +50,8 @@ constexpr int TILE_M = CONSUMERS * GROUP_M;
 constexpr int TILE_N = 256;
 constexpr int TILE_K = 64;
 constexpr int STAGES = 4;
-constexpr int PRODUCER_REGISTERS = 24;
-constexpr int CONSUMER_REGISTERS = 240;
+constexpr int PRODUCER_REGISTERS = 40;
+constexpr int CONSUMER_REGISTERS = 232;
 
 constexpr int A_ELEMENTS = TILE_M * TILE_K;
 constexpr int B_ELEMENTS = TILE_N * TILE_K;
@@ -125,7 +129,7 @@ struct Place {
     }
 };
 
-// A tile of C and a part of k.
+// A tile of C and a part of k. The blocks of a cluster have tiles below each other, of which the last may lie below C.
 struct Piece {
     int tile, part;
     int first_m, first_n;
@@ -134,18 +138,36 @@ struct Piece {
 
 __device__ __forceinline__ int tiles_of(const GemmSm90& gemm) { return divide_up(gemm.m, TILE_M) * divide_up(gemm.n, TILE_N); }
 
-__device__ __forceinline__ Piece piece_of(const GemmSm90& gemm, int number) {
-    const int tiles = tiles_of(gemm), tiles_n = divide_up(gemm.n, TILE_N);
-    const int tile = number % tiles, part = number / tiles;
+// Tiles, or with clusters groups of CLUSTER tiles below each other.
+template <int CLUSTER>
+__device__ __forceinline__ int groups_of(const GemmSm90& gemm) {
+    return divide_up(gemm.m, CLUSTER * TILE_M) * divide_up(gemm.n, TILE_N);
+}
+
+template <int CLUSTER>
+__device__ __forceinline__ Piece piece_of(const GemmSm90& gemm, int number, int rank) {
+    const int groups = groups_of<CLUSTER>(gemm), tiles_n = divide_up(gemm.n, TILE_N);
+    const int group = number % groups, part = number / groups;
+    const int row = group / tiles_n * CLUSTER + rank, column = group % tiles_n;
     const int64_t steps = divide_up(gemm.k, TILE_K);
-    return {tile, part, tile / tiles_n * TILE_M, tile % tiles_n * TILE_N, static_cast<int>(part * steps / gemm.parts),
+    return {row * tiles_n + column, part, row * TILE_M, column * TILE_N, static_cast<int>(part * steps / gemm.parts),
             static_cast<int>((part + 1) * steps / gemm.parts)};
 }
 
 // ---- copies ----
 
-template <Layout LAYOUT>
-__device__ __forceinline__ void copy_stage(const Operands& operands, const Piece& piece, int step, bf16* stage,
+// Part of B's tile, for all blocks of the cluster.
+template <int CLUSTER>
+__device__ __forceinline__ void copy_b(const Operands& operands, bf16* tile, Mbarrier* full, const int (&at)[2]) {
+    if constexpr (CLUSTER == 1)
+        tma_load(tile, operands.b, full, at);
+    else
+        tma_multicast(tile, operands.b, full, at, (1 << CLUSTER) - 1);
+}
+
+// Of B's columns a block of a pair brings its half, and gets the other from its neighbour.
+template <Layout LAYOUT, int CLUSTER>
+__device__ __forceinline__ void copy_stage(const Operands& operands, const Piece& piece, int rank, int step, bf16* stage,
                                            Mbarrier* full) {
     const int k = step * TILE_K;
     bf16* tile_b = stage + A_ELEMENTS;
@@ -156,26 +178,31 @@ __device__ __forceinline__ void copy_stage(const Operands& operands, const Piece
     } else {
         tma_load(stage, operands.a, full, {k, piece.first_m});
     }
-    if (LAYOUT == Layout::NT) {
-        tma_load(tile_b, operands.b, full, {k, piece.first_n});
-    } else {
-        for (int i = 0; i < TILE_N / WIDTH; ++i)
-            tma_load(tile_b + i * WIDTH_ELEMENTS, operands.b, full, {piece.first_n + i * WIDTH, k});
+    constexpr int SHARE = TILE_N / CLUSTER, COLUMNS = LAYOUT == Layout::NT ? TILE_N / 2 : WIDTH;
+    bf16* share = tile_b + rank * SHARE * TILE_K;
+    const int first_n = piece.first_n + rank * SHARE;
+#pragma unroll
+    for (int column = 0; column < SHARE; column += COLUMNS) {
+        if (LAYOUT == Layout::NT)
+            copy_b<CLUSTER>(operands, share + column * TILE_K, full, {k, first_n + column});
+        else
+            copy_b<CLUSTER>(operands, share + column * TILE_K, full, {first_n + column, k});
     }
 }
 
-template <Layout LAYOUT>
-__device__ __forceinline__ void produce(const GemmSm90& gemm, const Operands& operands, const Shared& shared) {
+template <Layout LAYOUT, int CLUSTER>
+__device__ __forceinline__ void produce(const GemmSm90& gemm, const Operands& operands, const Shared& shared, int rank) {
     tma_prefetch(operands.a);
     tma_prefetch(operands.b);
     Place place;
-    const int pieces = tiles_of(gemm) * gemm.parts;
-    for (int number = blockIdx.x; number < pieces; number += gridDim.x) {
-        const Piece piece = piece_of(gemm, number);
+    const int pieces = groups_of<CLUSTER>(gemm) * gemm.parts;
+    for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
+        const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
         for (int step = piece.first_step; step < piece.end_step; ++step) {
+            // Read by all blocks that this one copies to.
             mbarrier_wait(&shared.barriers->empty[place.stage], place.parity ^ 1);
-            copy_stage<LAYOUT>(operands, piece, step, shared.ring + place.stage * STAGE_ELEMENTS,
-                               &shared.barriers->full[place.stage]);
+            copy_stage<LAYOUT, CLUSTER>(operands, piece, rank, step, shared.ring + place.stage * STAGE_ELEMENTS,
+                                        &shared.barriers->full[place.stage]);
             place.next();
         }
     }
@@ -197,11 +224,20 @@ __device__ __forceinline__ void multiply_stage(const bf16* stage, int group, flo
 }
 static_assert(GROUP_M == WIDTH, "consumer g's rows of A along m are tile g of those that the copies write");
 
-template <Layout LAYOUT>
+// A warp says that it is through with a stage, to every block that copies into it; the four of a warpgroup run apart a little.
+template <int CLUSTER>
+__device__ __forceinline__ void give_back(Mbarrier* empty) {
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    if (CLUSTER == 1) {
+        if (lane == 0) mbarrier_arrive(empty);
+    } else if (lane < CLUSTER) {
+        mbarrier_arrive_in(empty, lane);
+    }
+}
+
+template <Layout LAYOUT, int CLUSTER>
 __device__ __forceinline__ void multiply(const Piece& piece, int group, const Shared& shared, Place& place,
                                          float (&sums)[SUMS]) {
-    // A warp says that it is through with a stage; the four of a warpgroup run apart a little.
-    const bool speaker = threadIdx.x % WARP == 0;
     int last = 0;
     for (int step = piece.first_step; step < piece.end_step; ++step) {
         mbarrier_wait(&shared.barriers->full[place.stage], place.parity);
@@ -210,13 +246,13 @@ __device__ __forceinline__ void multiply(const Piece& piece, int group, const Sh
         wgmma_commit();
         // The products of the stage before are done; those of this one go on while the next is waited for.
         wgmma_wait<1>();
-        if (speaker && step > piece.first_step) mbarrier_arrive(&shared.barriers->empty[last]);
+        if (step > piece.first_step) give_back<CLUSTER>(&shared.barriers->empty[last]);
         last = place.stage;
         place.next();
     }
     wgmma_wait<0>();
     wgmma_hold(sums);
-    if (speaker) mbarrier_arrive(&shared.barriers->empty[last]);
+    give_back<CLUSTER>(&shared.barriers->empty[last]);
 }
 
 // ---- the way out ----
@@ -390,63 +426,75 @@ __device__ __forceinline__ void write_partials(const GemmSm90& gemm, const Piece
         to[four * WARPGROUP] = make_float4(sums[4 * four], sums[4 * four + 1], sums[4 * four + 2], sums[4 * four + 3]);
 }
 
-template <Layout LAYOUT, Epilogue EPILOGUE>
-__device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& operands, const Shared& shared, int group) {
+template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
+__device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& operands, const Shared& shared, int group,
+                                        int rank) {
     Place place;
-    const int pieces = tiles_of(gemm) * gemm.parts;
+    const int pieces = groups_of<CLUSTER>(gemm) * gemm.parts;
     float sums[SUMS];
     if constexpr (EPILOGUE == Epilogue::PARTIALS) {
-        for (int number = blockIdx.x; number < pieces; number += gridDim.x) {
-            const Piece piece = piece_of(gemm, number);
-            multiply<LAYOUT>(piece, group, shared, place, sums);
-            write_partials(gemm, piece, group, operands.partials, sums);
+        for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
+            const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
+            multiply<LAYOUT, CLUSTER>(piece, group, shared, place, sums);
+            if (piece.first_m < gemm.m) write_partials(gemm, piece, group, operands.partials, sums);
         }
     } else {
         Exit<EPILOGUE> exit(gemm, operands, shared, group);
-        for (int number = blockIdx.x; number < pieces; number += gridDim.x) {
-            const Piece piece = piece_of(gemm, number);
-            exit.begin(piece);
-            multiply<LAYOUT>(piece, group, shared, place, sums);
-            exit.write(piece, sums);
+        for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
+            const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
+            const bool there = piece.first_m < gemm.m;
+            if (there) exit.begin(piece);
+            multiply<LAYOUT, CLUSTER>(piece, group, shared, place, sums);
+            if (there) exit.write(piece, sums);
         }
         // Shared memory must outlive the stores that read it.
         if (exit.leads()) bulk_wait_read<0>();
     }
 }
 
-template <Layout LAYOUT, Epilogue EPILOGUE>
+template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
 __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& operands, unsigned char* memory) {
     const Shared shared(memory);
+    const int rank = CLUSTER == 1 ? 0 : cluster_rank();
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             mbarrier_init(&shared.barriers->full[stage], 1);
-            mbarrier_init(&shared.barriers->empty[stage], CONSUMERS * WARPGROUP / WARP);
+            mbarrier_init(&shared.barriers->empty[stage], CLUSTER * CONSUMERS * WARPGROUP / WARP);
         }
         for (int group = 0; group < CONSUMERS; ++group)
             for (int buffer = 0; buffer < BUFFERS; ++buffer) mbarrier_init(&shared.barriers->band[group][buffer], 1);
         mbarrier_init_fence();
     }
-    __syncthreads();
+    if (CLUSTER == 1)
+        __syncthreads();
+    else
+        cluster_sync();
     const int warpgroup = static_cast<int>(threadIdx.x) / WARPGROUP;
     if (warpgroup == CONSUMERS) {
         registers_decrease<PRODUCER_REGISTERS>();
-        if (threadIdx.x % WARPGROUP == 0) produce<LAYOUT>(gemm, operands, shared);
+        if (threadIdx.x % WARPGROUP == 0) produce<LAYOUT, CLUSTER>(gemm, operands, shared, rank);
     } else {
         registers_increase<CONSUMER_REGISTERS>();
-        consume<LAYOUT, EPILOGUE>(gemm, operands, shared, warpgroup);
+        consume<LAYOUT, EPILOGUE, CLUSTER>(gemm, operands, shared, warpgroup, rank);
     }
+    // The neighbour still arrives at barriers here.
+    if (CLUSTER > 1) cluster_sync();
 }
 
 }  // namespace
 
-// One block a multiprocessor, at most one for each piece. OPERANDS are made of the parameters that follow them.
-#define GEMM_SM90(NAME, LAYOUT, EPILOGUE, OPERANDS, ...)                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(                                                 \
-        GemmSm90 gemm, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, __VA_ARGS__) {    \
-        DYNAMIC_SHARED_ALIGNED(unsigned char, memory, 1024);                                                       \
-        const Operands operands OPERANDS;                                                                          \
-        gemm_sm90<Layout::LAYOUT, Epilogue::EPILOGUE>(gemm, operands, memory);                                     \
-    }                                                                                                              \
+// One block a multiprocessor, at most one for each piece; of NAME_cluster_sm90 at most two for each pair of pieces. OPERANDS are
+// made of the parameters that follow them.
+#define GEMM_SM90(NAME, DTYPE, LAYOUT, EPILOGUE, OPERANDS, ...)                                                 \
+    GEMM_SM90_KERNEL(NAME##_sm90_##DTYPE, , 1, LAYOUT, EPILOGUE, OPERANDS, __VA_ARGS__)                         \
+    GEMM_SM90_KERNEL(NAME##_cluster_sm90_##DTYPE, __cluster_dims__(2, 1, 1), 2, LAYOUT, EPILOGUE, OPERANDS, __VA_ARGS__)
+#define GEMM_SM90_KERNEL(NAME, DIMS, CLUSTER, LAYOUT, EPILOGUE, OPERANDS, ...)                                  \
+    extern "C" __global__ void DIMS __launch_bounds__(THREADS, 1) NAME(                                         \
+        GemmSm90 gemm, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, __VA_ARGS__) { \
+        DYNAMIC_SHARED_ALIGNED(unsigned char, memory, 1024);                                                    \
+        const Operands operands OPERANDS;                                                                       \
+        gemm_sm90<Layout::LAYOUT, Epilogue::EPILOGUE, CLUSTER>(gemm, operands, memory);                         \
+    }                                                                                                           \
     EXPORT_KERNEL(NAME)
 
 #define TO_C ({&a, &b, &c, nullptr, nullptr, nullptr, nullptr})
@@ -455,20 +503,20 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
 #define TO_C_FROM_X ({&a, &b, &c, &x, bias, column_sums, nullptr})
 #define TO_PARTIALS ({&a, &b, nullptr, nullptr, nullptr, nullptr, partials})
 
-GEMM_SM90(gemm_nt_sm90_bf16, NT, STORE, TO_C_WITH_BIAS, const __grid_constant__ TensorMap c, const bf16* bias)
-GEMM_SM90(gemm_nt_gelu_sm90_bf16, NT, GELU, TO_C_AND_X, const __grid_constant__ TensorMap c, const __grid_constant__ TensorMap x,
+GEMM_SM90(gemm_nt, bf16, NT, STORE, TO_C_WITH_BIAS, const __grid_constant__ TensorMap c, const bf16* bias)
+GEMM_SM90(gemm_nt_gelu, bf16, NT, GELU, TO_C_AND_X, const __grid_constant__ TensorMap c, const __grid_constant__ TensorMap x,
           const bf16* bias)
-GEMM_SM90(gemm_nn_sm90_bf16, NN, STORE, TO_C, const __grid_constant__ TensorMap c)
-GEMM_SM90(gemm_nn_add_sm90_bf16, NN, ADD, TO_C, const __grid_constant__ TensorMap c)
-GEMM_SM90(gemm_nn_gelu_gradient_sm90_bf16, NN, GELU_GRADIENT, TO_C_FROM_X, const __grid_constant__ TensorMap c,
+GEMM_SM90(gemm_nn, bf16, NN, STORE, TO_C, const __grid_constant__ TensorMap c)
+GEMM_SM90(gemm_nn_add, bf16, NN, ADD, TO_C, const __grid_constant__ TensorMap c)
+GEMM_SM90(gemm_nn_gelu_gradient, bf16, NN, GELU_GRADIENT, TO_C_FROM_X, const __grid_constant__ TensorMap c,
           const __grid_constant__ TensorMap x, const bf16* bias, float* column_sums)
-GEMM_SM90(gemm_tn_sm90_bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
+GEMM_SM90(gemm_tn, bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
 
 // gemm_finish_sm90_f32: C += the parts of gemm_tn_sm90, in order. gridDim.x = tiles, gridDim.y = 16: the eighths of each
 // consumer's sums. Blocks of 128 threads. C [m, n] with ldc elements from row to row.
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     gemm_finish_sm90_f32(GemmSm90 gemm, const float* partials, float* c, int64_t ldc) {
-    const Piece piece = piece_of(gemm, blockIdx.x);
+    const Piece piece = piece_of<1>(gemm, blockIdx.x, 0);
     const int group = blockIdx.y / 8, thread = threadIdx.x;
     const int row = piece.first_m + group * GROUP_M + thread / WARP * 16 + thread % WARP / 4;
 #pragma unroll 1
@@ -477,7 +525,7 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP)
         float sums[4] = {};
         for (int part = 0; part < gemm.parts; ++part) {
             const float4 values =
-                reinterpret_cast<const float4*>(partials)[waiting(part, gridDim.x, piece.tile, group, four, thread)];
+                reinterpret_cast<const float4*>(partials)[waiting(part, gridDim.x, blockIdx.x, group, four, thread)];
             sums[0] += values.x, sums[1] += values.y, sums[2] += values.z, sums[3] += values.w;
         }
         const int column = piece.first_n + four * 8 + thread % 4 * 2;

@@ -97,8 +97,9 @@ fn cuobjdump() -> Option<std::path::PathBuf> {
     tools.find_map(|folder| Some(folder.join("cuobjdump")).filter(|tool| tool.is_file()))
 }
 
-/// Kernels of a listing of machine code that have no HGMMA, wgmma's instruction, and those that touch local memory. Kernels that
-/// add up the parts of a product (`*_finish_*`) multiply no matrices.
+/// Kernels of a listing of machine code that have no HGMMA, wgmma's instruction, those that touch local memory, and those in clusters that
+/// copy for themselves alone or hold up a stage by a fence of the whole GPU. Kernels that add up the parts of a product
+/// (`*_finish_*`) multiply no matrices.
 fn without_hopper_code(listing: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     for function in listing.split("Function : ").skip(1) {
@@ -108,6 +109,14 @@ fn without_hopper_code(listing: &str) -> Vec<String> {
         }
         if function.contains(" LDL") || function.contains(" STL") {
             complaints.push(format!("{name}: local memory"));
+        }
+        if name.contains("_cluster_") {
+            if !function.lines().any(|line| line.contains("UTMALDG") && line.contains("MULTICAST")) {
+                complaints.push(format!("{name}: no multicast"));
+            }
+            if function.contains("MEMBAR.ALL.GPU") {
+                complaints.push(format!("{name}: MEMBAR.ALL.GPU"));
+            }
         }
     }
     complaints
@@ -135,8 +144,18 @@ fn hopper_kernels_are_made_of_hopper_instructions() {
 #[test]
 fn a_kernel_without_hopper_code_is_named() {
     let listing = "Function : good\n /*0010*/ HGMMA.64x64x16 R24 ;\nFunction : slow\n /*0010*/ HMMA R1 ;\n LDL R2 ;\n\
-                   Function : x_finish_f32\n FADD R1 ;\n STL R2 ;\n";
-    assert_eq!(without_hopper_code(listing), ["slow: no HGMMA", "slow: local memory", "x_finish_f32: local memory"]);
+                   Function : x_finish_f32\n FADD R1 ;\n STL R2 ;\nFunction : a_cluster_b\n HGMMA R1 ;\n UTMALDG.2D.MULTICAST [UR8] ;\n\
+                   Function : c_cluster_d\n HGMMA R1 ;\n UTMALDG.2D [UR8] ;\n MEMBAR.ALL.GPU ;\n";
+    assert_eq!(
+        without_hopper_code(listing),
+        [
+            "slow: no HGMMA",
+            "slow: local memory",
+            "x_finish_f32: local memory",
+            "c_cluster_d: no multicast",
+            "c_cluster_d: MEMBAR.ALL.GPU",
+        ]
+    );
 }
 
 #[test]

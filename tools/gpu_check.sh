@@ -11,8 +11,8 @@
 #   bench      every operation and whole steps, beside what PyTorch does on the same GPU; NAME as in `attention`
 #
 # Environment: HELIXGRAD_CHECK_DEVICE (cuda, cuda:1; default cuda), HELIXGRAD_CHECK_OUT (default gpu-check-results): summary.txt
-# and a log for every line of it. HELIXGRAD_CHECK_DEVICE=cpu rehearses the script on a machine without a GPU: kernels run in the
-# emulator, through the library's driver, and trainings on the CPU; its figures mean nothing.
+# and a log for every line of it. To rehearse on a machine without a GPU: `tools/emulated_gpu.sh tools/gpu_check.sh` runs all of it with
+# small sizes through the CUDA driver's code; HELIXGRAD_CHECK_DEVICE=cpu leaves that out. Figures of a rehearsal mean nothing.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 [ -x "$here/helixgrad" ] || here=$here/../gpu-check
@@ -30,7 +30,9 @@ summary=$out/summary.txt
 : >"$summary"
 failures=0
 export HELIXGRAD_TEST_DEVICE="$device"
-[ "$device" = cpu ] && export HELIXGRAD_TEST_DEVICE=emulator
+rehearsal=
+[ "$device" = cpu ] && rehearsal=1 && export HELIXGRAD_TEST_DEVICE=emulator
+"$program" doctor 2>/dev/null | grep -q 'emulated GPU' && rehearsal=1
 
 say() {
     echo "$*" | tee -a "$summary"
@@ -72,7 +74,7 @@ machine() {
 kernels() {
     # In the emulator the long products would take minutes.
     skip=
-    [ "$device" = cpu ] && skip="--skip a_long_k --skip any_product --skip aligned_products --skip attention"
+    [ -n "$rehearsal" ] && skip="--skip a_long_k --skip any_product --skip aligned_products"
     # shellcheck disable=SC2086
     check kernels 120 ./test-kernels "$@" $skip
     figures kernels '^test result|FAILED'
@@ -81,7 +83,7 @@ kernels() {
 model() {
     # The curve of a thousand steps takes minutes in the emulator.
     all=--include-ignored
-    [ "$device" = cpu ] && all=
+    [ -n "$rehearsal" ] && all=
     # shellcheck disable=SC2086
     check model 150 ./test-devices --nocapture $all "$@"
     figures model '^test result|FAILED|is off by|at most'
@@ -90,13 +92,17 @@ model() {
 train() {
     rm -rf "$out/runs"
     genome=sample/grch37_X_46M-56M.2bit
-    types="bf16 f32" sizes="--steps 60 --tokens-per-step 8192" windows=$out/runs/data
-    [ "$device" = cpu ] && types=f32 sizes="--steps 4 --tokens-per-step 512" windows=$out/runs/data/dev.tsv
+    types="bf16 f32" sizes="--steps 60 --tokens-per-step 8192" windows=$out/runs/data test=$out/runs/data/test.tsv limit=60
+    if [ -n "$rehearsal" ]; then
+        sizes="--steps 4 --tokens-per-step 512" windows=$out/runs/few.tsv test=$out/runs/few.tsv limit=300
+        [ "$device" = cpu ] && types=f32
+    fi
     check dataset 60 "$program" splice dataset --genome $genome --annotation sample/grch37_X_46M-56M.gff3.gz --k 3 \
         --window 80 --out "$out/runs/data" || return
+    head -41 "$out/runs/data/dev.tsv" >"$out/runs/few.tsv"
     if [ "$device" != cpu ]; then
         # shellcheck disable=SC2086
-        check pretrain-stochastic 60 "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
+        check pretrain-stochastic $limit "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
             --micro-batches 2 --learning-rate 1e-3 --hold-out X_46000001_56000000:9,000,001-10,000,000 --log-every 20 \
             --quiet --device "$device" --dtype bf16 --stochastic-rounding --out "$out/runs/pretrain-stochastic"
         figures pretrain-stochastic 'tokens/s|held out'
@@ -104,17 +110,17 @@ train() {
     for type in $types; do
         for run in "pretrain-$type" "again-$type"; do
             # shellcheck disable=SC2086
-            check "$run" 60 "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
+            check "$run" $limit "$program" pretrain --genome $genome --preset splice-small --max-length 256 $sizes \
                 --micro-batches 2 --learning-rate 1e-3 --hold-out X_46000001_56000000:9,000,001-10,000,000 --log-every 20 \
                 --quiet --device "$device" --dtype "$type" --out "$out/runs/$run"
         done
         figures "pretrain-$type" 'tokens/s|held out'
         check "repeatable-$type" 10 cmp "$out/runs/pretrain-$type/model.safetensors" "$out/runs/again-$type/model.safetensors"
-        check "finetune-$type" 60 "$program" finetune --data "$windows" --init "$out/runs/pretrain-$type" --head site \
+        check "finetune-$type" $limit "$program" finetune --data "$windows" --init "$out/runs/pretrain-$type" --head site \
             --window 80 --epochs 1 --batch 64 --learning-rate 1e-3 --quiet --device "$device" \
             --dtype "$type" --out "$out/runs/finetune-$type"
         figures "finetune-$type" 'tokens/s|accuracy|MCC'
-        check "evaluate-$type" 60 "$program" evaluate --model "$out/runs/finetune-$type" --data "$out/runs/data/test.tsv" \
+        check "evaluate-$type" $limit "$program" evaluate --model "$out/runs/finetune-$type" --data "$test" \
             --device "$device" --dtype "$type"
         figures "evaluate-$type" 'windows in|accuracy|^model|^position|^[01][.]'
     done
@@ -140,17 +146,18 @@ sanitize() {
 # In a folder without benches (packed to rehearse) only whole steps.
 bench() {
     if [ -x ./bench-gemm ]; then
-        rehearsal=
-        [ "$device" = cpu ] && rehearsal=--cpu
-        check bench 420 ./gpu_bench.sh $rehearsal --out "$out/bench" "$@"
+        small=
+        [ -n "$rehearsal" ] && small=--small
+        # shellcheck disable=SC2086
+        check bench 420 ./gpu_bench.sh $small --device "$device" --out "$out/bench" "$@"
         [ ! -f "$out/bench/ratios.txt" ] || tee -a "$summary" <"$out/bench/ratios.txt"
         return
     fi
     sizes="--batch 128 --steps 20"
-    [ "$device" = cpu ] && sizes="--batch 1 --length 64 --steps 1"
+    [ -n "$rehearsal" ] && sizes="--batch 1 --length 64 --steps 1"
     for preset in mini dnabert-6; do
         # shellcheck disable=SC2086
-        check "bench-$preset" 60 "$program" bench train --preset "$preset" --device "$device" $sizes
+        check "bench-$preset" 120 "$program" bench train --preset "$preset" --device "$device" $sizes
         figures "bench-$preset" 'tokens/s'
     done
 }

@@ -4,9 +4,17 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-tools/install-nvcc.sh || echo "test.sh: going on without nvcc: kernels run in the emulator only"
+nvcc=1
+tools/install-nvcc.sh || { nvcc= && echo "test.sh: going on without nvcc: kernels run in the emulator only"; }
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 cargo test --workspace --locked
+# The code that talks to the CUDA driver, with the kernels that nvcc compiled, against a libcuda in front of the emulator.
+if [ -n "$nvcc" ]; then
+    export HELIXGRAD_TEST_DEVICE=cuda
+    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices -- --skip golden --skip sampling
+    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- sm90 layernorm norm machine --skip any_product
+    EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test devices -- trains_as_the_cpu_does graphs
+fi

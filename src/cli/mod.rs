@@ -73,8 +73,9 @@ pub struct Common {
     /// Attention kernels on a GPU: the best that run there (auto), or those of one family.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY")]
     pub attention: AttentionPath,
-    /// Who multiplies matrices on a GPU: our kernels (own), NVIDIA's library where it is installed (cublaslt), or the faster of
-    /// the two for each shape (auto: measured at first use, so two runs may differ in their last bits).
+    /// Who multiplies matrices on a GPU: our kernels (own; on Hopper own-single never in clusters of blocks, own-cluster always),
+    /// NVIDIA's library where it is installed (cublaslt), or the faster of the two for each shape (auto: measured at first use, so
+    /// two runs may differ in their last bits).
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
     pub gemm: GemmChoice,
     /// On a GPU: hand the kernels of a step over as one CUDA graph. The same bits; pays where kernels are short, as in small

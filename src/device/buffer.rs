@@ -185,6 +185,8 @@ impl Buffer {
         assert_eq!((self.dtype, self.length), (source.dtype, source.length), "buffer copied from another kind");
         let bytes = self.length * self.dtype.size();
         match (device, &mut self.storage, &source.storage) {
+            // A graph takes no task that does nothing.
+            (Device::Kernels(_), Storage::Device(_), Storage::Device(_)) if bytes == 0 => Ok(()),
             (Device::Kernels(driver), Storage::Device(target), Storage::Device(source)) => {
                 // SAFETY: both allocations hold at least `bytes`.
                 unsafe { driver.copy(source.address, target.address, bytes) }
@@ -319,6 +321,7 @@ impl Buffer {
                 bytemuck::cast_slice_mut::<Line, u8>(lines)[..bytes].fill(byte);
                 Ok(())
             }
+            Storage::Device(_) if bytes == 0 => Ok(()), // as in `copy_from`
             // SAFETY: the allocation holds at least `length` elements.
             Storage::Device(memory) => unsafe { memory.driver.fill(memory.address, byte, bytes) },
         }

@@ -12,16 +12,48 @@ use crate::Result;
 
 /// What `--gemm` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum GemmChoice {
     /// The faster of the two for each shape, measured at its first use.
     Auto,
-    /// The kernels of this build.
+    /// The kernels of this build; on Hopper in clusters of two blocks where that is predicted to be faster.
     #[default]
     Own,
+    /// As own, on Hopper never in clusters.
+    OwnSingle,
+    /// As own, on Hopper always in clusters.
+    OwnCluster,
     /// NVIDIA's library, where it takes the product.
     #[value(name = "cublaslt")]
+    #[serde(rename = "cublaslt")]
     CublasLt,
+}
+
+impl GemmChoice {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Own => "own",
+            Self::OwnSingle => "own-single",
+            Self::OwnCluster => "own-cluster",
+            Self::CublasLt => "cublaslt",
+        }
+    }
+
+    /// Whether the vendor's library may be asked.
+    pub fn wants_vendor(self) -> bool {
+        matches!(self, Self::Auto | Self::CublasLt)
+    }
+
+    /// Whether a product runs in clusters, where its plan prefers that or not.
+    pub fn in_clusters(self, preferred: bool) -> bool {
+        match self {
+            Self::OwnSingle => false,
+            Self::OwnCluster => true,
+            Self::Auto | Self::Own | Self::CublasLt => preferred,
+        }
+    }
 }
 
 /// Both ways through one product, measured.
@@ -160,11 +192,20 @@ mod tests {
 
     #[test]
     fn a_firm_choice_measures_nothing() {
-        for (choice, vendor) in [(GemmChoice::Own, false), (GemmChoice::CublasLt, true)] {
+        let choices = [GemmChoice::Own, GemmChoice::OwnSingle, GemmChoice::OwnCluster].map(|choice| (choice, false));
+        for (choice, vendor) in choices.into_iter().chain([(GemmChoice::CublasLt, true)]) {
             let table = GemmTable::new(choice);
             let product = product(Layout::Nt, [1, 1, 1]);
             assert_eq!(table.prefers_vendor("gemm", &product, || unreachable!()).unwrap(), vendor);
             assert!(table.measured().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_choice_is_called_the_same_everywhere() {
+        for &choice in <GemmChoice as clap::ValueEnum>::value_variants() {
+            let name = clap::ValueEnum::to_possible_value(&choice).unwrap().get_name().to_owned();
+            assert_eq!((name.as_str(), serde_json::json!(choice)), (choice.name(), choice.name().into()));
         }
     }
 }

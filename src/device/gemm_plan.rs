@@ -131,8 +131,14 @@ pub const SM90_THREADS: u32 = 384;
 pub const SM90_SHARED_BYTES: u32 = 227 << 10;
 /// Threads of a block of `gemm_finish_sm90_f32`, and blocks for each tile.
 pub const SM90_FINISH: [u32; 2] = [128, 16];
-/// Multiprocessors of an H100: what a weight's gradient is cut for, on any chip.
+/// Multiprocessors of an H100: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
 const SM90_BLOCKS: usize = 132;
+/// Nanoseconds of a step's arithmetic, 2 x 128 x 256 x 64 at the data sheet's rate.
+const SM90_STEP_NS: usize = 560;
+/// Bytes that a block reads from L2 in a step: its tiles of A and B; in a cluster of two a half of B comes from the other block.
+const SM90_STEP_BYTES: [usize; 2] = [48 << 10, 32 << 10];
+/// Bytes a nanosecond that L2 gives: what is said of H100s, unmeasured. See `kernels/notes/gemm.md`.
+const SM90_L2: usize = 6500;
 
 /// The arguments that every kernel of `kernels/gemm_sm90.cu` takes first, by value; mirrors its `GemmSm90`.
 #[repr(C)]
@@ -155,8 +161,10 @@ pub struct Sm90Plan {
     pub arguments: Sm90Arguments,
     /// Tiles of C.
     pub tiles: usize,
-    /// Pieces of work, each a tile and a part of k; a launch has at most as many blocks.
+    /// Pieces of work, each a tile and a part of k.
     pub pieces: usize,
+    /// The same for clusters of two blocks, which take two tiles below each other; with an odd number of rows of tiles one is empty.
+    pub pairs: usize,
     /// f32 elements of workspace for the parts' sums, where k is cut.
     pub partials: usize,
 }
@@ -166,11 +174,29 @@ impl Sm90Plan {
     /// its 32-bit counts cannot hold.
     pub fn new(m: usize, n: usize, k: usize, parts: usize) -> Option<Self> {
         let side = |size: usize| i32::try_from(size).ok().filter(|&size| size > 0 && size <= i32::MAX - 256);
-        let tiles = m.div_ceil(SM90_TILE[0]).checked_mul(n.div_ceil(SM90_TILE[1]))?;
+        let [rows, columns] = [m.div_ceil(SM90_TILE[0]), n.div_ceil(SM90_TILE[1])];
+        let tiles = rows.checked_mul(columns)?;
         let parts = parts.clamp(1, k.div_ceil(SM90_STEP).max(1));
         let pieces = i32::try_from(tiles.checked_mul(parts)?).ok()? as usize;
+        let pairs = rows.div_ceil(2) * columns * parts;
         let arguments = Sm90Arguments { m: side(m)?, n: side(n)?, k: side(k)?, parts: parts as i32 };
-        Some(Self { arguments, tiles, pieces, partials: pieces * SM90_TILE[0] * SM90_TILE[1] })
+        Some(Self { arguments, tiles, pieces, pairs, partials: pieces * SM90_TILE[0] * SM90_TILE[1] })
+    }
+
+    /// Blocks of a launch, in clusters of two or each by itself: they stay until all is done, one a multiprocessor.
+    pub fn blocks(&self, clusters: bool, multiprocessors: usize) -> usize {
+        if clusters { 2 * self.pairs.min(multiprocessors / 2).max(1) } else { self.pieces.min(multiprocessors) }
+    }
+
+    /// Whether clusters are predicted to be faster on an H100: where blocks by themselves would wait for L2, unless pairs take that many
+    /// rounds more. The bits are the same either way.
+    pub fn prefers_clusters(&self) -> bool {
+        let time = |blocks: usize, step_bytes: usize| {
+            let at_work = blocks.min(SM90_BLOCKS);
+            blocks.div_ceil(SM90_BLOCKS) * (at_work * step_bytes / SM90_L2).max(SM90_STEP_NS)
+        };
+        let [alone, paired] = SM90_STEP_BYTES;
+        time(2 * self.pairs, paired) < time(self.pieces, alone)
     }
 }
 
@@ -221,8 +247,26 @@ mod tests {
         assert_eq!((sm90_parts(8, 8, 1), sm90_parts(8, 8, 128)), (1, 2));
         let plan = Sm90Plan::new(129, 257, 130, 9).unwrap();
         assert_eq!((plan.arguments.parts, plan.tiles, plan.pieces, plan.partials), (3, 4, 12, 12 * 128 * 256));
+        assert_eq!((plan.pairs, plan.blocks(false, 132), plan.blocks(true, 132)), (6, 12, 12));
+        assert_eq!((plan.blocks(false, 7), plan.blocks(true, 7), plan.blocks(true, 1)), (7, 6, 2));
+        let plan = Sm90Plan::new(300, 256, 64, 1).unwrap();
+        assert_eq!((plan.pieces, plan.pairs, plan.blocks(true, 132)), (3, 2, 4));
         assert_eq!(Sm90Plan::new(i32::MAX as usize, 1, 1, 1), None);
         assert_eq!(Sm90Plan::new(1 << 30, 1 << 30, 1, 1), None);
+    }
+
+    /// All products of a step of 65,536 tokens; not where L2 is enough for the blocks that there are, nor where half of a cluster would
+    /// do nothing.
+    #[test]
+    fn clusters_are_for_products_that_wait_for_l2() {
+        let prefers = |m, n, k, parts| Sm90Plan::new(m, n, k, parts).unwrap().prefers_clusters();
+        for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072), (768, 2304)] {
+            assert!(prefers(65_536, n, k, 1), "65,536 x {n} x {k}");
+            assert!(prefers(n, k, 65_536, 7), "{n} x {k} x 65,536");
+        }
+        assert!(prefers(9_830, 4101, 768, 1) && prefers(4101, 768, 9_830, 1));
+        assert!(!prefers(2048, 768, 768, 1) && !prefers(256, 256, 65_536, 24));
+        assert!(!prefers(128, 65_536, 768, 1));
     }
 
     #[test]

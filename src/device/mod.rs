@@ -92,6 +92,12 @@ impl Device {
         if matches!(device, Self::Cpu) && gemm == GemmChoice::CublasLt {
             return Err(Error::usage("--gemm cublaslt on the CPU", "leave it out, or use --device cuda"));
         }
+        if matches!(gemm, GemmChoice::OwnSingle | GemmChoice::OwnCluster) && !device.runs_sm90() {
+            return Err(Error::usage(
+                format!("--gemm {} on {device}, whose kernels have no clusters", gemm.name()),
+                "leave it out, or choose a GPU of compute capability 9.0 with --device",
+            ));
+        }
         if matches!(device, Self::Cpu) && graphs {
             return Err(Error::usage("--cuda-graphs on the CPU", "leave it out, or use --device cuda"));
         }
@@ -225,6 +231,14 @@ impl Device {
     /// Whether it runs the kernels of `*_sm90.cu`: a chip of compute capability 9.0.
     pub fn runs_sm90(&self) -> bool {
         matches!(self, Self::Kernels(driver) if driver.compute_capability() == (9, 0))
+    }
+
+    /// Who computes matrix products; on the CPU there is no choice.
+    pub fn gemm_choice(&self) -> GemmChoice {
+        match self {
+            Self::Cpu => GemmChoice::Own,
+            Self::Kernels(driver) => driver.gemm_table().map_or(GemmChoice::Own, gemm_choice::GemmTable::choice),
+        }
     }
 
     /// Tells a profiler that is attached from outside to start or stop collecting; nothing on the CPU.

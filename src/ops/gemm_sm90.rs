@@ -53,12 +53,16 @@ pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -
         _ => matrix(product.a, [m, k], lda, [128, 64]),
     };
     let b = match product.layout {
-        Layout::Nt => matrix(product.b, [n, k], ldb, [256, 64]),
+        Layout::Nt => matrix(product.b, [n, k], ldb, [128, 64]),
         _ => matrix(product.b, [k, n], ldb, [64, 64]),
     };
     let result = |address| matrix(address, [m, n], ldc, [64, 64]);
-    let name = |epilogue: &str| format!("{}{epilogue}_sm90_{}", product.layout.kernel(), product.types());
-    let blocks = plan.pieces.min(tape.device().multiprocessors());
+    let clusters = tape.device().gemm_choice().in_clusters(plan.prefers_clusters());
+    let name = |epilogue: &str| {
+        let cluster = if clusters { "_cluster" } else { "" };
+        format!("{}{epilogue}{cluster}_sm90_{}", product.layout.kernel(), product.types())
+    };
+    let blocks = plan.blocks(clusters, tape.device().multiprocessors());
     let launch = |name: String| {
         let launch = Launch::new(name, blocks, SM90_THREADS).shared(SM90_SHARED_BYTES).value(plan.arguments);
         let launch = launch.work(work_of(product, epilogue));

@@ -7,7 +7,7 @@ use helixgrad::autograd::{DeviceBatch, Parameters, Tape};
 use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::device::attention_pattern::AttentionPattern;
 use helixgrad::device::recorder::Recorder;
-use helixgrad::device::{DType, Device};
+use helixgrad::device::{Choices, DType, Device};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{self, AlibiBias, AttentionHooks, SparseBlocks};
 use helixgrad::philox::{Philox, Purpose};
@@ -70,7 +70,8 @@ fn hopper_takes_one_kernel_or_two_for_gradients() {
         (AttentionPath::Auto, [513, 5], split),
         (AttentionPath::Sm90Split, [130, 3], split),
     ] {
-        let (device, recorder) = Recorder::wrap(&emulated::chip_with((9, 0), path));
+        let choices = Choices { attention: path, ..Choices::default() };
+        let (device, recorder) = Recorder::wrap(&emulated::choosing((9, 0), choices));
         let recorder = recorder.unwrap();
         recorder.start();
         let found = attention(&device, DType::Bf16, &lengths, 64, false);

@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
 use helixgrad::device::attention_kernels::AttentionPath;
+use helixgrad::device::gemm_choice::GemmTable;
 use helixgrad::device::graphs::{Graph, Task};
-use helixgrad::device::{DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
+use helixgrad::device::{Choices, DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
 
 /// Device memory is host memory between guard pages; launches run one after the other, each with another schedule.
 struct Emulator {
     capability: (u32, u32),
     attention: AttentionPath,
+    gemm: GemmTable,
     memory: Mutex<HashMap<u64, GuardedBuffer>>,
     launches: AtomicU64,
 }
@@ -27,13 +29,14 @@ pub fn device() -> Device {
 
 /// The same, for which operations choose as for a chip of that compute capability.
 pub fn chip(capability: (u32, u32)) -> Device {
-    chip_with(capability, AttentionPath::Auto)
+    choosing(capability, Choices::default())
 }
 
-/// The same, with the attention kernels that a user asks for.
-pub fn chip_with(capability: (u32, u32), attention: AttentionPath) -> Device {
-    let (memory, launches) = (Mutex::default(), AtomicU64::default());
-    Device::Kernels(Arc::new(Emulator { capability, attention, memory, launches }))
+/// The same, with the kernels that a user asks for.
+pub fn choosing(capability: (u32, u32), choices: Choices) -> Device {
+    let Choices { attention, gemm, .. } = choices;
+    let (gemm, memory, launches) = (GemmTable::new(gemm), Mutex::default(), AtomicU64::default());
+    Device::Kernels(Arc::new(Emulator { capability, attention, gemm, memory, launches }))
 }
 
 /// A tensor map as the emulator reads it.
@@ -139,7 +142,13 @@ impl Driver for Emulator {
             .map_err(|fault| Error::Failed(format!("{fault} ({})", launch.shape())))
     }
 
+    fn gemm_table(&self) -> Option<&GemmTable> {
+        Some(&self.gemm)
+    }
+
     unsafe fn make_graph(&self, tasks: &[Task]) -> Result<Option<Graph>> {
+        let nothing = |task: &Task| matches!(task, Task::Copy { bytes: 0, .. } | Task::Fill { bytes: 0, .. });
+        assert!(!tasks.iter().any(nothing), "CUDA takes no node that does nothing");
         Ok(Some(Graph::new(tasks.to_vec())))
     }
 

@@ -14,7 +14,7 @@ mod watched;
 mod work;
 
 use helixgrad::autograd::Tape;
-use helixgrad::device::{DType, Device};
+use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::kmer::masking::Masking;
 use helixgrad::model::{Config, Head, Model};
@@ -132,16 +132,28 @@ fn bf16_trains_as_the_cpu_does() {
     }
 }
 
-/// As on a chip of compute capability 9.0, whose operations choose the kernels for it.
+/// The device that `HELIXGRAD_TEST_DEVICE` names, told who computes matrix products where it has kernels for Hopper; where none is
+/// named, the emulator as for Hopper.
+fn hopper(gemm: GemmChoice) -> Device {
+    match (emulated::named(), std::env::var("HELIXGRAD_TEST_DEVICE")) {
+        (Some(device), Ok(name)) if device.runs_sm90() => {
+            Device::open(&name, Choices { gemm, ..Choices::default() }).unwrap()
+        }
+        (Some(device), _) => device,
+        (None, _) => emulated::choosing((9, 0), gemm),
+    }
+}
+
+/// As on a chip of compute capability 9.0, whose operations choose the kernels for it: with blocks by themselves, and again with
+/// clusters.
 #[test]
 fn hopper_kernels_train_as_the_cpu_does() {
-    let hopper = || emulated::named().unwrap_or_else(|| emulated::chip((9, 0)));
     for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1), (128, Head::MaskedLm, 1)]
     {
         let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
-        let (kernels, weights) = train(&hopper(), DType::Bf16, head_dim, head.clone(), steps);
+        let (kernels, weights) = train(&hopper(GemmChoice::OwnSingle), DType::Bf16, head_dim, head.clone(), steps);
         close(&kernels, &cpu, 0.02);
-        let (again, same_weights) = train(&hopper(), DType::Bf16, head_dim, head, steps);
+        let (again, same_weights) = train(&hopper(GemmChoice::OwnCluster), DType::Bf16, head_dim, head, steps);
         assert_eq!(kernels, again, "the same bits again");
         assert!(weights == same_weights, "the same weights again");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use helixgrad::autograd::{Matrix, Parameters, Spec, Tape, Vector};
 use helixgrad::device::recorder::{Piece, Recorder};
-use helixgrad::device::{DType, Device};
+use helixgrad::device::{DType, Device, GemmChoice};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::model::{Head, Model, Task};
 use helixgrad::ops::{self, Sampler};
@@ -80,13 +80,14 @@ fn sample(device: &Device) {
 #[test]
 fn every_kernel_states_its_work() {
     let mut launched = BTreeSet::new();
-    for (capability, dtype, head_dim, head) in [
-        ((8, 0), DType::Bf16, 32, Head::MaskedLm),
-        ((8, 0), DType::F32, 32, Head::Cls { labels: 3 }),
-        ((9, 0), DType::Bf16, 32, Head::MaskedLm),
-        ((9, 0), DType::Bf16, 64, Head::MaskedLm),
+    for (capability, gemm, dtype, head_dim, head) in [
+        ((8, 0), GemmChoice::Own, DType::Bf16, 32, Head::MaskedLm),
+        ((8, 0), GemmChoice::Own, DType::F32, 32, Head::Cls { labels: 3 }),
+        ((9, 0), GemmChoice::OwnSingle, DType::Bf16, 32, Head::MaskedLm),
+        ((9, 0), GemmChoice::OwnCluster, DType::Bf16, 64, Head::MaskedLm),
     ] {
-        let (device, recorder) = Recorder::wrap(&emulated::chip(capability));
+        let (device, recorder) =
+            Recorder::wrap(&emulated::choosing(capability, Choices { gemm, ..Choices::default() }));
         let recorder = recorder.unwrap();
         recorder.start();
         train(&device, dtype, head_dim, head);

@@ -1,4 +1,4 @@
-//! `kernels/gemm_sm90.cu` against products in f64, and against its own repetition with another grid.
+//! `kernels/gemm_sm90.cu` against products in f64, and against its own repetition with another grid and in clusters.
 
 use half::bf16;
 use helixgrad::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_SUM_ROWS, SM90_THREADS, Sm90Plan};
@@ -38,17 +38,36 @@ impl Operands {
     fn arguments(&self, case: &Case) -> Vec<Argument> {
         let [a, b, _] = case.stored();
         let a_tile = if case.layout == Layout::Tn { [64, 64] } else { [128, 64] };
-        let b_tile = if case.layout == Layout::Nt { [256, 64] } else { [64, 64] };
+        let b_tile = if case.layout == Layout::Nt { [128, 64] } else { [64, 64] };
         vec![Argument::of(&self.plan.arguments), map(&self.a, a, a_tile), map(&self.b, b, b_tile)]
     }
 }
 
-fn run(name: &str, blocks: u32, schedule: u64, arguments: Vec<Argument>) {
-    run_3d(name, [blocks, 1, 1], [SM90_THREADS, 1, 1], SM90_SHARED_BYTES as usize, schedule, arguments);
+/// How many blocks compute, each by itself or in clusters of two.
+#[derive(Clone, Copy, Debug)]
+enum Blocks {
+    Single(u32),
+    Cluster(u32),
+}
+
+/// Runs the kernel of that name, with or without `_cluster` in front of its family.
+fn run(name: [&str; 2], blocks: Blocks, schedule: u64, arguments: Vec<Argument>) {
+    let [operation, types] = name;
+    let (cluster, blocks) = match blocks {
+        Blocks::Single(blocks) => ("", blocks),
+        Blocks::Cluster(clusters) => ("_cluster", 2 * clusters),
+    };
+    let name = format!("{operation}{cluster}_sm90_{types}");
+    run_3d(&name, [blocks, 1, 1], [SM90_THREADS, 1, 1], SM90_SHARED_BYTES as usize, schedule, arguments);
+}
+
+/// Who must come to the same bits as `blocks` single ones.
+fn others(blocks: u32) -> [Blocks; 3] {
+    [Blocks::Single(blocks + 2), Blocks::Cluster(1), Blocks::Cluster(blocks)]
 }
 
 /// C as the kernels leave it: bf16, and f32 for a weight's gradient.
-fn compute(case: &Case, blocks: u32, schedule: u64) -> Vec<f32> {
+fn compute(case: &Case, blocks: Blocks, schedule: u64) -> Vec<f32> {
     let operands = Operands::new(case);
     let size = [case.m, case.n];
     let ldc = case.strides()[2];
@@ -57,7 +76,7 @@ fn compute(case: &Case, blocks: u32, schedule: u64) -> Vec<f32> {
         let c = Stored::<f32>::new("c", normals::<f32>(case.seed * 7 + 2, case.m * case.n, 1.0), size, ldc, 0);
         let partials = Memory::poisoned::<f32>("partials", operands.plan.partials);
         arguments.push((&partials).into());
-        run("gemm_tn_sm90_bf16_f32", blocks, schedule, arguments);
+        run(["gemm_tn", "bf16_f32"], blocks, schedule, arguments);
         let [threads, eighths] = SM90_FINISH;
         let arguments =
             vec![Argument::of(&operands.plan.arguments), (&partials).into(), c.argument(), (ldc as i64).into()];
@@ -73,9 +92,9 @@ fn compute(case: &Case, blocks: u32, schedule: u64) -> Vec<f32> {
     arguments.push(map(&c, size, [64, 64]));
     if case.layout == Layout::Nt {
         arguments.push(if case.bias { operands.bias.argument() } else { Argument::NULL });
-        run("gemm_nt_sm90_bf16", blocks, schedule, arguments);
+        run(["gemm_nt", "bf16"], blocks, schedule, arguments);
     } else {
-        run(if case.beta == 0.0 { "gemm_nn_sm90_bf16" } else { "gemm_nn_add_sm90_bf16" }, blocks, schedule, arguments);
+        run([if case.beta == 0.0 { "gemm_nn" } else { "gemm_nn_add" }, "bf16"], blocks, schedule, arguments);
     }
     c.read()
 }
@@ -84,7 +103,7 @@ fn check(case: &Case, blocks: u32) {
     if !runs_sm90() {
         return;
     }
-    let c = compute(case, blocks, case.seed);
+    let c = compute(case, Blocks::Single(blocks), case.seed);
     let Operands { a, b, bias, .. } = Operands::new(case);
     let weight = case.layout == Layout::Tn;
     let old = match (weight, case.beta) {
@@ -98,12 +117,14 @@ fn check(case: &Case, blocks: u32) {
     let plain = if weight { plain } else { rounded::<bf16>(&plain) };
     let what = format!("{case:?} by {blocks} blocks");
     Tolerance { terms: case.k as f64 + 2.0 }.check(&what, &c, &plain, &truth);
-    let again = compute(case, blocks + 2, case.seed + 1);
-    assert_eq!(bits(&c), bits(&again), "{what}: another grid and schedule, other bits");
+    for (turn, others) in others(blocks).into_iter().enumerate() {
+        let again = compute(case, others, case.seed + 1 + turn as u64);
+        assert_eq!(bits(&c), bits(&again), "{what}: {others:?} and another schedule, other bits");
+    }
 }
 
 /// C, what is kept for the way back, and column sums.
-fn compute_gelu(case: &Case, blocks: u32, schedule: u64) -> [Vec<f32>; 3] {
+fn compute_gelu(case: &Case, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
     let operands = Operands::new(case);
     let size = [case.m, case.n];
     let ldc = case.strides()[2];
@@ -120,10 +141,10 @@ fn compute_gelu(case: &Case, blocks: u32, schedule: u64) -> [Vec<f32>; 3] {
     arguments.extend([map(&c, size, [64, 64]), map(&x, size, [64, 64]), operands.bias.argument()]);
     if backward {
         arguments.push((&column_sums).into());
-        run("gemm_nn_gelu_gradient_sm90_bf16", blocks, schedule, arguments);
+        run(["gemm_nn_gelu_gradient", "bf16"], blocks, schedule, arguments);
         return [c.read(), x.read(), column_sums.values::<f32>()];
     }
-    run("gemm_nt_gelu_sm90_bf16", blocks, schedule, arguments);
+    run(["gemm_nt_gelu", "bf16"], blocks, schedule, arguments);
     [c.read(), x.read(), Vec::new()]
 }
 
@@ -131,10 +152,13 @@ fn check_gelu(case: &Case, blocks: u32) {
     if !runs_sm90() {
         return;
     }
-    let found = compute_gelu(case, blocks, case.seed);
+    let found = compute_gelu(case, Blocks::Single(blocks), case.seed);
     compare_gelu::<bf16>(case, SM90_SUM_ROWS, [&found[0], &found[1], &found[2]]);
-    let again = compute_gelu(case, blocks + 1, case.seed + 1);
-    assert_eq!(found.map(|values| bits(&values)), again.map(|values| bits(&values)), "{case:?} by {blocks} blocks");
+    let found = found.map(|values| bits(&values));
+    for (turn, others) in others(blocks).into_iter().enumerate() {
+        let again = compute_gelu(case, others, case.seed + 1 + turn as u64);
+        assert_eq!(found, again.map(|values| bits(&values)), "{case:?} by {blocks} blocks and by {others:?}");
+    }
 }
 
 /// Sizes around what the kernel cuts by: bands and steps of 64, tiles of 128 and 256. The rows of bf16 matrices are rounded up to
@@ -175,6 +199,16 @@ proptest! {
         let layout = if forward { Layout::Nt } else { Layout::Nn };
         check_gelu(&case(layout, sizes, wide, seed), blocks);
     }
+}
+
+/// Three rows of tiles are two pairs: a block of the second has a tile below C.
+#[test]
+fn an_odd_row_of_tiles_has_no_partner() {
+    check(&Case { bias: true, ..case(Layout::Nt, [264, 300, 70], false, 6) }, 2);
+    check(&Case { beta: 1.0, ..case(Layout::Nn, [300, 100, 130], true, 7) }, 1);
+    check(&Case { beta: 1.0, splits: 2, ..case(Layout::Tn, [257, 264, 200], false, 8) }, 2);
+    check_gelu(&case(Layout::Nt, [380, 130, 64], false, 9), 2);
+    check_gelu(&case(Layout::Nn, [270, 264, 130], true, 10), 1);
 }
 
 /// Five steps and more go round the ring of four stages, and two tiles of one block follow each other through it.

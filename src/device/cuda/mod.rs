@@ -210,7 +210,7 @@ impl Gpu {
 
     /// Opens cuBLASLt where `choice` may need it. Without the library, `auto` means our own kernels.
     fn choose_gemm(&mut self, choice: GemmChoice) -> Result<()> {
-        let choice = match (choice, (choice != GemmChoice::Own).then(CublasLt::open)) {
+        let choice = match (choice, choice.wants_vendor().then(CublasLt::open)) {
             (_, None) => choice,
             (_, Some(Ok(library))) => {
                 self.cublaslt = OnceLock::from(Some(library));

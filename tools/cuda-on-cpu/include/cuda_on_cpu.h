@@ -25,6 +25,7 @@
 #include "cuda_on_cpu/tensor.h"
 #include "cuda_on_cpu/async.h"
 #include "cuda_on_cpu/hopper.h"
+#include "cuda_on_cpu/cluster.h"
 #include "cuda_on_cpu/export.h"
 
 #endif

@@ -1,23 +1,20 @@
-//! Runs the threads of one block, taking turns until all have returned or none can go on.
+//! The threads of one block, which take turns; its cluster runs it until all have returned or none can go on.
 
 use crate::barrier::{BARRIERS, Barrier, returned_before};
 use crate::bulk_copy::Loads;
+use crate::cluster::Cluster;
 use crate::fault::{FaultKind, Finding};
 use crate::order::Order;
 use crate::shared::Shared;
 use crate::signal::{self, Exit, Signal};
 use crate::source;
 use crate::stack::Stack;
-use crate::thread::{Dim3, Lane, Thread, Wait, current_slot, set_current};
+use crate::thread::{Dim3, Lane, Thread, Wait, set_current};
 use crate::warp::{self, Warp};
 use crate::{guarded, mbarrier, wgmma};
 use corosensei::{Coroutine, CoroutineResult};
 use std::cell::{Cell, RefCell};
 use std::{io, ptr};
-
-/// Rounds in which nothing but spinning happens, after which the block is called stuck. Each lets every spinning
-/// thread do 256 atomics.
-const SPIN_ROUNDS: u32 = 20_000;
 
 /// A thread of the block as something that can be resumed.
 pub(crate) type Routine = Coroutine<(), (), Exit, Stack>;
@@ -30,6 +27,9 @@ pub(crate) struct Block {
     pub shared: Shared,
     /// Bulk copies into shared memory.
     pub loads: Loads,
+    /// Where it runs, and its number there.
+    cluster: Cell<*const Cluster>,
+    rank: Cell<u32>,
     /// Lanes that have not returned.
     running: Cell<u32>,
     /// Counts what happened, to tell waiting from spinning.
@@ -48,6 +48,8 @@ impl Block {
             barriers: std::array::from_fn(|_| Barrier::new()),
             shared: Shared::new()?,
             loads: Loads::default(),
+            cluster: Cell::new(ptr::null()),
+            rank: Cell::new(0),
             running: Cell::new(0),
             progress: Cell::new(0),
             failed: Cell::new(false),
@@ -81,6 +83,7 @@ impl Block {
             lane.wait.set(Wait::Nothing);
             lane.copies.reset();
             lane.stores.reset();
+            lane.visits.reset();
         }
         for warp in &self.warps {
             warp.reset((self.threads() - warp.first as u32).min(32));
@@ -93,6 +96,22 @@ impl Block {
         self.running.set(self.threads());
         self.failed.set(false);
         self.finding.replace(None);
+    }
+
+    /// Makes it a member of a cluster, which must stay where it is until the block has ended.
+    pub fn join(&self, cluster: *const Cluster, rank: u32) {
+        self.cluster.set(cluster);
+        self.rank.set(rank);
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        // SAFETY: set before the block runs, to the cluster that owns it and stays where it is.
+        unsafe { &*self.cluster.get() }
+    }
+
+    /// Its number in the cluster.
+    pub fn rank(&self) -> u32 {
+        self.rank.get()
     }
 
     /// The number of threads.
@@ -115,9 +134,25 @@ impl Block {
         unsafe { (*self.lanes[number as usize].thread.get()).thread_index.array() }
     }
 
+    /// `blockIdx`.
+    pub fn index(&self) -> [u32; 3] {
+        // SAFETY: as in `thread_index`.
+        unsafe { (*self.lanes[0].thread.get()).block_index.array() }
+    }
+
+    /// The number of threads that have not returned.
+    pub fn running(&self) -> u32 {
+        self.running.get()
+    }
+
     /// Whether all threads are still there.
     pub fn complete(&self) -> bool {
         self.running.get() == self.threads()
+    }
+
+    /// How much has happened.
+    pub fn progress(&self) -> u64 {
+        self.progress.get()
     }
 
     /// Keeps the first fault of the block.
@@ -131,35 +166,15 @@ impl Block {
         self.progress.set(self.progress.get() + 1);
     }
 
-    /// Runs all threads to their end.
-    pub fn run(&self, routines: &mut [Routine], order: &mut Order) -> Result<(), Finding> {
-        let slot = current_slot();
-        let mut idle_rounds = 0;
-        while self.running.get() > 0 {
-            let before = self.progress.get();
-            let ran = self.round(routines, order, slot)?;
-            if !ran && self.loads.is_empty() {
-                return Err(self.deadlock("no thread of the block can go on"));
-            }
-            if self.running.get() > 0 {
-                self.loads.advance(self, order, !ran)?;
-            }
-            idle_rounds = if self.progress.get() == before { idle_rounds + 1 } else { 0 };
-            if idle_rounds == SPIN_ROUNDS {
-                return Err(self.deadlock("the threads that still run only spin"));
-            }
-            if idle_rounds % 64 == 63 {
-                // What they spin for may be up to another block, and that to another OS thread.
-                std::thread::yield_now();
-            }
-        }
+    /// What must be true when all threads have returned.
+    pub fn end(&self) -> Result<(), Finding> {
         self.loads.check_end()?;
         wgmma::check_agreement(self)?;
         self.shared.end_block()
     }
 
     /// Lets each warp run until it waits; says whether anything ran.
-    fn round(&self, routines: &mut [Routine], order: &mut Order, slot: *mut *const Lane) -> Result<bool, Finding> {
+    pub fn round(&self, routines: &mut [Routine], order: &mut Order, slot: *mut *const Lane) -> Result<bool, Finding> {
         let mut ran = false;
         let warps = order.permutation(self.warps.len() as u32);
         for warp in (0..self.warps.len() as u32).map(|index| &self.warps[warps.at(index) as usize]) {
@@ -190,6 +205,7 @@ impl Block {
             let go = match self.lanes[warp.first + lane as usize].wait.get() {
                 // SAFETY: checked to be shared memory when the wait began.
                 Wait::Phase { barrier, parity } => unsafe { mbarrier::completed(barrier, parity) },
+                Wait::Cluster { wait } => self.cluster().has_passed(wait),
                 _ => true,
             };
             if go {
@@ -228,6 +244,7 @@ impl Block {
         let warp = &self.warps[lane.warp()];
         warp.ready.set(warp.ready.get() & !lane.bit());
         self.running.set(self.running.get() - 1);
+        self.cluster().lane_returned(lane);
         if let Some(finding) = returned_before(self, lane.number) {
             return Err(finding);
         }
@@ -275,8 +292,8 @@ impl Block {
         }
     }
 
-    /// Who waits for what, as the thread that waits first tells it.
-    fn deadlock(&self, what: &str) -> Finding {
+    /// Who waits for what, and the first that does.
+    pub fn waits(&self) -> (String, Option<u32>) {
         let mut groups: Vec<(String, u32, u32)> = Vec::new();
         for lane in &self.lanes {
             let waits = match lane.wait.get() {
@@ -286,6 +303,7 @@ impl Block {
                 Wait::Barrier { id, .. } => format!("wait in barrier {id}"),
                 Wait::Meeting { mask } => format!("wait for the lanes {mask:#010x} of their warp"),
                 Wait::Phase { parity, .. } => format!("wait for an mbarrier's phase of parity {parity}"),
+                Wait::Cluster { .. } => "wait in barrier.cluster".into(),
                 Wait::Spin => "spin".into(),
             };
             let place = lane.site.get().site().map_or_else(String::new, |site| format!(" at {site}"));
@@ -296,17 +314,20 @@ impl Block {
             }
         }
         let first = groups.first().map(|(_, _, number)| *number);
-        let list: Vec<String> = groups
+        let mut list: Vec<String> = groups
             .iter()
             .take(6)
             .map(|(text, count, number)| {
                 format!("{count} {text} (the first is thread {:?})", self.thread_index(*number))
             })
             .collect();
-        let returned = self.threads() - self.running.get();
-        let text = format!("deadlock: {what}; {}; {returned} have returned", list.join("; "));
-        let finding = Finding::new(FaultKind::Deadlock, text);
-        match first {
+        list.push(format!("{} have returned", self.threads() - self.running.get()));
+        (list.join("; "), first)
+    }
+
+    /// The finding as that of a thread, where it waits.
+    pub fn blame(&self, finding: Finding, thread: Option<u32>) -> Finding {
+        match thread {
             Some(number) => finding.by(number).at(self.lanes[number as usize].site.get().site()),
             None => finding,
         }

@@ -1,5 +1,5 @@
-//! Bulk copies (PTX ISA, `cp.async.bulk` and `cp.async.bulk.tensor`): into shared memory, completing on an mbarrier, and
-//! from there to global memory, in groups that the thread waits for.
+//! Bulk copies (PTX ISA, `cp.async.bulk` and `cp.async.bulk.tensor`): into shared memory, of several blocks of a cluster too,
+//! completing on an mbarrier, and from there to global memory, in groups that the thread waits for.
 
 use crate::block::Block;
 use crate::descriptor::Swizzle;
@@ -12,6 +12,7 @@ use crate::{guarded, mbarrier};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 /// A tile in shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +25,8 @@ struct Tile {
 }
 
 impl Tile {
-    fn at(lane: &Lane, start: *mut u8, bytes: usize, swizzle: Swizzle, alignment: usize) -> Result<Tile, Finding> {
-        let shared = &lane.block().shared;
+    fn at(block: &Block, start: *mut u8, bytes: usize, swizzle: Swizzle, alignment: usize) -> Result<Tile, Finding> {
+        let shared = &block.shared;
         if !shared.contains(start.addr(), bytes) {
             let place = shared.describe(start.addr());
             let kind = if place.is_some() { FaultKind::OutOfBounds } else { FaultKind::SharedMemory };
@@ -60,7 +61,7 @@ impl Tile {
 /// A copy into shared memory that has not happened.
 struct Load {
     tile: Tile,
-    content: Vec<u8>,
+    content: Arc<[u8]>,
     barrier: *mut u64,
 }
 
@@ -184,8 +185,8 @@ fn tile_alignment(swizzle: Swizzle) -> usize {
     swizzle.period().max(128) as usize
 }
 
-fn tensor_tile(lane: &Lane, map: &TensorMap, tile: *mut u8) -> Result<Tile, Finding> {
-    Tile::at(lane, tile, map.tile_bytes(), map.swizzle(), tile_alignment(map.swizzle()))
+fn tensor_tile(block: &Block, map: &TensorMap, tile: *mut u8) -> Result<Tile, Finding> {
+    Tile::at(block, tile, map.tile_bytes(), map.swizzle(), tile_alignment(map.swizzle()))
 }
 
 /// The rows of the tile that lie in the tensor, all inside one guarded buffer.
@@ -208,24 +209,30 @@ fn tensor_rows(map: &TensorMap, rank: u32, coordinates: *const i32) -> Result<Ve
     Ok(rows)
 }
 
+/// Loads to the same place, and completes on the same barrier, of each block of the cluster that `mask` names.
 fn load_tensor(
-    lane: &Lane,
+    block: &Block,
     tile: *mut u8,
     map: *const TensorMap,
     barrier: *mut u64,
     (rank, coordinates): (u32, *const i32),
+    mask: u32,
 ) -> Result<(), Finding> {
     let map = decode(map)?;
-    let tile = tensor_tile(lane, &map, tile)?;
     let rows = tensor_rows(&map, rank, coordinates)?;
-    mbarrier::check(lane.block(), barrier)?;
-    let mut content = vec![0; tile.bytes];
+    let mut content = vec![0; tensor_tile(block, &map, tile)?.bytes];
     for (offset, address, bytes) in rows {
         let from = ptr::with_exposed_provenance::<u8>(address as usize);
         // SAFETY: checked to lie in a guarded buffer.
         unsafe { ptr::copy_nonoverlapping(from, content[offset..].as_mut_ptr(), bytes) };
     }
-    lane.block().loads.start(Load { tile, content, barrier });
+    let content: Arc<[u8]> = content.into();
+    for member in block.cluster().members(mask)? {
+        let tile = tensor_tile(member, &map, block.shared.twin(tile.addr(), &member.shared)?)?;
+        let barrier = block.shared.twin(barrier.addr(), &member.shared)?.cast();
+        mbarrier::check(member, barrier)?;
+        member.loads.start(Load { tile, content: Arc::clone(&content), barrier });
+    }
     Ok(())
 }
 
@@ -239,12 +246,12 @@ fn check_plain(global: *const u8, bytes: usize) -> Result<(), Finding> {
 
 fn load_plain(lane: &Lane, to: *mut u8, global: *const u8, bytes: usize, barrier: *mut u64) -> Result<(), Finding> {
     check_plain(global, bytes)?;
-    let tile = Tile::at(lane, to, bytes, Swizzle::None, 16)?;
+    let tile = Tile::at(lane.block(), to, bytes, Swizzle::None, 16)?;
     mbarrier::check(lane.block(), barrier)?;
     let mut content = vec![0; bytes];
     // SAFETY: checked to lie in a guarded buffer.
     unsafe { ptr::copy_nonoverlapping(global, content.as_mut_ptr(), bytes) };
-    lane.block().loads.start(Load { tile, content, barrier });
+    lane.block().loads.start(Load { tile, content: content.into(), barrier });
     Ok(())
 }
 
@@ -270,7 +277,23 @@ extern "C" fn cuda_on_cpu_tensor_load(
     line: i32,
 ) {
     let lane = current();
-    finish(lane, load_tensor(lane, tile.cast(), map.cast(), barrier, (rank, coordinates)), file, line);
+    let own = 1 << lane.block().rank();
+    finish(lane, load_tensor(lane.block(), tile.cast(), map.cast(), barrier, (rank, coordinates), own), file, line);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuda_on_cpu_tensor_multicast(
+    tile: *mut c_void,
+    map: *const c_void,
+    barrier: *mut u64,
+    rank: u32,
+    coordinates: *const i32,
+    mask: u32,
+    file: *const c_char,
+    line: i32,
+) {
+    let lane = current();
+    finish(lane, load_tensor(lane.block(), tile.cast(), map.cast(), barrier, (rank, coordinates), mask), file, line);
 }
 
 #[unsafe(no_mangle)]
@@ -284,7 +307,7 @@ extern "C" fn cuda_on_cpu_tensor_store(
 ) {
     let lane = current();
     let result = decode(map.cast()).and_then(|map| {
-        let tile = tensor_tile(lane, &map, tile.cast_mut().cast())?;
+        let tile = tensor_tile(lane.block(), &map, tile.cast_mut().cast())?;
         store(lane, tile, tensor_rows(&map, rank, coordinates)?, RawSite::new(file, line));
         Ok(())
     });
@@ -308,7 +331,7 @@ extern "C" fn cuda_on_cpu_bulk_load(
 extern "C" fn cuda_on_cpu_bulk_store(to: *mut c_void, from: *const c_void, bytes: u32, file: *const c_char, line: i32) {
     let lane = current();
     let result = check_plain(to.cast_const().cast(), bytes as usize).and_then(|()| {
-        let tile = Tile::at(lane, from.cast_mut().cast(), bytes as usize, Swizzle::None, 16)?;
+        let tile = Tile::at(lane.block(), from.cast_mut().cast(), bytes as usize, Swizzle::None, 16)?;
         store(lane, tile, vec![(0, to.expose_provenance() as u64, bytes as usize)], RawSite::new(file, line));
         Ok(())
     });

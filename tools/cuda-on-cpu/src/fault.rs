@@ -12,8 +12,10 @@ pub enum FaultKind {
     DivergentBarrier,
     /// A thread returned while, or before, others wait in `__syncthreads`.
     BarrierAfterExit,
-    /// No thread of the block can run any more, or all that run only spin.
+    /// No thread of the block, or of its cluster, can run any more, or all that run only spin.
     Deadlock,
+    /// A block of the cluster that is not there, or has returned; its barrier used against the rules.
+    Cluster,
     /// Lanes of one warp call different warp functions, or disagree on the mask.
     WarpMismatch,
     /// A shuffle reads from a lane that does not take part.

@@ -11,6 +11,7 @@ pub struct Entry {
     run: unsafe extern "C" fn(*mut *mut c_void),
     parameter_sizes: *const u32,
     parameters: u32,
+    cluster: [u32; 3],
 }
 
 // SAFETY: an entry is constant data and the functions it names keep no state of their own.
@@ -41,6 +42,11 @@ impl Kernel {
     pub fn parameter_sizes(&self) -> &'static [u32] {
         // SAFETY: `EXPORT_KERNEL` stores a constant array with at least `parameters` elements.
         unsafe { std::slice::from_raw_parts(self.entry.parameter_sizes, self.entry.parameters as usize) }
+    }
+
+    /// Blocks of a cluster along x, y and z, as its `__cluster_dims__` says; a kernel without runs block by block.
+    pub fn cluster(&self) -> [u32; 3] {
+        self.entry.cluster
     }
 
     /// Runs the kernel's body as the current thread.

@@ -1,6 +1,7 @@
-//! Launching a kernel: checks, workers, and blocks spread over OS threads.
+//! Launching a kernel: checks, workers, and clusters of blocks spread over OS threads.
 
 use crate::block::{Block, Routine, finish_thread};
+use crate::cluster::{CLUSTER_LIMIT, Cluster};
 use crate::fault::{Fault, FaultKind, Finding};
 use crate::guarded;
 use crate::kernel::Kernel;
@@ -8,7 +9,7 @@ use crate::order::Order;
 use crate::shared::BLOCK_LIMIT;
 use crate::signal::{self, Exit};
 use crate::stack::Stacks;
-use crate::thread::{Dim3, Lane, current_slot, set_current};
+use crate::thread::{Lane, current_slot, set_current};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,7 @@ const THREADS_WORTH_SPREADING: u64 = 2048;
 /// How to run a launch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// The order in which warps, lanes and blocks take turns. 0 is the natural one; every other seed shuffles, and the
+    /// The order in which warps, lanes, blocks and clusters take turns. 0 is the natural one; every other seed shuffles, and the
     /// same seed shuffles the same way. A test should try a few: a missing barrier shows under some orders only.
     pub seed: u64,
     /// OS threads to spread blocks over; 0 means one for each processor.
@@ -31,7 +32,7 @@ pub struct Options {
 /// memory, and returns when all have finished. `arguments` holds a pointer to each of the kernel's arguments, as for
 /// `cuLaunchKernel`.
 ///
-/// Returns the fault of the lowest block that had one. Threads of that block were abandoned where they stood; the
+/// Returns the fault of the lowest cluster that had one. Threads of that cluster were abandoned where they stood; the
 /// process is unharmed.
 ///
 /// # Safety
@@ -97,6 +98,14 @@ fn check(
     if blocks > u64::from(u32::MAX / 2) {
         return refuse(format!("grid {grid:?} has {blocks} blocks; the emulator takes 2^31 - 1"));
     }
+    let cluster = kernel.cluster();
+    let members: u32 = cluster.iter().product();
+    if !(1..=CLUSTER_LIMIT).contains(&members) {
+        return refuse(format!("clusters of {cluster:?} blocks: there are 1 to {CLUSTER_LIMIT} in one"));
+    }
+    if grid.iter().zip(cluster).any(|(size, members)| !size.is_multiple_of(members)) {
+        return refuse(format!("grid {grid:?} is not made of whole clusters of {cluster:?} blocks"));
+    }
     if shared_bytes > BLOCK_LIMIT {
         return refuse(format!("{shared_bytes} bytes of dynamic shared memory; no chip has more than {BLOCK_LIMIT}"));
     }
@@ -145,8 +154,12 @@ struct Job<'a> {
 unsafe impl Sync for Job<'_> {}
 
 impl Job<'_> {
-    fn blocks(&self) -> u32 {
-        self.grid.iter().product()
+    fn cluster_size(&self) -> u32 {
+        self.kernel.cluster().iter().product()
+    }
+
+    fn clusters(&self) -> u32 {
+        self.grid.iter().product::<u32>() / self.cluster_size()
     }
 
     fn threads_per_block(&self) -> u32 {
@@ -156,9 +169,10 @@ impl Job<'_> {
     fn spread(&self, threads: usize) -> io::Result<()> {
         let available = || thread::available_parallelism().map_or(1, usize::from);
         let wanted = if threads == 0 { available() } else { threads };
-        let work = u64::from(self.blocks()) * u64::from(self.threads_per_block());
-        let count = if work < THREADS_WORTH_SPREADING { 1 } else { wanted.min(self.blocks() as usize) };
-        let mut workers = (0..count).map(|_| Worker::take(self.threads_per_block())).collect::<io::Result<Vec<_>>>()?;
+        let (size, threads) = (self.cluster_size(), self.threads_per_block());
+        let work = u64::from(self.clusters()) * u64::from(size * threads);
+        let count = if work < THREADS_WORTH_SPREADING { 1 } else { wanted.min(self.clusters() as usize) };
+        let mut workers = (0..count).map(|_| Worker::take(size, threads)).collect::<io::Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let (own, others) = workers.split_at_mut(1);
             for worker in others {
@@ -170,15 +184,15 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Runs blocks until there are no more.
+    /// Runs clusters until there are no more.
     fn work(&self, worker: &mut Worker) {
-        let blocks = Order::new(self.seed, u64::MAX).permutation(self.blocks());
+        let clusters = Order::new(self.seed, u64::MAX).permutation(self.clusters());
         while !self.stop.load(Ordering::Relaxed) {
             let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            if turn >= self.blocks() {
+            if turn >= self.clusters() {
                 break;
             }
-            let number = blocks.at(turn);
+            let number = clusters.at(turn);
             if let Err(fault) = worker.run(self, number) {
                 self.stop.store(true, Ordering::Relaxed);
                 self.faults.lock().unwrap_or_else(PoisonError::into_inner).push((number, fault));
@@ -187,9 +201,9 @@ impl Job<'_> {
     }
 }
 
-/// What one OS thread needs to run blocks. Kept for the launches to come.
+/// What one OS thread needs to run clusters. Kept for the launches to come.
 struct Worker {
-    block: Box<Block>,
+    cluster: Box<Cluster>,
     stacks: Stacks,
     routines: Vec<Routine>,
 }
@@ -200,19 +214,16 @@ unsafe impl Send for Worker {}
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
 impl Worker {
-    fn take(threads: u32) -> io::Result<Worker> {
+    fn take(size: u32, threads: u32) -> io::Result<Worker> {
+        let stacks = (size * threads) as usize;
         let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut worker = match idle {
             Some(worker) => worker,
-            None => Worker {
-                block: Box::new(Block::new(threads)?),
-                stacks: Stacks::new(threads as usize)?,
-                routines: Vec::new(),
-            },
+            None => Worker { cluster: Box::new(Cluster::new()), stacks: Stacks::new(stacks)?, routines: Vec::new() },
         };
-        worker.block.resize(threads);
-        if worker.stacks.count() < threads as usize {
-            worker.stacks = Stacks::new(threads as usize)?;
+        worker.cluster.resize(size as usize, threads)?;
+        if worker.stacks.count() < stacks {
+            worker.stacks = Stacks::new(stacks)?;
         }
         Ok(worker)
     }
@@ -222,15 +233,14 @@ impl Worker {
     }
 
     fn run(&mut self, job: &Job, number: u32) -> Result<(), Fault> {
-        let index = Dim3::of(number, job.grid);
-        self.block.begin(index, job.block, job.grid, job.shared_bytes);
-        for lane in self.block.lanes() {
-            let stack = self.stacks.stack(lane.number as usize);
+        self.cluster.begin(number, job.block, job.grid, job.kernel, job.shared_bytes);
+        for (index, lane) in self.cluster.blocks().iter().flat_map(Block::lanes).enumerate() {
+            let stack = self.stacks.stack(index);
             lane.stack.set(Some(stack));
             self.routines.push(routine(stack, lane, *job.kernel, job.arguments));
         }
         let mut order = Order::new(job.seed, u64::from(number));
-        let result = self.block.run(&mut self.routines, &mut order);
+        let result = self.cluster.run(&mut self.routines, &mut order);
         signal::set_running(None);
         // SAFETY: null is no lane.
         unsafe { set_current(current_slot(), ptr::null()) };
@@ -239,9 +249,10 @@ impl Worker {
             // nothing to drop: see `Lane::suspend`.
             unsafe { routine.force_reset() };
         }
-        result.map_err(|finding| {
-            let thread = finding.thread.map(|number| self.block.thread_index(number));
-            finding.into_fault(job.kernel.name(), Some(index.array()), thread)
+        result.map_err(|(rank, finding)| {
+            let block = &self.cluster.blocks()[rank];
+            let thread = finding.thread.map(|number| block.thread_index(number));
+            finding.into_fault(job.kernel.name(), Some(block.index()), thread)
         })
     }
 }

@@ -27,6 +27,8 @@ mod block;
 #[cfg(feature = "runtime")]
 mod bulk_copy;
 #[cfg(feature = "runtime")]
+mod cluster;
+#[cfg(feature = "runtime")]
 mod descriptor;
 #[cfg(feature = "runtime")]
 mod fault;

@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::fault::{FaultKind, Finding};
-use crate::thread::{Lane, RawSite, Wait, current};
+use crate::thread::{RawSite, Wait, current};
 use std::ffi::c_char;
 
 /// The largest count that PTX allows.
@@ -102,8 +102,15 @@ pub(crate) fn complete_bytes(block: &Block, barrier: *mut u64, bytes: i64) -> Re
     Ok(())
 }
 
-fn apply(lane: &Lane, barrier: *mut u64, operation: u32, operand: i64) -> Result<u64, Finding> {
-    let current = read(lane.block(), barrier)?;
+/// Arrives at the mbarrier that has the same place in another block of the cluster.
+fn arrive_in(block: &Block, barrier: *mut u64, rank: u32) -> Result<u64, Finding> {
+    let other = block.cluster().member(rank)?;
+    let twin = block.shared.twin(barrier.addr(), &other.shared)?;
+    apply(other, twin.cast(), 2, 0)
+}
+
+fn apply(block: &Block, barrier: *mut u64, operation: u32, operand: i64) -> Result<u64, Finding> {
+    let current = read(block, barrier)?;
     let next = match operation {
         0 if (1..=MAX_COUNT).contains(&operand) => State { pending: operand, expected: operand, tx: 0, phase: 0 },
         0 => {
@@ -123,11 +130,12 @@ fn apply(lane: &Lane, barrier: *mut u64, operation: u32, operand: i64) -> Result
     };
     // SAFETY: as above.
     unsafe { barrier.write(next.pack()) };
-    lane.block().note_progress();
+    block.note_progress();
     Ok(0)
 }
 
-/// Operations: 0 init, 1 inval, 2 arrive (and expect bytes), 3 expect bytes, 4 complete bytes, 5 wait, 6 test.
+/// Operations: 0 init, 1 inval, 2 arrive (and expect bytes), 3 expect bytes, 4 complete bytes, 5 wait, 6 test, 7 arrive in
+/// the block of that rank.
 #[unsafe(no_mangle)]
 extern "C" fn cuda_on_cpu_mbarrier(
     barrier: *mut u64,
@@ -138,7 +146,11 @@ extern "C" fn cuda_on_cpu_mbarrier(
 ) -> u64 {
     let lane = current();
     let site = RawSite::new(file, line);
-    match apply(lane, barrier, operation, operand) {
+    let result = match operation {
+        7 => arrive_in(lane.block(), barrier, operand as u32),
+        _ => apply(lane.block(), barrier, operation, operand),
+    };
+    match result {
         Err(finding) => lane.fail(finding, site),
         Ok(0) if operation == 5 => {
             lane.suspend(Wait::Phase { barrier, parity: operand as u32 }, site);

@@ -132,7 +132,7 @@ impl Shared {
     }
 
     fn variable(&self, declaration: &Declaration) -> Result<*mut u8, Finding> {
-        let key = ptr::from_ref(declaration).addr();
+        let key = ptr::from_ref(declaration).expose_provenance();
         if let Some(start) = self.touched(Some(key)) {
             return Ok(start);
         }
@@ -228,6 +228,26 @@ impl Shared {
             pages: (begin, begin + length),
             address: Cell::new(0),
         }
+    }
+
+    /// The same place in the shared memory of another block of the cluster, for a pointer to a variable of this one.
+    pub fn twin(&self, pointer: usize, other: &Shared) -> Result<*mut u8, Finding> {
+        if ptr::eq(self, other) {
+            return Ok(ptr::with_exposed_provenance_mut(pointer));
+        }
+        let slots = self.slots.borrow();
+        let active = self.active.borrow();
+        let slot = active.iter().map(|index| &slots[*index]).find(|slot| (slot.start..slot.end()).contains(&pointer));
+        let Some(slot) = slot else {
+            let text = format!("{pointer:#x} is not shared memory: no other block of the cluster has the same place");
+            return Err(Finding::new(FaultKind::SharedMemory, text));
+        };
+        let start = match slot.declaration {
+            // SAFETY: the build step made it a constant.
+            Some(key) => other.variable(unsafe { &*ptr::with_exposed_provenance(key) })?,
+            None => other.dynamic(1)?,
+        };
+        Ok(start.wrapping_add(pointer - slot.start))
     }
 
     /// Whether `bytes` bytes from an address lie within one variable of the running block.

@@ -3,6 +3,7 @@
 use crate::async_copy::Copies;
 use crate::block::Block;
 use crate::bulk_copy::Stores;
+use crate::cluster::Visits;
 use crate::fault::{Finding, Site};
 use crate::source;
 use crate::stack::Stack;
@@ -77,6 +78,7 @@ pub(crate) enum Wait {
     Barrier { id: u32, whole_block: bool },
     Meeting { mask: u32 },
     Phase { barrier: *const u64, parity: u32 },
+    Cluster { wait: u64 },
     Spin,
     Returned,
 }
@@ -95,6 +97,7 @@ pub(crate) struct Lane {
     pub request: Cell<*mut c_void>,
     pub copies: Copies,
     pub stores: Stores,
+    pub visits: Visits,
     pub stack: Cell<Option<Stack>>,
 }
 
@@ -110,6 +113,7 @@ impl Lane {
             request: Cell::new(ptr::null_mut()),
             copies: Copies::default(),
             stores: Stores::default(),
+            visits: Visits::default(),
             stack: Cell::new(None),
         }
     }
@@ -146,7 +150,7 @@ impl Lane {
         self.site.set(site);
         let warp = &self.block().warps[self.warp()];
         warp.ready.set(warp.ready.get() & !self.bit());
-        if matches!(wait, Wait::Phase { .. } | Wait::Spin) {
+        if matches!(wait, Wait::Phase { .. } | Wait::Cluster { .. } | Wait::Spin) {
             warp.polling.set(warp.polling.get() | self.bit());
         }
         // SAFETY: set when this coroutine began, and valid as long as it runs, which it does.

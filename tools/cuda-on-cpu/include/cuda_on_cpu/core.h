@@ -20,16 +20,19 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
-#define __cluster_dims__(...)
 #define __restrict__ __restrict
 #define __align__(bytes) alignas(bytes)
 
-// cuda_on_cpu::build turns every marked declaration into a reference to storage of the running block. Without it
-// (an editor, `g++ -fsyntax-only`) the declaration only has to parse.
+// cuda_on_cpu::build turns every marked declaration into a reference to storage of the running block, and moves a kernel's
+// cluster to where it is exported. Without it (an editor, `g++ -fsyntax-only`) both only have to parse.
 #if defined(CUDA_ON_CPU_BUILD)
 #define __shared__ cuda_on_cpu_shared_declaration
+#define __cluster_dims__(...) cuda_on_cpu_cluster_dims(__VA_ARGS__)
+#define CUDA_ON_CPU_CLUSTER(...) cuda_on_cpu_cluster_of(__VA_ARGS__)
 #else
 #define __shared__ static thread_local
+#define __cluster_dims__(...)
+#define CUDA_ON_CPU_CLUSTER(...) 1, 1, 1
 #endif
 
 struct uint3 {

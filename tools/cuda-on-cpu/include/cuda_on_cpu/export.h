@@ -9,6 +9,7 @@ struct cuda_on_cpu_entry {
     void (*run)(void** arguments);
     const uint32_t* parameter_sizes;
     uint32_t parameters;
+    uint32_t cluster[3];
 };
 
 namespace cuda_on_cpu {
@@ -46,4 +47,5 @@ ParameterSizes<Parameters...> parameter_sizes(void (*)(Parameters...));
     extern "C" CUDA_ON_CPU_KEEP const cuda_on_cpu_entry cuda_on_cpu_entry_##exported = {                    \
         #exported, cuda_on_cpu_run_##exported,                                                              \
         decltype(::cuda_on_cpu::parameter_sizes(__VA_ARGS__))::sizes,                                       \
-        decltype(::cuda_on_cpu::parameter_sizes(__VA_ARGS__))::count};
+        decltype(::cuda_on_cpu::parameter_sizes(__VA_ARGS__))::count,                                       \
+        {CUDA_ON_CPU_CLUSTER(__VA_ARGS__)}};

@@ -4,6 +4,7 @@
 //! (see rewrite.rs), and the result is compiled as C++17. A file whose preprocessed text has not changed is not
 //! compiled again.
 
+mod clusters;
 mod rewrite;
 
 use std::collections::BTreeSet;
@@ -74,7 +75,7 @@ pub fn compile(
                 return Err(Error(format!("{}: kernel {kernel} is exported twice; rename one", file.display())));
             }
         }
-        let text = rewrite::rewrite(&text).map_err(Error)?;
+        let text = rewrite::rewrite(&text).and_then(|text| clusters::rewrite(&text)).map_err(Error)?;
         objects.push(compiler.object(file, &text, &out)?);
     }
     archive(&objects)?;

@@ -145,7 +145,7 @@ fn take_alignments(declaration: &str) -> Result<(String, Vec<String>), String> {
     Ok((rest, alignments))
 }
 
-fn matching_parenthesis(text: &str, open: usize) -> Option<usize> {
+pub(super) fn matching_parenthesis(text: &str, open: usize) -> Option<usize> {
     let mut depth = 0;
     for (index, character) in text[open..].char_indices() {
         match character {
@@ -184,7 +184,7 @@ fn remove_word(text: &str, word: &str) -> String {
     text.split_inclusive(|c| !is_word(c)).filter(|part| part.trim_end_matches(|c| !is_word(c)) != word).collect()
 }
 
-fn is_word(character: char) -> bool {
+pub(super) fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 
@@ -196,7 +196,7 @@ fn line_marker(line: &str) -> Option<(u32, &str, &str)> {
 }
 
 /// The file and line of a position.
-fn place(text: &str, position: usize) -> String {
+pub(super) fn place(text: &str, position: usize) -> String {
     let lines: Vec<&str> = text[..position].split('\n').collect();
     let marker =
         lines.iter().enumerate().rev().find_map(|(index, line)| line_marker(line).map(|marker| (index, marker)));

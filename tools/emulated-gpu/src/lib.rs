@@ -1,0 +1,27 @@
+//! A stand-in for NVIDIA's libcuda: the part of the driver interface that Helixgrad calls, with the emulator
+//! ([`cuda_on_cpu`]) in the place of a GPU. `tools/emulated_gpu.sh COMMAND` puts it where libcuda is looked for.
+//!
+//! It is there to see the code that talks to the driver run. So it is as strict as the interface allows an implementation
+//! to be, where a real driver is often kind:
+//!
+//! - Work is done as late as may be: when something waits for it. Whoever reads without waiting reads what was there before;
+//!   whoever frees host memory that a copy still needs, or changes a graph's task and expects a run that was started
+//!   before to notice, is wrong here.
+//! - Calls need a current context on their thread, device addresses must lie inside an allocation, and launches are
+//!   held against what the machine code in the fat binary says of the kernel: the number and size of its parameters, the
+//!   most threads of a block, its registers and its shared memory.
+//! - A kernel's fault ends the context as on a GPU: every later call returns it. What was found is written to stderr.
+//!
+//! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
+//!
+//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB).
+
+mod api;
+mod cubin;
+mod fatbin;
+mod gpu;
+mod graph;
+mod launch;
+mod memory;
+#[cfg(test)]
+mod tests;

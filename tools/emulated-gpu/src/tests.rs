@@ -1,0 +1,137 @@
+//! What callers may rely on, and what they may not. One test, since there is one GPU.
+
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
+
+use cudarc::driver::sys::{CUDA_MEMSET_NODE_PARAMS, CUresult as Status};
+
+use crate::api::*;
+
+const SUCCESS: Status = Status::CUDA_SUCCESS;
+
+/// A fat binary with an entry for each (kind, version): 1 is PTX, 2 machine code.
+fn fat_binary(entries: &[(u16, u32)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for &(kind, version) in entries {
+        let mut entry = vec![0u8; 64];
+        entry[..2].copy_from_slice(&kind.to_le_bytes());
+        entry[4] = 64;
+        entry[28..32].copy_from_slice(&version.to_le_bytes());
+        body.extend(entry);
+    }
+    let mut bytes = vec![0x50, 0xED, 0x55, 0xBA, 1, 0, 16, 0];
+    bytes.extend((body.len() as u64).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn a_chip_takes_ptx_that_is_not_newer() {
+    use crate::fatbin::{Image, choose};
+    // SAFETY: the header tells the size.
+    let image = |entries: &[(u16, u32)], chip| unsafe { choose(fat_binary(entries).as_ptr(), chip) };
+    assert!(matches!(image(&[(1, 90)], (9, 0)), Ok(Image::Ptx)));
+    assert!(matches!(image(&[(1, 90)], (8, 6)), Ok(Image::NoBinary)));
+    assert!(matches!(image(&[(2, 80)], (9, 0)), Ok(Image::NoBinary)), "machine code of another major version");
+    assert!(image(&[(2, 80)], (8, 6)).is_err(), "chosen, and no ELF file");
+}
+
+#[test]
+fn strict_where_a_driver_may_be_kind() {
+    // SAFETY: every pointer is to a live value of its type, or null where that is what is tested.
+    unsafe {
+        let mut address = 0;
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), Status::CUDA_ERROR_NOT_INITIALIZED);
+        assert_eq!(cuInit(0), SUCCESS);
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), Status::CUDA_ERROR_INVALID_CONTEXT);
+        let (mut context, mut stream) = (null_mut(), null_mut());
+        assert_eq!(cuDevicePrimaryCtxRetain(&mut context, 0), SUCCESS);
+        assert_eq!(cuCtxSetCurrent(context), SUCCESS);
+        assert_eq!(cuStreamCreate(&mut stream, 1), SUCCESS);
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), SUCCESS);
+        let elsewhere = std::thread::spawn(|| cuProfilerStart()).join().unwrap();
+        assert_eq!(elsewhere, Status::CUDA_ERROR_INVALID_CONTEXT, "another thread has no context yet");
+
+        // Copies are made when somebody waits, from what the host had when it asked.
+        let (mut source, mut found) = ([7u8; 64], [0u8; 64]);
+        assert_eq!(cuMemcpyHtoDAsync_v2(address, source.as_ptr().cast(), 64, stream), SUCCESS);
+        source.fill(8);
+        assert_eq!(cuMemcpyDtoHAsync_v2(found.as_mut_ptr().cast(), address, 64, stream), SUCCESS);
+        assert_eq!(found, [0; 64]);
+        assert_eq!(cuStreamSynchronize(stream), SUCCESS);
+        assert_eq!(found, [7; 64]);
+        assert_eq!(cuMemsetD8Async(address + 1, 0, 64, stream), Status::CUDA_ERROR_INVALID_VALUE, "a byte too far");
+        assert_eq!(cuMemAlloc_v2(&mut 0, 1 << 50), Status::CUDA_ERROR_OUT_OF_MEMORY);
+
+        // An event is reached when the stream is.
+        let (mut first, mut last, mut milliseconds) = (null_mut(), null_mut(), -1.0);
+        for event in [&mut first, &mut last] {
+            assert_eq!(cuEventCreate(event, 0), SUCCESS);
+        }
+        assert_eq!(cuEventElapsedTime(&mut milliseconds, first, last), Status::CUDA_ERROR_INVALID_HANDLE);
+        for event in [first, last] {
+            assert_eq!(cuEventRecord(event, stream), SUCCESS);
+        }
+        assert_eq!(cuEventElapsedTime(&mut milliseconds, first, last), Status::CUDA_ERROR_NOT_READY);
+        assert_eq!(cuEventSynchronize(last), SUCCESS);
+        assert_eq!(cuEventElapsedTime(&mut milliseconds, first, last), SUCCESS);
+        assert!(milliseconds >= 0.0);
+        assert_eq!((cuEventDestroy_v2(last), cuEventDestroy_v2(last)), (SUCCESS, Status::CUDA_ERROR_INVALID_HANDLE));
+
+        // A graph that is changed does not change what was started before.
+        let fill = |byte: u32, height| CUDA_MEMSET_NODE_PARAMS {
+            dst: address,
+            pitch: 64,
+            value: byte,
+            elementSize: 1,
+            width: 64,
+            height,
+        };
+        let (mut graph, mut node, mut next, mut instance) = (null_mut(), null_mut(), null_mut(), null_mut());
+        assert_eq!(cuGraphCreate(&mut graph, 0), SUCCESS);
+        assert_eq!(
+            cuGraphAddMemsetNode(&mut node, graph, null(), 0, &fill(1, 2), context),
+            Status::CUDA_ERROR_INVALID_VALUE
+        );
+        assert_eq!(cuGraphAddMemsetNode(&mut node, graph, null(), 0, &fill(1, 1), context), SUCCESS);
+        let apart = cuGraphAddMemsetNode(&mut next, graph, null(), 0, &fill(2, 1), context);
+        assert_eq!(apart, Status::CUDA_ERROR_INVALID_VALUE, "two tasks without an order");
+        assert_eq!(cuGraphInstantiateWithFlags(&mut instance, graph, 0), SUCCESS);
+        let mut bytes_after = |change: u32| {
+            assert_eq!(cuGraphLaunch(instance, stream), SUCCESS);
+            assert_eq!(cuGraphExecMemsetNodeSetParams(instance, node, &fill(change, 1), context), SUCCESS);
+            assert_eq!(cuMemcpyDtoHAsync_v2(found.as_mut_ptr().cast(), address, 64, stream), SUCCESS);
+            assert_eq!(cuStreamSynchronize(stream), SUCCESS);
+            found[0]
+        };
+        assert_eq!((bytes_after(3), bytes_after(4)), (1, 3));
+        assert_eq!((cuGraphExecDestroy(instance), cuGraphDestroy(graph)), (SUCCESS, SUCCESS));
+
+        // Launches.
+        let (mut module, mut kernel) = (null_mut(), null_mut());
+        assert_eq!(
+            cuModuleLoadData(&mut module, fat_binary(&[(2, 80)]).as_ptr().cast()),
+            Status::CUDA_ERROR_NO_BINARY_FOR_GPU
+        );
+        assert_eq!(cuModuleLoadData(&mut module, fat_binary(&[(1, 80)]).as_ptr().cast()), SUCCESS);
+        assert_eq!(cuModuleGetFunction(&mut kernel, module, c"no_such_kernel".as_ptr()), Status::CUDA_ERROR_NOT_FOUND);
+        assert_eq!(cuModuleGetFunction(&mut kernel, module, c"tanh_forward_f32".as_ptr()), SUCCESS);
+        let (mut x, mut count) = (address, 16i64);
+        let mut arguments: [*mut c_void; 2] = [(&raw mut x).cast(), (&raw mut count).cast()];
+        let mut launch = |threads, shared| {
+            cuLaunchKernel(kernel, 1, 1, 1, threads, 1, 1, shared, stream, arguments.as_mut_ptr(), null_mut())
+        };
+        assert_eq!(launch(2048, 0), Status::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(launch(32, 64 << 10), Status::CUDA_ERROR_INVALID_VALUE, "more shared memory than was allowed");
+        use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+        assert_eq!(cuFuncSetAttribute(kernel, SHARED, 64 << 10), SUCCESS);
+        assert_eq!(launch(32, 64 << 10), SUCCESS);
+        assert_eq!(cuFuncSetAttribute(kernel, SHARED, 228 << 10), Status::CUDA_ERROR_INVALID_VALUE);
+
+        // What goes wrong is told by whoever waits, and by everybody after.
+        assert_eq!(cuMemFree_v2(address), SUCCESS);
+        assert_eq!(launch(32, 0), SUCCESS);
+        assert_eq!(cuStreamSynchronize(stream), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+    }
+}

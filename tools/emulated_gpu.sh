@@ -1,0 +1,18 @@
+#!/bin/sh
+# Runs a command on a machine without a GPU as if it had one: libcuda is tools/emulated-gpu, which runs the kernels in the
+# emulator. For seeing the code run that talks to the driver, and for rehearsing what a GPU machine will be asked to do.
+# Slow: 2 GFLOP/s a core. Its times mean nothing.
+#
+#   tools/emulated_gpu.sh target/debug/helixgrad doctor
+#   HELIXGRAD_TEST_DEVICE=cuda tools/emulated_gpu.sh cargo test --test devices
+#
+# Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB).
+# The command's program must have kernels in it, so nvcc must have been there when it was built.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --package emulated-gpu
+# A folder of its own: where cargo puts libraries, it lets programs look for them.
+mkdir -p "$target/emulated-gpu"
+ln -sf "$target/debug/libemulated_gpu.so" "$target/emulated-gpu/libcuda.so"
+LD_LIBRARY_PATH="$target/emulated-gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$@"
