@@ -12,7 +12,7 @@ use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{self, AlibiBias, AttentionHooks, SparseBlocks};
 use helixgrad::philox::{Philox, Purpose};
 
-use super::{device, emulated};
+use super::{device, hopper};
 
 /// Output and gradient of the input, with a dropout of 0.1.
 fn attention(device: &Device, dtype: DType, lengths: &[usize], head_dim: usize, pattern: bool) -> [Vec<f32>; 2] {
@@ -71,7 +71,11 @@ fn hopper_takes_one_kernel_or_two_for_gradients() {
         (AttentionPath::Sm90Split, [130, 3], split),
     ] {
         let choices = Choices { attention: path, ..Choices::default() };
-        let (device, recorder) = Recorder::wrap(&emulated::choosing((9, 0), choices));
+        let device = hopper(choices);
+        if !device.runs_sm90() {
+            return;
+        }
+        let (device, recorder) = Recorder::wrap(&device);
         let recorder = recorder.unwrap();
         recorder.start();
         let found = attention(&device, DType::Bf16, &lengths, 64, false);

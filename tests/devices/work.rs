@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use helixgrad::autograd::{Matrix, Parameters, Spec, Tape, Vector};
 use helixgrad::device::recorder::{Piece, Recorder};
-use helixgrad::device::{DType, Device, GemmChoice};
+use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::model::{Head, Model, Task};
 use helixgrad::ops::{self, Sampler};
