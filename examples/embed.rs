@@ -1,26 +1,12 @@
 //! Load a model and embed sequences: `cargo run --release --example embed -- MODEL x.fa`.
 
-use std::path::PathBuf;
-
-use helixgrad::device::{DType, Device};
-use helixgrad::inference::embed::{EmbedOptions, Rows, Unit, embed};
+use helixgrad::inference::embed::means;
 use helixgrad::inference::encoder::Encoder;
-use helixgrad::kmer::sequences;
-use helixgrad::train::checkpoint;
-use helixgrad::{Error, Result};
 
-fn main() -> Result<()> {
-    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(model), Some(fasta)) = (arguments.next(), arguments.next()) else {
-        return Err(Error::usage("two arguments are needed", "cargo run --example embed -- MODEL x.fa"));
-    };
-    let encoder = Encoder::new(checkpoint::load(&model)?, Device::Cpu, DType::F32)?;
-    let options = EmbedOptions::new(&encoder, Unit::Mean, -1, None, None)?;
-    let mut print = |rows: Rows| -> Result<()> {
-        println!("{}: {:?} ...", rows.sequence.name, &rows.values[..4.min(rows.values.len())]);
-        Ok(())
-    };
-    let counts = embed(&encoder, &fasta, sequences::fasta(&fasta)?, &options, &mut print, &mut |_| ())?;
-    println!("{} sequences of {} bases", counts.sequences, counts.bases);
+fn main() -> helixgrad::Result<()> {
+    let [model, fasta] = [1, 2].map(|n| std::env::args_os().nth(n).unwrap_or_default());
+    for (name, vector) in means(&Encoder::load(model)?, fasta)? {
+        println!("{name}: {} numbers, {:?} ...", vector.len(), &vector[..4]);
+    }
     Ok(())
 }

@@ -91,6 +91,48 @@ fn every_command_of_every_page_runs() {
     assert!(commands >= 10, "{commands} commands found in {} pages", pages.len());
 }
 
+/// The first two programs of `examples/`, which the page shows as they are. `cargo test` builds them; with `--test guide` alone they may be
+/// missing.
+#[test]
+fn the_programs_of_the_library_page_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/library.md")).unwrap();
+    for name in ["embed", "finetune"] {
+        let program = fs::read_to_string(root.join(format!("examples/{name}.rs"))).unwrap();
+        let shown = &program[program.find("\nuse ").unwrap()..];
+        assert!(page.contains(shown), "docs/library.md shows another examples/{name}.rs");
+    }
+    let program = |name: &str| Path::new(env!("CARGO_BIN_EXE_helixgrad")).with_file_name("examples").join(name);
+    let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let is_built = |name: &&str| modified(&program(name)) > modified(&root.join(format!("examples/{name}.rs")));
+    if !["embed", "finetune"].iter().all(is_built) {
+        eprintln!("skipped: the examples are not built, or before they were changed (cargo build --examples)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let run = |name: &str, arguments: &[PathBuf]| {
+        let output = Command::new(program(name)).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Is there a TATA box?
+    let row = |i: usize| {
+        let mut bases: Vec<u8> = (0..40).map(|j| b"ACGT"[(i * i + 7 * j + i * j / 3) % 4]).collect();
+        bases[17..23].copy_from_slice(if i.is_multiple_of(2) { b"GCGCGC" } else { b"TATAAA" });
+        format!("{}\t{}\n", String::from_utf8(bases).unwrap(), i % 2)
+    };
+    for (name, rows) in [("train.tsv", 0..200), ("dev.tsv", 200..260)] {
+        fs::write(path(name), "sequence\tlabel\n".to_owned() + &rows.map(row).collect::<String>()).unwrap();
+    }
+    let printed = run("finetune", &["train.tsv", "dev.tsv", "model"].map(path));
+    let accuracy: f64 = printed.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(accuracy > 0.9, "{printed}");
+    fs::write(path("x.fa"), ">a\nACGTACGTAA\n>b\nTTTTACGTAA\n").unwrap();
+    let printed = run("embed", &["model", "x.fa"].map(path));
+    assert!(printed.lines().count() == 2 && printed.starts_with("a: 128 numbers, ["), "{printed}");
+}
+
 #[test]
 fn steps_of_a_page() {
     let page = "# x\n\n```text a.bed\nchr1\t0\t5\n```\nnot a command:\nhelixgrad demo\n\n```sh\nhelixgrad one --a \\\n    b # why\n\

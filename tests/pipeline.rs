@@ -105,7 +105,20 @@ fn a_resumed_pretraining_has_the_bits_of_an_unbroken_one_on_any_number_of_thread
     // As after a kill between steps 8 and 12: the last checkpoint and the results are gone.
     fs::remove_dir_all(format!("{broken}/checkpoint-00000012")).unwrap();
     fs::remove_file(format!("{broken}/model.safetensors")).unwrap();
-    json(&["pretrain", "--resume", "--out", &broken]);
+    let resume = ["pretrain", "--resume", "--out", &broken];
+    for other in [
+        "--tokens-per-step 256",
+        "--micro-batches 3",
+        "--masking bionemo",
+        "--beta2 0.9",
+        "--decay constant",
+        "--warmup 5",
+    ] {
+        let message = refused(&[&resume[..], &other.split(' ').collect::<Vec<_>>()].concat());
+        let name = other.split(' ').next().unwrap();
+        assert!(message.contains(&format!("--resume with other {name}")), "{message}");
+    }
+    json(&resume);
     same_file(&format!("{whole}/model.safetensors"), &format!("{broken}/model.safetensors"));
     let state = "checkpoint-00000012/training_state.safetensors";
     same_file(&format!("{whole}/{state}"), &format!("{broken}/{state}"));
@@ -294,7 +307,17 @@ fn a_resumed_fine_tuning_has_the_bits_of_an_unbroken_one() {
         fs::remove_dir_all(Path::new(&broken).join(step)).unwrap();
     }
     fs::remove_file(Path::new(&broken).join("model.safetensors")).unwrap();
-    json(&["finetune", "--resume", "--out", &broken]);
+    let resume = ["finetune", "--resume", "--out", &broken];
+    for other in ["--batch 16", "--learning-rate 1e-3", "--warmup 0.2", "--weight-decay 0.1", "--seed 7"] {
+        let message = refused(&[&resume[..], &other.split(' ').collect::<Vec<_>>()].concat());
+        let name = other.split(' ').next().unwrap();
+        assert!(message.contains(&format!("--resume with other {name} than")), "{message}");
+    }
+    let rows = fs::read_to_string(&train).unwrap();
+    fs::write(&train, rows.replacen("\t1\n", "\t2\n", 1)).unwrap();
+    assert!(refused(&resume).contains("other training windows than"));
+    fs::write(&train, rows).unwrap();
+    json(&resume);
     same_file(&format!("{whole}/model.safetensors"), &format!("{broken}/model.safetensors"));
     same_file(
         &format!("{whole}/metrics.jsonl").replace("metrics.jsonl", "config.json"),
@@ -328,7 +351,7 @@ fn bad_input_is_refused_with_what_to_do() {
     let cases: &[(&[&str], &str)] = &[
         (&["pretrain", "--genome", "/nowhere.2bit", "--out", &out], "/nowhere.2bit"),
         (&["pretrain", "--genome", &genome, "--out", &run], "already holds a run"),
-        (&["pretrain", "--genome", &genome, "--out", &out, "--resume"], "no checkpoint"),
+        (&["pretrain", "--genome", &genome, "--out", &out, "--resume"], "nothing that was interrupted"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--preset", "huge"], "dnabert-6"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--k", "9"], "k"),
         (&["pretrain", "--genome", &genome, "--out", &out, "--heads", "7"], "heads"),

@@ -236,9 +236,9 @@ fn cross_validation_predicts_every_window_once() {
     fs::remove_dir_all(format!("{out}/fold-3")).unwrap();
     assert_eq!(json(&["finetune", "--resume", "--out", &out]), result);
     // With other folds its models would be tested on what they have seen.
-    for other in [["--folds", "3"], ["--seed", "7"]] {
+    for other in [["--folds", "3"], ["--seed", "7"], ["--batch", "5"], ["--epochs", "9"]] {
         let message = refused(&[&["finetune", "--resume", "--out", &out][..], &other].concat());
-        assert!(message.contains("other windows or folds"), "{message}");
+        assert!(message.contains("other windows, folds or options"), "{message}");
     }
     let message =
         refused(&[&["finetune", "--data", &data, "--folds", "1", "--out", &folder.path("one")][..], &TINY].concat());

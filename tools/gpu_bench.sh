@@ -6,12 +6,12 @@
 #   tools/gpu_bench.sh [--device cuda:1|cpu] [--small] [--out DIR] [OP]     OP is one bench (layernorm, gemm, attention, ...); without it all, and training steps
 #
 # Beside the packed programs these are taken, elsewhere cargo builds them. Peers need Python with torch and transformers ($PYTHON, default
-# python3); without them our rows are printed alone.
+# python3); without them our rows are printed alone. Without --device HELIXGRAD_CHECK_DEVICE names the device.
 set -eu
 cd "$(dirname "$0")"
 tools=.
 [ -x ./helixgrad ] || { cd .. && tools=tools; }
-device=cuda dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes= length= small=
+device=${HELIXGRAD_CHECK_DEVICE:-cuda} dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes= length= small=
 while [ $# -gt 0 ]; do
     case $1 in
     --device) device=$2; shift ;;

@@ -98,7 +98,7 @@ def parse():
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP_STEPS} that are not")
     parser.add_argument("--batch", type=int, help="sequences a step (default: the preset's)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
     parser.add_argument("--mix", choices=["full", "dnabert"], default="full", help="lengths of the sequences")
@@ -113,8 +113,13 @@ def parse():
         value = getattr(arguments, option)
         if value is not None and value < 1:
             parser.error(f"--{option} {value}: give at least 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no GPU here")
+    arguments.device, _, number = arguments.device.partition(":")
+    if arguments.device not in ("cpu", "cuda") or not (number or "0").isdigit():
+        parser.error("--device: cpu, cuda or cuda:N")
+    if arguments.device == "cuda":
+        if int(number or 0) >= torch.cuda.device_count():
+            parser.error(f"--device cuda: PyTorch sees {torch.cuda.device_count()} GPUs here")
+        torch.cuda.set_device(int(number or 0))
     return arguments
 
 

@@ -1,14 +1,14 @@
 //! `--config file.toml`: any option of the command, overridden by the command line. `--resume` reads the options that the
 //! run was started with in the same way.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::Common;
+use crate::inference::variants::working_folder;
 use crate::small_file;
-use crate::train::checkpoint::nothing_to_resume;
 use crate::{Error, Result};
 
 /// Inserts the options of the `--config` file behind the command's name, unless the command line sets them itself.
@@ -25,7 +25,7 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
     })?;
 
     let (command, position) = find_command(&arguments, cli);
-    let given: Vec<String> = arguments.iter().filter_map(option_name).collect();
+    let given: Vec<String> = arguments.iter().filter_map(|argument| Some(as_option(argument)?.0)).collect();
     let mut inserted = Vec::new();
     for (key, value) in &table {
         let name = key.replace('_', "-");
@@ -59,23 +59,28 @@ pub fn resolved<T: Serialize>(args: &T, common: &Common) -> Result<String> {
     Ok(format!("{}{}", toml::to_string(common).map_err(failed)?, toml::to_string(args).map_err(failed)?))
 }
 
-/// The file that `--config` names; or, with `--resume`, the one in the folder that `--out` names.
+/// The file that `--config` names; or, with `--resume`, the one in the folder that `--out` names or that is kept beside it.
 fn config_path(arguments: &[OsString]) -> Result<Option<PathBuf>> {
-    let value_of = |option: &str| {
-        let position = arguments.iter().position(|argument| option_name(argument).as_deref() == Some(option))?;
-        let text = arguments[position].to_str()?;
-        match text.split_once('=') {
-            Some((_, value)) => Some(PathBuf::from(value)),
-            None => arguments.get(position + 1).map(PathBuf::from),
-        }
+    let value_of = |wanted: &str| {
+        let options = arguments.iter().map(|argument| as_option(argument));
+        let (position, value) = (0..).zip(options).find_map(|(position, option)| {
+            let (name, value) = option?;
+            (name == wanted).then_some((position, value))
+        })?;
+        value.or_else(|| arguments.get(position + 1).cloned()).map(PathBuf::from)
     };
     if let Some(path) = value_of("config") {
         return Ok(Some(path));
     }
     match value_of("out") {
         Some(out) if arguments.iter().any(|argument| argument == "--resume") => {
-            let path = out.join("config.toml");
-            if path.is_file() { Ok(Some(path)) } else { Err(nothing_to_resume(&out)) }
+            let candidates = [out.clone(), working_folder(&out)].map(|folder| folder.join("config.toml"));
+            candidates.into_iter().find(|path| path.is_file()).map(Some).ok_or_else(|| {
+                Error::usage(
+                    format!("--resume, but {} holds nothing that was interrupted", out.display()),
+                    "leave --resume out to begin anew, or name what was interrupted",
+                )
+            })
         }
         _ => Ok(None),
     }
@@ -93,9 +98,22 @@ fn find_command<'a>(arguments: &[OsString], cli: &'a clap::Command) -> (&'a clap
     (command, position)
 }
 
-fn option_name(argument: &OsString) -> Option<String> {
-    let text = argument.to_str()?.strip_prefix("--")?;
-    Some(text.split('=').next().unwrap_or(text).to_owned())
+/// The name of an option, and its value if both are one word, as in `--out=DIR`. A value may be any bytes.
+fn as_option(argument: &OsStr) -> Option<(String, Option<OsString>)> {
+    let text = argument.to_string_lossy();
+    let (name, value) = match text.strip_prefix("--")?.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (text.strip_prefix("--")?, None),
+    };
+    #[cfg(unix)]
+    let value = {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = argument.as_bytes().splitn(2, |&byte| byte == b'=').nth(1);
+        value.and(bytes).map(|bytes| OsStr::from_bytes(bytes).to_owned())
+    };
+    #[cfg(not(unix))]
+    let value = value.map(OsString::from);
+    Some((name.to_owned(), value))
 }
 
 fn as_arguments(name: &str, value: &toml::Value, path: &Path) -> Result<Vec<OsString>> {

@@ -19,7 +19,8 @@ use crate::report::format;
 use crate::small_file;
 use crate::train::checkpoint::{self, Classification};
 use crate::train::cross_validation::{CrossValidation, cross_validate};
-use crate::train::finetune::{DevScores, FinetuneOptions, FinetuneSummary, finetune};
+use crate::train::evaluation::DevScores;
+use crate::train::finetune::{FinetuneOptions, FinetuneSummary, finetune};
 use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 

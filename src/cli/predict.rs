@@ -15,8 +15,8 @@ use crate::inference::score::Scorer;
 use crate::kmer::sequences::{self, Named};
 use crate::output::AtomicFile;
 use crate::report::Progress;
+use crate::train::apply::largest;
 use crate::train::checkpoint;
-use crate::train::finetune::largest;
 use crate::{Error, Result};
 
 /// Options of `helixgrad predict`.

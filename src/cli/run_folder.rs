@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::output::FolderKind;
-use crate::train::checkpoint::{newest_checkpoint, nothing_to_resume};
+use crate::train::run_state::{newest_checkpoint, nothing_to_resume};
 use crate::{Error, Result};
 
 /// A run that came to an end before its first checkpoint: it has nothing to lose.

@@ -1,18 +1,16 @@
 //! `helixgrad scan`: splice sites of a genome.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::{Common, config};
-use crate::device::DType;
 use crate::genome::alias::Aliases;
 use crate::genome::annotation::Annotation;
 use crate::genome::region::Region;
 use crate::genome::splice::{GeneModel, MIN_INTRON};
 use crate::genome::twobit::Genome;
+use crate::inference::journal;
 use crate::inference::scan::{self, Format, Options, Positions, Summary, Truth, report};
 use crate::inference::score::Scorer;
 use crate::inference::splice::{Score, SpliceScorer};
@@ -94,7 +92,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let truth = truth.transpose()?;
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
-    let mut fingerprint = fingerprint(&checkpoint, dtype)?;
+    let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
     let scorer = SpliceScorer::new(Scorer::new(checkpoint, device, dtype)?, args.window)?;
     fingerprint["window"] = scorer.width().into();
     let options = Options {
@@ -118,15 +116,6 @@ fn probability(option: &str, value: f64) -> Result<Score> {
         return Err(Error::usage(format!("{option} {value}"), "give a probability from 0 to 1"));
     }
     Ok(Score::of(value))
-}
-
-/// What tells this model from another: a hash of its weights, and the type that they are computed with.
-fn fingerprint(checkpoint: &checkpoint::Checkpoint, dtype: DType) -> Result<Value> {
-    let mut hasher = DefaultHasher::new();
-    for weight in checkpoint.model.parameters.host_values()? {
-        weight.to_bits().hash(&mut hasher);
-    }
-    Ok(json!({ "model": format!("{:016x}", hasher.finish()), "dtype": dtype.name() }))
 }
 
 fn human(summary: &Summary) -> String {

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Common;
+use super::{Common, config};
 use crate::genome::alias::Aliases;
 use crate::genome::annotation::Annotation;
 use crate::genome::region::Region;
 use crate::genome::splice::GeneModel;
 use crate::genome::twobit::Genome;
+use crate::inference::journal;
 use crate::inference::scan::Positions;
 use crate::inference::score::Scorer;
 use crate::inference::splice::SpliceScorer;
 use crate::inference::variants::genes::Genes;
 use crate::inference::variants::{Annotator, Options, Summary, saturation};
+use crate::lossy;
 use crate::report::format::{count, short};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -28,12 +30,15 @@ use crate::{Error, Result};
 pub struct Args {
     /// The model: a run's folder or a checkpoint, with classes donor and acceptor.
     #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "lossy::serialize")]
     model: PathBuf,
     /// The genome that the variants were called on, a .2bit file.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     genome: PathBuf,
     /// The variants, plain or gzipped.
     #[arg(long, value_name = "FILE", required_unless_present = "saturation", conflicts_with = "saturation")]
+    #[serde(serialize_with = "lossy::serialize")]
     vcf: Option<PathBuf>,
     /// Instead of a file's variants, every single-base change of a region, as chrX:1,000,001-1,000,300; --out is a TSV file,
     /// and a page with a picture of the changes lies beside it.
@@ -41,15 +46,18 @@ pub struct Args {
     saturation: Option<String>,
     /// The file to write; with a name that ends with .gz it is bgzip, which tabix can index.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
     /// Score each gene over a variant, on its strand (default: both strands); GFF3 or GTF.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     annotation: Option<PathBuf>,
     /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
     #[arg(long, value_name = "ONE=OTHER")]
     alias: Vec<String>,
     /// A file of such pairs, two columns.
     #[arg(long, value_name = "FILE")]
+    #[serde(serialize_with = "lossy::serialize")]
     alias_file: Option<PathBuf>,
     /// Compare sites within so many bases of the change.
     #[arg(long, value_name = "BASES", default_value_t = 50)]
@@ -62,7 +70,13 @@ pub struct Args {
     positions: Positions,
     /// Bases of a window, for a model without a window of its own.
     #[arg(long, value_name = "BASES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     window: Option<u32>,
+    /// Go on with the interrupted work on --out, with the options in OUT.partial/config.toml: the same bytes as without the
+    /// interruption.
+    #[arg(long)]
+    #[serde(skip)]
+    resume: bool,
 }
 
 /// Runs the command.
@@ -83,9 +97,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     });
     let genes = genes.transpose()?;
     let (device, dtype) = common.device()?;
-    let scorer = SpliceScorer::new(Scorer::new(checkpoint::load(&args.model)?, device, dtype)?, args.window)?;
-    let options =
-        Options { distance: args.distance, most_bases: args.max_bases, positions: args.positions, quiet: common.quiet };
+    let checkpoint = checkpoint::load(&args.model)?;
+    let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
+    let scorer = SpliceScorer::new(Scorer::new(checkpoint, device, dtype)?, args.window)?;
+    fingerprint["window"] = scorer.width().into();
+    let options = Options {
+        distance: args.distance,
+        most_bases: args.max_bases,
+        positions: args.positions,
+        fingerprint,
+        resume: args.resume,
+        config: Some(config::resolved(args, common)?),
+        quiet: common.quiet,
+    };
     let annotator =
         Annotator { scorer: &scorer, genome: &genome, aliases: &aliases, genes: genes.as_ref(), options: &options };
     match (&args.vcf, &region) {

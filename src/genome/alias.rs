@@ -1,8 +1,10 @@
 //! Names of one sequence in two files. Genomes and annotations of the same assembly often disagree (`NC_000023.10`,
 //! `X`, `chrX`); nothing is guessed, the user says which names mean the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+
+use flate2::Crc;
 
 use super::twobit::Genome;
 use crate::small_file;
@@ -62,6 +64,14 @@ impl Aliases {
                 aliases.push(alias.to_owned());
             }
         }
+    }
+
+    /// What tells these pairs from others.
+    pub fn fingerprint(&self) -> String {
+        let pairs: BTreeMap<_, _> = self.others.iter().collect();
+        let mut crc = Crc::new();
+        crc.update(format!("{pairs:?}").as_bytes());
+        format!("{:08x}", crc.sum())
     }
 
     /// The index of the sequence of `genome` that another file calls `name`: the one with that very name, or else the

@@ -4,6 +4,7 @@
 
 pub mod alias;
 pub mod annotation;
+pub mod checksum;
 pub mod composition;
 pub mod fasta;
 pub mod pack;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encoder::Encoder;
 use super::tiling::{Blend, Tiling};
-use crate::kmer::sequences::Named;
+use crate::kmer::sequences::{self, Named};
 use crate::kmer::vocabulary::UNK;
 use crate::{Error, Result};
 
@@ -96,6 +96,22 @@ pub struct Counts {
     pub unknown_k_mers: u64,
     /// Sequences in which every k-mer was `[UNK]`.
     pub all_unknown: u64,
+}
+
+/// The name of every sequence of a FASTA file, and the mean over its k-mers of the last layer's hidden states.
+///
+/// # Errors
+/// As [`embed`] and [`sequences::fasta`].
+pub fn means(encoder: &Encoder, fasta: impl AsRef<Path>) -> Result<Vec<(String, Vec<f32>)>> {
+    let fasta = fasta.as_ref();
+    let options = EmbedOptions::new(encoder, Unit::Mean, -1, None, None)?;
+    let mut all = Vec::new();
+    let mut sink = |rows: Rows| {
+        all.push((rows.sequence.name.clone(), rows.values.to_vec()));
+        Ok(())
+    };
+    embed(encoder, fasta, sequences::fasta(fasta)?, &options, &mut sink, &mut |_| ())?;
+    Ok(all)
 }
 
 /// Embeds sequences in their order. `sink` gets the rows of each as they are finished, those of a long one in several

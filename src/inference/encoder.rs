@@ -1,11 +1,13 @@
 //! Hidden states of windows, on all threads.
 
+use std::path::Path;
+
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
 use crate::kmer::vocabulary::{CLS, SEP, Vocabulary};
 use crate::model::{Model, Rows};
-use crate::train::checkpoint::Checkpoint;
+use crate::train::checkpoint::{self, Checkpoint};
 use crate::{Error, Result};
 
 use super::workers::Workers;
@@ -26,6 +28,14 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// Reads a model folder, for use on the CPU.
+    ///
+    /// # Errors
+    /// As [`checkpoint::load`] and [`Encoder::new`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::new(checkpoint::load(path.as_ref())?, Device::Cpu, DType::F32)
+    }
+
     /// Moves a model to `device`.
     ///
     /// # Errors

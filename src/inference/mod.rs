@@ -11,6 +11,7 @@ pub mod attention;
 pub mod bed;
 pub mod embed;
 pub mod encoder;
+pub mod journal;
 pub mod motifs;
 pub mod scan;
 pub mod score;

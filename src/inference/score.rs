@@ -7,9 +7,9 @@ use crate::Result;
 use crate::device::{DType, Device};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
+use crate::train::apply::classify;
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
-use crate::train::finetune::classify;
 
 /// Bases that a thread of the CPU works on at a time: few enough that the activations of a small model stay in its cache.
 const CPU_BASES: usize = 2048;

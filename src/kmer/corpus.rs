@@ -33,6 +33,7 @@ use super::key::BatchKey;
 use super::regions::Regions;
 use super::text::TextCorpus;
 use super::vocabulary::Vocabulary;
+use crate::genome::checksum::checksum;
 use crate::genome::twobit::Genome;
 use crate::philox::{Purpose, below, below_u64};
 use crate::{Error, Result};
@@ -84,6 +85,18 @@ pub enum PretrainingData {
 }
 
 impl PretrainingData {
+    /// What tells these data from others: of what, and how, sequences are drawn.
+    pub fn checksum(&self) -> String {
+        match self {
+            Self::Genome(corpus) => {
+                let bases = checksum(&corpus.genome, &corpus.runs.list);
+                let strands = if corpus.reverse_complement { "both strands" } else { "one strand" };
+                format!("{bases:08x}, {} k-mers, {strands}", corpus.longest)
+            }
+            Self::Text(corpus) => format!("{:08x}, {} sequences", corpus.checksum(), corpus.sequences()),
+        }
+    }
+
     /// The unmasked batch of `key`, with exactly `budget` tokens.
     ///
     /// # Errors

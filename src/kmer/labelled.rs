@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
+use flate2::Crc;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
@@ -28,6 +29,13 @@ pub struct LabelledWindow {
     pub label: i32,
     /// A number for every output: of a regression, or 0 and 1 for every class of multi-label data. Else none.
     pub targets: Vec<f32>,
+}
+
+impl LabelledWindow {
+    /// A single sequence of class `label`.
+    pub fn new(bases: impl Into<Vec<u8>>, label: i32) -> Self {
+        Self { bases: bases.into(), label, ..Self::default() }
+    }
 }
 
 /// Reads labelled windows in DNABERT's or GUE's format, plain or gzip. A header comes first and is passed over; its
@@ -62,6 +70,17 @@ pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<LabelledWindow>> {
 /// Number of classes of `windows`: the largest label plus one.
 pub fn classes(windows: &[LabelledWindow]) -> usize {
     windows.iter().map(|window| window.label as usize + 1).max().unwrap_or(0)
+}
+
+/// CRC-32 of windows and what should be said of them, each with a number (the part that it is put into).
+pub fn checksum<'a>(windows: impl Iterator<Item = (&'a LabelledWindow, usize)>) -> String {
+    let mut crc = Crc::new();
+    for (window, number) in windows {
+        let second = window.second.as_deref().unwrap_or_default();
+        crc.update(format!("{number} {} {:?} ", window.label, window.targets).as_bytes());
+        [&window.bases, &b" "[..], second, b"\n"].into_iter().for_each(|part| crc.update(part));
+    }
+    format!("{:08x}", crc.sum())
 }
 
 /// Reads the records of a FASTA file, plain, gzip or bgzip: name (up to the first white space) and bases.

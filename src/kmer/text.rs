@@ -19,6 +19,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
+
 use super::batch::Batch;
 use super::corpus::{SHORTEST_SEQUENCE, SPECIALS_PER_SEQUENCE};
 use super::fill::{self, Filling};
@@ -40,6 +42,7 @@ pub struct TextCorpus {
     vocabulary: Vocabulary,
     pieces: Vec<Piece>,
     skipped: u64,
+    checksum: u32,
 }
 
 /// A sequence in the file.
@@ -67,7 +70,7 @@ impl TextCorpus {
         }
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         let mut index = Index::new(&path, vocabulary.k(), max_length - SPECIALS_PER_SEQUENCE);
-        let mut block = vec![0; BLOCK];
+        let (mut block, mut crc) = (vec![0; BLOCK], Crc::new());
         loop {
             let read = match file.read(&mut block) {
                 Ok(0) => break,
@@ -75,6 +78,7 @@ impl TextCorpus {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Error::io("read", &path)(error)),
             };
+            crc.update(&block[..read]);
             index.push(&block[..read])?;
         }
         index.end_line()?;
@@ -84,12 +88,17 @@ impl TextCorpus {
         }
         let Index { mut pieces, skipped, .. } = index;
         pieces.shrink_to_fit();
-        Ok(Self { path, file, vocabulary, pieces, skipped })
+        Ok(Self { path, file, vocabulary, pieces, skipped, checksum: crc.sum() })
     }
 
     /// Sequences to draw from.
     pub fn sequences(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// CRC-32 of the file.
+    pub fn checksum(&self) -> u32 {
+        self.checksum
     }
 
     /// Lines and ends of split lines that have less than 5 k-mers.

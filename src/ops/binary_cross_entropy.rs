@@ -2,12 +2,20 @@
 //! consumed.
 
 use super::target_loss::{self, TargetLoss};
-use super::{Loss, for_real};
+use super::{Loss, Losses, for_real};
 use crate::Result;
 use crate::autograd::{Tape, Tensor};
 use crate::device::{Buffer, cpu};
 
-/// The loss of `logits` (`[rows, classes]`) against `targets` (`[rows, classes]` of f32 from 0 to 1, on the tape's device):
+/// As [`binary_cross_entropy_into`], for one batch; waits for the loss.
+///
+/// # Errors
+/// As [`binary_cross_entropy_into`].
+pub fn binary_cross_entropy(tape: &mut Tape, logits: Tensor, targets: &Buffer, scale: f64) -> Result<Loss> {
+    Losses::of_one(tape, |tape, losses| binary_cross_entropy_into(tape, logits, targets, scale, losses))
+}
+
+/// Adds the loss of `logits` (`[rows, classes]`) against `targets` (`[rows, classes]` of f32 from 0 to 1, on the tape's device) to `all`:
 /// the mean over classes of -log(probability of the target), in nats, summed over rows; rows whose classes are all on
 /// their side count as hits. When recording, the gradient of `scale * Loss::sum` goes back from here.
 ///
@@ -16,7 +24,13 @@ use crate::device::{Buffer, cpu};
 ///
 /// # Panics
 /// If there are not as many targets as logits: a fault of the caller, never of input.
-pub fn binary_cross_entropy(tape: &mut Tape, logits: Tensor, targets: &Buffer, scale: f64) -> Result<Loss> {
+pub fn binary_cross_entropy_into(
+    tape: &mut Tape,
+    logits: Tensor,
+    targets: &Buffer,
+    scale: f64,
+    all: &mut Losses,
+) -> Result<()> {
     let on_cpu = |TargetLoss { logits, targets, scale, losses, hits }: TargetLoss| {
         for_real!(logits.dtype(), T => {
             let scale = <T as cpu::Real>::of(scale);
@@ -24,5 +38,5 @@ pub fn binary_cross_entropy(tape: &mut Tape, logits: Tensor, targets: &Buffer, s
             cpu::binary_cross_entropy::forward::<T>(logits.slice_mut(), targets.slice(), scale, losses, hits);
         });
     };
-    target_loss::run(tape, "binary_cross_entropy", logits, targets, scale, on_cpu)
+    target_loss::run(tape, "binary_cross_entropy", logits, targets, scale, all, on_cpu)
 }

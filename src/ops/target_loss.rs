@@ -1,6 +1,6 @@
 //! What the losses against a number for every logit share: memory, launch, sums, and the way back.
 
-use super::{Loss, kernel, work};
+use super::{Losses, kernel, work};
 use crate::Result;
 use crate::autograd::{Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, Work};
@@ -18,15 +18,16 @@ pub(super) struct TargetLoss<'a> {
     pub hits: &'a mut Buffer,
 }
 
-/// Computes the loss `op` of `logits` against `targets` and puts the gradient of the logits on the tape.
+/// Computes the loss `op` of `logits` against `targets`, adds it to `all`, and puts the gradient of the logits on the tape.
 pub(super) fn run(
     tape: &mut Tape,
     op: &'static str,
     logits: Tensor,
     targets: &Buffer,
     scale: f64,
+    all: &mut Losses,
     on_cpu: impl FnOnce(TargetLoss),
-) -> Result<Loss> {
+) -> Result<()> {
     let started = tape.start(op);
     let rows = logits.rows;
     assert_eq!(targets.len(), rows * logits.columns, "{op}: one target a logit");
@@ -36,27 +37,21 @@ pub(super) fn run(
     let mut gradient = tape.take_value(logits);
     let mut losses = tape.allocate_scratch(rows)?;
     let mut hits = tape.allocate_as(rows, DType::I32)?;
-    let [sum, right] = match tape.device() {
+    match tape.device() {
         Device::Cpu => {
             let (logits, losses, hits) = (&mut gradient, &mut losses, &mut hits);
             on_cpu(TargetLoss { logits, targets, scale, losses, hits });
-            [losses.to_f64()?.iter().sum(), f64::from(hits.slice::<i32>().iter().sum::<i32>())]
         }
         device => {
             let launch = Launch::new(kernel(&format!("{op}_forward"), tape.dtype()), rows.div_ceil(8).max(1), 256);
             let launch = launch.write(&mut gradient).read(targets).int(rows).int(logits.columns).int(logits.stride);
             device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
-            let mut total = Buffer::on(device, 2, DType::F64)?;
-            let launch = Launch::new("cross_entropy_total", 1, 256).work(work::loss_total(rows));
-            let launch = launch.read(&losses).read(&hits).int(rows);
-            device.launch(&launch.write(&mut total))?;
-            let total = total.read::<f64>()?;
-            [total[0], total[1]]
         }
-    };
+    }
+    all.add_rows(tape.device(), &losses, &hits)?;
     tape.recycle(losses);
     tape.recycle(hits);
     tape.put_gradient(logits, gradient);
     tape.record(op, started, |_, _| Ok(()));
-    Ok(Loss { sum, hits: right as u64, rows: rows as u64 })
+    Ok(())
 }

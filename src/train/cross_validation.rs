@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use flate2::Crc;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::checkpoint::{Classification, load, newest_checkpoint};
+use super::apply::answers;
+use super::checkpoint::{Classification, load};
 use super::evaluation::TaskScores;
-use super::finetune::{FinetuneOptions, answers, finetune};
+use super::finetune::{FinetuneOptions, finetune, settings};
+use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
-use crate::kmer::labelled::LabelledWindow;
+use crate::kmer::labelled::{LabelledWindow, checksum};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::output::write_atomic;
@@ -61,24 +62,13 @@ pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usiz
     fold_of
 }
 
-/// What decides which windows a fold's model has seen: the windows and their folds, as a number.
-fn plan_of(windows: &[LabelledWindow], fold_of: &[usize]) -> String {
-    let mut crc = Crc::new();
-    for (window, fold) in windows.iter().zip(fold_of) {
-        let second = window.second.as_deref().unwrap_or_default();
-        crc.update(format!("{fold} {} {:?} ", window.label, window.targets).as_bytes());
-        [&window.bases, &b" "[..], second, b"\n"].into_iter().for_each(|part| crc.update(part));
-    }
-    format!("{:08x}", crc.sum())
-}
-
 /// Refuses to go on with models that were trained on other folds: they would be tested on what they have seen.
-fn keep_to_plan(path: &Path, plan: &str) -> Result<()> {
+fn keep_to_plan(path: &Path, plan: &Value) -> Result<()> {
     if path.exists() {
-        let before: serde_json::Value = serde_json::from_str(&small_file::read(path)?).unwrap_or_default();
-        if before["plan"] != plan {
-            let remedy = "give the data, --folds and --seed that it was begun with, or another folder";
-            return Err(Error::input(path, "", "the models here are of other windows or folds", remedy));
+        let before: Value = serde_json::from_str(&small_file::read(path)?).unwrap_or_default();
+        if before["plan"] != *plan {
+            let remedy = "give the data and the options that it was begun with, or another folder";
+            return Err(Error::input(path, "", "the models here are of other windows, folds or options", remedy));
         }
     }
     write_atomic(path, json!({ "plan": plan }).to_string() + "\n")
@@ -107,7 +97,14 @@ pub fn cross_validate(
             format!("give at least {fewest} folds, and no more than there are different sequences"),
         ));
     }
-    keep_to_plan(&options.out.join("folds.json"), &plan_of(windows, &fold_of))?;
+    let plan = json!([
+        checksum(windows.iter().zip(fold_of.iter().copied())),
+        settings(vocabulary, classification, windows, options),
+        options.optimizer,
+        options.epochs,
+        options.patience,
+    ]);
+    keep_to_plan(&options.out.join("folds.json"), &plan)?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::checkpoint::{RunState, Source, model_folder, run_state};
+use super::checkpoint::{Source, model_folder};
+use super::run_state::{RunState, run_state};
 use crate::Result;
 use crate::autograd::Spec;
 use crate::interop::config::Writer;

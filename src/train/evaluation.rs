@@ -1,10 +1,10 @@
 //! A classifier on labelled windows, with the baselines that could embarrass it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::apply::{answers, check_answers, largest};
 use super::baselines::Baselines;
 use super::checkpoint::{Checkpoint, Classification};
-use super::finetune::{answers, check_answers, largest};
 use super::metrics::{Confusion, SpliceMetrics};
 use super::scores::{ClassScores, MultiLabelScores, RegressionScores, multi_label_figures, regression_figures};
 use crate::autograd::Tape;
@@ -139,6 +139,58 @@ impl TaskScores {
             Task::MultiLabel => multi_label_figures(answers, &targets, &all)[0],
             Task::Regression => regression_figures(answers, &targets, &all)[1],
         }
+    }
+}
+
+/// Figures on the dev windows: those of the task, none without such windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DevScores {
+    /// Accuracy of a classifier.
+    pub dev_accuracy: Option<f64>,
+    /// Multi-class MCC of a classifier.
+    pub dev_mcc: Option<f64>,
+    /// Pearson's correlation of a regression, averaged over its numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_pearson: Option<f64>,
+    /// Area under the ROC curve of multi-label data, averaged over the classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_macro_auroc: Option<f64>,
+}
+
+impl DevScores {
+    /// Compares answers with what the windows say.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for labels that are no class.
+    pub(super) fn of(
+        classification: &Classification,
+        answers: &[Vec<f64>],
+        windows: &[LabelledWindow],
+    ) -> Result<Self> {
+        let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
+        let all: Vec<usize> = (0..windows.len()).collect();
+        Ok(match classification.task {
+            Task::SingleLabel => {
+                let predictions: Vec<u8> = answers.iter().map(|row| largest(row) as u8).collect();
+                let classes = answers.first().map_or(0, Vec::len);
+                let confusion = Confusion::of(&labels_of(windows), &predictions, classes)?;
+                let (accuracy, mcc) = (Some(confusion.accuracy()), Some(confusion.mcc()));
+                Self { dev_accuracy: accuracy, dev_mcc: mcc, ..Self::default() }
+            }
+            Task::Regression => {
+                let [_, pearson, _] = regression_figures(answers, &targets, &all);
+                Self { dev_pearson: Some(pearson), ..Self::default() }
+            }
+            Task::MultiLabel => {
+                let [auroc, ..] = multi_label_figures(answers, &targets, &all);
+                Self { dev_macro_auroc: Some(auroc), ..Self::default() }
+            }
+        })
+    }
+
+    /// The figure that decides which epoch is best; larger is better.
+    pub fn headline(&self) -> Option<f64> {
+        self.dev_mcc.or(self.dev_pearson).or(self.dev_macro_auroc)
     }
 }
 

@@ -1,31 +1,31 @@
-//! Fine-tuning a classifier on labelled windows, and applying one.
+//! Fine-tuning a classifier on labelled windows.
 
-use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::checkpoint::{Best, Classification, RunState, load, save_model};
+use super::apply::{answers, check_answers, rows_of};
+use super::checkpoint::{Classification, load, load_encoder, save_model};
+use super::evaluation::DevScores;
 use super::interrupt;
 use super::peak::Utilisation;
-use super::pretrain::{resume_from, started};
+use super::pretrain::started;
 use super::run::Run;
-use super::scores::{multi_label_figures, regression_figures};
+use super::run_state::{Best, RunState, resume_from};
 use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
-use crate::kmer::batch::Batch;
-use crate::kmer::labelled::{self, LabelledWindow, classification_batch, example_batch};
-use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Head, Model, Task};
+use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
+use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
+use crate::model::{Head, Model, Task, preset};
 use crate::ops::Loss;
 use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::output::write_folder_atomic;
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
-use crate::train::metrics::Confusion;
 use crate::{Error, Result};
 
 /// Where in a run's folder the best epoch's model is kept.
@@ -119,28 +119,6 @@ pub struct EpochPoint {
     pub dev: DevScores,
 }
 
-/// Figures on the dev windows: those of the task, none without such windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DevScores {
-    /// Accuracy of a classifier.
-    pub dev_accuracy: Option<f64>,
-    /// Multi-class MCC of a classifier.
-    pub dev_mcc: Option<f64>,
-    /// Pearson's correlation of a regression, averaged over its numbers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dev_pearson: Option<f64>,
-    /// Area under the ROC curve of multi-label data, averaged over the classes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dev_macro_auroc: Option<f64>,
-}
-
-impl DevScores {
-    /// The figure that decides which epoch is best; larger is better.
-    pub fn headline(&self) -> Option<f64> {
-        self.dev_mcc.or(self.dev_pearson).or(self.dev_macro_auroc)
-    }
-}
-
 /// What a fine-tuning came to.
 #[derive(Clone, Debug, Serialize)]
 pub struct FinetuneSummary {
@@ -165,6 +143,34 @@ pub struct FinetuneSummary {
     /// The epochs of this session.
     #[serde(skip)]
     pub points: Vec<EpochPoint>,
+}
+
+/// Trains a classifier on `train` and leaves the result, a Hugging Face directory, in `options.out`. It starts from the encoder
+/// in `init`, or from random weights of the preset splice-small, which reads 3-mers; `labels` names the classes 0, 1, ... For
+/// anything else there is [`finetune`].
+///
+/// # Errors
+/// As [`finetune`] and [`load_encoder`].
+pub fn finetune_classes(
+    init: Option<&Path>,
+    labels: &[&str],
+    train: &[LabelledWindow],
+    dev: &[LabelledWindow],
+    options: &FinetuneOptions,
+) -> Result<(Model, FinetuneSummary)> {
+    let head = Head::Cls { labels: labels.len() };
+    let (model, vocabulary) = match init {
+        Some(path) => load_encoder(path, head, options.seed)?,
+        None => {
+            let longest = train.iter().chain(dev).map(|window| window.bases.len()).max().unwrap_or_default();
+            // A k-mer fewer than bases, and [CLS] and [SEP].
+            let config = preset("splice-small")?.config(longest.max(3));
+            (Model::initialise(config, head, DType::F32, options.seed)?, Vocabulary::new(3, BaseOrder::Atcg)?)
+        }
+    };
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let classification = Classification { labels, ..Classification::default() };
+    finetune(model, &vocabulary, &classification, train, dev, options, false)
 }
 
 /// Trains `model` on `train` and leaves the result, a Hugging Face directory, in `options.out`. Returns the trained
@@ -200,7 +206,8 @@ pub fn finetune(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
-    let mut state = RunState::new(total_steps, options.seed, options.optimizer);
+    let settings = settings(vocabulary, classification, train, options);
+    let mut state = RunState::new(total_steps, options.seed, options.optimizer, settings);
     if resume {
         state = resume_from(&options.out, &mut trainer, state)?;
         tracing::info!("resuming after step {} of {total_steps}", state.step);
@@ -350,51 +357,27 @@ pub fn finetune(
     Ok((trainer.model, summary))
 }
 
-/// The rows that the model's head reads.
-fn rows_of(model: &Model) -> labelled::Head {
-    match model.head {
-        Head::Site { .. } => labelled::Head::Site,
-        Head::Cls { .. } | Head::MaskedLm | Head::Encoder { .. } => labelled::Head::Cls,
-    }
-}
-
-/// Every window has the answers that the task needs, and there is one.
-///
-/// # Errors
-/// [`Error::Usage`] that says which window has not.
-pub(super) fn check_answers<'a>(
-    windows: impl Iterator<Item = &'a LabelledWindow>,
-    model: &Model,
+/// What the batches and updates of a run depend on.
+pub(super) fn settings(
+    vocabulary: &Vocabulary,
     classification: &Classification,
-) -> Result<()> {
-    let outputs = model.head.classes(&model.config);
-    let mut count = 0;
-    for window in windows {
-        count += 1;
-        if classification.task == Task::SingleLabel && !(0..outputs as i32).contains(&window.label) {
-            return Err(Error::usage(
-                format!("a window has label {}, but the model has {outputs} classes", window.label),
-                "use data with the classes that the model was trained for",
-            ));
-        }
-        if classification.task != Task::SingleLabel && window.targets.len() != outputs {
-            return Err(Error::usage(
-                format!("window {count} has {} targets, but the model has {outputs} outputs", window.targets.len()),
-                "use data with the columns that the model was trained for",
-            ));
-        }
-        if window.second.is_some() != classification.pairs {
-            let what = if classification.pairs { "pairs" } else { "single sequences" };
-            return Err(Error::usage(
-                format!("window {count} is of the other kind: the model reads {what}"),
-                "use data of the kind that the model was trained for",
-            ));
-        }
-    }
-    if count == 0 {
-        return Err(Error::usage("no windows to train on", "give a training file with at least one window"));
-    }
-    Ok(())
+    train: &[LabelledWindow],
+    options: &FinetuneOptions,
+) -> Value {
+    let Classification { labels, window, task, pairs } = classification;
+    json!({
+        "training windows": checksum(train.iter().map(|window| (window, 0))),
+        "k": vocabulary.k(),
+        "base-order": vocabulary.order(),
+        "labels": labels,
+        "window": window,
+        "task": task,
+        "pairs": pairs,
+        "batch": options.batch,
+        "learning-rate": options.learning_rate,
+        "warmup": options.warmup,
+        "decay": options.decay,
+    })
 }
 
 /// The order of the windows in an epoch.
@@ -404,140 +387,14 @@ fn epoch_order(windows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// The figures of the task.
+/// The figures on the dev windows.
 fn score(
     tape: &mut Tape,
     model: &Model,
     vocabulary: &Vocabulary,
     classification: &Classification,
-    windows: &[LabelledWindow],
+    dev: &[LabelledWindow],
 ) -> Result<DevScores> {
-    let answers = answers(tape, model, vocabulary, classification, windows, &mut |_| ())?;
-    let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
-    let all: Vec<usize> = (0..windows.len()).collect();
-    Ok(match classification.task {
-        Task::SingleLabel => {
-            let predictions: Vec<u8> = answers.iter().map(|row| largest(row) as u8).collect();
-            let labels: Vec<u8> = windows.iter().map(|window| window.label as u8).collect();
-            let confusion = Confusion::of(&labels, &predictions, model.head.classes(&model.config))?;
-            let (accuracy, mcc) = (Some(confusion.accuracy()), Some(confusion.mcc()));
-            DevScores { dev_accuracy: accuracy, dev_mcc: mcc, ..DevScores::default() }
-        }
-        Task::Regression => {
-            let [_, pearson, _] = regression_figures(&answers, &targets, &all);
-            DevScores { dev_pearson: Some(pearson), ..DevScores::default() }
-        }
-        Task::MultiLabel => {
-            let [auroc, ..] = multi_label_figures(&answers, &targets, &all);
-            DevScores { dev_macro_auroc: Some(auroc), ..DevScores::default() }
-        }
-    })
-}
-
-/// Index of the largest value, the first of equals.
-pub fn largest(row: &[f64]) -> usize {
-    (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best })
-}
-
-/// Class probabilities of windows, `[windows][classes]`; numbers, for a regression. `progress` hears the number of windows
-/// done.
-///
-/// # Errors
-/// [`Error::Usage`] for windows that do not fit the model, and for a model of pairs.
-pub fn classify(
-    tape: &mut Tape,
-    model: &Model,
-    vocabulary: &Vocabulary,
-    classification: &Classification,
-    windows: &[&[u8]],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<f64>>> {
-    if classification.pairs {
-        return Err(Error::usage("single windows, where the model reads pairs", "use `helixgrad evaluate` with pairs"));
-    }
-    let length = |index: usize| windows[index].len();
-    let batch = |range: Range<usize>| {
-        let labelled: Vec<_> = windows[range].iter().map(|&window| (window, 0)).collect();
-        classification_batch(&labelled, vocabulary, classification.window, rows_of(model))
-    };
-    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
-}
-
-/// As [`classify`], of windows as they were read from a table: pairs too.
-///
-/// # Errors
-/// [`Error::Usage`] for windows that do not fit the model.
-pub fn answers(
-    tape: &mut Tape,
-    model: &Model,
-    vocabulary: &Vocabulary,
-    classification: &Classification,
-    windows: &[LabelledWindow],
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<f64>>> {
-    let length = |index: usize| windows[index].bases.len() + windows[index].second.as_ref().map_or(0, Vec::len);
-    let batch = |range: Range<usize>| {
-        let examples: Vec<_> = windows[range].iter().collect();
-        example_batch(&examples, vocabulary, classification.window, rows_of(model))
-    };
-    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
-}
-
-/// The answers to windows in batches: enough to keep all cores busy, few enough for any memory.
-fn in_batches(
-    tape: &mut Tape,
-    model: &Model,
-    classification: &Classification,
-    windows: usize,
-    length: &dyn Fn(usize) -> usize,
-    batch: &dyn Fn(Range<usize>) -> Result<Batch>,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<f64>>> {
-    const BASES_PER_BATCH: usize = 1 << 14;
-    let mut answers = Vec::with_capacity(windows);
-    let mut first = 0;
-    while first < windows {
-        interrupt::check()?;
-        let mut bases = 0;
-        let fits = (first..windows).take_while(|&index| {
-            bases += classification.window.unwrap_or_else(|| length(index));
-            bases <= BASES_PER_BATCH
-        });
-        let count = fits.count().max(1);
-        let batch = batch(first..first + count).map_err(|error| number_windows(error, first))?;
-        answers.extend(answers_of(tape, model, classification.task, &batch)?);
-        first += count;
-        progress(first);
-    }
-    Ok(answers)
-}
-
-/// A batch counts its windows from 1; the caller's first one has another number.
-fn number_windows(error: Error, first: usize) -> Error {
-    match error {
-        Error::Usage { found, remedy } if first > 0 => {
-            Error::Usage { found: format!("in the batch that starts at window {}: {found}", first + 1), remedy }
-        }
-        other => other,
-    }
-}
-
-/// The logits of one batch, read as the task has it: softmax, sigmoid, or as they are.
-fn answers_of(tape: &mut Tape, model: &Model, task: Task, batch: &Batch) -> Result<Vec<Vec<f64>>> {
-    tape.start_inference();
-    let batch = model.upload(tape, batch)?;
-    let logits = model.forward(tape, &batch)?;
-    tape.recycle_batch(batch);
-    let softmax = |row: &[f64]| {
-        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = row.iter().map(|logit| (logit - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        weights.iter().map(|weight| weight / sum).collect()
-    };
-    let read = |row: &[f64]| match task {
-        Task::SingleLabel => softmax(row),
-        Task::MultiLabel => row.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
-        Task::Regression => row.to_vec(),
-    };
-    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(read).collect())
+    let answers = answers(tape, model, vocabulary, classification, dev, &mut |_| ())?;
+    DevScores::of(classification, &answers, dev)
 }

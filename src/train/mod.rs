@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod baselines;
 pub mod ceilings;
 pub mod checkpoint;
@@ -15,9 +16,11 @@ pub mod finetune;
 pub mod interrupt;
 pub mod log;
 pub mod metrics;
+pub mod model_image;
 pub mod peak;
 pub mod pretrain;
 pub mod run;
+pub mod run_state;
 pub mod scores;
 pub mod snapshot;
 pub mod step;

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::checkpoint::{RunState, load_training_state, newest_checkpoint, nothing_to_resume, save_model};
+use super::checkpoint::save_model;
 use super::feed::Feed;
+use super::interrupt;
 use super::peak::Utilisation;
 use super::run::Run;
+use super::run_state::{RunState, resume_from};
 use super::snapshot::{CheckpointWriter, Snapshot};
 use super::step::{self, ProfileSteps, Trainer};
-use super::{checkpoint, interrupt};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
 use crate::kmer::key::BatchKey;
@@ -142,7 +144,8 @@ pub fn pretrain(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
-    let mut state = RunState::new(options.steps, options.seed, options.optimizer);
+    let settings = settings(vocabulary, data, options);
+    let mut state = RunState::new(options.steps, options.seed, options.optimizer, settings);
     if resume {
         state = resume_from(&options.out, &mut trainer, state)?;
         tracing::info!("resuming after step {} of {}", state.step, options.steps);
@@ -262,6 +265,24 @@ pub fn pretrain(
     })
 }
 
+/// What the batches and updates of a run depend on.
+fn settings(vocabulary: &Vocabulary, data: &PretrainingData, options: &PretrainOptions) -> Value {
+    let Schedule { peak, minimum, warmup, decay_steps, decay } = options.schedule;
+    json!({
+        "training data": data.checksum(),
+        "k": vocabulary.k(),
+        "base-order": vocabulary.order(),
+        "masking": options.masking,
+        "tokens-per-step": options.tokens_per_step,
+        "micro-batches": options.micro_batches,
+        "learning-rate": peak,
+        "minimum-learning-rate": minimum,
+        "decay": decay,
+        "warmup-steps": warmup,
+        "decay-steps": decay_steps,
+    })
+}
+
 /// The run's folder, taken on first use: a run that fails before its first step leaves nothing behind.
 pub(super) fn started<'a>(
     run: &'a mut Option<Run>,
@@ -273,41 +294,6 @@ pub(super) fn started<'a>(
         Some(run) => Ok(run),
         None => Ok(run.insert(Run::start(folder, config, step)?)),
     }
-}
-
-/// Loads the newest checkpoint of the run in `out` into the trainer.
-pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) -> Result<RunState> {
-    let Some(folder) = newest_checkpoint(out)? else {
-        return Err(nothing_to_resume(out));
-    };
-    let saved = checkpoint::load(&folder)?;
-    if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
-        return Err(Error::usage(
-            format!("--resume, but {} is of another model than the options describe", folder.display()),
-            "give the options that the run was started with (they are in its config.toml)",
-        ));
-    }
-    let state = load_training_state(&folder, &mut trainer.optimizer)?;
-    if state.optimizer.stochastic_rounding != fresh.optimizer.stochastic_rounding {
-        return Err(Error::usage(
-            format!("--resume of {}, which differs in --stochastic-rounding", out.display()),
-            "give the options that the run was started with (they are in its config.toml)",
-        ));
-    }
-    if state.step > fresh.total_steps {
-        return Err(Error::usage(
-            format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),
-            "resume with at least as many steps",
-        ));
-    }
-    trainer.replace_model(saved.model)?;
-    if state.seed != fresh.seed {
-        return Err(Error::usage(
-            format!("--resume with seed {}, but the run has seed {}", fresh.seed, state.seed),
-            "give the seed that the run was started with",
-        ));
-    }
-    Ok(RunState { total_steps: fresh.total_steps, ..state })
 }
 
 /// Loss on the held-out batches: the same ones at every evaluation. May take longer than all steps, so it heeds Ctrl-C.

@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use super::checkpoint::{
-    CHECKPOINT_PREFIX, Classification, MODEL_FILE, ModelImage, RunState, STATE_FILE, TRAINING_FILE, checkpoints,
-    checksum, save_tensors, to_json, view,
-};
+use super::checkpoint::Classification;
+use super::model_image::{MODEL_FILE, ModelImage, save_tensors, to_json, view};
+use super::run_state::{CHECKPOINT_PREFIX, RunState, STATE_FILE, TRAINING_FILE, checkpoints, checksum};
 use super::step::Trainer;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
@@ -129,6 +128,8 @@ impl Drop for CheckpointWriter {
 mod tests {
     use std::fs;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::device::{DType, Device};
     use crate::kmer::vocabulary::BaseOrder;
@@ -142,7 +143,7 @@ mod tests {
         let model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
         let trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
         let snapshot = |step| {
-            let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default()) };
+            let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default(), Value::Null) };
             Snapshot::of(&trainer, &vocabulary, None, &state).unwrap()
         };
         let folder = tempfile::tempdir().unwrap();

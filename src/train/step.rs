@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::autograd::{DeviceBatch, Tape};
-use crate::device::{Buffer, DType, Device, nvtx};
+use crate::device::{DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::{Model, Task};
 use crate::ops::{self, Loss, Losses};
@@ -172,7 +172,7 @@ impl Trainer {
     }
 
     /// As [`Trainer::advance`], from one batch whose rows each have a number for every logit: `targets` is `[rows, classes]`,
-    /// and `task` says how the logits are compared with it. Waits for the loss.
+    /// and `task` says how the logits are compared with it.
     ///
     /// # Errors
     /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
@@ -186,14 +186,16 @@ impl Trainer {
             let found = format!("{} targets for {} x {} logits", targets.len(), logits.rows, logits.columns);
             return Err(Error::usage(found, "give a number for every output of the model"));
         }
-        let targets = Buffer::upload(self.tape.device(), targets)?;
+        let mut on_device = self.tape.allocate_as(targets.len(), DType::F32)?;
+        on_device.write(targets)?;
         let scale = 1.0 / logits.rows.max(1) as f64;
-        let loss = match task {
-            Task::SingleLabel => ops::cross_entropy(&mut self.tape, &batch, logits, scale)?,
-            Task::MultiLabel => ops::binary_cross_entropy(&mut self.tape, logits, &targets, scale)?,
-            Task::Regression => ops::mean_squared_error(&mut self.tape, logits, &targets, scale)?,
-        };
-        self.losses.add(loss)?;
+        let (tape, losses) = (&mut self.tape, &mut self.losses);
+        match task {
+            Task::SingleLabel => ops::cross_entropy_into(tape, &batch, logits, scale, losses)?,
+            Task::MultiLabel => ops::binary_cross_entropy_into(tape, logits, &on_device, scale, losses)?,
+            Task::Regression => ops::mean_squared_error_into(tape, logits, &on_device, scale, losses)?,
+        }
+        self.tape.recycle(on_device);
         self.tape.backward(&mut self.model.parameters)?;
         self.tape.recycle_batch(batch);
         self.unreported.push(1);

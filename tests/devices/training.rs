@@ -196,6 +196,39 @@ fn later_steps_allocate_nothing_and_wait_for_nothing() {
     assert_eq!([45, 38, 48, 40, 52].map(step), [(0, 0); 5], "(allocations, waits)");
 }
 
+/// Nor does a step towards numbers; its loss is told later, for the step that it belongs to.
+#[test]
+fn steps_towards_targets_wait_for_nothing_either() {
+    let head = Head::Cls { labels: 3 };
+    let batch = batch(&head);
+    for task in [Task::Regression, Task::MultiLabel] {
+        let watched = Arc::new(Watched::over(&device()));
+        let count = || (watched.allocations.load(Ordering::Relaxed), watched.waits.load(Ordering::Relaxed));
+        let trainer = |device: &Device| {
+            let model = Model::initialise(tiny(), head.clone(), DType::F32, 3).unwrap();
+            Trainer::new(model, AdamWConfig::default(), device, DType::F32, 11).unwrap()
+        };
+        let [mut cpu, mut trainer] = [&Device::Cpu, &Device::Kernels(watched.clone())].map(trainer);
+        for step in 0..3 {
+            let targets: Vec<f32> = (0..12).map(|index| ((index + step) % 2) as f32).collect();
+            cpu.advance_towards(&batch, &targets, task, 1e-3).unwrap();
+            let before = count();
+            trainer.advance_towards(&batch, &targets, task, 1e-3).unwrap();
+            let (allocations, waits) = (count().0 - before.0, count().1 - before.1);
+            assert!(
+                waits == 0 && (step == 0 || allocations == 0),
+                "{task:?}: {allocations} allocations, {waits} waits"
+            );
+        }
+        let (found, expected) = (trainer.report().unwrap().losses, cpu.report().unwrap().losses);
+        assert_eq!((found.len(), expected.len()), (3, 3));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!((found.rows, found.hits), (4, expected.hits), "{task:?}");
+            assert!((found.mean() / expected.mean() - 1.0).abs() < 2e-5, "{task:?}: {found:?} instead of {expected:?}");
+        }
+    }
+}
+
 /// A run on a device that goes on from a checkpoint has the bits of one that was never interrupted.
 #[test]
 fn a_resumed_run_has_the_bits_of_an_unbroken_one() {

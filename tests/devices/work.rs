@@ -15,7 +15,7 @@ use crate::sampling::corpus;
 use crate::{batch, config, emulated, options};
 
 /// Kernels that no operation of the library launches: one that nobody needs yet, and those of the example.
-const UNUSED: [&str; 3] = ["cast", "softsign_backward", "softsign_forward"];
+const UNUSED: [&str; 2] = ["softsign_backward", "softsign_forward"];
 
 /// A kernel's name without its types and widths: `attention_forward_sm90_bf16_d64` is `attention_forward_sm90`.
 fn family(kernel: &str) -> String {

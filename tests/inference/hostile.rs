@@ -1,6 +1,6 @@
 //! What no user means to give: paths that are no text, files without an end, a signal in the middle, streams that are full.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -63,6 +63,12 @@ fn paths_that_are_no_text_are_written_and_shown() {
         let shown = ["out", "output", "file", "folder"].iter().find_map(|key| printed.get(key)?.as_str());
         assert!(shown.is_none_or(|path| path.contains("odd\u{fffd}")), "{line}: {printed}");
     }
+    // In one word, too.
+    let mut out = OsString::from("--out=");
+    out.push(path("RUN"));
+    let genome = paths.iter().find(|(name, _)| *name == "GENOME").unwrap().1.as_os_str();
+    let output = command(&["pretrain", "--resume", "--genome"].map(OsStr::new)).arg(genome).arg(out).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     for name in [
         "A.2bit",
         "A.fa",
@@ -154,8 +160,9 @@ fn what_the_caller_ignores_stays_ignored() {
     assert!(out.is_file());
 }
 
+/// What was scored is kept; the table appears when it is complete.
 #[test]
-fn a_saturation_stops_at_once() {
+fn a_saturation_stops_soon() {
     let folder = tempfile::tempdir().unwrap();
     let model = splice_model(folder.path());
     let genome = genome(folder.path(), &[("x", &bases(2, 200_000))]);
@@ -166,13 +173,25 @@ fn a_saturation_stops_at_once() {
         text(&genome),
         text(&out)
     );
+    for resume in ["", " --resume"] {
+        let child = command(&options(&(line.clone() + resume), &[])).stderr(Stdio::piped()).spawn().unwrap();
+        let modified = || fs::metadata(out.join("s.tsv.partial/state.json")).ok()?.modified().ok();
+        let before = modified();
+        wait_for("it does not save", || modified() > before);
+        let started = Instant::now();
+        let (code, message) = stop(child, "-INT");
+        assert_eq!(code, Some(130), "{message}");
+        assert!(message.contains("go on with --resume"), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(names(&out), ["s.tsv.partial"]);
+    }
+    // Whatever stays can be gone on with.
+    let (line, partial) = (line.replace("/out/", "/early/"), folder.path().join("early/s.tsv.partial"));
     let child = command(&options(&line, &[])).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("it does not begin", || out.is_dir() && !names(&out).is_empty());
-    let started = Instant::now();
+    wait_for("it does not begin", || partial.join("config.toml").is_file());
     let (code, message) = stop(child, "-INT");
     assert_eq!(code, Some(130), "{message}");
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    assert_eq!(names(&out), [""; 0]);
+    assert_eq!(partial.exists(), partial.join("state.json").exists());
 }
 
 #[test]

@@ -206,6 +206,16 @@ fn a_killed_scan_goes_on_to_the_same_bytes() {
             let mut other: Vec<&str> = resumed.iter().map(String::as_str).collect();
             other.extend(["--positions", "all"]);
             assert!(refused(&other).contains("--resume with another positions"));
+            // One base of the region is another one.
+            let changed = folder.path().join("changed.2bit");
+            let mut bytes = fs::read(SAMPLE).unwrap();
+            bytes[300_000] ^= 3;
+            fs::write(&changed, bytes).unwrap();
+            let genome =
+                |argument: &String| if argument == SAMPLE { text(&changed).to_owned() } else { argument.clone() };
+            let other: Vec<String> = resumed.iter().map(genome).collect();
+            let other: Vec<&str> = other.iter().map(String::as_str).collect();
+            assert!(refused(&other).contains("--resume with another genome"));
         }
     }
     if !broken.join("scan.json").exists() || broken.join(".partial/state.json").exists() {

@@ -15,8 +15,8 @@ use helixgrad::inference::score::Scorer;
 use helixgrad::inference::splice::SpliceScorer;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
 use helixgrad::model::{Config, Head, Model};
+use helixgrad::train::apply::classify;
 use helixgrad::train::checkpoint::{self, Checkpoint, Classification};
-use helixgrad::train::finetune::classify;
 use serde_json::Value;
 
 pub const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit");

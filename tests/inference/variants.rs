@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -14,6 +17,7 @@ use helixgrad::inference::scan::Positions;
 use helixgrad::inference::variants::{Annotator, Options};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use serde_json::Value;
 
 use super::support::*;
 
@@ -449,7 +453,15 @@ proptest! {
         FIXTURE.with(|(folder, scorer, genome)| {
             let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
             fs::write(&vcf, &contents).unwrap();
-            let options = Options { distance: 50, most_bases: 100, positions: Positions::GtAg, quiet: true };
+            let options = Options {
+                distance: 50,
+                most_bases: 100,
+                positions: Positions::GtAg,
+                fingerprint: Value::Null,
+                resume: false,
+                config: None,
+                quiet: true,
+            };
             let aliases = Aliases::default();
             let annotator = Annotator { scorer, genome, aliases: &aliases, genes: None, options: &options };
             match annotator.annotate(&vcf, &out, &[]) {
@@ -461,6 +473,100 @@ proptest! {
                 }
             }
         });
+    }
+}
+
+/// Stops the command with these arguments again and again, as soon as it has saved another state, and lets it go on. Between two
+/// sessions `check` gets the arguments. Returns the number of stops.
+fn stopped_again_and_again(arguments: &[&str], state: &Path, check: &dyn Fn(&[&str])) -> usize {
+    let mut arguments = arguments.to_vec();
+    let modified = || fs::metadata(state).ok().and_then(|data| data.modified().ok());
+    for stops in 0.. {
+        let before = modified();
+        let mut child =
+            Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(&arguments).stderr(Stdio::null()).spawn().unwrap();
+        let (started, mut is_running) = (Instant::now(), true);
+        while started.elapsed() < Duration::from_secs(60) && is_running && modified() == before {
+            sleep(Duration::from_millis(2));
+            is_running = child.try_wait().unwrap().is_none();
+        }
+        if is_running {
+            let signal = ["-INT", "-KILL", "-TERM"][stops % 3];
+            Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        }
+        let status = child.wait().unwrap();
+        if status.success() {
+            return stops;
+        }
+        assert_eq!(status.code(), [Some(130), None, Some(130)][stops % 3]);
+        if !state.exists() {
+            return stops;
+        }
+        check(&arguments);
+        if stops == 0 {
+            arguments.push("--resume");
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn killed_scoring_goes_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let genome = open(Path::new(SAMPLE));
+    let name = &genome.sequences()[0].name;
+    let mut text_of = HEADER.to_owned();
+    let mut bases = Vec::new();
+    for at in (1_000_000..1_100_000).step_by(10) {
+        genome.decode(0, at..at + 1, &mut bases);
+        let (reference, alternate) = (char::from(bases[0]), if bases[0] == b'A' { 'G' } else { 'A' });
+        text_of += &format!("{name}\t{}\t.\t{reference}\t{alternate}\t.\t.\t.\n", at + 1);
+    }
+    let vcf = folder.path().join("in.vcf");
+    fs::write(&vcf, &text_of).unwrap();
+    let region = format!("{name}:1000001-1003000");
+    for (what, input, name) in [("--vcf", text(&vcf), "out.vcf.gz"), ("--saturation", &region, "out.tsv")] {
+        let [unbroken, broken] = ["unbroken", "broken"].map(|part| folder.path().join(part).join(name));
+        let arguments =
+            |out| ["variants", "--model", text(&model), "--genome", SAMPLE, what, input, "--out", out, "--quiet"];
+        assert!(helixgrad(&arguments(text(&unbroken))).status.success());
+        let partial = broken.with_file_name(format!("{name}.partial"));
+        let check = |arguments: &[&str]| {
+            if arguments.last() != Some(&"--resume") {
+                assert!(refused(arguments).contains("holds an interrupted scoring"));
+                return;
+            }
+            let other = [arguments, &["--distance", "10"]].concat();
+            assert!(refused(&other).contains("--resume with another distance"));
+            if what == "--vcf" {
+                fs::write(&vcf, text_of.replacen("\t.\t.\t.\n", "\t9\t.\t.\n", 1)).unwrap();
+                assert!(refused(arguments).contains("are not those that were scored"));
+                fs::write(&vcf, &text_of).unwrap();
+            }
+        };
+        let stops = stopped_again_and_again(&arguments(text(&broken)), &partial.join("state.json"), &check);
+        assert!(stops > 1, "{name}: it was too fast to be stopped");
+        let files = |path: &Path| {
+            // A kill after everything was in its place may leave this.
+            let _ = fs::remove_dir_all(&partial);
+            let mut names: Vec<_> =
+                fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            names
+                .into_iter()
+                .map(|path| (path.file_name().unwrap().to_owned(), fs::read(path).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        let (one, other) = (files(&unbroken), files(&broken));
+        assert_eq!(
+            one.iter().map(|file| &file.0).collect::<Vec<_>>(),
+            other.iter().map(|file| &file.0).collect::<Vec<_>>()
+        );
+        assert!(one == other, "{name} after {stops} stops");
+        assert!(
+            refused(&[&arguments(text(&broken))[..], &["--resume"]].concat()).contains("nothing that was interrupted")
+        );
     }
 }
 

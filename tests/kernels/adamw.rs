@@ -155,3 +155,29 @@ fn stochastic_rounding_without_a_master() {
         assert!(gradients.values::<f32>().iter().all(|&gradient| gradient == 0.0));
     }
 }
+
+/// A chip's own NaN has all the low bits set: any draw but 0 would carry through it and make it -0, and training would go on with a lost weight.
+#[test]
+fn stochastic_rounding_leaves_what_is_not_finite() {
+    const COUNT: usize = 24;
+    let [mut weights, mut gradients, first, second] = state::<f32>(COUNT, 4);
+    gradients[..8].fill(f32::from_bits(0x7fff_ffff));
+    weights[8] = f32::INFINITY;
+    weights[9] = f32::NEG_INFINITY;
+    let weights_memory = Memory::of::<bf16>("weights", &weights);
+    let [gradients, first, second] = [&gradients, &first, &second].map(|values| Memory::of::<f32>("state", values));
+    let factor = Memory::of::<f32>("clip", &[1.0]);
+    let Philox { key: [low, high], step, stream } = Philox::of(4, 3, Purpose::Rounding);
+    let (draws, count) = (Argument::of(&[low, high, step, stream]), COUNT as i64);
+    launch!(
+        "adamw_update_stochastic_bf16_f32",
+        [1, 1],
+        [256, 1],
+        4,
+        [&weights_memory, &gradients, &first, &second, count, count, &factor, argument(&constants(1.0, COUNT)), draws]
+    );
+    let found = weights_memory.values::<bf16>();
+    assert!(found[..8].iter().all(|weight| weight.is_nan()), "{found:?}");
+    assert_eq!(found[8..10], [f32::INFINITY, f32::NEG_INFINITY]);
+    assert!(found[10..].iter().all(|weight| weight.is_finite()), "{found:?}");
+}

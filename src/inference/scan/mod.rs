@@ -5,13 +5,10 @@
 
 pub mod accuracy;
 pub mod bigwig;
-pub mod journal;
 pub mod report;
 mod truth;
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,15 +18,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::accuracy::Accuracy;
-use self::journal::{Journal, is_interrupted};
 pub use self::truth::{Truth, TruthCounts};
+use super::journal::{Journal, is_interrupted};
 use super::splice::{DECIMALS, Score, SpliceScorer, is_candidate};
 use crate::genome::annotation::Strand;
+use crate::genome::checksum::checksum;
 use crate::genome::region::{Region, Spelling};
 use crate::genome::splice::{Kind, Position, Site};
 use crate::genome::twobit::Genome;
 use crate::lossy;
-use crate::output::{AtomicFile, is_staging, write_atomic};
+use crate::output::{is_staging, remove_debris, write_atomic};
 use crate::report::Progress;
 use crate::report::format::date;
 use crate::train::interrupt;
@@ -42,6 +40,9 @@ pub const TRACKS: [(Kind, Strand, &str); 4] = [
     (Kind::Acceptor, Strand::Plus, "acceptor_plus"),
     (Kind::Acceptor, Strand::Minus, "acceptor_minus"),
 ];
+
+/// The working folder, inside the output folder.
+const WORKING_FOLDER: &str = ".partial";
 
 const BED: &str = "sites.bed";
 const SUMMARY: &str = "scan.json";
@@ -181,8 +182,11 @@ pub fn run(
     let names: Vec<String> = TRACKS.iter().map(|track| format!("{}.bedgraph", track.2)).collect();
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.push(BED);
-    let print = scan_fingerprint(genome, truth, options, fingerprint);
-    let (mut journal, state) = Journal::open::<State>(&options.out, &names, print, options.resume)?;
+    let print = scan_fingerprint(scorer, genome, truth, options, fingerprint);
+    let folder = options.out.join(WORKING_FOLDER);
+    let (mut journal, state) = Journal::open::<State>("scan", &folder, &names, print, options.resume)?;
+    // What a kill left behind while results were being put into their places.
+    remove_debris(&options.out)?;
     let mut state = state.unwrap_or_default();
     if let (false, Some(config)) = (options.resume, &options.config) {
         write_atomic(options.out.join(CONFIG), config)?;
@@ -226,7 +230,7 @@ fn check_folder(options: &Options) -> Result<()> {
     if options.resume {
         return Ok(());
     }
-    let (found, remedy) = if is_interrupted(out) {
+    let (found, remedy) = if is_interrupted(&out.join(WORKING_FOLDER)) {
         ("holds an interrupted scan", "go on with it (--resume), name another folder, or remove it")
     } else if out.join(SUMMARY).exists() {
         ("already holds a scan", "name another folder, or remove it")
@@ -239,11 +243,11 @@ fn check_folder(options: &Options) -> Result<()> {
 /// The tracks go beside nothing else, which they might overwrite: only a scan that ended before its first state is begun anew.
 fn refuse_foreign(out: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(out) else { return Ok(()) };
-    let is_begun = out.join(journal::FOLDER).is_dir();
+    let is_begun = out.join(WORKING_FOLDER).is_dir();
     for entry in entries {
         let name = entry.map_err(Error::io("read the folder", out))?.file_name();
         let name = name.to_string_lossy();
-        if !(name == journal::FOLDER || is_begun && name == CONFIG || is_staging(&name)) {
+        if !(name == WORKING_FOLDER || is_begun && name == CONFIG || is_staging(&name)) {
             let found = format!("{} holds {name:?}, and is no folder of a scan", out.display());
             return Err(Error::usage(found, "name a new folder with --out"));
         }
@@ -270,11 +274,23 @@ fn pieces(genome: &Genome, options: &Options) -> impl Iterator<Item = Region> {
 }
 
 /// What the results depend on. The number of threads is not among it.
-fn scan_fingerprint(genome: &Genome, truth: Option<&Truth>, options: &Options, model: &Value) -> Value {
-    let sequences: Vec<_> = genome.sequences().iter().map(|sequence| json!([sequence.name, sequence.length])).collect();
+fn scan_fingerprint(
+    scorer: &SpliceScorer,
+    genome: &Genome,
+    truth: Option<&Truth>,
+    options: &Options,
+    model: &Value,
+) -> Value {
+    // Windows around the first and the last base reach beyond them.
+    let read = |Region { index, range }: Region| {
+        let length = genome.sequences()[index].length;
+        let end = length.min(range.end.saturating_add(scorer.width()));
+        (index, range.start.saturating_sub(scorer.width())..end)
+    };
+    let read: Vec<_> = regions(genome, options).into_iter().map(read).collect();
     let region = options.region.as_ref().map(|region| region.label(genome, Default::default()));
     let mut print = json!({
-        "genome": sequences,
+        "genome": format!("{:08x}", checksum(genome, &read)),
         "region": region,
         "positions": options.positions,
         "min-score": options.min_site.value(),
@@ -356,7 +372,7 @@ fn write_calls(
         for Call { base, score, .. } in calls.iter().filter(of_track).filter(|call| call.score >= options.min_track) {
             let _ = writeln!(text, "{name}\t{base}\t{}\t{:.DECIMALS$}", base + 1, score.value());
         }
-        journal.append(index, &text)?;
+        journal.append(index, text)?;
     }
     let mut rows = Vec::new();
     for Call { site, score, .. } in calls.iter().filter(|call| call.score >= options.min_site) {
@@ -370,7 +386,7 @@ fn write_calls(
     for (start, end, kind, strand, score) in rows {
         let _ = writeln!(text, "{name}\t{start}\t{end}\t{}\t{:.0}\t{strand}", kind.name(), 1000.0 * score.value());
     }
-    journal.append(TRACKS.len(), &text)
+    journal.append(TRACKS.len(), text)
 }
 
 /// Puts everything into its place; may be done again after a kill.
@@ -384,11 +400,14 @@ fn publish(
     let mut files = Vec::new();
     let wanted = |format| options.formats.contains(&format);
     if wanted(Format::Bed) {
-        files.push(copy(journal.path(TRACKS.len()), &options.out.join(BED))?);
+        files.push(options.out.join(BED));
+        journal.publish(TRACKS.len(), &options.out.join(BED), b"")?;
     }
     for (index, (_, _, name)) in TRACKS.into_iter().enumerate() {
         if wanted(Format::BedGraph) {
-            files.push(copy(journal.path(index), &options.out.join(format!("{name}.bedgraph")))?);
+            let path = options.out.join(format!("{name}.bedgraph"));
+            journal.publish(index, &path, b"")?;
+            files.push(path);
         }
         if wanted(Format::BigWig) {
             let path = options.out.join(format!("{name}.bw"));
@@ -433,12 +452,4 @@ fn publish(
     let text = serde_json::to_string_pretty(&summary).map_err(|error| Error::Failed(error.to_string()))?;
     write_atomic(options.out.join(SUMMARY), text + "\n")?;
     Ok(summary)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
-    let mut source = File::open(from).map_err(Error::io("open", from))?;
-    let mut file = AtomicFile::create(to)?;
-    io::copy(&mut source, &mut file).map_err(Error::io("write", to))?;
-    file.commit()?;
-    Ok(to.to_owned())
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use flate2::Crc;
+
 use crate::genome::annotation::{Strand, Transcript};
 use crate::genome::splice::GeneModel;
 
@@ -50,6 +52,16 @@ impl Genes {
             of_sequence.genes.sort_by_key(|(span, _)| span.start);
         }
         Self { sequences }
+    }
+
+    /// What tells these genes from others.
+    pub fn fingerprint(&self) -> String {
+        let mut all: Vec<_> =
+            self.sequences.iter().flat_map(|(index, of)| of.genes.iter().map(move |gene| (index, gene))).collect();
+        all.sort_by_key(|(index, (span, gene))| (*index, span.start, span.end, gene));
+        let mut crc = Crc::new();
+        all.iter().for_each(|gene| crc.update(format!("{gene:?}").as_bytes()));
+        format!("{:08x}", crc.sum())
     }
 
     /// The genes with at least one base in `range`, by start.

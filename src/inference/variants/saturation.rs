@@ -1,11 +1,13 @@
 //! Every single-base change of a region: a table and a picture.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::effect::Effect;
 use super::{Annotator, deltas};
@@ -13,19 +15,25 @@ use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
 use crate::inference::splice::DECIMALS;
 use crate::lossy;
-use crate::output::{AtomicFile, write_atomic};
+use crate::output::write_atomic;
 use crate::report::format::count;
 use crate::report::{HeatMap, Page, Progress};
+use crate::train::interrupt;
 use crate::{Error, Result};
 
 /// The longest region, in bases, that a picture shows, and the bases of one of its strips.
 const LONGEST_PICTURE: u32 = 4000;
 const STRIP: usize = 100;
 
+/// Bases that are worked on at a time, and after which the work can be gone on with.
+const ROUND: u32 = 64;
+
 const BASES: [u8; 4] = *b"ACGT";
 
+const HEADER: &str = "sequence\tposition\tref\talt\tstrand\tDS_AG\tDS_AL\tDS_DG\tDS_DL\tP_AG\tP_AL\tP_DG\tP_DL";
+
 /// What was scored.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Single-base changes.
     pub changes: u64,
@@ -48,80 +56,107 @@ pub struct Summary {
 /// site is gained, negative where one is lost, not a number for the reference's own base.
 struct Matrix(Vec<Vec<f64>>);
 
+/// How far a region is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    rounds: usize,
+    summary: Summary,
+}
+
 impl Annotator<'_> {
-    /// Scores every single-base change of `region` on both strands, or with genes on the strands of those over it. Writes `out`, a TSV file, and beside it, for a region
-    /// of at most 4,000 bases, a page with the same name and `.html`.
+    /// Scores every single-base change of `region` on both strands, or with genes on the strands of those over it. Writes
+    /// `out`, a TSV file, and beside it, for a region of at most 4,000 bases, a page with the same name and `.html`. Killed, it
+    /// goes on from the last state that was saved, to the same bytes ([`super::Options::resume`]).
     ///
     /// # Errors
-    /// Those of the device and of writing.
+    /// [`Error::Interrupted`] after Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
     pub fn saturate(&self, region: &Region, out: &Path) -> Result<Summary> {
-        /// Bases at a time.
-        const ROUND: u32 = 256;
-        let name = &self.genome.sequences()[region.index].name;
-        let mut file = AtomicFile::create(out)?;
-        let genes = if self.genes.is_some() { "\tgenes" } else { "" };
-        let header = "sequence\tposition\tref\talt\tstrand\tDS_AG\tDS_AL\tDS_DG\tDS_DL\tP_AG\tP_AL\tP_DG\tP_DL";
-        file.write_all(format!("{header}{genes}\n").as_bytes()).map_err(Error::io("write", out))?;
+        let place = region.label(self.genome, Default::default());
+        let (mut journal, state) = self.journal::<State>(out, json!({ "saturation": place }))?;
+        let mut state = match state {
+            Some(state) => state,
+            None => {
+                let genes = if self.genes.is_some() { "\tgenes" } else { "" };
+                journal.append(0, format!("{HEADER}{genes}\n"))?;
+                State::default()
+            }
+        };
+        state.summary.files = vec![out.to_owned()];
         let length = (region.range.end - region.range.start) as usize;
-        let has_picture = length <= LONGEST_PICTURE as usize;
-        let empty = || Matrix(vec![vec![f64::NAN; if has_picture { length } else { 0 }]; 4]);
-        let mut matrices = [empty(), empty()];
-        let mut progress = Progress::new("saturation", 3 * length as u64, self.options.quiet).unit("changes");
-        let started = Instant::now();
-        let mut summary = Summary { files: vec![out.to_owned()], ..Summary::default() };
-        let mut reference = Vec::new();
-        for first in region.range.clone().step_by(ROUND as usize) {
+        let (changes_before, seconds_before, started) = (state.summary.changes, state.summary.seconds, Instant::now());
+        let progress = Progress::new("saturation", 3 * length as u64, self.options.quiet).unit("changes");
+        let mut progress = progress.resume_at(changes_before);
+        let saving = interrupt::saving();
+        for first in region.range.clone().step_by(ROUND as usize).skip(state.rounds) {
             let round = first..region.range.end.min(first + ROUND);
-            self.genome.decode(region.index, round.clone(), &mut reference);
-            let (mut windows, mut asked) = (Vec::new(), Vec::new());
-            for (at, &base) in round.zip(&reference) {
-                let strands = self.strands(region.index, at);
-                for (row, alternate) in BASES.into_iter().enumerate().filter(|(_, alternate)| *alternate != base) {
-                    let haplotypes = self.haplotypes(region.index, at, 1, &[alternate]);
-                    let (distance, positions) = (self.options.distance, self.options.positions);
-                    let ask = |(strand, genes): &(Strand, Option<String>)| {
-                        let questions = haplotypes.questions(self.scorer, *strand, distance, positions, &mut windows);
-                        (questions, genes.clone())
-                    };
-                    asked.push((at, base, row, strands.iter().map(ask).collect::<Vec<_>>()));
-                }
+            journal.append(0, self.round(region.index, round, &mut state.summary)?)?;
+            state.rounds += 1;
+            let summary = &mut state.summary;
+            summary.seconds = seconds_before + started.elapsed().as_secs_f64();
+            progress.update(summary.changes, summary.changes - changes_before, "");
+            if interrupt::requested() {
+                journal.save(&state)?;
+                progress.finish("interrupted");
+                let done = state.summary.changes;
+                return Err(Error::Interrupted(format!(" after {done} changes; go on with --resume")));
             }
-            let scores = self.scores(&windows, &mut summary.windows)?;
-            let mut text = String::new();
-            for (at, base, row, of_strands) in asked {
-                summary.changes += 1;
-                summary.no_gene += u64::from(of_strands.is_empty());
-                let mut is_unreadable = false;
-                for (questions, genes) in of_strands {
-                    let (strand, effect) = (questions.strand, questions.effect(&scores));
-                    if base == b'N' || (effect.unreadable > 0 && effect.largest().0 == 0) {
-                        is_unreadable = true;
-                        continue;
-                    }
-                    table_row(&mut text, name, at, (base, BASES[row]), strand, &effect);
-                    text += &genes.map_or("\n".into(), |genes| format!("\t{genes}\n"));
-                    if has_picture {
-                        let column = (at - region.range.start) as usize;
-                        matrices[strand as usize].0[row][column] = strongest(&effect);
-                    }
-                }
-                summary.unreadable += u64::from(is_unreadable);
+            if journal.is_due() {
+                journal.save(&state)?;
             }
-            file.write_all(text.as_bytes()).map_err(Error::io("write", out))?;
-            progress.update(summary.changes, summary.changes, "");
         }
-        file.commit()?;
-        if has_picture {
+        journal.save(&state)?;
+        drop(saving);
+        let mut summary = state.summary;
+        if length <= LONGEST_PICTURE as usize {
             let path = out.with_extension("html");
-            write_atomic(&path, self.page(region, &matrices))?;
+            write_atomic(&path, self.page(region, &matrices(journal.path(0), region)?))?;
             summary.files.push(path);
         } else {
             tracing::warn!("no picture: it shows at most {LONGEST_PICTURE} bases");
         }
-        summary.seconds = started.elapsed().as_secs_f64();
+        journal.publish(0, out, b"")?;
+        journal.remove()?;
         summary.changes_per_second = summary.changes as f64 / summary.seconds.max(1e-9);
         progress.finish("");
         Ok(summary)
+    }
+
+    /// The rows of the table for the bases `round`.
+    fn round(&self, sequence: usize, round: Range<u32>, summary: &mut Summary) -> Result<String> {
+        let name = &self.genome.sequences()[sequence].name;
+        let mut reference = Vec::new();
+        self.genome.decode(sequence, round.clone(), &mut reference);
+        let (mut windows, mut asked) = (Vec::new(), Vec::new());
+        for (at, &base) in round.zip(&reference) {
+            let strands = self.strands(sequence, at);
+            for alternate in BASES.into_iter().filter(|&alternate| alternate != base) {
+                let haplotypes = self.haplotypes(sequence, at, 1, &[alternate]);
+                let (distance, positions) = (self.options.distance, self.options.positions);
+                let ask = |(strand, genes): &(Strand, Option<String>)| {
+                    let questions = haplotypes.questions(self.scorer, *strand, distance, positions, &mut windows);
+                    (questions, genes.clone())
+                };
+                asked.push((at, base, alternate, strands.iter().map(ask).collect::<Vec<_>>()));
+            }
+        }
+        let scores = self.scores(&windows, &mut summary.windows)?;
+        let mut text = String::new();
+        for (at, base, alternate, of_strands) in asked {
+            summary.changes += 1;
+            summary.no_gene += u64::from(of_strands.is_empty());
+            let mut is_unreadable = false;
+            for (questions, genes) in of_strands {
+                let (strand, effect) = (questions.strand, questions.effect(&scores));
+                if base == b'N' || (effect.unreadable > 0 && effect.largest().0 == 0) {
+                    is_unreadable = true;
+                    continue;
+                }
+                table_row(&mut text, name, at, (base, alternate), strand, &effect);
+                text += &genes.map_or("\n".into(), |genes| format!("\t{genes}\n"));
+            }
+            summary.unreadable += u64::from(is_unreadable);
+        }
+        Ok(text)
     }
 
     /// On which strands a change at base `at` is scored, and the genes there where genes are given.
@@ -182,10 +217,28 @@ fn table_row(text: &mut String, name: &str, at: u32, (base, alternate): (u8, u8)
     });
 }
 
-/// The change furthest from 0: a gain's score, or minus a loss's.
-fn strongest(effect: &Effect) -> f64 {
-    let largest =
-        |deltas: &[super::effect::Delta; 2]| deltas.iter().map(|delta| delta.score.value()).fold(0.0, f64::max);
-    let (gain, loss) = (largest(&effect.gain), largest(&effect.loss));
-    if gain >= loss { gain } else { -loss }
+/// What the picture shows of the table: of each row the change furthest from 0, a gain's score or minus a loss's.
+fn matrices(table: &Path, region: &Region) -> Result<[Matrix; 2]> {
+    let length = (region.range.end - region.range.start) as usize;
+    let empty = || Matrix(vec![vec![f64::NAN; length]; 4]);
+    let mut matrices = [empty(), empty()];
+    let text = fs::read_to_string(table).map_err(Error::io("read", table))?;
+    for (number, line) in (1..).zip(text.lines()).skip(1) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let place = |columns: &[&str]| {
+            let at = columns.get(1)?.parse::<usize>().ok()?.checked_sub(region.range.start as usize + 1)?;
+            let row = BASES.iter().position(|base| columns[3].as_bytes() == [*base])?;
+            Some((usize::from(columns[4] == "-"), row, at)).filter(|_| at < length)
+        };
+        let scores: Vec<f64> = columns.iter().skip(5).take(4).filter_map(|score| score.parse().ok()).collect();
+        let (Some((strand, row, at)), &[acceptor_gain, acceptor_loss, donor_gain, donor_loss]) =
+            (place(&columns), &scores[..])
+        else {
+            let found = "no row of ours: the working file is damaged";
+            return Err(Error::input(table, format!("line {number}"), found, "remove the folder and begin anew"));
+        };
+        let (gain, loss) = (acceptor_gain.max(donor_gain), acceptor_loss.max(donor_loss));
+        matrices[strand].0[row][at] = if gain >= loss { gain } else { -loss };
+    }
+    Ok(matrices)
 }

@@ -7,6 +7,8 @@ use std::io::{BufRead, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
+
 use crate::kmer::lines::{self, read_error};
 use crate::{Error, Result};
 
@@ -19,6 +21,7 @@ pub struct Reader {
     reader: Box<dyn BufRead>,
     line: Vec<u8>,
     number: u64,
+    crc: Crc,
 }
 
 impl Reader {
@@ -37,7 +40,7 @@ impl Reader {
             let found = "the file does not begin with ##fileformat=VCF";
             return Err(Error::input(path, "line 1", found, "give a VCF file, plain or gzipped"));
         }
-        Ok(Self { path: path.to_owned(), reader, line: Vec::new(), number: 0 })
+        Ok(Self { path: path.to_owned(), reader, line: Vec::new(), number: 0, crc: Crc::new() })
     }
 
     /// The number of the line read last, from 1.
@@ -45,13 +48,35 @@ impl Reader {
         self.number
     }
 
+    /// CRC-32 of the lines read so far.
+    pub fn checksum(&self) -> u32 {
+        self.crc.sum()
+    }
+
+    /// Reads the first `lines` lines again, which had this `checksum` when they were worked on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they are others now; those of [`Reader::next_line`].
+    pub fn skip(&mut self, lines: u64, checksum: u32) -> Result<()> {
+        while self.number < lines && self.next_line()?.is_some() {}
+        if (self.number, self.checksum()) != (lines, checksum) {
+            return Err(Error::usage(
+                format!(
+                    "--resume, but the first {lines} lines of {} are not those that were scored",
+                    self.path.display()
+                ),
+                "give the file as it was, or another --out",
+            ));
+        }
+        Ok(())
+    }
+
     /// The next line with its end (LF, CRLF, or none at the end of the file); `None` after the last.
     ///
     /// # Errors
     /// [`Error::Input`] for an overlong line or damaged gzip data; [`Error::Io`].
     pub fn next_line(&mut self) -> Result<Option<&[u8]>> {
-        self.number += 1;
-        let place = format!("line {}", self.number);
+        let place = format!("line {}", self.number + 1);
         self.line.clear();
         let mut limited = self.reader.by_ref().take(LONGEST_LINE + 1);
         let read = limited.read_until(b'\n', &mut self.line).map_err(read_error(&self.path, place.clone()))?;
@@ -59,7 +84,12 @@ impl Reader {
             let found = format!("a line of more than {} MiB", LONGEST_LINE >> 20);
             return Err(Error::input(&self.path, place, found, "is this a VCF file?"));
         }
-        Ok((read > 0).then_some(self.line.as_slice()))
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        self.crc.update(&self.line);
+        Ok(Some(&self.line))
     }
 }
 

@@ -6,6 +6,8 @@ use crate::fatbin::{u16_at, u32_at, u64_at};
 const RESERVED_SHARED: usize = 1024;
 /// In `.nv.info.KERNEL`: the most threads in x, y and z, from `__launch_bounds__`.
 const MAX_THREADS: u8 = 0x05;
+/// In `.nv.info.KERNEL`: blocks of a cluster in x, y and z, from `__cluster_dims__`.
+const CLUSTER: u8 = 0x3D;
 /// In `.nv.info.KERNEL`: a parameter.
 const PARAMETER: u8 = 0x17;
 /// The format of an attribute with bytes of its own.
@@ -23,6 +25,8 @@ pub struct Resources {
     pub shared: usize,
     /// The most threads of a block.
     pub threads: u32,
+    /// Blocks of a cluster in x, y and z.
+    pub cluster: [u32; 3],
 }
 
 /// Reads a cubin.
@@ -43,6 +47,7 @@ pub fn read(elf: &[u8]) -> Result<Vec<Resources>, String> {
             registers: text.info >> 24,
             shared: shared.saturating_sub(if sm(elf) >= 90 { RESERVED_SHARED } else { 0 }),
             threads: 1024,
+            cluster: [1; 3],
         };
         read_info(info.bytes, &mut kernel).ok_or_else(|| format!(".nv.info of {name} is cut off"))?;
         kernels.push(kernel);
@@ -64,6 +69,7 @@ fn read_info(bytes: &[u8], kernel: &mut Resources) -> Option<()> {
         let value = bytes.get(at + 4..at + 4 + length)?;
         match head[1] {
             MAX_THREADS if length >= 12 => kernel.threads = [0, 4, 8].map(|at| u32_at(value, at)).iter().product(),
+            CLUSTER if length >= 12 => kernel.cluster = [0, 4, 8].map(|at| u32_at(value, at)),
             PARAMETER if length >= 12 => parameters.push((u16_at(value, 4), u32_at(value, 8) >> 18)),
             _ => {}
         }

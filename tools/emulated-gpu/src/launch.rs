@@ -61,6 +61,15 @@ impl Gpu {
             );
             return Err(CUresult::CUDA_ERROR_INVALID_IMAGE);
         }
+        if let Some(resources) = &resources
+            && resources.cluster != kernel.cluster()
+        {
+            let (there, here) = (resources.cluster, kernel.cluster());
+            eprintln!(
+                "emulated GPU: kernel {name} has clusters of {there:?} blocks in machine code, and of {here:?} here"
+            );
+            return Err(CUresult::CUDA_ERROR_INVALID_IMAGE);
+        }
         let shared = resources.as_ref().map_or(0, |resources| resources.shared);
         self.functions.push(Function { kernel, resources, allowed: (48 << 10) - shared });
         Ok(self.functions.len() - 1)
@@ -101,6 +110,11 @@ impl Gpu {
         }
         if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1].max(grid[2]) > 65_535 {
             return refuse(CUresult::CUDA_ERROR_INVALID_VALUE, "the grid is out of bounds".into());
+        }
+        let cluster = known.kernel.cluster();
+        if grid.iter().zip(cluster).any(|(size, members)| !size.is_multiple_of(members)) {
+            let why = format!("the grid is not made of whole clusters of {cluster:?} blocks");
+            return refuse(CUresult::CUDA_ERROR_INVALID_VALUE, why);
         }
         if shared > known.allowed {
             let why = format!("{shared} bytes of dynamic shared memory, where {} are allowed", known.allowed);

@@ -128,6 +128,12 @@ fn strict_where_a_driver_may_be_kind() {
         assert_eq!(launch(32, 64 << 10), SUCCESS);
         assert_eq!(cuFuncSetAttribute(kernel, SHARED, 228 << 10), Status::CUDA_ERROR_INVALID_VALUE);
 
+        let mut pair = null_mut();
+        assert_eq!(cuModuleGetFunction(&mut pair, module, c"gemm_nn_cluster_sm90_bf16".as_ptr()), SUCCESS);
+        let mut nothing = [null_mut(); 4];
+        let half = cuLaunchKernel(pair, 3, 1, 1, 384, 1, 1, 0, stream, nothing.as_mut_ptr(), null_mut());
+        assert_eq!(half, Status::CUDA_ERROR_INVALID_VALUE, "half a cluster");
+
         // What goes wrong is told by whoever waits, and by everybody after.
         assert_eq!(cuMemFree_v2(address), SUCCESS);
         assert_eq!(launch(32, 0), SUCCESS);

@@ -1,8 +1,9 @@
-//! The working folder of a scan, `.partial` inside its output folder: files that grow, and a state that says how much of
-//! them counts. A killed scan goes on from the last state; what was written after it is cut off.
+//! The working folder of long work: files that grow, and a state that says how much of them counts. Work that was killed
+//! goes on from the last state; what was written after it is cut off.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::output::{remove_debris, write_atomic};
+use crate::device::DType;
+use crate::output::{AtomicFile, Unfinished, write_atomic};
 use crate::small_file;
+use crate::train::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-/// The working folder, inside the output folder.
-pub const FOLDER: &str = ".partial";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
 
@@ -23,47 +24,66 @@ const LOCK: &str = "lock";
 const INTERVAL: Duration = Duration::from_secs(1);
 const LARGEST_SHARE: u32 = 20;
 
-/// The growing files of a scan and its state.
+/// The growing files of the work and its state.
 pub struct Journal {
     folder: PathBuf,
     files: Vec<(PathBuf, BufWriter<File>)>,
     fingerprint: Value,
+    /// Until there is a state to go on from: nothing of the folder is to stay.
+    begun: Option<Unfinished>,
     saved: Instant,
     interval: Duration,
     /// Held, not read.
     _lock: File,
 }
 
-/// Whether `out` holds a scan that was begun and not finished.
-pub fn is_interrupted(out: &Path) -> bool {
-    out.join(FOLDER).join(STATE).is_file()
+/// Whether the working folder is one of work that was begun and not finished.
+pub fn is_interrupted(folder: &Path) -> bool {
+    folder.join(STATE).is_file()
+}
+
+/// What tells a model from another: a hash of its weights, and the type that they are computed with.
+///
+/// # Errors
+/// Those of the device.
+pub fn fingerprint(checkpoint: &Checkpoint, dtype: DType) -> Result<Value> {
+    let mut hasher = DefaultHasher::new();
+    for weight in checkpoint.model.parameters.host_values()? {
+        weight.to_bits().hash(&mut hasher);
+    }
+    Ok(json!({ "model": format!("{:016x}", hasher.finish()), "dtype": dtype.name() }))
 }
 
 impl Journal {
-    /// Begins a scan with empty files of these names, or goes on with one: then also returns its last state.
-    /// `fingerprint` holds everything that the results depend on.
+    /// Begins work in `folder`, with empty files of these names, or goes on with it: then also returns its last state.
+    /// Messages call it `what`; `fingerprint` holds everything that its results depend on.
     ///
     /// # Errors
-    /// [`Error::Usage`] if another scan is writing there, if the one to go on with had another fingerprint, or if there is
-    /// none; [`Error::Input`] for damaged files; [`Error::Io`].
+    /// [`Error::Usage`] if another process is at work there, if what is to go on had another fingerprint, or if there is
+    /// nothing to go on with; [`Error::Input`] for damaged files; [`Error::Io`].
     pub fn open<S: DeserializeOwned>(
-        out: &Path,
+        what: &str,
+        folder: &Path,
         names: &[&str],
         fingerprint: Value,
         resume: bool,
     ) -> Result<(Self, Option<S>)> {
-        if resume && !is_interrupted(out) {
+        if resume && !is_interrupted(folder) {
             return Err(Error::usage(
-                format!("--resume, but {} has no interrupted scan", out.display()),
+                format!("--resume, but there is no interrupted {what} in {}", folder.display()),
                 "leave --resume out to begin one",
             ));
         }
-        let folder = out.join(FOLDER);
-        fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
-        let lock = lock(&folder)?;
-        // What a kill left behind while results were being put into their places.
-        remove_debris(out)?;
-        let saved = if resume { Some(read_state(&folder, &fingerprint)?) } else { None };
+        let folder = folder.to_owned();
+        let take = || {
+            fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
+            lock(what, &folder)
+        };
+        let (lock, begun) = match resume {
+            true => (take()?, None),
+            false => Unfinished::new(take, |_| folder.clone()).map(|(lock, begun)| (lock, Some(begun)))?,
+        };
+        let saved = if resume { Some(read_state(what, &folder, &fingerprint)?) } else { None };
         let state = folder.join(STATE);
         if !resume && state.exists() {
             fs::remove_file(&state).map_err(Error::io("remove", &state))?;
@@ -79,7 +99,8 @@ impl Journal {
                 .open(&path)
                 .map_err(Error::io("open", &path))?;
             let present = file.metadata().map_err(Error::io("read", &path))?.len();
-            let length = length.filter(|&length| length <= present).ok_or_else(|| damaged(&path, "it is cut short"))?;
+            let length =
+                length.filter(|&length| length <= present).ok_or_else(|| damaged(what, &path, "it is cut short"))?;
             file.set_len(length).map_err(Error::io("write", &path))?;
             file.seek(SeekFrom::End(0)).map_err(Error::io("write", &path))?;
             files.push((path, BufWriter::new(file)));
@@ -87,20 +108,21 @@ impl Journal {
         let state = match saved {
             Some(mut state) => {
                 let state = serde_json::from_value(state["state"].take());
-                Some(state.map_err(|error| damaged(&folder.join(STATE), &error.to_string()))?)
+                Some(state.map_err(|error| damaged(what, &folder.join(STATE), &error.to_string()))?)
             }
             None => None,
         };
-        Ok((Self { folder, files, fingerprint, saved: Instant::now(), interval: INTERVAL, _lock: lock }, state))
+        let saved = Instant::now();
+        Ok((Self { folder, files, fingerprint, begun, saved, interval: INTERVAL, _lock: lock }, state))
     }
 
     /// Appends to file `index`.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn append(&mut self, index: usize, text: &str) -> Result<()> {
+    pub fn append(&mut self, index: usize, bytes: impl AsRef<[u8]>) -> Result<()> {
         let (path, file) = &mut self.files[index];
-        file.write_all(text.as_bytes()).map_err(Error::io("write", &*path))
+        file.write_all(bytes.as_ref()).map_err(Error::io("write", &*path))
     }
 
     /// Whether the last state is old enough for another one.
@@ -108,7 +130,7 @@ impl Journal {
         self.saved.elapsed() >= self.interval
     }
 
-    /// Makes everything appended so far, and `state` with it, what a resumed scan goes on from.
+    /// Makes everything appended so far, and `state` with it, what is gone on from.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -124,7 +146,7 @@ impl Journal {
         }
         let state = json!({ "fingerprint": self.fingerprint, "lengths": lengths, "state": state });
         write_atomic(self.folder.join(STATE), state.to_string())?;
-        self.saved = Instant::now();
+        (self.begun, self.saved) = (None, Instant::now());
         self.interval = INTERVAL.max(LARGEST_SHARE * started.elapsed());
         Ok(())
     }
@@ -134,53 +156,79 @@ impl Journal {
         &self.files[index].0
     }
 
+    /// Whether a file can be called `to`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it cannot; [`Error::Io`].
+    pub fn check(&self, to: &Path) -> Result<()> {
+        AtomicFile::create_in(to, Some(&self.folder)).map(drop)
+    }
+
+    /// Copies file `index` to its final name, with `end` behind it, once everything is saved. May be done again after a kill.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn publish(&self, index: usize, to: &Path, end: &[u8]) -> Result<()> {
+        let from = self.path(index);
+        let mut source = File::open(from).map_err(Error::io("open", from))?;
+        // A kill leaves its half of a copy in the working folder.
+        let mut file = AtomicFile::create_in(to, Some(&self.folder))?;
+        io::copy(&mut source, &mut file).and_then(|_| file.write_all(end)).map_err(Error::io("write", to))?;
+        file.commit()
+    }
+
     /// Removes the working folder: the results are in their places.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(self) -> Result<()> {
-        // The state goes first: without it, what a kill leaves behind is no interrupted scan.
+        // The state goes first: without it, what a kill leaves behind is no interrupted work.
         let state = self.folder.join(STATE);
         fs::remove_file(&state).map_err(Error::io("remove", &state))?;
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
     }
 }
 
-fn lock(folder: &Path) -> Result<File> {
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if self.begun.is_some() {
+            // Nobody can go on with it, and an error is told by whoever has had one.
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+fn lock(what: &str, folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let lock = File::create(&path).map_err(Error::io("create", &path))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::usage(
-            format!("another scan is writing to {}", folder.display()),
+            format!("another {what} is writing to {}", folder.display()),
             "wait for it, or name another folder",
         )),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
 }
 
-fn damaged(path: &Path, what: &str) -> Error {
-    Error::input(
-        path,
-        "",
-        format!("the working file of an interrupted scan is damaged: {what}"),
-        "remove the folder and scan anew",
-    )
+fn damaged(what: &str, path: &Path, how: &str) -> Error {
+    let found = format!("the working file of an interrupted {what} is damaged: {how}");
+    Error::input(path, "", found, "remove the folder and begin anew")
 }
 
-fn read_state(folder: &Path, fingerprint: &Value) -> Result<Value> {
+fn read_state(what: &str, folder: &Path, fingerprint: &Value) -> Result<Value> {
     let path = folder.join(STATE);
     let text = small_file::read(&path)?;
-    let state: Value = serde_json::from_str(&text).map_err(|error| damaged(&path, &error.to_string()))?;
-    let before = state["fingerprint"].as_object().ok_or_else(|| damaged(&path, "no fingerprint"))?;
+    let state: Value = serde_json::from_str(&text).map_err(|error| damaged(what, &path, &error.to_string()))?;
+    let before = state["fingerprint"].as_object().ok_or_else(|| damaged(what, &path, "no fingerprint"))?;
     let differing = fingerprint.as_object().into_iter().flatten().find(|(key, value)| before.get(*key) != Some(value));
     match differing {
         None => Ok(state),
         Some((key, value)) => {
             let was = before.get(key).unwrap_or(&Value::Null);
             Err(Error::usage(
-                format!("--resume with another {key} than the interrupted scan: {value}, and then it was {was}"),
-                "give the options of the interrupted scan, or another folder",
+                format!("--resume with another {key} than the interrupted {what}: {value}, and then it was {was}"),
+                format!("give the options of the interrupted {what}, or another --out"),
             ))
         }
     }
@@ -194,18 +242,21 @@ mod tests {
     fn what_was_not_saved_is_cut_off() {
         let out = tempfile::tempdir().unwrap();
         let print = || json!({ "model": "a" });
-        let open = |resume| Journal::open::<u64>(out.path(), &["one", "two"], print(), resume);
+        let folder = out.path().join("partial");
+        let open = |resume| Journal::open::<u64>("scan", &folder, &["one", "two"], print(), resume);
         assert!(open(true).err().unwrap().to_string().contains("no interrupted scan"));
+        drop(open(false).unwrap());
+        assert!(!folder.exists(), "nothing to go on with");
         let (mut journal, state) = open(false).unwrap();
-        assert!(state.is_none() && !is_interrupted(out.path()));
+        assert!(state.is_none() && !is_interrupted(&folder));
         assert!(open(false).err().unwrap().to_string().contains("another scan is writing"));
         journal.append(0, "kept ").unwrap();
         journal.save(&7_u64).unwrap();
         journal.append(0, "lost").unwrap();
         journal.append(1, "lost").unwrap();
         drop(journal);
-        assert!(is_interrupted(out.path()));
-        let other = Journal::open::<u64>(out.path(), &["one", "two"], json!({ "model": "b" }), true);
+        assert!(is_interrupted(&folder));
+        let other = Journal::open::<u64>("scan", &folder, &["one", "two"], json!({ "model": "b" }), true);
         assert!(other.err().unwrap().to_string().contains("another model"));
         let (mut journal, state) = open(true).unwrap();
         assert_eq!(state, Some(7));
@@ -213,13 +264,16 @@ mod tests {
         journal.save(&8_u64).unwrap();
         assert_eq!(fs::read_to_string(journal.path(0)).unwrap(), "kept again");
         assert_eq!(fs::read_to_string(journal.path(1)).unwrap(), "");
+        journal.publish(0, &out.path().join("final"), b"!").unwrap();
+        assert_eq!(fs::read_to_string(out.path().join("final")).unwrap(), "kept again!");
         fs::write(journal.path(0), "cut").unwrap();
         drop(journal);
         assert!(open(true).err().unwrap().to_string().contains("damaged"));
         let (journal, state) = open(false).unwrap();
         assert!(state.is_none());
         drop(journal);
-        fs::write(out.path().join(".partial/state.json"), "{").unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("state.json"), "{").unwrap();
         assert!(open(true).err().unwrap().to_string().contains("damaged"));
     }
 }

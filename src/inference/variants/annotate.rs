@@ -1,0 +1,372 @@
+//! Variants of a VCF file: read in rounds, scored, and written line by line as they came, with two more INFO fields.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::effect::{Effect, Questions, trimmed};
+use super::genes::Gene;
+use super::vcf::{self, Allele, Finding, Reader, Record, escaped, with_info};
+use super::{Annotator, Positions, Summary, deltas};
+use crate::genome::annotation::Strand;
+use crate::report::Progress;
+use crate::train::interrupt;
+use crate::{Error, Result};
+
+/// The INFO field with the scores.
+const FIELD: &str = "HELIXGRAD";
+/// The INFO field with the alleles that have none, and why.
+const SKIPPED: &str = "HELIXGRAD_SKIPPED";
+
+/// Lines, their bytes, and windows that are worked on at a time, and after which the work can be gone on with.
+const ROUND_LINES: usize = 4096;
+const ROUND_BYTES: usize = 32 << 20;
+const ROUND_WINDOWS: usize = 4096;
+
+/// An allele in work: for each gene or strand what was asked, or why it is skipped.
+type Asked = Result<Vec<(Option<Gene>, Questions)>, &'static str>;
+
+/// A line on its way to the output.
+struct Line {
+    bytes: Vec<u8>,
+    record: Option<(Record, Vec<Asked>)>,
+}
+
+/// How far a file is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    /// Lines read, and their CRC-32.
+    lines: u64,
+    checksum: u32,
+    summary: Summary,
+    names: Names,
+}
+
+impl Annotator<'_> {
+    /// Reads `input` and writes `out` (bgzip if its name ends with `.gz`): the same lines, with two more INFO fields in
+    /// each record and header lines that say what they mean. Killed, it goes on from the last state that was saved, to the same
+    /// bytes ([`super::Options::resume`]).
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the line for what is no VCF, a REF that is not what the genome has, a position outside its
+    /// sequence, sequences of which the genome has none, and a file that has our fields already; [`Error::Interrupted`] after
+    /// Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
+    pub fn annotate(&self, input: &Path, out: &Path, header: &[String]) -> Result<Summary> {
+        let mut reader = Reader::open(input)?;
+        let ours = [&self.header_lines()[..], header].concat();
+        let what = json!({ "header": ours });
+        let (mut journal, state) = self.journal::<State>(out, what)?;
+        let encode = encoding_of(out);
+        let mut state = match state {
+            Some(state) => {
+                reader.skip(state.lines, state.checksum)?;
+                state
+            }
+            None => {
+                journal.append(0, encode(&self.header(input, &mut reader, header)?)?)?;
+                State { lines: reader.number(), checksum: reader.checksum(), ..State::default() }
+            }
+        };
+        state.summary.out = out.to_owned();
+        let done = |summary: &Summary| summary.scored + summary.skipped.values().sum::<u64>();
+        let (done_before, seconds_before, started) = (done(&state.summary), state.summary.seconds, Instant::now());
+        let mut progress = Progress::new("variants", 0, self.options.quiet).unit("alleles").resume_at(done_before);
+        let saving = interrupt::saving();
+        loop {
+            let (mut lines, mut windows, mut size) = (Vec::new(), Vec::new(), 0);
+            while lines.len() < ROUND_LINES && size < ROUND_BYTES && windows.len() < ROUND_WINDOWS {
+                let Some(bytes) = reader.next_line()? else { break };
+                size += bytes.len();
+                let bytes = bytes.to_vec();
+                let line = self.line(bytes, &mut state.names, &mut windows);
+                let place = || format!("line {}", reader.number());
+                lines.push(line.map_err(|(found, remedy)| Error::input(input, place(), found, remedy))?);
+            }
+            if lines.is_empty() {
+                break;
+            }
+            let scores = self.scores(&windows, &mut state.summary.windows)?;
+            let text: Vec<u8> =
+                lines.iter().flat_map(|line| self.annotated(line, &scores, &mut state.summary)).collect();
+            journal.append(0, encode(&text)?)?;
+            (state.lines, state.checksum) = (reader.number(), reader.checksum());
+            state.summary.seconds = seconds_before + started.elapsed().as_secs_f64();
+            let summary = &state.summary;
+            let records = format!("{} records", summary.records);
+            progress.update(done(summary), done(summary) - done_before, &records);
+            if interrupt::requested() {
+                journal.save(&state)?;
+                progress.finish("interrupted");
+                return Err(Error::Interrupted(format!(" after {records}; go on with --resume")));
+            }
+            if journal.is_due() {
+                journal.save(&state)?;
+            }
+        }
+        let State { mut summary, names, .. } = state.clone();
+        if !names.found && !names.missing.is_empty() {
+            let missing: Vec<&str> = names.missing.iter().map(String::as_str).collect();
+            return Err(self.aliases.no_match_error(self.genome, input, &missing));
+        }
+        if !names.missing.is_empty() {
+            tracing::warn!("the genome lacks {}: their records were not scored", names.list());
+        }
+        journal.save(&state)?;
+        drop(saving);
+        let end = if is_packed(out) { bgzip_end(out)? } else { Vec::new() };
+        journal.publish(0, out, &end)?;
+        journal.remove()?;
+        summary.alleles_per_second = done(&summary) as f64 / summary.seconds.max(1e-9);
+        progress.finish(&format!("{} records", summary.records));
+        Ok(summary)
+    }
+
+    /// The meta lines, with ours before the header line.
+    fn header(&self, input: &Path, reader: &mut Reader, header: &[String]) -> Result<Vec<u8>> {
+        let mut output = Vec::new();
+        loop {
+            let line = reader.next_line()?.map(<[u8]>::to_vec);
+            let place = format!("line {}", reader.number() + u64::from(line.is_none()));
+            let Some(line) = line else {
+                let remedy = "give a VCF file with its header";
+                return Err(Error::input(
+                    input,
+                    place,
+                    "the file ends before the line that begins with #CHROM",
+                    remedy,
+                ));
+            };
+            if line.starts_with(b"##") {
+                let ours = [FIELD, SKIPPED].map(|field| format!("##INFO=<ID={field},"));
+                if ours.iter().any(|ours| line.starts_with(ours.as_bytes())) {
+                    let remedy =
+                        format!("take the old ones out first: bcftools annotate -x INFO/{FIELD},INFO/{SKIPPED}");
+                    return Err(Error::input(input, place, "the file has these scores already", remedy));
+                }
+                output.extend(line);
+                continue;
+            }
+            vcf::check_header(&line).map_err(|(found, remedy)| Error::input(input, place, found, remedy))?;
+            let end: &[u8] = if line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
+            for ours in self.header_lines().iter().chain(header) {
+                output.extend([ours.as_bytes(), end].concat());
+            }
+            output.extend(line);
+            return Ok(output);
+        }
+    }
+
+    fn header_lines(&self) -> [String; 2] {
+        let distance = self.options.distance;
+        let positions = match self.options.positions {
+            Positions::GtAg => "a site without its GT or AG counts as probability 0",
+            Positions::All => "whatever the bases at the site",
+        };
+        [
+            format!(
+                "##INFO=<ID={FIELD},Number=.,Type=String,Description=\"Largest changes in splice-site probability within \
+                 {distance} bases of the allele, {positions}. For each allele and gene, or strand, ALLELE|GENE|STRAND|\
+                 DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL: DS the change in probability (AG acceptor gain, AL \
+                 acceptor loss, DG donor gain, DL donor loss), DP where: the exon's base at the site minus POS, . if \
+                 nothing changes\">"
+            ),
+            format!(
+                "##INFO=<ID={SKIPPED},Number=.,Type=String,Description=\"Alleles that were not scored, and why: \
+                 ALLELE|REASON\">"
+            ),
+        ]
+    }
+
+    fn line(&self, bytes: Vec<u8>, names: &mut Names, windows: &mut Vec<Vec<u8>>) -> Result<Line, Finding> {
+        if bytes.starts_with(b"#") || bytes.trim_ascii().is_empty() {
+            return Ok(Line { bytes, record: None });
+        }
+        let record = vcf::parse(&bytes)?;
+        let Some(sequence) = self.aliases.resolve(self.genome, &record.sequence) else {
+            names.missing(&record.sequence);
+            let asked = record.alternates.iter().map(|_| Err("sequence_not_in_genome")).collect();
+            return Ok(Line { bytes, record: Some((record, asked)) });
+        };
+        names.found = true;
+        if record.position > 0 {
+            self.check_reference(&record, sequence)?;
+        }
+        let asked = record.alternates.iter().map(|allele| self.ask(&record, sequence, allele, windows)).collect();
+        Ok(Line { bytes, record: Some((record, asked)) })
+    }
+
+    /// REF is what the genome has.
+    fn check_reference(&self, record: &Record, sequence: usize) -> Result<(), Finding> {
+        let Record { position, reference, .. } = record;
+        let of_genome = &self.genome.sequences()[sequence];
+        let remedy = "use the genome that the variants were called on".to_owned();
+        let start = position - 1;
+        let end = u64::from(start) + reference.len() as u64;
+        // One past the end is a telomere (VCF 4.2, section 1.4.1), which no base stands on.
+        let is_telomere = start == of_genome.length && record.alternates.iter().all(|allele| allele.bases.is_err());
+        if is_telomere {
+            return Ok(());
+        }
+        if end > of_genome.length.into() {
+            let found = format!(
+                "{}:{position} with a REF of {} bases, but {} has {} bases",
+                record.sequence,
+                reference.len(),
+                of_genome.name,
+                of_genome.length
+            );
+            return Err((found, remedy));
+        }
+        let mut bases = Vec::new();
+        self.genome.decode(sequence, start..end as u32, &mut bases);
+        if reference.iter().zip(&bases).all(|(&letter, &base)| vcf::agrees(letter, base)) {
+            return Ok(());
+        }
+        let found = format!(
+            "{}:{position} has REF {}, but {} has {} there",
+            record.sequence,
+            vcf::excerpt(reference),
+            self.genome.path().display(),
+            vcf::excerpt(&bases)
+        );
+        Err((found, remedy))
+    }
+
+    /// What has to be scored for an allele.
+    fn ask(&self, record: &Record, sequence: usize, allele: &Allele, windows: &mut Vec<Vec<u8>>) -> Asked {
+        let bases = allele.bases.as_deref().map_err(|reason| *reason)?;
+        if record.position == 0 {
+            return Err("telomere");
+        }
+        let (shared, replaced, inserted) = trimmed(&record.reference, bases);
+        if replaced.len().max(inserted.len()) > self.options.most_bases {
+            return Err("too_long");
+        }
+        let at = record.position - 1 + shared as u32;
+        let strands: Vec<(Option<Gene>, Strand)> = match self.genes {
+            None => vec![(None, Strand::Plus), (None, Strand::Minus)],
+            Some(genes) => {
+                // An insertion lies between two bases, and in a gene that has either.
+                let range = at.saturating_sub(u32::from(replaced.is_empty()))..at + replaced.len().max(1) as u32;
+                genes.over(sequence, &range).into_iter().map(|gene| (Some(gene.clone()), gene.strand)).collect()
+            }
+        };
+        if strands.is_empty() {
+            return Err("no_gene");
+        }
+        let haplotypes = self.haplotypes(sequence, at, replaced.len(), inserted);
+        let mut asked: Vec<(Option<Gene>, Questions)> = Vec::with_capacity(strands.len());
+        for (gene, strand) in strands {
+            // Genes on the same strand share their answer.
+            let known = asked.iter().find(|(_, questions)| questions.strand == strand);
+            let questions = known.map(|(_, questions)| questions.clone()).unwrap_or_else(|| {
+                let (scorer, options) = (self.scorer, self.options);
+                haplotypes.questions(scorer, strand, options.distance, options.positions, windows)
+            });
+            asked.push((gene, questions));
+        }
+        Ok(asked)
+    }
+
+    /// The line with its scores.
+    fn annotated(&self, line: &Line, scores: &[[f64; 2]], summary: &mut Summary) -> Vec<u8> {
+        let Some((record, asked)) = &line.record else { return line.bytes.clone() };
+        summary.records += 1;
+        let (mut values, mut skipped) = (Vec::new(), Vec::new());
+        for (allele, asked) in record.alternates.iter().zip(asked) {
+            let effects = asked.as_ref().map_err(|reason| *reason).and_then(|asked| {
+                let effects: Vec<_> =
+                    asked.iter().map(|(gene, asked)| (gene, asked.strand, asked.effect(scores))).collect();
+                // Nothing changes where all can be read; where some cannot, that would be a guess.
+                let is_unknown = |(_, _, effect): &(_, _, Effect)| effect.unreadable > 0 && effect.largest().0 == 0;
+                if effects.iter().all(is_unknown) { Err("window_not_readable") } else { Ok(effects) }
+            });
+            match effects {
+                Ok(effects) => {
+                    summary.scored += 1;
+                    let largest = effects.iter().map(|(_, _, effect)| effect.largest().value()).fold(0.0, f64::max);
+                    summary.strong += u64::from(largest >= 0.5);
+                    values.extend(effects.iter().map(|(gene, strand, effect)| {
+                        let gene = gene.as_ref().map_or(".".to_owned(), |gene| escaped(&gene.name));
+                        format!("{}|{gene}|{strand}|{}", allele.text, fields(effect, record.position))
+                    }));
+                }
+                Err(reason) => {
+                    *summary.skipped.entry(reason.to_owned()).or_default() += 1;
+                    skipped.push(format!("{}|{reason}", escaped(&allele.text)));
+                }
+            }
+        }
+        if record.alternates.is_empty() {
+            skipped.push(".|no_alternate_allele".to_owned());
+        }
+        let fields = [(FIELD, values), (SKIPPED, skipped)];
+        let fields = fields.iter().filter(|(_, values)| !values.is_empty());
+        let fields: Vec<String> = fields.map(|(name, values)| format!("{name}={}", values.join(","))).collect();
+        with_info(&line.bytes, &record.info, &fields.join(";"))
+    }
+}
+
+/// Four scores and four positions, relative to the 1-based `position`.
+fn fields(effect: &Effect, position: u32) -> String {
+    let deltas = deltas(effect);
+    let scores = deltas.map(|delta| format!("{:.4}", delta.score.value()));
+    let places = deltas.map(|delta| match delta.score.0 {
+        0 => ".".to_owned(),
+        _ => (i64::from(delta.base) + 1 - i64::from(position)).to_string(),
+    });
+    format!("{}|{}", scores.join("|"), places.join("|"))
+}
+
+/// Which sequence names were met.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Names {
+    found: bool,
+    missing: Vec<String>,
+}
+
+impl Names {
+    /// The most that are kept for the message.
+    const MOST: usize = 1000;
+
+    fn missing(&mut self, name: &str) {
+        if self.missing.len() < Self::MOST && self.missing.last().is_none_or(|last| last != name) {
+            let is_new = !self.missing.iter().any(|known| known == name);
+            if is_new {
+                self.missing.push(name.to_owned());
+            }
+        }
+    }
+
+    fn list(&self) -> String {
+        const SHOWN: usize = 8;
+        let shown = self.missing[..self.missing.len().min(SHOWN)].join(", ");
+        if self.missing.len() > SHOWN { shown + ", ..." } else { shown }
+    }
+}
+
+fn is_packed(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension == "gz" || extension == "bgz")
+}
+
+/// How what is appended to the journal of `out` is written: as it is, or as blocks of bgzip, which tabix can index.
+fn encoding_of(out: &Path) -> impl Fn(&[u8]) -> Result<Vec<u8>> {
+    let (is_packed, out) = (is_packed(out), out.to_owned());
+    move |bytes| {
+        if !is_packed {
+            return Ok(bytes.to_vec());
+        }
+        let mut writer = noodles_bgzf::io::Writer::new(Vec::new());
+        let written = writer.write_all(bytes).and_then(|()| writer.flush());
+        written.map_err(Error::io("write", &out))?;
+        Ok(writer.into_inner())
+    }
+}
+
+/// The empty block that ends a bgzip file.
+fn bgzip_end(out: &Path) -> Result<Vec<u8>> {
+    noodles_bgzf::io::Writer::new(Vec::new()).finish().map_err(Error::io("write", out))
+}

@@ -1,0 +1,167 @@
+//! Applying a classifier: the answers of a model to windows.
+
+use std::ops::Range;
+
+use super::checkpoint::Classification;
+use super::interrupt;
+use crate::autograd::Tape;
+use crate::kmer::batch::Batch;
+use crate::kmer::labelled::{self, LabelledWindow, classification_batch, example_batch};
+use crate::kmer::vocabulary::Vocabulary;
+use crate::model::{Head, Model, Task};
+use crate::{Error, Result};
+
+/// The rows that the model's head reads.
+pub(super) fn rows_of(model: &Model) -> labelled::Head {
+    match model.head {
+        Head::Site { .. } => labelled::Head::Site,
+        Head::Cls { .. } | Head::MaskedLm | Head::Encoder { .. } => labelled::Head::Cls,
+    }
+}
+
+/// Index of the largest value, the first of equals.
+pub fn largest(row: &[f64]) -> usize {
+    (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best })
+}
+
+/// Class probabilities of windows, `[windows][classes]`; numbers, for a regression. `progress` hears the number of windows
+/// done.
+///
+/// # Errors
+/// [`Error::Usage`] for windows that do not fit the model, and for a model of pairs.
+pub fn classify(
+    tape: &mut Tape,
+    model: &Model,
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    windows: &[&[u8]],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
+    if classification.pairs {
+        return Err(Error::usage("single windows, where the model reads pairs", "use `helixgrad evaluate` with pairs"));
+    }
+    let length = |index: usize| windows[index].len();
+    let batch = |range: Range<usize>| {
+        let labelled: Vec<_> = windows[range].iter().map(|&window| (window, 0)).collect();
+        classification_batch(&labelled, vocabulary, classification.window, rows_of(model))
+    };
+    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+}
+
+/// As [`classify`], of windows as they were read from a table: pairs too.
+///
+/// # Errors
+/// [`Error::Usage`] for windows that do not fit the model.
+pub fn answers(
+    tape: &mut Tape,
+    model: &Model,
+    vocabulary: &Vocabulary,
+    classification: &Classification,
+    windows: &[LabelledWindow],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
+    let length = |index: usize| windows[index].bases.len() + windows[index].second.as_ref().map_or(0, Vec::len);
+    let batch = |range: Range<usize>| {
+        let examples: Vec<_> = windows[range].iter().collect();
+        example_batch(&examples, vocabulary, classification.window, rows_of(model))
+    };
+    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+}
+
+/// The answers to windows in batches: enough to keep all cores busy, few enough for any memory.
+fn in_batches(
+    tape: &mut Tape,
+    model: &Model,
+    classification: &Classification,
+    windows: usize,
+    length: &dyn Fn(usize) -> usize,
+    batch: &dyn Fn(Range<usize>) -> Result<Batch>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
+    const BASES_PER_BATCH: usize = 1 << 14;
+    let mut answers = Vec::with_capacity(windows);
+    let mut first = 0;
+    while first < windows {
+        interrupt::check()?;
+        let mut bases = 0;
+        let fits = (first..windows).take_while(|&index| {
+            bases += classification.window.unwrap_or_else(|| length(index));
+            bases <= BASES_PER_BATCH
+        });
+        let count = fits.count().max(1);
+        let batch = batch(first..first + count).map_err(|error| number_windows(error, first))?;
+        answers.extend(answers_of(tape, model, classification.task, &batch)?);
+        first += count;
+        progress(first);
+    }
+    Ok(answers)
+}
+
+/// A batch counts its windows from 1; the caller's first one has another number.
+fn number_windows(error: Error, first: usize) -> Error {
+    match error {
+        Error::Usage { found, remedy } if first > 0 => {
+            Error::Usage { found: format!("in the batch that starts at window {}: {found}", first + 1), remedy }
+        }
+        other => other,
+    }
+}
+
+/// The logits of one batch, read as the task has it: softmax, sigmoid, or as they are.
+fn answers_of(tape: &mut Tape, model: &Model, task: Task, batch: &Batch) -> Result<Vec<Vec<f64>>> {
+    tape.start_inference();
+    let batch = model.upload(tape, batch)?;
+    let logits = model.forward(tape, &batch)?;
+    tape.recycle_batch(batch);
+    let softmax = |row: &[f64]| {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = row.iter().map(|logit| (logit - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / sum).collect()
+    };
+    let read = |row: &[f64]| match task {
+        Task::SingleLabel => softmax(row),
+        Task::MultiLabel => row.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+        Task::Regression => row.to_vec(),
+    };
+    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(read).collect())
+}
+
+/// Every window has the answers that the task needs, and there is one.
+///
+/// # Errors
+/// [`Error::Usage`] that says which window has not.
+pub(super) fn check_answers<'a>(
+    windows: impl Iterator<Item = &'a LabelledWindow>,
+    model: &Model,
+    classification: &Classification,
+) -> Result<()> {
+    let outputs = model.head.classes(&model.config);
+    let mut count = 0;
+    for window in windows {
+        count += 1;
+        if classification.task == Task::SingleLabel && !(0..outputs as i32).contains(&window.label) {
+            return Err(Error::usage(
+                format!("a window has label {}, but the model has {outputs} classes", window.label),
+                "use data with the classes that the model was trained for",
+            ));
+        }
+        if classification.task != Task::SingleLabel && window.targets.len() != outputs {
+            return Err(Error::usage(
+                format!("window {count} has {} targets, but the model has {outputs} outputs", window.targets.len()),
+                "use data with the columns that the model was trained for",
+            ));
+        }
+        if window.second.is_some() != classification.pairs {
+            let what = if classification.pairs { "pairs" } else { "single sequences" };
+            return Err(Error::usage(
+                format!("window {count} is of the other kind: the model reads {what}"),
+                "use data of the kind that the model was trained for",
+            ));
+        }
+    }
+    if count == 0 {
+        return Err(Error::usage("no windows to train on", "give a training file with at least one window"));
+    }
+    Ok(())
+}

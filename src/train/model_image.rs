@@ -1,0 +1,113 @@
+//! Models on their way to a folder.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde::Serialize;
+
+use super::checkpoint::Classification;
+use crate::autograd::Spec;
+use crate::interop::config;
+use crate::kmer::vocabulary::Vocabulary;
+use crate::model::Model;
+use crate::output::{AtomicFile, write_atomic};
+use crate::{Error, Result};
+
+pub(super) const MODEL_FILE: &str = "model.safetensors";
+pub(super) const CONFIG_FILE: &str = "config.json";
+pub(super) const VOCABULARY_FILE: &str = "vocab.txt";
+const TOKENIZER_FILE: &str = "tokenizer_config.json";
+
+/// A model as it is written to a folder: everything on the host, so that training may go on meanwhile.
+pub struct ModelImage {
+    config: String,
+    tokenizer: String,
+    vocabulary: Vocabulary,
+    specs: Vec<Spec>,
+    values: Vec<f32>,
+}
+
+impl ModelImage {
+    /// Copies what will be written.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a weight is no finite number; those of the device.
+    pub fn of(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Self> {
+        let values = model.parameters.host_values()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Failed(
+                "a weight is no longer a finite number: training has diverged; lower the learning rate, or lengthen the warm-up".into(),
+            ));
+        }
+        let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
+        let tokenizer = to_json(&config::tokenizer_to_json(&model.config))?;
+        Ok(Self { config, tokenizer, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
+    }
+
+    /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        self.vocabulary.write(folder.join(VOCABULARY_FILE))?;
+        write_atomic(folder.join(CONFIG_FILE), &self.config)?;
+        write_atomic(folder.join(TOKENIZER_FILE), &self.tokenizer)?;
+        let bytes: &[u8] = bytemuck::cast_slice(&self.values);
+        let mut tensors = Vec::with_capacity(self.specs.len());
+        for spec in &self.specs {
+            let range = spec.range();
+            tensors.push((spec.name.as_str(), view(&spec.shape, &bytes[range.start * 4..range.end * 4])?));
+        }
+        save_tensors(&folder.join(MODEL_FILE), tensors)
+    }
+}
+
+/// Writes the model into `folder`, the weights last.
+///
+/// # Errors
+/// As [`ModelImage::of`], and [`Error::Io`].
+pub fn save_model(
+    folder: &Path,
+    model: &Model,
+    vocabulary: &Vocabulary,
+    classification: Option<&Classification>,
+) -> Result<()> {
+    ModelImage::of(model, vocabulary, classification)?.write(folder)
+}
+
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
+    text.push('\n');
+    Ok(text)
+}
+
+pub(super) fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
+    TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(|error| Error::Failed(error.to_string()))
+}
+
+pub(super) fn save_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
+    // The crate writes to a path: reserve one beside the final name, then sync and rename.
+    let file = AtomicFile::create(path)?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize_to_file(tensors, Some(metadata), file.staging_path()).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
+        other => Error::Failed(format!("cannot write {}: {other}", path.display())),
+    })?;
+    // The crate makes files that only their owner may read.
+    readable_by_all(file.staging_path()).map_err(Error::io("set permissions of", path))?;
+    File::open(file.staging_path()).and_then(|file| file.sync_all()).map_err(Error::io("write", path))?;
+    file.commit()
+}
+
+#[cfg(unix)]
+fn readable_by_all(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable_by_all(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}

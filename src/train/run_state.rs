@@ -1,0 +1,233 @@
+//! How far a run has come, and the checkpoints in its folder that it can go on from.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+
+use flate2::CrcReader;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::checkpoint::{load, missing, weights_file};
+use super::peak::Peak;
+use super::step::Trainer;
+use crate::interop::weights::Weights;
+use crate::ops::Loss;
+use crate::optim::{AdamW, AdamWConfig};
+use crate::small_file;
+use crate::{Error, Result};
+
+pub(super) const TRAINING_FILE: &str = "training_state.safetensors";
+pub(super) const STATE_FILE: &str = "state.json";
+pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint-";
+
+/// How far a run has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Updates made.
+    pub step: u64,
+    /// Updates that the run will make; learning rates depend on it.
+    pub total_steps: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Seconds spent in training.
+    pub seconds: f64,
+    /// Loss of the first step.
+    pub loss_first: f64,
+    /// Loss of the last logging interval, or of a step after it.
+    pub loss_last: f64,
+    /// Losses since the last logged point.
+    pub interval: Loss,
+    /// The optimizer's constants.
+    pub optimizer: AdamWConfig,
+    /// The best epoch so far, where the best is kept.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// What the run's MFU is a share of, once it is known.
+    #[serde(default)]
+    pub peak: Option<Peak>,
+    /// The last point of the log, where Ctrl-C came while it was evaluated: it is not in the log yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unevaluated: Option<Value>,
+    /// What else the bits of the run depend on, by the names of options where there are such; older checkpoints have none.
+    #[serde(default)]
+    pub settings: Value,
+    /// CRC-32 of the files beside this state, by their names; older checkpoints have none.
+    #[serde(default)]
+    pub checksums: BTreeMap<String, u32>,
+}
+
+/// The best epoch of a fine-tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its number, from 1.
+    pub epoch: u64,
+    /// Its figure on the dev windows; larger is better.
+    pub score: f64,
+}
+
+impl RunState {
+    /// The state before the first update.
+    pub fn new(total_steps: u64, seed: u64, optimizer: AdamWConfig, settings: Value) -> Self {
+        let interval = Loss::default();
+        Self {
+            step: 0,
+            total_steps,
+            seed,
+            tokens: 0,
+            seconds: 0.0,
+            loss_first: 0.0,
+            loss_last: 0.0,
+            interval,
+            optimizer,
+            best: None,
+            peak: None,
+            unevaluated: None,
+            settings,
+            checksums: BTreeMap::new(),
+        }
+    }
+
+    /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.seconds.max(1e-9)
+    }
+}
+
+/// The checkpoints of a run, by step.
+pub(super) fn checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(run).map_err(Error::io("read the folder", run))? {
+        let path = entry.map_err(Error::io("read the folder", run))?.path();
+        let step = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix(CHECKPOINT_PREFIX)?.parse().ok())
+            .filter(|_| weights_file(&path).is_some());
+        if let Some(step) = step {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The newest checkpoint of a run, if there is one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn newest_checkpoint(run: &Path) -> Result<Option<PathBuf>> {
+    if !run.is_dir() {
+        return Ok(None);
+    }
+    Ok(checkpoints(run)?.pop().map(|(_, path)| path))
+}
+
+/// The error for `--resume` without a checkpoint.
+pub fn nothing_to_resume(run: &Path) -> Error {
+    Error::usage(
+        format!("--resume, but {} has no checkpoint", run.display()),
+        "leave --resume out to start the run, or name the folder of an interrupted one",
+    )
+}
+
+/// Loads the newest checkpoint of the run in `out` into the trainer, if it is of the run that `fresh` would begin.
+pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) -> Result<RunState> {
+    let Some(folder) = newest_checkpoint(out)? else {
+        return Err(nothing_to_resume(out));
+    };
+    let saved = load(&folder)?;
+    if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
+        return Err(Error::usage(
+            format!("--resume, but {} is of another model than the options describe", folder.display()),
+            "give the options that the run was started with (they are in its config.toml)",
+        ));
+    }
+    let state = load_training_state(&folder, &mut trainer.optimizer)?;
+    if state.step > fresh.total_steps {
+        return Err(Error::usage(
+            format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),
+            "resume with at least as many steps",
+        ));
+    }
+    check_same(out, &fresh, &state)?;
+    trainer.replace_model(saved.model)?;
+    Ok(RunState { total_steps: fresh.total_steps, settings: fresh.settings, ..state })
+}
+
+/// Refuses what would make other batches or updates than the run was begun with.
+fn check_same(out: &Path, fresh: &RunState, before: &RunState) -> Result<()> {
+    /// They may follow from the number of steps, of which a resumed run may make more.
+    const FOLLOWING: [&str; 2] = ["warmup-steps", "decay-steps"];
+    let all = |state: &RunState| [json!({ "seed": state.seed }), json!(state.optimizer), state.settings.clone()];
+    let is_longer = fresh.total_steps != before.total_steps;
+    for (fresh, before) in all(fresh).iter().zip(all(before)) {
+        for (name, value) in fresh.as_object().into_iter().flatten() {
+            let Some(was) = before.get(name).filter(|was| *was != value) else { continue };
+            if is_longer && FOLLOWING.contains(&name.as_str()) {
+                continue;
+            }
+            let name = if name.contains(' ') { name.clone() } else { format!("--{}", name.replace('_', "-")) };
+            return Err(Error::usage(
+                format!(
+                    "--resume with other {name} than the run in {} was begun with: {value}, not {was}",
+                    out.display()
+                ),
+                "leave the option out: those of the run are in its config.toml; to go on with another, begin a new run with --init and the newest checkpoint",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The state of the run that `folder` is, or is a checkpoint of, if it can be resumed from.
+pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
+    let newest = newest_checkpoint(folder)?.unwrap_or_else(|| folder.to_owned());
+    let path = newest.join(STATE_FILE);
+    if path.is_file() { parse_json(&path).map(Some) } else { Ok(None) }
+}
+
+/// Reads what a run needs to go on from one of its checkpoints.
+///
+/// # Errors
+/// [`Error::Input`] that names the file and what is wrong in it.
+pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunState> {
+    let path = folder.join(STATE_FILE);
+    let state: RunState = parse_json(&path)?;
+    for (name, expected) in &state.checksums {
+        let path = folder.join(name);
+        if checksum(&path)? != *expected {
+            let remedy = "resume from an older checkpoint: remove this one's folder; or copy it again";
+            return Err(Error::input(
+                path,
+                "",
+                "the checksum in state.json does not hold: the file is damaged",
+                remedy,
+            ));
+        }
+    }
+    let moments = Weights::read(&folder.join(TRAINING_FILE))?;
+    for (name, moment) in [("first_moment", &mut optimizer.first), ("second_moment", &mut optimizer.second)] {
+        let values = moments.values(name, &[moment.len()])?;
+        moment.write(&values.ok_or_else(|| missing(&moments.path, name))?)?;
+    }
+    optimizer.steps = state.step;
+    optimizer.config = state.optimizer;
+    Ok(state)
+}
+
+/// CRC-32 of a file.
+pub(super) fn checksum(path: &Path) -> Result<u32> {
+    let mut crc = CrcReader::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("read", path))?));
+    io::copy(&mut crc, &mut io::sink()).map_err(Error::io("read", path))?;
+    Ok(crc.crc().sum())
+}
+
+fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+    let text = small_file::read(path)?;
+    serde_json::from_str(&text).map_err(|error| {
+        Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
+    })
+}
