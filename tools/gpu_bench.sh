@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
     --device) device=$2; shift ;;
     --small) small=1 ;;
     --out) out=$2; shift ;;
-    -*) sed -n '5p' "$0" | cut -c3- >&2; exit 2 ;;
+    -*) sed -n '6p' "$0" | cut -c3- >&2; exit 2 ;;
     *) break ;;
     esac
     shift

@@ -51,7 +51,12 @@ impl Sizes {
                 let copied = (2 * last_cache().unwrap_or(0)).clamp(128 << 20, 256 << 20).next_multiple_of(1 << 20);
                 Self { copied, product: 1024, budget: Duration::from_millis(300) }
             }
-            Device::Kernels(_) => Self { copied: 1 << 30, product: 8192, budget: Duration::from_millis(500) },
+            Device::Kernels(driver) => {
+                // A gigabyte, and 8192 rows, from 64 multiprocessors on; smaller chips are as busy with less.
+                let multiprocessors = driver.multiprocessors().clamp(1, 64) as usize;
+                let (copied, product) = (multiprocessors << 24, 128 * multiprocessors);
+                Self { copied, product, budget: Duration::from_millis(500) }
+            }
         }
     }
 }
