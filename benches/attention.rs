@@ -15,10 +15,10 @@ use helixgrad::ops::{AttentionHooks, attention};
 
 fn main() {
     run("attention", |bench| {
-        // The kernels that any GPU takes, beside those for Hopper.
-        let sm80 = ("sm80", Choices { attention: AttentionPath::Sm80, ..Choices::default() });
-        let ways: &[_] = if bench.device.runs_sm90() { &[sm80] } else { &[] };
-        bench.in_ways(ways, lengths)
+        // Beside what Hopper takes: two kernels for gradients of any length, and the kernels that any GPU takes.
+        let other = |attention: AttentionPath| (attention.name(), Choices { attention, ..Choices::default() });
+        let ways = [other(AttentionPath::Sm90Split), other(AttentionPath::Sm80)];
+        bench.in_ways(if bench.device.runs_sm90() { &ways } else { &[] }, lengths)
     });
 }
 

@@ -5,7 +5,7 @@
 //
 // Two launches, attention_backward_queries_sm90 (dQ) and attention_backward_keys_sm90 (dK, dV), in any order: no two blocks write
 // the same element, so nothing is added atomically and results repeat bit for bit, at any length. The price is 7 products where 5
-// would do; why it is paid is in notes/attention.md.
+// would do: attention_backward_whole_sm90.cu does, for sequences of at most 512 tokens.
 //
 // A block owns 128 rows, 64 a warpgroup, and streams the columns: rows are queries and columns keys for dQ, and the other way
 // round for dK and dV. There everything is the transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T go from the
@@ -18,7 +18,7 @@
 //      attention_forward_sm90.cu. The exponentials run while the tensor cores multiply the gradients of the probabilities, and the
 //      last products of a tile while those of the next begin.
 
-#include "common/attention_sm90.cuh"
+#include "common/attention_backward_sm90.cuh"
 
 namespace {
 
@@ -103,55 +103,6 @@ __device__ __forceinline__ void multiply_rows(float (&products)[COLUMNS / 2], co
 #pragma unroll
     for (int step = 0; step < D / 16; ++step)
         wgmma<COLUMNS>(products, k_major_step<D, ATTENTION_ROWS>(rows, step), k_major_step<D, COLUMNS>(columns, step), step > 0);
-    wgmma_commit();
-}
-
-// Whether element `i` of a thread's products is kept.
-template <bool OF_QUERIES, int WORDS>
-__device__ __forceinline__ bool kept(const unsigned (&keep)[WORDS], int i) {
-    constexpr Rows ROWS = OF_QUERIES ? Rows::QUERIES : Rows::KEYS;
-    return keep[i / 32] >> (i % 32 / 8 * 8 + decision_bit<ROWS>(i / 4 % 2, i / 2 % 2, i % 2)) & 1;
-}
-
-// Scores become probabilities; the sequence has `valid` more columns. Terms are the thread's own rows', or of the columns.
-template <bool OF_QUERIES, int COLUMNS>
-__device__ __forceinline__ void exponentiate(float (&scores)[COLUMNS / 2], const float2 (&row_terms)[2], const float2* column_terms,
-                                             int valid, float scale_log2) {
-    const int member = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 2; ++i) {
-        const int column = i / 4 * 8 + 2 * member + i % 2;
-        const float log_sum_exp = OF_QUERIES ? row_terms[i / 2 % 2].x : column_terms[column].x;
-        scores[i] = exp2_approximate(fmaf(scores[i], scale_log2, -log_sum_exp));
-    }
-    // Only the last tile has columns that are not there; exp2 of their scores may be infinite.
-    if (valid < COLUMNS) {
-#pragma unroll
-        for (int i = 0; i < COLUMNS / 2; ++i)
-            if (i / 4 * 8 + 2 * member + i % 2 >= valid) scores[i] = 0.0f;
-    }
-}
-
-// dS from P and dP, in the place of dP.
-template <bool OF_QUERIES, int COLUMNS, int WORDS>
-__device__ __forceinline__ void differentiate(float (&d_probabilities)[COLUMNS / 2], const float (&probabilities)[COLUMNS / 2],
-                                              const float2 (&row_terms)[2], const float2* column_terms, const unsigned (&keep)[WORDS],
-                                              float dropout_scale) {
-    const int member = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 2; ++i) {
-        const float row_sum = OF_QUERIES ? row_terms[i / 2 % 2].y : column_terms[i / 4 * 8 + 2 * member + i % 2].y;
-        const float d_kept = fmaf(d_probabilities[i], dropout_scale, -row_sum);
-        d_probabilities[i] = probabilities[i] * (kept<OF_QUERIES>(keep, i) ? d_kept : -row_sum);
-    }
-}
-
-// sums += a (64 x COLUMNS, in registers) times the columns' tile as it lies, as one group.
-template <int D, int COLUMNS>
-__device__ __forceinline__ void add_columns(float (&sums)[D / 2], const unsigned (&a)[COLUMNS / 16][4], const bf16* columns) {
-#pragma unroll
-    for (int step = 0; step < COLUMNS / 16; ++step)
-        wgmma<D, true>(sums, a[step], mn_major_step<D, COLUMNS>(columns, step), true);
     wgmma_commit();
 }
 

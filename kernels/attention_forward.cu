@@ -304,42 +304,48 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
 }  // namespace
 
 // attention_plan: the blocks of ATTENTION_ROWS rows of every sequence, those of the longest sequences first, then entries without work up
-// to `capacity`, which is at least total_tokens / ATTENTION_ROWS + sequences. Sequences of as many squares of keys, the grain of
-// the kernels' work, stay in order: a counting sort. Grid: one block of 256 threads.
+// to `capacity`, which is at least total_tokens / ATTENTION_ROWS + sequences; and behind these the sequences in the same order
+// (attention_order). Sequences of as many squares of keys, the grain of the kernels' work, stay in order: a counting sort. Grid: one block of 256
+// threads.
 constexpr int PLAN_THREADS = 256;
 constexpr int PLAN_CLASSES = 1024;  // sequences beyond 65,536 tokens share the last one
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS) attention_plan(const int* cu_seqlens, int sequences, int capacity,
                                                                           AttentionBlock* plan) {
-    __shared__ int next[PLAN_CLASSES];  // the longest first: blocks of a class, then where its next block goes
+    // The longest first: blocks of a class and its sequences, then where the next of either goes.
+    __shared__ int next[2][PLAN_CLASSES];
     __shared__ int2 chunk[PLAN_THREADS];  // class and blocks of the sequences that are being placed
     const int thread = threadIdx.x;
+    int* order = attention_order(plan, capacity);
     const auto measure = [&](int sequence) {
         const int length = sequence < sequences ? cu_seqlens[sequence + 1] - cu_seqlens[sequence] : 0;
         return make_int2(max(PLAN_CLASSES - 1 - divide_up(length, PATTERN_BLOCK), 0), divide_up(length, ATTENTION_ROWS));
     };
-    for (int i = thread; i < PLAN_CLASSES; i += PLAN_THREADS) next[i] = 0;
+    for (int i = thread; i < PLAN_CLASSES; i += PLAN_THREADS) next[0][i] = next[1][i] = 0;
     __syncthreads();
     for (int sequence = thread; sequence < sequences; sequence += PLAN_THREADS) {
         const int2 measured = measure(sequence);
-        atomicAdd(&next[measured.x], measured.y);
+        atomicAdd(&next[0][measured.x], measured.y);
+        atomicAdd(&next[1][measured.x], 1);
     }
     __syncthreads();
-    if (thread < WARP) {
-        // A lane owns neighbouring classes.
+    if (thread < 2 * WARP) {
+        // A lane owns neighbouring classes, of blocks or of sequences.
         constexpr int OWN = PLAN_CLASSES / WARP;
+        const int lane = thread % WARP;
+        int* own = next[thread / WARP] + lane * OWN;
         int sum = 0;
-        for (int i = 0; i < OWN; ++i) sum += next[thread * OWN + i];
+        for (int i = 0; i < OWN; ++i) sum += own[i];
         int before = sum;
 #pragma unroll
         for (int offset = 1; offset < WARP; offset *= 2) {
             const int other = __shfl_up_sync(FULL_WARP, before, offset);
-            if (thread >= offset) before += other;
+            if (lane >= offset) before += other;
         }
         before -= sum;
         for (int i = 0; i < OWN; ++i) {
-            const int blocks = next[thread * OWN + i];
-            next[thread * OWN + i] = before;
-            before += blocks;
+            const int count = own[i];
+            own[i] = before;
+            before += count;
         }
     }
     __syncthreads();
@@ -348,18 +354,22 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) attention_plan(const 
         const int2 own = measure(first + thread);
         chunk[thread] = own;
         __syncthreads();
-        int number = total, entry = next[own.x];
+        int number = total, entry = next[0][own.x], rank = next[1][own.x];
         for (int other = 0; other < PLAN_THREADS; ++other) {
             const int2 measured = chunk[other];
             total += measured.y;
             if (other >= thread) continue;
             number += measured.y;
-            if (measured.x == own.x) entry += measured.y;
+            if (measured.x != own.x) continue;
+            entry += measured.y;
+            ++rank;
         }
         for (int block = 0; block < own.y && entry + block < capacity; ++block)
             plan[entry + block] = {first + thread, block * ATTENTION_ROWS, number + block};
+        if (first + thread < sequences) order[rank] = first + thread;
         __syncthreads();
-        atomicAdd(&next[own.x], own.y);
+        atomicAdd(&next[0][own.x], own.y);
+        atomicAdd(&next[1][own.x], 1);
         __syncthreads();
     }
     for (int entry = total + thread; entry < capacity; entry += PLAN_THREADS) plan[entry] = {-1, 0, 0};

@@ -23,6 +23,12 @@ struct AttentionBlock {
     int number;  // which entry it would be if sequences were taken in order: AttentionHooks counts like that
 };
 
+// Behind the entries of a plan: all sequences, the longest first.
+__device__ __forceinline__ int* attention_order(AttentionBlock* plan, int entries) { return reinterpret_cast<int*>(plan + entries); }
+__device__ __forceinline__ const int* attention_order(const AttentionBlock* plan, int entries) {
+    return reinterpret_cast<const int*>(plan + entries);
+}
+
 // One head of one sequence. Row r of queries, keys or values starts at `part + r * stride`.
 struct AttentionHead {
     int64_t start;   // first token of the sequence

@@ -19,6 +19,8 @@ struct AttentionRounds {
     int first, place;
     __device__ AttentionRounds() : first(0), place(blockIdx.x) {}
     __device__ bool more(int pieces) const { return first < pieces; }
+    // In the last round some do not exist.
+    __device__ int piece() const { return first + place; }
     __device__ void next() {
         first += gridDim.x;
         place = gridDim.x - 1 - place;
@@ -28,13 +30,14 @@ struct AttentionWork {
     AttentionBlock block;
     int head;
     __device__ AttentionWork(const AttentionBlock* plan, int entries, int heads, const AttentionRounds& rounds)
-        : block{-1, 0, 0}, head((rounds.first + rounds.place) % heads) {
-        const int entry = (rounds.first + rounds.place) / heads;
+        : block{-1, 0, 0}, head(rounds.piece() % heads) {
+        const int entry = rounds.piece() / heads;
         if (entry < entries) block = plan[entry];
     }
 };
 
-// An mbarrier pair for each stage: full counts bytes, empty counts the consumers' warps. Both sides count uses from 0.
+// An mbarrier pair for each stage: full counts the copying thread and its bytes, or the warps that write, empty the warps that read. Both sides
+// count uses from 0.
 template <int STAGES>
 struct Ring {
     Mbarrier full[STAGES];
@@ -42,10 +45,10 @@ struct Ring {
 };
 
 template <int STAGES>
-__device__ __forceinline__ void ring_init(Ring<STAGES>& ring) {
+__device__ __forceinline__ void ring_init(Ring<STAGES>& ring, int writers = 1, int readers = ATTENTION_CONSUMERS * WARPGROUP / WARP) {
     for (int stage = 0; stage < STAGES; ++stage) {
-        mbarrier_init(&ring.full[stage], 1);
-        mbarrier_init(&ring.empty[stage], ATTENTION_CONSUMERS * WARPGROUP / WARP);
+        mbarrier_init(&ring.full[stage], writers);
+        mbarrier_init(&ring.empty[stage], readers);
     }
 }
 
@@ -57,13 +60,19 @@ struct Turn {
     __device__ explicit Turn(int use) : stage(use % STAGES), parity(use / STAGES % 2) {}
 };
 
+template <int STAGES>
+__device__ __forceinline__ void wait_empty(Ring<STAGES>& ring, int use) {
+    const Turn<STAGES> turn(use);
+    mbarrier_wait(&ring.empty[turn.stage], turn.parity ^ 1);
+}
+
 // Waits until the stage is given back, and announces `bytes` bytes; returns the barrier to report them to.
 template <int STAGES>
 __device__ __forceinline__ Mbarrier* begin_fill(Ring<STAGES>& ring, int use, unsigned bytes) {
-    const Turn<STAGES> turn(use);
-    mbarrier_wait(&ring.empty[turn.stage], turn.parity ^ 1);
-    mbarrier_arrive_expect_tx(&ring.full[turn.stage], bytes);
-    return &ring.full[turn.stage];
+    wait_empty(ring, use);
+    Mbarrier* full = &ring.full[Turn<STAGES>(use).stage];
+    mbarrier_arrive_expect_tx(full, bytes);
+    return full;
 }
 
 template <int STAGES>

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::workload::Workload;
 use crate::Result;
+use crate::device::attention_kernels::AttentionPath;
 use crate::device::planner::{Chip, Planner};
 use crate::device::{DType, Device, Work};
 use crate::model::Recompute;
@@ -59,9 +60,16 @@ pub struct Plan {
 /// Counts the second step of a training; in the first one the tape's pool fills.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] for numbers that make no step.
-pub fn plan(workload: &Workload, chip: Chip, dtype: DType, recompute: Recompute, seed: u64) -> Result<Plan> {
-    let planner = Arc::new(Planner::new(chip));
+/// [`crate::Error::Usage`] for numbers that make no step, and attention kernels that the chip cannot run.
+pub fn plan(
+    workload: &Workload,
+    chip: Chip,
+    attention: AttentionPath,
+    dtype: DType,
+    recompute: Recompute,
+    seed: u64,
+) -> Result<Plan> {
+    let planner = Arc::new(Planner::new(chip, attention));
     let device = Device::Kernels(planner.clone());
     let mut trainer = workload.trainer(&device, dtype, seed)?;
     trainer.model.recompute = recompute;

@@ -58,9 +58,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         _ => DType::Bf16,
     };
     // The defaults of a GPU, which `workload` asks for.
-    let device = Device::Kernels(std::sync::Arc::new(Planner::new(chip)));
+    let device = Device::Kernels(std::sync::Arc::new(Planner::new(chip, common.attention)));
     let workload = args.workload.workload(&device, 1)?;
-    let plan = plan(&workload, chip, dtype, args.recompute, common.seed)?;
+    let plan = plan(&workload, chip, common.attention, dtype, args.recompute, common.seed)?;
     common.print(&plan, |plan| text(plan, &args.workload.title(&workload)))
 }
 

@@ -10,18 +10,22 @@ use crate::{Error, Result};
 
 /// Rows of queries or keys in an entry of the plan: `ATTENTION_ROWS` of `kernels/common/attention.cuh`.
 pub const PLAN_ROWS: usize = 128;
+/// The longest sequence of the kernels that compute all gradients at once: `TILES` of `kernels/attention_backward_whole_sm90.cu`.
+pub const WHOLE_LENGTH: usize = 512;
 
 /// Which family of attention kernels is used: what `--attention` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum AttentionPath {
     /// The first of the table that can run.
     #[default]
     Auto,
     /// mma.sync in bf16, multiply-adds in f32: every GPU from compute capability 8.0 on.
     Sm80,
-    /// wgmma and TMA: compute capability 9.0 alone.
+    /// wgmma and TMA: compute capability 9.0 alone. Heads of 64 have one kernel for all gradients of sequences of at most 512 tokens.
     Sm90,
+    /// The same, with two kernels for the gradients at any length.
+    Sm90Split,
 }
 
 impl AttentionPath {
@@ -31,7 +35,13 @@ impl AttentionPath {
             Self::Auto => "auto",
             Self::Sm80 => "sm80",
             Self::Sm90 => "sm90",
+            Self::Sm90Split => "sm90-split",
         }
+    }
+
+    /// Whether its kernels are Hopper's own.
+    pub fn is_sm90(self) -> bool {
+        matches!(self, Self::Sm90 | Self::Sm90Split)
     }
 }
 
@@ -67,6 +77,8 @@ pub struct AttentionKernels {
     pub backward_queries: AttentionKernel,
     /// The gradients of keys and values.
     pub backward_keys: AttentionKernel,
+    /// All gradients, of sequences up to [`WHOLE_LENGTH`].
+    pub backward_whole: Option<AttentionKernel>,
 }
 
 /// Any capability from 8.0 on.
@@ -84,16 +96,17 @@ macro_rules! sm80 {
             forward: kernel(concat!("attention_forward_", $name, "_d", $d), $forward),
             backward_queries: kernel(concat!("attention_backward_queries_", $name, "_d", $d), $backward),
             backward_keys: kernel(concat!("attention_backward_keys_", $name, "_d", $d), $backward),
+            backward_whole: None,
         }
     };
 }
 
-/// The kernels of the sm90 family for heads of `d` elements: shared bytes of each. 128 rows a block, which stays and takes one after the
+/// The kernels of an sm90 family for heads of `d` elements: shared bytes of each. 128 rows a block, which stays and takes one after the
 /// other; 384 threads.
 macro_rules! sm90 {
-    ($d:literal, $forward:expr, $queries:expr, $keys:expr) => {
+    ($family:ident, $d:literal, $forward:expr, $queries:expr, $keys:expr, $whole:expr) => {
         AttentionKernels {
-            family: AttentionPath::Sm90,
+            family: AttentionPath::$family,
             dtype: DType::Bf16,
             head_dims: [$d, $d],
             capabilities: [(9, 0), (9, 0)],
@@ -101,6 +114,7 @@ macro_rules! sm90 {
             forward: kernel(concat!("attention_forward_sm90_bf16_d", $d), [128, 384, $forward]),
             backward_queries: kernel(concat!("attention_backward_queries_sm90_bf16_d", $d), [128, 384, $queries]),
             backward_keys: kernel(concat!("attention_backward_keys_sm90_bf16_d", $d), [128, 384, $keys]),
+            backward_whole: $whole,
         }
     };
 }
@@ -109,11 +123,17 @@ const fn kernel(name: &'static str, [rows, threads, shared_bytes]: [u32; 3]) -> 
     AttentionKernel { name, rows: rows as usize, threads, shared_bytes }
 }
 
+/// A block takes one (sequence, head) after the other.
+const WHOLE: AttentionKernel = kernel("attention_backward_whole_sm90_bf16_d64", [128, 384, 226 << 10]);
+
 /// Every path, the preferred first. A head takes the first row that fits it.
 pub const TABLE: &[AttentionKernels] = &[
-    sm90!(32, 81 << 10, 57 << 10, 59 << 10),
-    sm90!(64, 161 << 10, 113 << 10, 115 << 10),
-    sm90!(128, 193 << 10, 161 << 10, 162 << 10),
+    sm90!(Sm90, 32, 81 << 10, 57 << 10, 59 << 10, None),
+    sm90!(Sm90, 64, 161 << 10, 113 << 10, 115 << 10, Some(WHOLE)),
+    sm90!(Sm90, 128, 193 << 10, 161 << 10, 162 << 10, None),
+    sm90!(Sm90Split, 32, 81 << 10, 57 << 10, 59 << 10, None),
+    sm90!(Sm90Split, 64, 161 << 10, 113 << 10, 115 << 10, None),
+    sm90!(Sm90Split, 128, 193 << 10, 161 << 10, 162 << 10, None),
     sm80!(Bf16 "bf16", [8, 32], 32, [128, 128, 24 << 10], [128, 128, 33 << 10]),
     sm80!(Bf16 "bf16", [40, 64], 64, [128, 128, 48 << 10], [128, 128, 65 << 10]),
     sm80!(Bf16 "bf16", [72, 128], 128, [128, 128, 64 << 10], [128, 256, 193 << 9]),
@@ -161,11 +181,19 @@ impl AttentionKernels {
         families
     }
 
+    /// The kernel that computes all gradients of a batch whose longest sequence has `longest` tokens, if there is one.
+    pub fn whole(&self, longest: usize) -> Option<&AttentionKernel> {
+        self.backward_whole.as_ref().filter(|_| longest <= WHOLE_LENGTH)
+    }
+
     /// As reports name it: "sm80 bf16, heads of 40 to 64".
     pub fn describe(&self) -> String {
         let [smallest, largest] = self.head_dims;
         let sizes = if smallest == largest { format!("{largest}") } else { format!("{smallest} to {largest}") };
-        format!("{} {}, heads of {sizes}", self.family.name(), self.dtype.name())
+        let whole = self
+            .backward_whole
+            .map_or(String::new(), |_| format!(", gradients up to {WHOLE_LENGTH} tokens in one kernel"));
+        format!("{} {}, heads of {sizes}{whole}", self.family.name(), self.dtype.name())
     }
 
     fn runs_on(&self, capability: (u32, u32)) -> bool {
@@ -197,7 +225,8 @@ mod tests {
     #[test]
     fn every_row_fits_every_chip_that_it_is_for() {
         for row in TABLE {
-            for kernel in [row.forward, row.backward_queries, row.backward_keys] {
+            let kernels = [row.forward, row.backward_queries, row.backward_keys];
+            for kernel in kernels.into_iter().chain(row.backward_whole) {
                 assert!(PLAN_ROWS.is_multiple_of(kernel.rows), "{}", kernel.name);
                 assert!(kernel.threads.is_multiple_of(32) && kernel.threads <= 1024, "{}", kernel.name);
                 // What a block may have on compute capability 8.6 and 8.9, and on 9.0.
@@ -243,5 +272,21 @@ mod tests {
         assert_eq!(family(40, (9, 0), false), AttentionPath::Sm80);
         assert_eq!(family(64, (8, 0), false), AttentionPath::Sm80);
         assert_eq!(family(64, (10, 0), false), AttentionPath::Sm80);
+    }
+
+    #[test]
+    fn gradients_take_one_kernel_where_it_fits_and_is_not_refused() {
+        let whole = |path, head_dim, longest| {
+            let kernels = AttentionKernels::choose(path, DType::Bf16, head_dim, (9, 0), false).unwrap();
+            kernels.whole(longest).map(|kernel| kernel.name)
+        };
+        let name = Some("attention_backward_whole_sm90_bf16_d64");
+        assert_eq!(whole(AttentionPath::Auto, 64, 512), name);
+        assert_eq!(whole(AttentionPath::Sm90, 64, 1), name);
+        for (path, head_dim, longest) in
+            [(AttentionPath::Auto, 64, 513), (AttentionPath::Sm90Split, 64, 512), (AttentionPath::Auto, 128, 512)]
+        {
+            assert_eq!(whole(path, head_dim, longest), None);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::attention_kernels::AttentionPath;
 use super::{Driver, Launch, Work};
 use crate::Result;
 
@@ -56,14 +57,15 @@ struct State {
 /// The driver. Reading its memory gives zeros: losses and norms of nothing, which are finite.
 pub struct Planner {
     chip: Chip,
+    attention: AttentionPath,
     state: Mutex<State>,
 }
 
 impl Planner {
-    /// A planner for a chip.
-    pub fn new(chip: Chip) -> Self {
+    /// A planner for a chip, and the attention kernels that the user asked for.
+    pub fn new(chip: Chip, attention: AttentionPath) -> Self {
         // An address that is no null pointer, and aligned as a driver's are.
-        Self { chip, state: Mutex::new(State { next: 1 << 32, ..State::default() }) }
+        Self { chip, attention, state: Mutex::new(State { next: 1 << 32, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,6 +99,10 @@ impl Driver for Planner {
 
     fn compute_capability(&self) -> (u32, u32) {
         self.chip.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

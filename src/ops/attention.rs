@@ -7,7 +7,7 @@ use super::attention_sm90::Hopper;
 use super::{deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{DeviceBatch, Tape, Tensor};
-use crate::device::attention_kernels::{AttentionKernel, AttentionPath, PLAN_ROWS};
+use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
 use crate::device::cpu::dropout::{AttentionDropout, DropoutArgument};
 use crate::device::{DType, Launch, cpu};
@@ -48,10 +48,13 @@ pub fn attention(
         }
         Some(kernels) => {
             let plan = plan(tape, batch, rows)?;
-            let launch = if kernels.family == AttentionPath::Sm90 {
+            let launch = if kernels.family.is_sm90() {
                 call.hopper(tape, batch, qkv, plan).forward(&kernels.forward)
             } else {
-                let launch = call.launch(&kernels.forward, plan).read(tape.value(qkv)).read(&batch.cu_seqlens);
+                let launch = call
+                    .launch(&kernels.forward, plan_entries(batch, rows))
+                    .read(tape.value(qkv))
+                    .read(&batch.cu_seqlens);
                 let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
                 launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries())
             };
@@ -85,22 +88,30 @@ pub fn attention(
                 let element = tape.dtype().size();
                 let launch = launch.work(work::attention_row_terms(rows, hidden, heads, element));
                 tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
-                let [of_queries, of_keys] =
-                    [3, 4].map(|products| work::attention_side(rows, hidden, heads, batch.pairs, products, element));
-                if kernels.family == AttentionPath::Sm90 {
+                let cost = |products| work::attention_gradients(rows, hidden, heads, batch.pairs, products, element);
+                if kernels.family.is_sm90() {
                     let hopper = call.hopper(tape, &batch, qkv, plan);
-                    let queries = hopper.backward_queries(&kernels.backward_queries, &d_output, &terms);
-                    let keys = hopper.backward_keys(&kernels.backward_keys, &d_output, &terms);
-                    for (launch, work) in [(queries, of_queries), (keys, of_keys)] {
-                        tape.device().launch(&launch.work(work).write(&mut d_qkv))?;
+                    let launches = match kernels.whole(batch.longest) {
+                        Some(kernel) => vec![hopper.backward_whole(kernel, &d_output, &terms).work(cost(5))],
+                        None => vec![
+                            hopper.backward_queries(&kernels.backward_queries, &d_output, &terms).work(cost(3)),
+                            hopper.backward_keys(&kernels.backward_keys, &d_output, &terms).work(cost(4)),
+                        ],
+                    };
+                    for launch in launches {
+                        tape.device().launch(&launch.write(&mut d_qkv))?;
                     }
                 } else {
                     let sides = [
-                        (&kernels.backward_queries, call.hooks.by_queries(), of_queries),
-                        (&kernels.backward_keys, call.hooks.by_keys(), of_keys),
+                        (&kernels.backward_queries, call.hooks.by_queries(), cost(3)),
+                        (&kernels.backward_keys, call.hooks.by_keys(), cost(4)),
                     ];
                     for (kernel, hooks, work) in sides {
-                        let launch = call.launch(kernel, plan).read(tape.value(qkv)).read(&d_output).read(&terms);
+                        let launch = call
+                            .launch(kernel, plan_entries(&batch, rows))
+                            .read(tape.value(qkv))
+                            .read(&d_output)
+                            .read(&terms);
                         let launch =
                             launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
                         let launch = launch.int(rows).value(call.scale() as f32);
@@ -149,7 +160,7 @@ impl Attention {
             qkv: tape.value(qkv),
             cu_seqlens: &batch.cu_seqlens,
             plan: tape.value(plan),
-            entries: plan.rows,
+            entries: plan_entries(batch, qkv.rows),
             rows: qkv.rows,
             heads: self.heads,
             head_dim: self.head_dim,
@@ -160,22 +171,27 @@ impl Attention {
     }
 
     /// Blocks that own fewer rows than a plan entry has share it.
-    fn launch(&self, kernel: &AttentionKernel, plan: Tensor) -> Launch {
-        let blocks = plan.rows * (PLAN_ROWS / kernel.rows);
+    fn launch(&self, kernel: &AttentionKernel, entries: usize) -> Launch {
+        let blocks = entries * (PLAN_ROWS / kernel.rows);
         Launch::new(kernel.name, blocks * self.heads, kernel.threads).shared(kernel.shared_bytes)
     }
 }
 
-/// The blocks of rows of all sequences, the longest first, `[entries, 3]`, made once for all layers of a pass.
+/// Entries of the plan: a sequence contributes at most one that is not full.
+fn plan_entries(batch: &DeviceBatch, rows: usize) -> usize {
+    rows / PLAN_ROWS + batch.cu_seqlens.len() - 1
+}
+
+/// The blocks of rows of all sequences, the longest first, three numbers each, and behind them the sequences in the same order; made once for
+/// all layers of a pass.
 fn plan(tape: &mut Tape, batch: &Rc<DeviceBatch>, rows: usize) -> Result<Tensor> {
     tape.once_a_batch("attention plan", batch, |tape| {
-        let sequences = batch.cu_seqlens.len() - 1;
-        // A sequence contributes at most one entry that is not full.
-        let entries = rows / PLAN_ROWS + sequences;
-        let mut plan = tape.allocate_as(3 * entries, DType::I32)?;
+        let (sequences, entries) = (batch.cu_seqlens.len() - 1, plan_entries(batch, rows));
+        let length = 3 * entries + sequences;
+        let mut plan = tape.allocate_as(length, DType::I32)?;
         let launch = Launch::new("attention_plan", 1, 256).work(work::attention_plan(sequences, entries));
         let launch = launch.read(&batch.cu_seqlens).int(sequences);
         tape.device().launch(&launch.int(entries).write(&mut plan))?;
-        Ok(tape.push(plan, entries, 3))
+        Ok(tape.push(plan, 1, length))
     })
 }

@@ -1,11 +1,11 @@
 //! How the attention kernels for Hopper are launched: tensor maps instead of pointers, and blocks that stay. Which tiles they
-//! copy is written at the kernels, `kernels/attention_forward_sm90.cu` and `attention_backward_sm90.cu`.
+//! copy is written at the kernels, `kernels/attention_*_sm90.cu`.
 
 use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
 use crate::device::cpu::dropout::DropoutArgument;
 use crate::device::{Buffer, Launch, Swizzle, TensorMap};
 
-/// What all three kernels take.
+/// What all these kernels take.
 pub(super) struct Hopper<'a> {
     pub qkv: &'a Buffer,
     pub cu_seqlens: &'a Buffer,
@@ -41,20 +41,38 @@ impl Hopper<'_> {
         let streamed = if self.head_dim == 128 { 32 } else { 64 };
         let launch = self.launch(kernel).tensor_map(self.map(self.qkv, 3, PLAN_ROWS));
         let launch = launch.tensor_map(self.map(self.qkv, 3, streamed)).tensor_map(self.map(d_output, 1, streamed));
-        // Two terms a query.
-        let (length, tile) = (2 * self.rows * self.heads, 2 * streamed as u32);
-        let launch = launch.tensor_map(TensorMap::new(terms, 0, &[length], &[], &[tile], Swizzle::None));
+        let launch = launch.tensor_map(self.terms_map(terms, streamed));
         self.work(launch).int(self.rows).value(self.scale).value(self.dropout)
     }
 
-    /// A block for each multiprocessor, or for each piece of work where those are fewer.
+    /// All gradients, but for their output.
+    pub fn backward_whole(&self, kernel: &AttentionKernel, d_output: &Buffer, terms: &Buffer) -> Launch {
+        const STREAMED: usize = 64;
+        let pieces = (self.cu_seqlens.len() - 1) * self.heads;
+        let launch = self.blocks(kernel, pieces).tensor_map(self.map(self.qkv, 3, PLAN_ROWS));
+        let launch = launch.tensor_map(self.map(self.qkv, 3, STREAMED)).tensor_map(self.map(d_output, 1, STREAMED));
+        let launch = launch.tensor_map(self.terms_map(terms, STREAMED)).read(self.cu_seqlens).read(self.plan);
+        let launch = launch.int(self.entries).int(pieces).int(self.heads);
+        launch.int(self.rows).value(self.scale).value(self.dropout)
+    }
+
     fn launch(&self, kernel: &AttentionKernel) -> Launch {
-        let blocks = self.multiprocessors.min(self.entries * self.heads).max(1);
+        self.blocks(kernel, self.entries * self.heads)
+    }
+
+    /// A block for each multiprocessor, or for each piece of work where those are fewer.
+    fn blocks(&self, kernel: &AttentionKernel, pieces: usize) -> Launch {
+        let blocks = self.multiprocessors.min(pieces).max(1);
         Launch::new(kernel.name, blocks, kernel.threads).shared(kernel.shared_bytes)
     }
 
     fn work(&self, launch: Launch) -> Launch {
         launch.read(self.cu_seqlens).read(self.plan).int(self.entries).int(self.heads)
+    }
+
+    /// The row terms, two a query, in tiles of `queries`.
+    fn terms_map(&self, terms: &Buffer, queries: usize) -> TensorMap {
+        TensorMap::new(terms, 0, &[2 * self.rows * self.heads], &[], &[2 * queries as u32], Swizzle::None)
     }
 
     /// The matrix `[rows, parts * hidden]` in tiles of `tile_rows` rows of one head, at most 64 elements wide.

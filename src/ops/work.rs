@@ -133,9 +133,9 @@ pub fn sum_of_parts(parts: usize, results: usize, result: usize, adds: bool) -> 
     Work::new(results * (4 * parts + (1 + usize::from(adds)) * result), results * parts)
 }
 
-/// The list of blocks of rows of all sequences.
+/// The list of blocks of rows of all sequences, and their order.
 pub fn attention_plan(sequences: usize, entries: usize) -> Work {
-    Work::new(4 * (sequences + 1) + 12 * entries, 0)
+    Work::new(4 * (2 * sequences + 1) + 12 * entries, 0)
 }
 
 /// The products of output and its gradient in each row and head, beside the row's sum of exponentials.
@@ -148,14 +148,21 @@ pub fn attention_forward(rows: usize, hidden: usize, heads: usize, pairs: u64, e
     Work { flops: 4.0 * hidden as f64 * pairs as f64, ..Work::new(4 * rows * hidden * element + 4 * rows * heads, 0) }
 }
 
-/// Five products for each pair; seven where queries and keys are done one after the other.
+/// Five products for each pair; a device takes seven where queries and keys are done one after the other.
 pub fn attention_backward(rows: usize, hidden: usize, heads: usize, pairs: u64, element: usize) -> Work {
     Work { flops: 10.0 * hidden as f64 * pairs as f64, ..Work::new(8 * rows * hidden * element + 4 * rows * heads, 0) }
 }
 
-/// One of the two kernels of the way back: `products` of the pairs (3 for the queries, 4 for the keys); it reads the inputs and the
+/// A kernel of the way back: `products` of the pairs (3 for the queries, 4 for the keys, 5 for all at once); it reads the inputs and the
 /// output's gradient and writes its part of the inputs' gradients.
-pub fn attention_side(rows: usize, hidden: usize, heads: usize, pairs: u64, products: usize, element: usize) -> Work {
+pub fn attention_gradients(
+    rows: usize,
+    hidden: usize,
+    heads: usize,
+    pairs: u64,
+    products: usize,
+    element: usize,
+) -> Work {
     let tensors = 2 + products;
     let flops = 2.0 * (products * hidden) as f64 * pairs as f64;
     Work { flops, ..Work::new(tensors * rows * hidden * element + 8 * rows * heads, 0) }

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
+use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::device::gemm_choice::GemmTable;
 use helixgrad::device::graphs::{Graph, Task};
-use helixgrad::device::{DType, Device, Driver, GemmChoice, Launch, Swizzle, TensorMap, Value};
+use helixgrad::device::{Choices, DType, Device, Driver, Launch, Swizzle, TensorMap, Value};
 use helixgrad::{Error, Result};
 
 /// Device memory is host memory between guard pages; launches run one after the other, each with another schedule.
 struct Emulator {
     capability: (u32, u32),
+    attention: AttentionPath,
     gemm: GemmTable,
     memory: Mutex<HashMap<u64, GuardedBuffer>>,
     launches: AtomicU64,
@@ -27,13 +29,14 @@ pub fn device() -> Device {
 
 /// The same, for which operations choose as for a chip of that compute capability.
 pub fn chip(capability: (u32, u32)) -> Device {
-    choosing(capability, GemmChoice::Own)
+    choosing(capability, Choices::default())
 }
 
-/// The same, told who computes matrix products.
-pub fn choosing(capability: (u32, u32), gemm: GemmChoice) -> Device {
-    let gemm = GemmTable::new(gemm);
-    Device::Kernels(Arc::new(Emulator { capability, gemm, memory: Mutex::default(), launches: AtomicU64::default() }))
+/// The same, with the kernels that a user asks for.
+pub fn choosing(capability: (u32, u32), choices: Choices) -> Device {
+    let Choices { attention, gemm, .. } = choices;
+    let (gemm, memory, launches) = (GemmTable::new(gemm), Mutex::default(), AtomicU64::default());
+    Device::Kernels(Arc::new(Emulator { capability, attention, gemm, memory, launches }))
 }
 
 /// A tensor map as the emulator reads it.
@@ -84,6 +87,10 @@ impl Driver for Emulator {
 
     fn compute_capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn attention_path(&self) -> AttentionPath {
+        self.attention
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

@@ -1,12 +1,12 @@
 //! The whole model on a device with kernels against the CPU device: the same batches, the same dropout, the same losses.
 
+mod attention;
 mod emulated;
 mod errors;
 #[path = "../golden/fixture.rs"]
 mod fixture;
 mod golden;
 mod graphs;
-mod hooks;
 mod profile;
 mod sampling;
 mod training;
@@ -132,15 +132,13 @@ fn bf16_trains_as_the_cpu_does() {
     }
 }
 
-/// The device that `HELIXGRAD_TEST_DEVICE` names, told who computes matrix products where it has kernels for Hopper; where none is
-/// named, the emulator as for Hopper.
-fn hopper(gemm: GemmChoice) -> Device {
+/// The device that `HELIXGRAD_TEST_DEVICE` names, told which kernels to take where it has those for Hopper; where none is named, the
+/// emulator as for Hopper.
+fn hopper(choices: Choices) -> Device {
     match (emulated::named(), std::env::var("HELIXGRAD_TEST_DEVICE")) {
-        (Some(device), Ok(name)) if device.runs_sm90() => {
-            Device::open(&name, Choices { gemm, ..Choices::default() }).unwrap()
-        }
+        (Some(device), Ok(name)) if device.runs_sm90() => Device::open(&name, choices).unwrap(),
         (Some(device), _) => device,
-        (None, _) => emulated::choosing((9, 0), gemm),
+        (None, _) => emulated::choosing((9, 0), choices),
     }
 }
 
@@ -148,6 +146,7 @@ fn hopper(gemm: GemmChoice) -> Device {
 /// clusters.
 #[test]
 fn hopper_kernels_train_as_the_cpu_does() {
+    let hopper = |gemm| hopper(Choices { gemm, ..Choices::default() });
     for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1), (128, Head::MaskedLm, 1)]
     {
         let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use helixgrad::autograd::{Matrix, Parameters, Spec, Tape, Vector};
 use helixgrad::device::recorder::{Piece, Recorder};
-use helixgrad::device::{DType, Device, GemmChoice};
+use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::model::{Head, Model, Task};
 use helixgrad::ops::{self, Sampler};
@@ -26,9 +26,9 @@ fn family(kernel: &str) -> String {
 }
 
 /// Steps of a small model under every head and loss.
-fn train(device: &Device, dtype: DType, head: Head) {
+fn train(device: &Device, dtype: DType, head_dim: usize, head: Head) {
     let batch = batch(&head);
-    let model = Model::initialise(config(32), head.clone(), DType::F32, 3).unwrap();
+    let model = Model::initialise(config(head_dim), head.clone(), DType::F32, 3).unwrap();
     let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 9).unwrap();
     trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
     if dtype == DType::Bf16 {
@@ -80,16 +80,17 @@ fn sample(device: &Device) {
 #[test]
 fn every_kernel_states_its_work() {
     let mut launched = BTreeSet::new();
-    for (capability, gemm, dtype, head) in [
-        ((8, 0), GemmChoice::Own, DType::Bf16, Head::MaskedLm),
-        ((8, 0), GemmChoice::Own, DType::F32, Head::Cls { labels: 3 }),
-        ((9, 0), GemmChoice::OwnSingle, DType::Bf16, Head::MaskedLm),
-        ((9, 0), GemmChoice::OwnCluster, DType::Bf16, Head::MaskedLm),
+    for (capability, gemm, dtype, head_dim, head) in [
+        ((8, 0), GemmChoice::Own, DType::Bf16, 32, Head::MaskedLm),
+        ((8, 0), GemmChoice::Own, DType::F32, 32, Head::Cls { labels: 3 }),
+        ((9, 0), GemmChoice::OwnSingle, DType::Bf16, 32, Head::MaskedLm),
+        ((9, 0), GemmChoice::OwnCluster, DType::Bf16, 64, Head::MaskedLm),
     ] {
-        let (device, recorder) = Recorder::wrap(&emulated::choosing(capability, gemm));
+        let (device, recorder) =
+            Recorder::wrap(&emulated::choosing(capability, Choices { gemm, ..Choices::default() }));
         let recorder = recorder.unwrap();
         recorder.start();
-        train(&device, dtype, head);
+        train(&device, dtype, head_dim, head);
         operations(&device, dtype);
         sample(&device);
         let is_kernel = |piece: &Piece| helixgrad_kernels_emulated::find(&piece.name).is_some();

@@ -119,7 +119,7 @@ pub fn kernels<T: Attention>(case: &Case, qkv: &[f32], d_output: &[f32], schedul
     let qkv = Memory::of::<T>("qkv", qkv);
     let d_output = Memory::of::<T>("d_output", d_output);
     let cu_seqlens = Memory::integers("cu_seqlens", &case.cu_seqlens());
-    let plan = Memory::poisoned_integers("plan", 3 * capacity);
+    let plan = Memory::poisoned_integers("plan", 3 * capacity + sequences);
     let output = Memory::poisoned::<T>("output", elements);
     let log_sum_exp = Memory::poisoned::<f32>("log_sum_exp", total * heads);
     let terms = Memory::poisoned::<f32>("row_terms", 2 * total * heads);
@@ -357,14 +357,16 @@ fn squares_outside_the_pattern_are_not_computed() {
     }
 }
 
-/// The plan's entries, (sequence, first row, number).
-fn plan(lengths: &[usize]) -> Vec<[i32; 3]> {
+/// The plan's entries, (sequence, first row, number), and the order of sequences.
+fn plan(lengths: &[usize]) -> (Vec<[i32; 3]>, Vec<i32>) {
     let case = Case::new(lengths, 1, 8, 0.0, 0);
     let capacity = case.total() / PLAN_ROWS + lengths.len();
     let cu_seqlens = Memory::integers("cu_seqlens", &case.cu_seqlens());
-    let plan = Memory::poisoned_integers("plan", 3 * capacity);
+    let plan = Memory::poisoned_integers("plan", 3 * capacity + lengths.len());
     launch!("attention_plan", [1, 1], [256, 1], 3, [&cu_seqlens, lengths.len(), capacity, &plan]);
-    plan.to_integers().chunks_exact(3).map(|entry| entry.try_into().unwrap()).collect()
+    let mut entries = plan.to_integers();
+    let order = entries.split_off(3 * capacity);
+    (entries.chunks_exact(3).map(|entry| entry.try_into().unwrap()).collect(), order)
 }
 
 #[test]
@@ -379,7 +381,10 @@ fn the_plan_has_the_longest_sequences_first() {
             }
         }
         entries.sort_by_key(|(squares, _)| std::cmp::Reverse(*squares));
-        let found = plan(lengths);
+        let (found, order) = plan(lengths);
+        let mut sequences: Vec<_> = (0..lengths.len() as i32).collect();
+        sequences.sort_by_key(|&sequence| std::cmp::Reverse(lengths[sequence as usize].div_ceil(SQUARE).min(1023)));
+        assert_eq!(order, sequences);
         let (entries, rest) = (entries.iter().map(|(_, entry)| *entry), &found[entries.len()..]);
         assert!(
             found.iter().copied().eq(entries.chain(rest.iter().map(|_| [-1, 0, 0]))),
@@ -412,8 +417,8 @@ fn pieces_of_the_plan_balance() {
     }
     lengths.retain(|&length| length > 0);
     let time = |entry: &[i32; 3]| lengths[entry[0] as usize].div_ceil(128) + 1;
-    let planned: Vec<usize> = plan(&lengths).iter().filter(|entry| entry[0] >= 0).map(time).collect();
-    let mut in_order: Vec<[i32; 3]> = plan(&lengths).into_iter().filter(|entry| entry[0] >= 0).collect();
+    let mut in_order: Vec<[i32; 3]> = plan(&lengths).0.into_iter().filter(|entry| entry[0] >= 0).collect();
+    let planned: Vec<usize> = in_order.iter().map(time).collect();
     in_order.sort_by_key(|entry| entry[2]);
     let in_order: Vec<usize> = in_order.iter().map(time).collect();
     let planned: Vec<usize> = planned.iter().flat_map(|&time| [time; HEADS]).collect();
