@@ -18,7 +18,7 @@ fn every_file_of_kernels_has_a_bench() {
     let files = fs::read_dir(root.join("kernels")).unwrap().map(|entry| entry.unwrap().path());
     let mut found = 0;
     for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "cu")) {
-        let stem = file.file_stem().unwrap().to_str().unwrap().trim_end_matches("_sm90");
+        let stem = file.file_stem().unwrap().to_str().unwrap().trim_end_matches("_sm90").trim_end_matches("_whole");
         let op = stem.trim_end_matches("_forward").trim_end_matches("_backward");
         assert!(root.join("benches").join(op).with_extension("rs").is_file(), "no benches/{op}.rs for {file:?}");
         assert!(manifest.contains(&format!("[[bench]]\nname = \"{op}\"\nharness = false\n")), "{op} in Cargo.toml");
