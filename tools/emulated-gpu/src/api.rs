@@ -14,7 +14,7 @@ use cudarc::driver::sys::{
 };
 
 use crate::fatbin::{self, Image};
-use crate::gpu::{self, Answer, CONTEXT, Event, Gpu, Module, STREAM, Task, current, started};
+use crate::gpu::{self, Answer, CONTEXT, Event, Gpu, STREAM, Task, current, started};
 
 /// What the handles of a kind begin with, so that one kind is not taken for another.
 const MODULE: usize = 1 << 40;
@@ -162,7 +162,7 @@ driver_functions! {
             if matches!(image, Image::NoBinary) {
                 return Err(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
             }
-            gpu.modules.push(Module { image });
+            gpu.modules.push(image);
             give(module, handle(MODULE, gpu.modules.len() - 1))
         })
     }

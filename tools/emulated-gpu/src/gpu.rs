@@ -69,14 +69,10 @@ pub enum Task {
     Reach(Arc<Event>),
 }
 
-pub struct Module {
-    pub image: Image,
-}
-
 pub struct Gpu {
     pub capability: (u32, u32),
     pub memory: Memory,
-    pub modules: Vec<Module>,
+    pub modules: Vec<Image>,
     pub functions: Vec<Function>,
     pub events: Vec<Option<Arc<Event>>>,
     pub graphs: Vec<Option<Graph>>,

@@ -43,7 +43,7 @@ impl Gpu {
     pub fn function(&mut self, module: usize, name: &CStr) -> Answer<usize> {
         let module = self.modules.get(module).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
         let name = name.to_str().map_err(|_| CUresult::CUDA_ERROR_NOT_FOUND)?;
-        let resources = match &module.image {
+        let resources = match module {
             Image::Code(kernels) => {
                 let found = kernels.iter().find(|kernel| kernel.name == name).ok_or(CUresult::CUDA_ERROR_NOT_FOUND)?;
                 Some(found.clone())
