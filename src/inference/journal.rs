@@ -20,7 +20,8 @@ use crate::{Error, Result};
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
 
-/// A state is saved no more often than this, and takes no more than a twentieth of the time.
+/// The first state is saved as soon as there is anything to keep; the others no more often than this, and they take no
+/// more than a twentieth of the time.
 const INTERVAL: Duration = Duration::from_secs(1);
 const LARGEST_SHARE: u32 = 20;
 
@@ -113,7 +114,7 @@ impl Journal {
             None => None,
         };
         let saved = Instant::now();
-        Ok((Self { folder, files, fingerprint, begun, saved, interval: INTERVAL, _lock: lock }, state))
+        Ok((Self { folder, files, fingerprint, begun, saved, interval: Duration::ZERO, _lock: lock }, state))
     }
 
     /// Appends to file `index`.
