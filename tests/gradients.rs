@@ -6,7 +6,7 @@ use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, V
 use helixgrad::device::attention_pattern::AttentionPattern;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::{self, AlibiBias, AttentionHooks, Normalisation, SparseBlocks};
+use helixgrad::ops::{self, AlibiBias, AttentionHooks, Normalisation, SparseBlocks, Summands};
 use helixgrad::philox::{Philox, Purpose};
 
 const STEP: f64 = 1e-5;
@@ -137,9 +137,9 @@ fn a_tensor_with_two_users_gets_both_gradients() {
     check(&[(6, 4)], &mut p, |tape, p, x| {
         let a = ops::linear(tape, p, x[0], weights.0, None).unwrap();
         let b = ops::linear(tape, p, a, weights.1, None).unwrap();
-        let c = ops::layernorm(tape, p, b, Some(a), 0.0, norm).unwrap();
+        let c = ops::layernorm(tape, p, b, Summands { residual: Some(a), ..Summands::default() }, norm).unwrap();
         let d = ops::linear(tape, p, c, weights.0, None).unwrap();
-        ops::layernorm(tape, p, d, Some(x[0]), 0.3, norm).unwrap()
+        ops::layernorm(tape, p, d, Summands { residual: Some(x[0]), dropout: 0.3, bias: None }, norm).unwrap()
     });
 }
 
@@ -152,8 +152,8 @@ fn linear_gelu() {
 
 #[test]
 fn feed_forward() {
-    let mut p = parameters(&[&[7, 4], &[7], &[5, 7], &[5]]);
-    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), (matrix(&p, 2), vector(&p, 3)));
+    let mut p = parameters(&[&[7, 4], &[7], &[5, 7]]);
+    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
     check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down).unwrap());
 }
 
@@ -161,21 +161,26 @@ fn feed_forward() {
 #[test]
 fn feed_forward_beside_its_residual() {
     let mut p = parameters(&[&[6, 4], &[6], &[4, 6], &[4], &[4], &[4]]);
-    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), (matrix(&p, 2), vector(&p, 3)));
+    let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
+    let bias = Some(vector(&p, 3));
     let norm = Normalisation { gamma: vector(&p, 4), beta: vector(&p, 5), eps: 1e-12 };
     check(&[(9, 4)], &mut p, |tape, p, x| {
         let y = ops::feed_forward(tape, p, x[0], up, down).unwrap();
-        ops::layernorm(tape, p, y, Some(x[0]), 0.2, norm).unwrap()
+        ops::layernorm(tape, p, y, Summands { bias, residual: Some(x[0]), dropout: 0.2 }, norm).unwrap()
     });
 }
 
 #[test]
-fn layernorm_with_every_mix_of_residual_and_dropout() {
-    for (residual, dropout) in [(false, 0.0), (true, 0.0), (false, 0.4), (true, 0.4)] {
-        let mut p = parameters(&[&[9], &[9]]);
+fn layernorm_with_every_mix_of_bias_residual_and_dropout() {
+    for (case, dropout) in (0..4).flat_map(|case| [(case, 0.0), (case, 0.4)]) {
+        let (bias, residual) = (case & 1 != 0, case & 2 != 0);
+        let mut p = parameters(if bias { &[&[9], &[9], &[9]] } else { &[&[9], &[9]] });
+        let bias = bias.then(|| vector(&p, 2));
         let norm = Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 };
         let shapes: &[(usize, usize)] = if residual { &[(35, 9), (35, 9)] } else { &[(35, 9)] };
-        check(shapes, &mut p, |tape, p, x| ops::layernorm(tape, p, x[0], x.get(1).copied(), dropout, norm).unwrap());
+        check(shapes, &mut p, |tape, p, x| {
+            ops::layernorm(tape, p, x[0], Summands { bias, residual: x.get(1).copied(), dropout }, norm).unwrap()
+        });
     }
 }
 

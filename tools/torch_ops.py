@@ -128,17 +128,19 @@ def attention(bench, shapes):
 
 def layernorm(bench, shapes):
     tokens, hidden = shapes.tokens, shapes.hidden
-    for name, residual, dropout in [("residual dropout", True, 0.1), ("residual", True, 0.0), ("alone", False, 0.0)]:
+    rows = [("bias residual dropout", True, True, 0.1), ("residual", False, True, 0.0), ("alone", False, False, 0.0)]
+    for name, bias, residual, dropout in rows:
 
-        def forward(gamma, beta, x, *residuals, dropout=dropout):
-            total = functional.dropout(x, dropout) if dropout else x
+        def forward(gamma, beta, shift, x, *residuals, bias=bias, dropout=dropout):
+            total = x + shift if bias else x
+            total = functional.dropout(total, dropout) if dropout else total
             for residual in residuals:
                 total = total + residual
             return functional.layer_norm(total, (hidden,), gamma, beta, 1e-12)
 
         def inputs(residual=residual):
             tensors = [bench.random(tokens, hidden, gradient=True) for _ in range(2 if residual else 1)]
-            return [bench.random(hidden, gradient=True), bench.random(hidden, gradient=True), *tensors]
+            return [*(bench.random(hidden, gradient=True) for _ in range(3)), *tensors]
 
         bench.both_ways(f"layernorm/{name} {tokens}x{hidden}", "torch.compile", inputs, compiled(forward))
 

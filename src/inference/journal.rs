@@ -2,11 +2,11 @@
 //! goes on from the last state; what was written after it is cut off.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flate2::Crc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,16 +43,14 @@ pub fn is_interrupted(folder: &Path) -> bool {
     folder.join(STATE).is_file()
 }
 
-/// What tells a model from another: a hash of its weights, and the type that they are computed with.
+/// What tells a model from another: a CRC-32 of its weights, and the type that they are computed with.
 ///
 /// # Errors
 /// Those of the device.
 pub fn fingerprint(checkpoint: &Checkpoint, dtype: DType) -> Result<Value> {
-    let mut hasher = DefaultHasher::new();
-    for weight in checkpoint.model.parameters.host_values()? {
-        weight.to_bits().hash(&mut hasher);
-    }
-    Ok(json!({ "model": format!("{:016x}", hasher.finish()), "dtype": dtype.name() }))
+    let mut crc = Crc::new();
+    crc.update(bytemuck::cast_slice(&checkpoint.model.parameters.host_values()?));
+    Ok(json!({ "model": format!("{:08x}", crc.sum()), "dtype": dtype.name() }))
 }
 
 impl Journal {

@@ -8,7 +8,7 @@ use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
-use crate::ops;
+use crate::ops::{self, Summands};
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
@@ -222,7 +222,8 @@ impl Model {
 
     fn embed(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
         let embedded = ops::embedding(tape, &self.parameters, batch, self.layout.embeddings)?;
-        let embedded = ops::layernorm(tape, &self.parameters, embedded, None, 0.0, self.layout.embedding_norm)?;
+        let embedded =
+            ops::layernorm(tape, &self.parameters, embedded, Summands::default(), self.layout.embedding_norm)?;
         ops::dropout(tape, embedded, self.config.hidden_dropout_prob)
     }
 
@@ -256,11 +257,14 @@ impl Model {
             attended = ops::gather(tape, batch, attended)?;
             x = ops::gather(tape, batch, x)?;
         }
-        let attended = linear(tape, parameters, attended, layer.attention_output)?;
-        let attended = ops::layernorm(tape, parameters, attended, Some(x), dropout, layer.attention_norm)?;
-        let (up, down) = (layer.intermediate, layer.output);
-        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), (down.weight, down.bias))?;
-        ops::layernorm(tape, parameters, output, Some(attended), dropout, layer.output_norm)
+        // The biases of a block's last product are added by the LayerNorm behind it.
+        let (last, up, down) = (layer.attention_output, layer.intermediate, layer.output);
+        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
+        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
+        let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
+        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), down.weight)?;
+        let summands = Summands { bias: Some(down.bias), residual: Some(attended), dropout };
+        ops::layernorm(tape, parameters, output, summands, layer.output_norm)
     }
 
     /// The head's logits for `batch.rows`: `[rows, classes]`; without a head, their hidden states: `[rows, hidden]`.
@@ -274,7 +278,7 @@ impl Model {
         match &self.layout.head {
             HeadLayout::MaskedLm { transform, norm, bias } => {
                 let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias)?;
-                let x = ops::layernorm(tape, parameters, x, None, 0.0, *norm)?;
+                let x = ops::layernorm(tape, parameters, x, Summands::default(), *norm)?;
                 ops::logits(tape, parameters, x, self.layout.embeddings[0], *bias)
             }
             HeadLayout::Cls { pooler, classifier } => {

@@ -1,4 +1,4 @@
-//! `y = gelu(x U^T + a) W^T + b`: the feed-forward block of an encoder layer.
+//! `y = gelu(x U^T + a) W^T`: the feed-forward block of an encoder layer, but for its last bias, which LayerNorm adds.
 //!
 //! One operation, so that on the way back GELU's derivative is part of the product before it. `x U^T` and GELU's output are kept.
 
@@ -6,7 +6,7 @@ use super::product::{self, OutputGradient};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 
-/// `x`: `[rows, in]`; `up`: `[inner, in]` and `[inner]`; `down`: `[out, inner]` and `[out]`; the result is `[rows, out]`.
+/// `x`: `[rows, in]`; `up`: `[inner, in]` and `[inner]`; `down`: `[out, inner]`; the result is `[rows, out]`.
 ///
 /// # Errors
 /// Those of the device.
@@ -15,25 +15,25 @@ pub fn feed_forward(
     parameters: &Parameters,
     x: Tensor,
     up: (Matrix, Vector),
-    down: (Matrix, Vector),
+    down: Matrix,
 ) -> Result<Tensor> {
     let started = tape.start("feed_forward");
-    let (rows, inner, output) = (x.rows, up.0.rows, down.0.rows);
+    let (rows, inner, output) = (x.rows, up.0.rows, down.rows);
     let mut kept = tape.allocate(rows * inner)?;
     let mut activated = tape.allocate(rows * inner)?;
     product::forward_gelu(tape, parameters, x, up, &mut kept, &mut activated)?;
     let kept = tape.push(kept, rows, inner);
     let activated = tape.push(activated, rows, inner);
     let mut y = tape.allocate(rows * output)?;
-    product::forward(tape, parameters, activated, down.0, Some(down.1), (&mut y, output))?;
+    product::forward(tape, parameters, activated, down, None, (&mut y, output))?;
     let y = tape.push(y, rows, output);
 
     tape.record("feed_forward", started, move |tape, parameters| {
         let values = tape.take_gradient(y)?;
         let dy = OutputGradient { values: &values, rows, stride: output };
         let mut d_kept = tape.allocate(rows * inner)?;
-        product::input_gradient_gelu(tape, parameters, dy, down.0, (kept, up.1), &mut d_kept)?;
-        product::parameter_gradients(tape, parameters, dy, activated, down.0, Some(down.1))?;
+        product::input_gradient_gelu(tape, parameters, dy, down, (kept, up.1), &mut d_kept)?;
+        product::parameter_gradients(tape, parameters, dy, activated, down, None)?;
         tape.recycle(values);
         let dy = OutputGradient { values: &d_kept, rows, stride: inner };
         let (mut dx, accumulate) = tape.gradient_slot(x)?;

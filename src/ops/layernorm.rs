@@ -1,11 +1,11 @@
-//! `y = LayerNorm(residual + dropout(x))`, one node. `x` is consumed: its memory keeps the sum for the way back.
+//! `y = LayerNorm(residual + dropout(x + bias))`, one node. `x` is consumed: its memory keeps the sum for the way back.
 
 use super::{deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::dropout::DropoutArgument;
-use crate::device::cpu::layernorm::{Affine, Gradients};
-use crate::device::{Device, Launch, cpu};
+use crate::device::cpu::layernorm::{self, Affine, Gradients};
+use crate::device::{Device, Launch};
 
 /// Which parameters a LayerNorm has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +18,18 @@ pub struct Normalisation {
     pub eps: f64,
 }
 
-/// `x` and `residual`: `[rows, columns]`; `dropout` is the probability with which elements of `x` are dropped.
+/// What is normalised besides `x`: `residual + dropout(x + bias)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summands {
+    /// `[columns]`. The bias of a linear layer costs nothing here, and on the way back there a pass over the gradient.
+    pub bias: Option<Vector>,
+    /// `[rows, columns]`.
+    pub residual: Option<Tensor>,
+    /// The probability with which elements of `x + bias` are dropped.
+    pub dropout: f64,
+}
+
+/// `x`: `[rows, columns]`.
 ///
 /// # Errors
 /// None on the CPU.
@@ -26,31 +37,39 @@ pub fn layernorm(
     tape: &mut Tape,
     parameters: &Parameters,
     x: Tensor,
-    residual: Option<Tensor>,
-    dropout: f64,
+    summands: Summands,
     norm: Normalisation,
 ) -> Result<Tensor> {
     let started = tape.start("layernorm");
     assert_eq!(x.columns, norm.gamma.len, "layernorm: input and scale differ in size");
+    let Summands { bias, residual, dropout } = summands;
+    assert!(bias.is_none_or(|bias| bias.len == x.columns), "layernorm: input and bias differ in size");
     assert!(residual.is_none_or(|residual| (residual.rows, residual.columns) == (x.rows, x.columns)));
     let dropout = tape.dropout(dropout);
     let mut z = tape.take_value(x);
     let mut y = tape.allocate(x.rows * x.columns)?;
     let mut statistics = tape.allocate_scratch(x.rows * 2)?;
     let element = tape.dtype().size();
-    let work = work::layernorm_forward(x.rows, x.columns, element, residual.is_some(), dropout.is_some());
+    let work =
+        work::layernorm_forward(x.rows, x.columns, element, residual.is_some(), bias.is_some() || dropout.is_some());
     tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let values = parameters.values.slice::<T>();
             let affine = Affine { gamma: &values[norm.gamma.range()], beta: &values[norm.beta.range()], eps: norm.eps };
+            let bias = bias.map(|bias| &values[bias.range()]);
             let residual = residual.map(|residual| tape.value(residual).slice());
-            cpu::layernorm::forward(z.slice_mut(), residual, dropout, affine, y.slice_mut(), statistics.slice_mut());
+            let summands = layernorm::Summands { bias, residual, dropout };
+            layernorm::forward(z.slice_mut(), summands, affine, y.slice_mut(), statistics.slice_mut());
         }),
         device => {
             let rows_per_block = if x.columns <= 1024 { 8 } else { 1 };
             let blocks = x.rows.div_ceil(rows_per_block).max(1);
             let launch = Launch::new(kernel("layernorm_forward", tape.dtype()), blocks, 256).work(work).write(&mut z);
+            let launch = match bias {
+                Some(bias) => launch.read_at(&parameters.values, bias.offset),
+                None => launch.null(),
+            };
             let launch = match residual {
                 Some(residual) => launch.read(tape.value(residual)),
                 None => launch.null(),
@@ -70,17 +89,20 @@ pub fn layernorm(
         let mut dx = dropout.map(|_| tape.allocate(x.rows * x.columns)).transpose()?;
         // The number of partial sums depends on the shape alone, so that they have the same bits on any chip.
         let parts = (x.rows.div_ceil(16)).clamp(1, 528);
-        let mut partials = tape.allocate_scratch(parts * 2 * x.columns)?;
+        let sums = if bias.is_some() { 3 } else { 2 };
+        let mut partials = tape.allocate_scratch(parts * sums * x.columns)?;
         let work = work::layernorm_backward(x.rows, x.columns, element, dropout.is_some());
         tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
                 let gamma = &parameters.values.slice::<T>()[norm.gamma.range()];
-                let (d_gamma, d_beta) = two_ranges(parameters.gradients.slice_mut(), norm);
-                let dx = dx.as_mut().map(|dx| dx.slice_mut());
-                let gradients = Gradients { dz: dz.slice_mut(), dx, d_gamma, d_beta };
+                let ranges = [norm.gamma.range(), norm.beta.range(), bias.map_or(0..0, |bias| bias.range())];
+                let vectors = parameters.gradients.slice_mut().get_disjoint_mut(ranges);
+                let [d_gamma, d_beta, d_bias] = vectors.expect("parameters do not overlap");
+                let (dx, d_bias) = (dx.as_mut().map(|dx| dx.slice_mut()), bias.map(|_| d_bias));
+                let gradients = Gradients { dz: dz.slice_mut(), dx, d_gamma, d_beta, d_bias };
                 let (z, statistics) = (tape.value(z).slice(), tape.value(statistics).slice());
-                cpu::layernorm::backward::<T>(z, statistics, gamma, dropout, gradients);
+                layernorm::backward::<T>(z, statistics, gamma, dropout, gradients);
             }),
             device => {
                 let launch = Launch::new(kernel("layernorm_backward", tape.dtype()), parts, 128).read(tape.value(z));
@@ -91,12 +113,17 @@ pub fn layernorm(
                     None => launch.null(),
                 };
                 let launch = launch.int(x.rows).int(x.columns).value(DropoutArgument::of(dropout));
+                let launch = launch.int(usize::from(bias.is_some()));
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let launch = Launch::new("layernorm_finish_f32", x.columns.div_ceil(32), 256).block(32, 8, 1);
-                let work = work::sum_of_parts(parts, 2 * x.columns, parameters.gradients.dtype().size(), true);
+                let work = work::sum_of_parts(parts, sums * x.columns, parameters.gradients.dtype().size(), true);
                 let launch = launch.work(work).read(&partials).int(parts).int(x.columns);
                 let launch = launch.write_at(&mut parameters.gradients, norm.gamma.offset);
-                device.launch(&launch.write_at(&mut parameters.gradients, norm.beta.offset))?;
+                let launch = launch.write_at(&mut parameters.gradients, norm.beta.offset);
+                device.launch(&match bias {
+                    Some(bias) => launch.write_at(&mut parameters.gradients, bias.offset),
+                    None => launch.null(),
+                })?;
             }
         }
         tape.recycle(partials);
@@ -120,12 +147,4 @@ pub fn layernorm(
         Ok(())
     });
     Ok(y)
-}
-
-/// The gradients of scale and shift, which lie apart, scale first.
-fn two_ranges<T>(gradients: &mut [T], norm: Normalisation) -> (&mut [T], &mut [T]) {
-    let (gamma, beta) = (norm.gamma.range(), norm.beta.range());
-    assert!(gamma.end <= beta.start, "layernorm: the scale lies before the shift");
-    let (low, high) = gradients.split_at_mut(beta.start);
-    (&mut low[gamma], &mut high[..beta.len()])
 }

@@ -39,7 +39,7 @@ pub use dropout::dropout;
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use gather::gather;
-pub use layernorm::{Normalisation, layernorm};
+pub use layernorm::{Normalisation, Summands, layernorm};
 pub use linear::{linear, logits};
 pub use linear_gelu::linear_gelu;
 pub use losses::{Loss, Losses};

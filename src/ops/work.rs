@@ -44,9 +44,9 @@ pub fn embedding_finish(chunks: usize, hidden: usize) -> Work {
     Work::new(chunks * (4 * hidden + 12), chunks * hidden)
 }
 
-/// Input and output; a residual is read too, and where there is one, or a dropout, the sum is written.
-pub fn layernorm_forward(rows: usize, columns: usize, element: usize, residual: bool, dropout: bool) -> Work {
-    let tensors = 2 + usize::from(residual) + usize::from(residual || dropout);
+/// Input and output; a residual is read too, and where there is one, or the input changes, the sum is written.
+pub fn layernorm_forward(rows: usize, columns: usize, element: usize, residual: bool, changed: bool) -> Work {
+    let tensors = 2 + usize::from(residual) + usize::from(residual || changed);
     Work::new(tensors * rows * columns * element + 8 * rows, LAYERNORM_FLOPS * rows * columns)
 }
 

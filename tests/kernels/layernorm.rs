@@ -1,6 +1,6 @@
 use half::bf16;
 use helixgrad::device::cpu::Real;
-use helixgrad::device::cpu::layernorm::{Affine, Gradients, backward, forward};
+use helixgrad::device::cpu::layernorm::{Affine, Gradients, Summands, backward, forward};
 use proptest::prelude::*;
 
 use super::harness::*;
@@ -13,6 +13,7 @@ const COLUMN_TERMS: f64 = 8.0;
 struct Case {
     rows: usize,
     columns: usize,
+    bias: bool,
     residual: bool,
     p: f64,
     blocks: usize,
@@ -21,6 +22,7 @@ struct Case {
 
 struct Inputs {
     x: Vec<f32>,
+    bias: Option<Vec<f32>>,
     residual: Option<Vec<f32>>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
@@ -29,13 +31,14 @@ struct Inputs {
 /// z, y and statistics as the CPU device computes them.
 fn cpu_forward<R: Real>(case: &Case, inputs: &Inputs, cast: impl Fn(&[f32]) -> Vec<R>) -> [Vec<R>; 3] {
     let mut z = cast(&inputs.x);
-    let residual = inputs.residual.as_deref().map(&cast);
+    let [bias, residual] = [&inputs.bias, &inputs.residual].map(|part| part.as_deref().map(&cast));
     let (gamma, beta) = (cast(&inputs.gamma), cast(&inputs.beta));
     let mut y = vec![R::ZERO; z.len()];
     let mut statistics = vec![R::ZERO; 2 * case.rows];
     let affine = Affine { gamma: &gamma, beta: &beta, eps: EPS };
     let dropout = dropout(case.p, case.seed).1;
-    forward(&mut z, residual.as_deref(), dropout, affine, &mut y, &mut statistics);
+    let summands = Summands { bias: bias.as_deref(), residual: residual.as_deref(), dropout };
+    forward(&mut z, summands, affine, &mut y, &mut statistics);
     [z, y, statistics]
 }
 
@@ -50,11 +53,13 @@ fn check_forward<T: Float>(case: &Case) {
     let Case { rows, columns, seed, .. } = *case;
     let inputs = Inputs {
         x: spread::<T>(columns, normals::<T>(seed, rows * columns, 1.5)),
+        bias: case.bias.then(|| normals::<T>(seed + 4, columns, 0.5)),
         residual: case.residual.then(|| normals::<T>(seed + 1, rows * columns, 1.0)),
         gamma: normals::<T>(seed + 2, columns, 0.5),
         beta: normals::<T>(seed + 3, columns, 0.5),
     };
     let x = Memory::of::<T>("x", &inputs.x);
+    let bias = inputs.bias.as_ref().map(|bias| Memory::of::<T>("bias", bias));
     let residual = inputs.residual.as_ref().map(|residual| Memory::of::<T>("residual", residual));
     let (gamma, beta) = (Memory::of::<T>("gamma", &inputs.gamma), Memory::of::<T>("beta", &inputs.beta));
     let y = Memory::poisoned::<T>("y", rows * columns);
@@ -64,7 +69,19 @@ fn check_forward<T: Float>(case: &Case) {
         [case.blocks, 1],
         [256, 1],
         seed,
-        [&x, residual.as_ref(), &gamma, &beta, &y, &statistics, rows, columns, EPS as f32, dropout(case.p, seed).0,]
+        [
+            &x,
+            bias.as_ref(),
+            residual.as_ref(),
+            &gamma,
+            &beta,
+            &y,
+            &statistics,
+            rows,
+            columns,
+            EPS as f32,
+            dropout(case.p, seed).0,
+        ]
     );
 
     let [z_reference, ..] = cpu_forward(case, &inputs, doubles);
@@ -72,7 +89,7 @@ fn check_forward<T: Float>(case: &Case) {
     let z = x.values::<T>();
     Tolerance { terms: ROW_TERMS }.check("z", &z, &rounded::<T>(&z_plain), &z_reference);
     // The statistics are those of the z that was stored, so that is what they are compared with.
-    let stored = Inputs { x: z, residual: None, ..inputs };
+    let stored = Inputs { x: z, bias: None, residual: None, ..inputs };
     let without_dropout = Case { p: 0.0, ..*case };
     let [_, y_reference, statistics_reference] = cpu_forward(&without_dropout, &stored, doubles);
     let [_, y_plain, statistics_plain] = cpu_forward(&without_dropout, &stored, <[f32]>::to_vec);
@@ -96,18 +113,25 @@ struct BackwardInputs {
     dy: Vec<f32>,
     d_gamma: Vec<f32>,
     d_beta: Vec<f32>,
+    d_bias: Vec<f32>,
 }
 
-/// dz, dx, d_gamma and d_beta as the CPU device computes them.
-fn cpu_backward<R: Real>(case: &Case, inputs: &BackwardInputs, cast: impl Fn(&[f32]) -> Vec<R>) -> [Vec<R>; 4] {
+/// dz, dx, d_gamma, d_beta and d_bias as the CPU device computes them.
+fn cpu_backward<R: Real>(case: &Case, inputs: &BackwardInputs, cast: impl Fn(&[f32]) -> Vec<R>) -> [Vec<R>; 5] {
     let mut dz = cast(&inputs.dy);
     let mut dx = vec![R::ZERO; dz.len()];
-    let (mut d_gamma, mut d_beta) = (cast(&inputs.d_gamma), cast(&inputs.d_beta));
+    let [mut d_gamma, mut d_beta, mut d_bias] =
+        [&inputs.d_gamma, &inputs.d_beta, &inputs.d_bias].map(|sums| cast(sums));
     let dropout = dropout(case.p, case.seed).1;
-    let gradients =
-        Gradients { dz: &mut dz, dx: dropout.map(|_| &mut dx[..]), d_gamma: &mut d_gamma, d_beta: &mut d_beta };
+    let gradients = Gradients {
+        dz: &mut dz,
+        dx: dropout.map(|_| &mut dx[..]),
+        d_gamma: &mut d_gamma,
+        d_beta: &mut d_beta,
+        d_bias: case.bias.then_some(&mut d_bias),
+    };
     backward(&cast(&inputs.z), &cast(&inputs.statistics), &cast(&inputs.gamma), dropout, gradients);
-    [dz, dx, d_gamma, d_beta]
+    [dz, dx, d_gamma, d_beta, d_bias]
 }
 
 fn check_backward<T: Float, G: Float>(case: &Case) {
@@ -120,28 +144,41 @@ fn check_backward<T: Float, G: Float>(case: &Case) {
         dy: normals::<T>(seed + 2, rows * columns, 1.0),
         d_gamma: normals::<G>(seed + 3, columns, 1.0),
         d_beta: normals::<G>(seed + 4, columns, 1.0),
+        d_bias: normals::<G>(seed + 5, columns, 1.0),
     };
     let z = Memory::of::<T>("z", &inputs.z);
     let statistics = Memory::of::<f32>("statistics", &inputs.statistics);
     let gamma = Memory::of::<T>("gamma", &inputs.gamma);
     let dz = Memory::of::<T>("dz", &inputs.dy);
     let dx = (case.p > 0.0).then(|| Memory::poisoned::<T>("dx", rows * columns));
-    let partials = Memory::poisoned::<f32>("partials", case.blocks * 2 * columns);
+    let partials = Memory::poisoned::<f32>("partials", case.blocks * (2 + usize::from(case.bias)) * columns);
     launch!(
         "layernorm_backward" as T::DTYPE,
         [case.blocks, 1],
         [128, 1],
         seed,
-        [&z, &statistics, &gamma, &dz, dx.as_ref(), rows, columns, dropout(case.p, seed).0, &partials,]
+        [
+            &z,
+            &statistics,
+            &gamma,
+            &dz,
+            dx.as_ref(),
+            rows,
+            columns,
+            dropout(case.p, seed).0,
+            usize::from(case.bias),
+            &partials,
+        ]
     );
     let d_gamma = Memory::of::<G>("d_gamma", &inputs.d_gamma);
     let d_beta = Memory::of::<G>("d_beta", &inputs.d_beta);
+    let d_bias = case.bias.then(|| Memory::of::<G>("d_bias", &inputs.d_bias));
     launch!(
         "layernorm_finish" as G::DTYPE,
         [columns.div_ceil(32), 1],
         [32, 8],
         seed,
-        [&partials, case.blocks, columns, &d_gamma, &d_beta,]
+        [&partials, case.blocks, columns, &d_gamma, &d_beta, d_bias.as_ref(),]
     );
 
     let reference = cpu_backward(case, &inputs, doubles);
@@ -150,18 +187,16 @@ fn check_backward<T: Float, G: Float>(case: &Case) {
     if let Some(dx) = dx {
         Tolerance { terms: ROW_TERMS }.check("dx", &dx.values::<T>(), &rounded::<T>(&plain[1]), &reference[1]);
     }
-    Tolerance { terms: COLUMN_TERMS * rows as f64 }.check(
-        "d_gamma",
-        &d_gamma.values::<G>(),
-        &rounded::<G>(&plain[2]),
-        &reference[2],
-    );
-    Tolerance { terms: COLUMN_TERMS * rows as f64 }.check(
-        "d_beta",
-        &d_beta.values::<G>(),
-        &rounded::<G>(&plain[3]),
-        &reference[3],
-    );
+    let sums = [("d_gamma", Some(&d_gamma)), ("d_beta", Some(&d_beta)), ("d_bias", d_bias.as_ref())];
+    for ((name, sums), (plain, reference)) in sums.into_iter().zip(plain.iter().zip(&reference).skip(2)) {
+        let Some(sums) = sums else { continue };
+        Tolerance { terms: COLUMN_TERMS * rows as f64 }.check(
+            name,
+            &sums.values::<G>(),
+            &rounded::<G>(plain),
+            reference,
+        );
+    }
 }
 
 proptest! {
@@ -171,12 +206,13 @@ proptest! {
     fn forward_and_backward(
         rows in 1..24usize,
         columns in columns(),
+        bias: bool,
         residual: bool,
         p in prop_oneof![Just(0.0), Just(0.1), Just(0.5)],
         blocks in 1..4usize,
         seed in 0..1000u64,
     ) {
-        let case = Case { rows, columns, residual, p, blocks, seed };
+        let case = Case { rows, columns, bias, residual, p, blocks, seed };
         check_forward::<f32>(&case);
         check_forward::<bf16>(&case);
         check_backward::<f32, f32>(&case);
@@ -189,8 +225,8 @@ proptest! {
 #[test]
 fn both_row_layouts_aligned_and_not() {
     for columns in [40, 43, 768, 1024, 1032, 2049] {
-        for (residual, p) in [(true, 0.1), (false, 0.0)] {
-            let case = Case { rows: 19, columns, residual, p, blocks: 2, seed: 5 };
+        for (bias, residual, p) in [(true, true, 0.1), (true, false, 0.0), (false, false, 0.0)] {
+            let case = Case { rows: 19, columns, bias, residual, p, blocks: 2, seed: 5 };
             check_forward::<f32>(&case);
             check_forward::<bf16>(&case);
             check_backward::<f32, f32>(&case);

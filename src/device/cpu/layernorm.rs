@@ -1,4 +1,4 @@
-//! `z = residual + dropout(x)`, `y = gamma (z - mean) rstd + beta` over each row of `columns` elements, where
+//! `z = residual + dropout(x + bias)`, `y = gamma (z - mean) rstd + beta` over each row of `columns` elements, where
 //! `rstd = 1 / sqrt(variance + eps)` (Ba, Kiros, Hinton, arXiv 1607.06450).
 
 use rayon::prelude::*;
@@ -17,15 +17,19 @@ pub struct Affine<'a, T> {
     pub eps: f64,
 }
 
+/// What is normalised besides x: `residual + dropout(x + bias)`.
+#[derive(Clone, Copy)]
+pub struct Summands<'a, T> {
+    /// `[columns]`.
+    pub bias: Option<&'a [T]>,
+    /// `[rows, columns]`.
+    pub residual: Option<&'a [T]>,
+    /// Of x and bias.
+    pub dropout: Option<Dropout>,
+}
+
 /// Turns `x` into `z` in place and writes `y` (both `[rows, columns]`) and `statistics` (`[rows, 2]`: mean, rstd).
-pub fn forward<T: Real>(
-    x: &mut [T],
-    residual: Option<&[T]>,
-    dropout: Option<Dropout>,
-    affine: Affine<T>,
-    y: &mut [T],
-    statistics: &mut [T],
-) {
+pub fn forward<T: Real>(x: &mut [T], summands: Summands<T>, affine: Affine<T>, y: &mut [T], statistics: &mut [T]) {
     let columns = affine.gamma.len();
     let chunk = ROWS_PER_TASK * columns;
     x.par_chunks_mut(chunk)
@@ -34,10 +38,11 @@ pub fn forward<T: Real>(
         .enumerate()
         .for_each(|(task, ((x, y), statistics))| {
             let first = task * chunk;
-            let residual = residual.map(|residual| &residual[first..][..x.len()]);
+            let residual = summands.residual.map(|residual| &residual[first..][..x.len()]);
+            let summands = Summands { residual, ..summands };
             real::dispatch(
                 #[inline(always)]
-                || forward_rows(x, residual, dropout, affine, y, statistics, first as u64),
+                || forward_rows(x, summands, affine, y, statistics, first as u64),
             );
         });
 }
@@ -45,8 +50,7 @@ pub fn forward<T: Real>(
 #[inline(always)]
 fn forward_rows<T: Real>(
     x: &mut [T],
-    residual: Option<&[T]>,
-    dropout: Option<Dropout>,
+    Summands { bias, residual, dropout }: Summands<T>,
     affine: Affine<T>,
     y: &mut [T],
     statistics: &mut [T],
@@ -57,13 +61,14 @@ fn forward_rows<T: Real>(
     for (row, statistics) in statistics.chunks_exact_mut(2).enumerate() {
         let range = row * columns..(row + 1) * columns;
         let z = &mut x[range.clone()];
+        if let Some(bias) = bias {
+            add_assign(z, bias);
+        }
         if let Some(dropout) = dropout {
             dropout.apply(z, first + range.start as u64);
         }
         if let Some(residual) = residual {
-            for (z, &residual) in z.iter_mut().zip(&residual[range.clone()]) {
-                *z = *z + residual;
-            }
+            add_assign(z, &residual[range.clone()]);
         }
         let z = &*z;
         let mean = real::lane_sum(columns, |i| z[i]) * per_column;
@@ -86,17 +91,21 @@ pub struct Gradients<'a, T> {
     pub d_gamma: &'a mut [T],
     /// Added to.
     pub d_beta: &'a mut [T],
+    /// Added to, where there is a bias.
+    pub d_bias: Option<&'a mut [T]>,
 }
 
 /// The backward rule, with `h = (z - mean) rstd` and `g = dy gamma`:
-/// `dz = rstd (g - mean(g) - h mean(g h))`, `d_gamma += sum over rows of dy h`, `d_beta += sum over rows of dy`.
+/// `dz = rstd (g - mean(g) - h mean(g h))`, `d_gamma += sum over rows of dy h`, `d_beta += sum over rows of dy`,
+/// `d_bias += sum over rows of dx`.
 /// `gradients.dz` holds `dy` on entry.
 pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option<Dropout>, gradients: Gradients<T>) {
     let columns = gamma.len();
     // A task has enough rows that its share of the partial sums is small beside them.
     let rows_per_task = 4 * ROWS_PER_TASK;
     let chunk = rows_per_task * columns;
-    let Gradients { dz, dx, d_gamma, d_beta } = gradients;
+    let Gradients { dz, dx, d_gamma, d_beta, d_bias } = gradients;
+    let has_bias = d_bias.is_some();
     let mut dx_chunks: Vec<Option<&mut [T]>> = match dx {
         Some(dx) => dx.chunks_mut(chunk).map(Some).collect(),
         None => (0..dz.len().div_ceil(chunk)).map(|_| None).collect(),
@@ -106,17 +115,23 @@ pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option
         .zip(dx_chunks.par_iter_mut())
         .enumerate()
         .map(|(task, (dz, dx))| {
-            let mut sums = vec![T::ZERO; 2 * columns];
+            let mut sums = vec![T::ZERO; 3 * columns];
             let first = task * chunk;
             let z = &z[first..][..dz.len()];
             let statistics = &statistics[2 * task * rows_per_task..];
             real::dispatch(
                 #[inline(always)]
                 || {
-                    backward_rows(z, statistics, gamma, dz, &mut sums);
+                    let (sums, bias_sum) = sums.split_at_mut(2 * columns);
+                    backward_rows(z, statistics, gamma, dz, sums);
+                    let mut dx_or_dz = dz;
                     if let (Some(dx), Some(dropout)) = (dx, dropout) {
-                        dx.copy_from_slice(dz);
+                        dx.copy_from_slice(dx_or_dz);
                         dropout.apply(dx, first as u64);
+                        dx_or_dz = dx;
+                    }
+                    if has_bias {
+                        dx_or_dz.chunks_exact(columns).for_each(|row| add_assign(bias_sum, row));
                     }
                 },
             );
@@ -125,7 +140,10 @@ pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option
         .collect();
     for sums in &partials {
         add_assign(d_gamma, &sums[..columns]);
-        add_assign(d_beta, &sums[columns..]);
+        add_assign(d_beta, &sums[columns..2 * columns]);
+    }
+    if let Some(d_bias) = d_bias {
+        partials.iter().for_each(|sums| add_assign(d_bias, &sums[2 * columns..]));
     }
 }
 

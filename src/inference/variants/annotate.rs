@@ -102,7 +102,8 @@ impl Annotator<'_> {
                 progress.finish("interrupted");
                 return Err(Error::Interrupted(format!(" after {records}; go on with --resume")));
             }
-            if journal.is_due() {
+            // Where no name fits the genome yet, this may be the wrong genome, and nothing to go on with.
+            if journal.is_due() && state.names.found {
                 journal.save(&state)?;
             }
         }
