@@ -33,7 +33,8 @@
 
 namespace {
 
-// Forward: eight warps, eight rows a block; no warp waits for another, so the number only sets the grain.
+// Forward: eight warps, eight rows a block; no warp waits for another, so the number only sets the grain. Three blocks a
+// multiprocessor are what registers allow, and said in __launch_bounds__, as else ptxas spills a word.
 constexpr int THREADS = 256;
 // Backward: four warps, so that their shares of the column sums (12 KB each at 1024 columns) fit the 48 KB of static
 // shared memory and several blocks fit a multiprocessor.
@@ -43,25 +44,25 @@ constexpr int BACKWARD_WARPS = BACKWARD_THREADS / WARP;
 constexpr int MAX_GROUPS = 4;
 constexpr int WARP_COLUMNS = MAX_GROUPS * WARP * GROUP;
 
+// values += terms, where there are any.
+template <bool VECTOR, typename T, typename Index>
+__device__ __forceinline__ void add_group(const T* terms, Index first, int valid, float (&values)[GROUP]) {
+    if (terms == nullptr) return;
+    float other[GROUP];
+    load_group<VECTOR>(terms + first, valid, other);
+#pragma unroll
+    for (int i = 0; i < GROUP; ++i) values[i] += other[i];
+}
+
 // z of one group, as it will be read back: rounded to T.
 template <bool VECTOR, typename T>
 __device__ __forceinline__ Pack<T, GROUP> sum_group(T* x, const T* bias, const T* residual, const Dropout& dropout, int64_t first,
                                                     int column, int valid) {
     float values[GROUP];
     load_group<VECTOR>(x + first, valid, values);
-    if (bias != nullptr) {
-        float shift[GROUP];
-        load_group<VECTOR>(bias + column, valid, shift);
-#pragma unroll
-        for (int i = 0; i < GROUP; ++i) values[i] += shift[i];
-    }
+    add_group<VECTOR>(bias, column, valid, values);
     dropout_apply<VECTOR>(dropout, first, values);
-    if (residual != nullptr) {
-        float other[GROUP];
-        load_group<VECTOR>(residual + first, valid, other);
-#pragma unroll
-        for (int i = 0; i < GROUP; ++i) values[i] += other[i];
-    }
+    add_group<VECTOR>(residual, first, valid, values);
     const Pack<T, GROUP> z = pack_from<T>(values);
     store_pack<VECTOR>(x + first, z, valid);
     return z;
@@ -342,7 +343,7 @@ __device__ __forceinline__ void backward(const T* z, const float* statistics, co
 // layernorm_backward: a persistent grid of 128-thread blocks (four a multiprocessor); dz holds dy on entry; dx may be null;
 //   partials [blocks, 3 (has_bias) or 2, columns] f32, all of it written: gamma, beta, bias.
 #define LAYERNORM(T, DTYPE)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS) layernorm_forward_##DTYPE(                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, 3) layernorm_forward_##DTYPE(                                      \
         T* x, const T* bias, const T* residual, const T* gamma, const T* beta, T* y, float* statistics, int rows,          \
         int columns,                                                                                                      \
         float eps, Dropout dropout) {                                                                                     \
