@@ -8,6 +8,8 @@
 //      queries, keys and values into a ring; it runs ahead, also into the next piece of work. Two consumer warpgroups have 64 queries
 //      each: scores and output in registers, probabilities go from the accumulators of the first product into the A operand
 //      of the second, and the softmax of one tile of keys runs while the tensor cores multiply the probabilities of the last.
+//   2. The two warpgroups take turns in issuing products, as FlashAttention-3's do (Shah et al., arXiv 2407.08608, 3.1): the products of
+//      one stand in the tensor cores' queue while the other computes exponentials, instead of both waiting for both.
 
 #include "common/attention.cuh"
 #include "common/attention_sm90.cuh"
@@ -125,6 +127,24 @@ __device__ __forceinline__ void multiply_values(float (&output)[D / 2], const un
     wgmma_commit();
 }
 
+// Whose turn it is to issue products: a barrier for each of the two warpgroups, at which it waits until the other has passed the turn on.
+// Both have as many turns. NOT seen by the emulator: whether it is faster; a turn that nobody passes on is a deadlock there too.
+struct Turns {
+    static constexpr int BARRIER = 1, THREADS = ATTENTION_CONSUMERS * WARPGROUP;
+    const int warpgroup = threadIdx.x / WARPGROUP;
+
+    // The first turn is the first warpgroup's.
+    __device__ __forceinline__ Turns() {
+        if (warpgroup == 1) pass();
+    }
+    __device__ __forceinline__ void take() const { named_barrier_sync(BARRIER + warpgroup, THREADS); }
+    __device__ __forceinline__ void pass() const { named_barrier_arrive(BARRIER + 1 - warpgroup, THREADS); }
+    // What was passed last finds somebody, so that no barrier is left half full.
+    __device__ __forceinline__ void end() const {
+        if (warpgroup == 0) take();
+    }
+};
+
 template <int D>
 __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBlock* plan, int entries, int heads, float scale,
                                         const Dropout& dropout, bf16* output_rows, float* log_sum_exp, ForwardShared<D>& shared) {
@@ -133,6 +153,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
     const int warpgroup_row = threadIdx.x / WARPGROUP * 64, warp_row = threadIdx.x / WARP * 16;
     const float scale_log2 = scale * LOG2_E;
     const bf16* queries = shared.queries + head_tile_row<D>(warpgroup_row);
+    const Turns turns;
     int pieces = 0, use = 0;
     for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
         const AttentionWork work(plan, entries, heads, rounds);
@@ -167,14 +188,15 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
         for (int tile = 1; tile < tiles; ++tile) {
             // The scores of this tile, and behind them the output of the last, which runs on during this softmax.
             wait_full(shared.keys_ring, use + 1);
+            wait_full(shared.values_ring, use);
+            turns.take();
             wgmma_hold(scores);
             wgmma_hold(output);
             hold(probabilities);
             wgmma_fence();
             multiply_keys<D, KEYS>(scores, queries, shared.keys[Turn<ForwardTile<D>::STAGES>(use + 1).stage]);
-            wait_full(shared.values_ring, use);
-            wgmma_fence();
             multiply_values<D, KEYS>(output, probabilities, shared.values[Turn<ForwardTile<D>::STAGES>(use).stage]);
+            turns.pass();
             draw<Rows::QUERIES, KEYS>(keep, dropout, head.draws, query_tile, tile * (KEYS / 16));
             wgmma_wait<1>();
             wgmma_hold(scores);
@@ -219,6 +241,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
         store_warp_rows<D>(output_rows + head.output() + row * static_cast<int64_t>(head.hidden), head.hidden, head.length - row,
                            shared.output + warp_row * D, output, factors);
     }
+    turns.end();
 }
 
 template <int D>
