@@ -5,7 +5,7 @@ mod common;
 use common::{optimizer, run};
 use helixgrad::autograd::Pass::Update;
 
-fn main() {
+pub(crate) fn main() {
     run("adamw", |bench| {
         let (name, iteration) = optimizer(bench)?;
         bench.iterations(&name, &[("adamw", Update)], iteration)

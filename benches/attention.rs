@@ -13,7 +13,7 @@ use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{AttentionHooks, attention};
 
-fn main() {
+pub(crate) fn main() {
     run("attention", |bench| {
         // Beside what Hopper takes: two kernels for gradients of any length, and the kernels that any GPU takes.
         let other = |attention: AttentionPath| (attention.name(), Choices { attention, ..Choices::default() });

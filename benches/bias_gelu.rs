@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::ops::{bias_gelu_backward, bias_gelu_forward};
 
-fn main() {
+pub(crate) fn main() {
     run("bias_gelu", |bench| {
         let (tokens, width) = (bench.shapes.tokens, bench.shapes.intermediate);
         let (parameters, _, vectors) = parameters(bench, &[], &[width])?;

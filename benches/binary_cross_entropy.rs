@@ -5,7 +5,7 @@ mod common;
 use common::{run, targets};
 use helixgrad::ops::binary_cross_entropy;
 
-fn main() {
+pub(crate) fn main() {
     run("binary_cross_entropy", |bench| {
         let sequences = (bench.shapes.tokens / 512).max(1);
         targets(bench, "binary_cross_entropy", [sequences, 919], binary_cross_entropy)

@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::Backward;
 use helixgrad::ops::column_sums;
 
-fn main() {
+pub(crate) fn main() {
     run("column_sums", |bench| {
         let (tokens, hidden) = (bench.shapes.tokens, bench.shapes.hidden);
         for columns in [hidden, 3 * hidden] {

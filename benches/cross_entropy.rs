@@ -8,7 +8,7 @@ use helixgrad::autograd::Pass::Forward;
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::cross_entropy;
 
-fn main() {
+pub(crate) fn main() {
     run("cross_entropy", |bench| {
         let (rows, vocab) = ((bench.shapes.tokens * 3 / 20).max(1), bench.shapes.vocab);
         let mut batch = Batch::new();

@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::ops::dropout;
 
-fn main() {
+pub(crate) fn main() {
     run("dropout", |bench| {
         let (tokens, hidden) = (bench.shapes.tokens, bench.shapes.hidden);
         let (parameters, ..) = parameters(bench, &[], &[])?;

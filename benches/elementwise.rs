@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::Backward;
 use helixgrad::ops::accumulate;
 
-fn main() {
+pub(crate) fn main() {
     run("elementwise", |bench| {
         let (tokens, hidden) = (bench.shapes.tokens, bench.shapes.hidden);
         let (parameters, ..) = parameters(bench, &[], &[])?;

@@ -9,7 +9,7 @@ use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::embedding;
 use helixgrad::philox::Philox;
 
-fn main() {
+pub(crate) fn main() {
     run("embedding", |bench| {
         let (tokens, hidden, vocab) = (bench.shapes.tokens, bench.shapes.hidden, bench.shapes.vocab);
         let draws = Philox::new(5, 0, 0);

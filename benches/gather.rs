@@ -9,7 +9,7 @@ use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::gather;
 use helixgrad::philox::Philox;
 
-fn main() {
+pub(crate) fn main() {
     run("gather", |bench| {
         let (tokens, hidden) = (bench.shapes.tokens, bench.shapes.hidden);
         let draws = Philox::new(5, 0, 0);

@@ -8,7 +8,7 @@ use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::device::{Choices, GemmChoice};
 use helixgrad::ops::linear;
 
-fn main() {
+pub(crate) fn main() {
     run("gemm", |bench| {
         let ways = [
             ("no clusters", GemmChoice::OwnSingle),

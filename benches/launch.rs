@@ -12,7 +12,7 @@ use helixgrad::device::graphs::Graphs;
 use helixgrad::device::{Buffer, Device, Launch, Work};
 use helixgrad::ops::tanh;
 
-fn main() {
+pub(crate) fn main() {
     run("launch", |bench| {
         let (parameters, ..) = parameters(bench, &[], &[])?;
         bench.operation("smallest operation", "tanh", &[Forward], parameters, &[[1, 1]], |tape, _, x| {

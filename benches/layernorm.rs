@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::ops::{Normalisation, Summands, layernorm};
 
-fn main() {
+pub(crate) fn main() {
     run("layernorm", |bench| {
         let (tokens, hidden) = (bench.shapes.tokens, bench.shapes.hidden);
         for (name, bias, residual, dropout) in

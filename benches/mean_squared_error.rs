@@ -5,7 +5,7 @@ mod common;
 use common::{run, targets};
 use helixgrad::ops::mean_squared_error;
 
-fn main() {
+pub(crate) fn main() {
     run("mean_squared_error", |bench| {
         let sequences = (bench.shapes.tokens / 512).max(1);
         targets(bench, "mean_squared_error", [sequences, 1], mean_squared_error)

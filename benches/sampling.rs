@@ -38,7 +38,7 @@ fn genome() -> Result<Genome> {
     genome
 }
 
-fn main() {
+pub(crate) fn main() {
     run("sampling", |bench| {
         let tokens = bench.shapes.tokens;
         let vocabulary = Vocabulary::new(6, BaseOrder::Atcg)?;

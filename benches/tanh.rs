@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::ops::tanh;
 
-fn main() {
+pub(crate) fn main() {
     run("tanh", |bench| {
         let (sequences, hidden) = ((bench.shapes.tokens / 512).max(1), bench.shapes.hidden);
         let (parameters, ..) = parameters(bench, &[], &[])?;

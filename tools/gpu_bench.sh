@@ -5,13 +5,13 @@
 #
 #   tools/gpu_bench.sh [--device cuda:1|cpu] [--small] [--out DIR] [OP]     OP is one bench (layernorm, gemm, attention, ...); without it all, and training steps
 #
-# Beside the packed programs these are taken, elsewhere cargo builds them. Peers need Python with torch and transformers ($PYTHON, default
+# Beside the packed program that is taken, elsewhere cargo builds them. Peers need Python with torch and transformers ($PYTHON, default
 # python3); without them our rows are printed alone. Without --device HELIXGRAD_CHECK_DEVICE names the device.
 set -eu
 cd "$(dirname "$0")"
 tools=.
 [ -x ./helixgrad ] || { cd .. && tools=tools; }
-device=${HELIXGRAD_CHECK_DEVICE:-cuda} dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes= length= small=
+device=${HELIXGRAD_CHECK_DEVICE:-cuda} dtype=bf16 out=gpu-check-results/bench preset=dnabert-6 batch=128 steps=10 compile=--compile runs=20 quick= shapes= length= small= narrow=
 while [ $# -gt 0 ]; do
     case $1 in
     --device) device=$2; shift ;;
@@ -25,20 +25,16 @@ done
 [ "$device" = cpu ] && dtype=f32 small=1
 if [ -n "$small" ]; then
     preset=mini batch=4 steps=3 compile= runs=3 quick=--quick shapes="--tokens 512 --lengths 128"
-    [ "$device" = cpu ] || preset=splice-small batch=1 steps=1 length="--length 64" shapes="--tokens 64 --lengths 64 --hidden 128"
+    [ "$device" = cpu ] || preset=splice-small batch=1 steps=1 length="--length 64" shapes="--tokens 64 --lengths 64" narrow="--hidden 128 --heads 2"
 fi
 op=${1:-}
 benches=${op:-"gemm attention layernorm linear_gelu bias_gelu column_sums elementwise cross_entropy binary_cross_entropy
     mean_squared_error dropout embedding gather tanh norm adamw sampling launch"}
-if [ -z "$op" ] && [ -x ./helixgrad ]; then
-    # Those that were packed.
-    benches=$(ls bench-* 2>/dev/null | sed 's/^bench-//; /_table.py$/d')
-fi
 mkdir -p "$out"
 ours=$out/ours.jsonl peers=$out/peers.jsonl
 rm -f "$ours" "$peers"
 case $ours in /*) json=$ours ;; *) json=$PWD/$ours ;; esac
-options="$quick --device $device $shapes --json"
+options="$quick --device $device $shapes $narrow --json"
 
 python=${PYTHON:-python3}
 # cuBLASLt is looked for as libcublasLt.so; where it came with PyTorch it is called libcublasLt.so.13.
@@ -57,8 +53,8 @@ fi
 
 for bench in $benches; do
     echo "bench: $bench" >&2
-    if [ -x "./bench-$bench" ]; then
-        "./bench-$bench" --bench $options "$json" >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
+    if [ -x ./bench-all ]; then
+        ./bench-all "$bench" --bench $options "$json" >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     else
         cargo bench --locked --bench "$bench" -- $options "$json" >"$out/$bench.txt" 2>&1 || { tail -3 "$out/$bench.txt" >&2; exit 1; }
     fi

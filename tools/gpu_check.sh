@@ -147,7 +147,7 @@ sanitize() {
 
 # In a folder without benches (packed to rehearse) only whole steps.
 bench() {
-    if [ -x ./bench-gemm ]; then
+    if [ -x ./bench-all ]; then
         small=
         [ -n "$rehearsal" ] && small=--small
         # shellcheck disable=SC2086

@@ -1,14 +1,13 @@
 #!/bin/sh
 # Builds what a machine with an NVIDIA GPU but without Rust needs, into gpu-check/ (ignored by git): the program with its
-# kernels, the tests that can run on a GPU, some benches, the sample and gpu_check.sh. Carry the folder there and run gpu_check.sh in it.
+# kernels, the tests that can run on a GPU, the benches, the sample and gpu_check.sh. Carry the folder there and run gpu_check.sh in it.
 #
-#   tools/gpu_pack.sh [BENCH]...     the benches to take along (default: gemm attention); each is a program of its own
+#   tools/gpu_pack.sh
 #
 # Stripped, under 60 MB together. HELIXGRAD_PACK_PROFILE=dev takes the binaries of `cargo test` instead, without benches, to rehearse.
 set -eu
 cd "$(dirname "$0")/.."
 
-[ $# -gt 0 ] || set -- gemm attention
 profile=${HELIXGRAD_PACK_PROFILE:-release}
 [ "$profile" = dev ] || tools/install-nvcc.sh
 [ "$profile" = dev ] && folder=debug || folder=$profile
@@ -25,11 +24,9 @@ for test in kernels devices; do
     cp "$built" gpu-check/test-$test
 done
 if [ "$profile" != dev ]; then
-    for bench in "$@"; do
-        built=$(cargo bench --locked --no-run --bench "$bench" --message-format=json |
-            sed -n 's/.*"name":"'"$bench"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-        cp "$built" "gpu-check/bench-$bench"
-    done
+    built=$(cargo bench --locked --no-run --bench all --message-format=json |
+        sed -n 's/.*"name":"all".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    cp "$built" gpu-check/bench-all
 fi
 find gpu-check -maxdepth 1 -type f -exec strip {} +
 cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
@@ -39,6 +36,6 @@ cp tools/gpu_check.sh tools/gpu_bench.sh tools/torch_*.py tools/bench_table.py g
 kilobytes=$(du -sk gpu-check | cut -f1)
 echo "gpu-check: $((kilobytes / 1024)) MB"
 if [ "$kilobytes" -gt 61440 ]; then
-    echo "gpu_pack.sh: gpu-check/ is over 60 MB; take fewer benches along" >&2
+    echo "gpu_pack.sh: gpu-check/ is over 60 MB" >&2
     exit 1
 fi

@@ -35,9 +35,14 @@ pub fn run(name: &str, bench: impl FnOnce(&mut Bench) -> Result<()>) {
         harness.finish()
     });
     if let Err(error) = outcome {
-        eprintln!("error: {error}");
-        std::process::exit(i32::from(error.exit_code()));
+        fail(&error);
     }
+}
+
+/// Criterion wants a time from every measurement, and knows no errors: so whoever has one ends the program.
+fn fail(error: &Error) -> ! {
+    eprintln!("error: {error}");
+    std::process::exit(i32::from(error.exit_code()));
 }
 
 /// Sizes of the model whose operations are measured.
@@ -227,28 +232,17 @@ impl Bench {
             let mut tape = Tape::new(self.device.clone(), self.dtype);
             let mut samples = Vec::new();
             let mut last = None;
-            let mut failure = None;
             let meter = &self.meter;
             self.criterion.bench_function(&id, |bencher| {
                 bencher.iter_custom(|count| {
-                    let outcome = meter.record(&mut tape, count as usize, &mut iteration);
-                    let recording = match outcome {
-                        Ok(recording) => recording,
-                        Err(error) => {
-                            failure = Some(error);
-                            // Criterion wants a time; the error ends the bench right after.
-                            return Duration::from_nanos(1);
-                        }
-                    };
+                    let recording = meter.record(&mut tape, count as usize, &mut iteration);
+                    let recording = recording.unwrap_or_else(|error| fail(&error));
                     let seconds = seconds_of(&recording, op, pass);
                     samples.push(seconds / count as f64);
                     last = Some((recording, count));
                     Duration::from_secs_f64(seconds.max(1e-9))
                 });
             });
-            if let Some(error) = failure {
-                return Err(error);
-            }
             // Filtered out, or only listed.
             let Some((recording, count)) = last else { continue };
             samples.sort_by(f64::total_cmp);
@@ -290,22 +284,14 @@ impl Bench {
     /// Measures anything else that says how long it took, in seconds.
     pub fn timed(&mut self, name: &str, work: Work, mut run: impl FnMut(u64) -> Result<f64>) -> Result<()> {
         let id = format!("{}/{name}", self.name);
-        let (mut samples, mut failure) = (Vec::new(), None);
+        let mut samples = Vec::new();
         self.criterion.bench_function(&id, |bencher| {
-            bencher.iter_custom(|count| match run(count) {
-                Ok(seconds) => {
-                    samples.push(seconds / count as f64);
-                    Duration::from_secs_f64(seconds.max(1e-9))
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    Duration::from_nanos(1)
-                }
+            bencher.iter_custom(|count| {
+                let seconds = run(count).unwrap_or_else(|error| fail(&error));
+                samples.push(seconds / count as f64);
+                Duration::from_secs_f64(seconds.max(1e-9))
             });
         });
-        if let Some(error) = failure {
-            return Err(error);
-        }
         if !samples.is_empty() {
             samples.sort_by(f64::total_cmp);
             self.rows.push(Row { name: id, seconds: samples[samples.len() / 2], work });
