@@ -28,7 +28,7 @@
 //   2. Clusters of two blocks, with multicast of B. For the copying thread's sake 40 and 232 registers instead of 24 and 240.
 
 #include "common/cluster.cuh"
-#include "common/normal.cuh"
+#include "common/gelu.cuh"
 #include "common/pack.cuh"
 #include "common/stmatrix.cuh"
 
@@ -302,7 +302,7 @@ struct Exit {
     }
 
     __device__ __forceinline__ float2 bias_of(int column) const {
-        const bool none = operands.bias == nullptr;
+        const bool none = EPILOGUE == Epilogue::STORE && operands.bias == nullptr;
         return make_float2(none || column >= gemm.n ? 0.0f : to_float(operands.bias[column]),
                            none || column + 1 >= gemm.n ? 0.0f : to_float(operands.bias[column + 1]));
     }
@@ -347,7 +347,7 @@ struct Exit {
     __device__ __forceinline__ void write_band(int column, int band, bf16* buffer, const float (&sums)[SUMS]) const {
         const int warp = static_cast<int>(threadIdx.x) % WARPGROUP / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
         const int row = warp * 16 + lane % 16;
-        float totals[BAND / 8][2];
+        float totals[BAND / 4];
 #pragma unroll
         for (int pair = 0; pair < BAND / 16; ++pair) {
             bf16* place = buffer + swizzled<BAND>(row, pair * 16 + lane / 16 * 8);
@@ -358,7 +358,7 @@ struct Exit {
                 const int eight = pair * 2 + half;
                 const float2 shift =
                     EPILOGUE == Epilogue::ADD ? make_float2(0.0f, 0.0f) : bias_of(column + eight * 8 + lane % 4 * 2);
-                totals[eight][0] = totals[eight][1] = 0.0f;
+                totals[2 * eight] = totals[2 * eight + 1] = 0.0f;
 #pragma unroll
                 for (int low = 0; low < 2; ++low) {
                     const int matrix = half * 2 + low, at = (band * (BAND / 8) + eight) * 4 + low * 2;
@@ -366,11 +366,11 @@ struct Exit {
                     if (EPILOGUE == Epilogue::GELU) {
                         kept[matrix] = pack_bf16(value.x, value.y);
                         value.x += shift.x, value.y += shift.y;
-                        value.x *= normal_cdf_pdf(value.x).cdf, value.y *= normal_cdf_pdf(value.y).cdf;
+                        value.x = gelu<bf16>(value.x), value.y = gelu<bf16>(value.y);
                     } else if (EPILOGUE == Epilogue::GELU_GRADIENT) {
                         const float2 x = unpack_bf16(old[matrix]);
-                        value.x *= gelu_slope(x.x + shift.x), value.y *= gelu_slope(x.y + shift.y);
-                        totals[eight][0] += value.x, totals[eight][1] += value.y;
+                        value.x *= gelu_slope<bf16>(x.x + shift.x), value.y *= gelu_slope<bf16>(x.y + shift.y);
+                        totals[2 * eight] += value.x, totals[2 * eight + 1] += value.y;
                     } else if (EPILOGUE == Epilogue::ADD) {
                         const float2 before = unpack_bf16(old[matrix]);
                         value.x += before.x, value.y += before.y;
@@ -384,21 +384,26 @@ struct Exit {
             if (EPILOGUE == Epilogue::GELU) stmatrix_x4(place + BAND_ELEMENTS, kept);
         }
         if (EPILOGUE == Epilogue::GELU_GRADIENT) {
-#pragma unroll
-            for (int eight = 0; eight < BAND / 8; ++eight)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    float total = totals[eight][i];
-#pragma unroll
-                    for (int offset = 4; offset < WARP; offset *= 2) total += __shfl_xor_sync(FULL_WARP, total, offset);
-                    if (lane < 4) column_sums[warp * BAND + eight * 8 + lane * 2 + i] = total;
-                }
+            share_sums<BAND / 8>(totals, WARP / 2);
+            share_sums<BAND / 16>(totals, WARP / 4);
+            share_sums<BAND / 32>(totals, WARP / 8);
+            // Of a lane's columns, eight apart, those that its bits above the fourth say.
+            const int eight = lane / 16 * 4 + lane / 8 % 2 * 2 + lane / 4 % 2;
+            float* to = column_sums + warp * BAND + eight * 8 + lane % 4 * 2;
+            to[0] = totals[0], to[1] = totals[1];
         }
     }
 
-    static __device__ __forceinline__ float gelu_slope(float u) {
-        const CdfPdf normal = normal_cdf_pdf(u);
-        return fmaf(u, normal.pdf, normal.cdf);
+    // Of 2 COUNT sums the lower half goes to the lower one of two lanes, `distance` apart, and the upper half to the upper one: half of the
+    // shuffles and additions that all sums in all lanes would take.
+    template <int COUNT>
+    static __device__ __forceinline__ void share_sums(float (&sums)[BAND / 4], int distance) {
+        const bool upper = threadIdx.x & distance;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const float other = __shfl_xor_sync(FULL_WARP, upper ? sums[i] : sums[i + COUNT], distance);
+            sums[i] = (upper ? sums[i + COUNT] : sums[i]) + other;
+        }
     }
 
     // Adds the four warps' sums of a band, in order, to its row of column_sums.

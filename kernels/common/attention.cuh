@@ -6,6 +6,7 @@
 // and member = lane % 4, piece[n][2 half + side] is row group + 8 half and column 8 n + 2 member + side.
 #pragma once
 
+#include "common/approximate.cuh"
 #include "common/attention_dropout.cuh"
 #include "common/mma.cuh"
 
@@ -126,14 +127,3 @@ constexpr int TILE_ROW = sizeof(T) == 2 ? D : D + 4;
 // A piece of 16 x 16 probabilities, or gradients of scores, as the left operand of the next product.
 template <typename T>
 struct Operand;
-
-// 2^x in one instruction, to 2 units in the last place; 0 for x = -infinity.
-__device__ __forceinline__ float exp2_approximate(float x) {
-#ifdef CUDA_ON_CPU
-    return exp2f(x);
-#else
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-#endif
-}
