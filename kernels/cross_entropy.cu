@@ -14,9 +14,14 @@
 //   1. A block a row. One pass finds maximum and sum together (online softmax: Milakov and Gimelshein, arXiv 1805.02867); a
 //      second, out of the cache, writes the gradient. Rows may start at any byte, so a thread's groups are counted from
 //      the start of the tensor, where they are aligned, and only a row's two ends are taken element by element.
+//   2. A group's maximum first, so that a thread corrects its sum once a group at most; the hit as a class, found where the maximum
+//      is; warps find maximum and sum one after the other. By the machine code some 4,500 issue slots of warps a row instead of
+//      12,000. Prediction: 0.05 ms of the schedulers' time instead of 0.13, beside 0.054 ms of memory.
 
 #include <cfloat>
+#include <climits>
 
+#include "common/approximate.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 
@@ -30,104 +35,122 @@ constexpr int WARPS = THREADS / WARP;
 struct Softmax {
     float max;
     float sum;  // of exp(logit - max)
-    int64_t at;  // index of the first logit that equals max
+    int at;     // the first class whose logit equals max
 };
 
-__device__ __forceinline__ Softmax empty_softmax() { return {-FLT_MAX, 0.0f, INT64_MAX}; }
+__device__ __forceinline__ Softmax empty_softmax() { return {-FLT_MAX, 0.0f, INT_MAX}; }
 
-__device__ __forceinline__ void add_logit(Softmax& softmax, float logit, int64_t at) {
-    if (logit > softmax.max) {
-        softmax.sum *= expf(softmax.max - logit);
-        softmax.max = logit;
-        softmax.at = at;
-    }
-    softmax.sum += expf(logit - softmax.max);
-    if (logit == softmax.max && at < softmax.at) softmax.at = at;
-}
-
-__device__ __forceinline__ Softmax combine(const Softmax& a, const Softmax& b) {
-    const float max = fmaxf(a.max, b.max);
-    const int64_t at_a = a.max == max ? a.at : INT64_MAX, at_b = b.max == max ? b.at : INT64_MAX;
-    return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max), at_a < at_b ? at_a : at_b};
-}
-
-__device__ __forceinline__ Softmax warp_softmax(Softmax softmax) {
-#pragma unroll
-    for (int offset = WARP / 2; offset > 0; offset /= 2) {
-        const Softmax other = {__shfl_xor_sync(FULL_WARP, softmax.max, offset),
-                               __shfl_xor_sync(FULL_WARP, softmax.sum, offset),
-                               __shfl_xor_sync(FULL_WARP, softmax.at, offset)};
-        softmax = combine(softmax, other);
-    }
-    return softmax;
-}
-
-// Calls visit(first element, whether all eight belong to the row) for the thread's groups of the row start..end.
-template <typename Visit>
-__device__ __forceinline__ void for_groups(int64_t start, int64_t end, Visit visit) {
-    for (int64_t group = start / GROUP + threadIdx.x; group * GROUP < end; group += THREADS) {
-        const int64_t first = group * GROUP;
-        visit(first, first >= start && first + GROUP <= end);
-    }
-}
-
+// e^x for logits of type T: what comes of bf16 needs no better than 3e-7.
 template <typename T>
-__device__ __forceinline__ Softmax row_softmax(const T* logits, int64_t start, int64_t end, bool aligned) {
-    Softmax softmax = empty_softmax();
-    for_groups(start, end, [&](int64_t first, bool whole) {
-        if (whole && aligned) {
-            float values[GROUP];
-            load_group<true>(logits + first, GROUP, values);
-#pragma unroll
-            for (int i = 0; i < GROUP; ++i) add_logit(softmax, values[i], first + i);
-        } else {
-            for (int i = 0; i < GROUP; ++i)
-                if (first + i >= start && first + i < end) add_logit(softmax, to_float(logits[first + i]), first + i);
-        }
-    });
-    return softmax;
+__device__ __forceinline__ float exponential(float x) {
+    return sizeof(T) == sizeof(float) ? expf(x) : exp2_approximate(x * 1.44269504f);
 }
+
+// Logits of the classes from `at` on; -infinity where there is none.
+template <typename T>
+__device__ __forceinline__ void add_logits(Softmax& softmax, const float (&logits)[GROUP], int at) {
+    float max = logits[0];
+#pragma unroll
+    for (int i = 1; i < GROUP; ++i) max = fmaxf(max, logits[i]);
+    // Seldom, but for a thread's first group.
+    if (max > softmax.max) {
+        softmax.sum *= exponential<T>(softmax.max - max);
+        softmax.max = max;
+#pragma unroll
+        for (int i = GROUP - 1; i >= 0; --i)
+            if (logits[i] == max) softmax.at = at + i;
+    }
+#pragma unroll
+    for (int i = 0; i < GROUP; ++i) softmax.sum += exponential<T>(logits[i] - softmax.max);
+}
+
+// Of all lanes, for every lane.
+template <typename T>
+__device__ __forceinline__ Softmax warp_softmax(const Softmax& softmax) {
+    const float max = warp_max(softmax.max);
+    return {max, warp_sum(softmax.sum * exponential<T>(softmax.max - max)),
+            __reduce_min_sync(FULL_WARP, softmax.max == max ? softmax.at : INT_MAX)};
+}
+
+// A row's groups of the tensor, each by the same thread every time. The row's two ends may have only a part of theirs.
+template <typename T>
+struct Row {
+    T* logits;
+    int64_t start, end;
+    bool aligned;
+
+    // Calls visit(first element, its class, whether all eight belong to the row).
+    template <typename Visit>
+    __device__ __forceinline__ void for_groups(Visit visit) const {
+        for (int64_t group = start / GROUP + threadIdx.x; group * GROUP < end; group += THREADS) {
+            const int64_t first = group * GROUP;
+            visit(first, static_cast<int>(first - start), aligned && first >= start && first + GROUP <= end);
+        }
+    }
+
+    __device__ __forceinline__ bool has(int64_t element) const { return element >= start && element < end; }
+
+    __device__ __forceinline__ void load(int64_t first, bool whole, float (&values)[GROUP]) const {
+        if (whole) {
+            load_group<true>(logits + first, GROUP, values);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) values[i] = has(first + i) ? to_float(logits[first + i]) : -INFINITY;
+    }
+
+    __device__ __forceinline__ void store(int64_t first, bool whole, const float (&values)[GROUP]) const {
+        if (whole) {
+            store_group<true>(logits + first, values, GROUP);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i)
+            if (has(first + i)) logits[first + i] = from_float<T>(values[i]);
+    }
+};
 
 template <typename T>
 __device__ __forceinline__ void forward(T* logits, const int* labels, int rows, int classes, int stride, float scale,
                                         float* losses, int* hits) {
     __shared__ Softmax warps[WARPS];
-    const bool aligned = is_aligned(logits);
-    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
-        const int64_t start = static_cast<int64_t>(row) * stride, end = start + classes;
-        const int label = labels[row];
+    const int lane = threadIdx.x % WARP;
+    for (int index = blockIdx.x; index < rows; index += gridDim.x) {
+        const int64_t start = static_cast<int64_t>(index) * stride;
+        const Row<T> row = {logits, start, start + classes, is_aligned(logits)};
+        const int label = labels[index];
         const bool is_class = label >= 0 && label < classes;
-        const int64_t target = is_class ? start + label : -1;
         // Before any thread overwrites it: the barrier below stands between this read and the writes.
-        const float at_label = is_class ? to_float(logits[target]) : NAN;
+        const float at_label = is_class ? to_float(logits[start + label]) : NAN;
 
-        Softmax softmax = warp_softmax(row_softmax(logits, start, end, aligned));
-        if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = softmax;
+        Softmax softmax = empty_softmax();
+        row.for_groups([&](int64_t first, int at, bool whole) {
+            float values[GROUP];
+            row.load(first, whole, values);
+            add_logits<T>(softmax, values, at);
+        });
+        softmax = warp_softmax<T>(softmax);
+        if (lane == 0) warps[threadIdx.x / WARP] = softmax;
         __syncthreads();
-        softmax = warps[0];
-        for (int warp = 1; warp < WARPS; ++warp) softmax = combine(softmax, warps[warp]);
+        softmax = warp_softmax<T>(lane < WARPS ? warps[lane] : empty_softmax());
         __syncthreads();
 
         const float factor = scale / softmax.sum;
-        const auto gradient = [&](float logit, int64_t at) {
-            return expf(logit - softmax.max) * factor - (at == target ? scale : 0.0f);
-        };
-        for_groups(start, end, [&](int64_t first, bool whole) {
-            if (whole && aligned) {
-                float values[GROUP];
-                load_group<true>(logits + first, GROUP, values);
+        row.for_groups([&](int64_t first, int at, bool whole) {
+            float values[GROUP];
+            row.load(first, whole, values);
 #pragma unroll
-                for (int i = 0; i < GROUP; ++i) values[i] = gradient(values[i], first + i);
-                store_group<true>(logits + first, values, GROUP);
-            } else {
+            for (int i = 0; i < GROUP; ++i) values[i] = exponential<T>(values[i] - softmax.max) * factor;
+            if (is_class && label >= at && label < at + GROUP) {
+#pragma unroll
                 for (int i = 0; i < GROUP; ++i)
-                    if (first + i >= start && first + i < end)
-                        logits[first + i] = from_float<T>(gradient(to_float(logits[first + i]), first + i));
+                    if (at + i == label) values[i] -= scale;
             }
+            row.store(first, whole, values);
         });
         if (threadIdx.x == 0) {
-            losses[row] = logf(softmax.sum) - (at_label - softmax.max);
-            hits[row] = is_class && softmax.at == target;
+            losses[index] = logf(softmax.sum) - (at_label - softmax.max);
+            hits[index] = is_class && softmax.at == label;
         }
     }
 }
