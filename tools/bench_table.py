@@ -39,8 +39,8 @@ def operation_rows(ours, peers):
 
 
 def train_row(ours, peer):
-    name = f"train/{ours['preset']}, {ours['mix']}"
-    for what in ("preset", "mix", "length", "batch"):
+    name = f"train/{ours['preset']}, {ours['task']}, {ours['mix']}"
+    for what in ("preset", "task", "mix", "length", "batch"):
         if ours[what] != peer[what]:
             sys.exit(f"bench_table.py: {name}: {what} is {ours[what]} here and {peer[what]} there: not the same work")
     how = f"transformers, {peer['dtype']}{', compiled' if peer['compiled'] else ''}"

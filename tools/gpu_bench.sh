@@ -32,7 +32,7 @@ benches=${op:-"gemm attention layernorm linear_gelu bias_gelu column_sums elemen
     mean_squared_error dropout embedding gather tanh norm adamw sampling launch"}
 mkdir -p "$out"
 ours=$out/ours.jsonl peers=$out/peers.jsonl
-rm -f "$ours" "$peers"
+rm -f "$ours" "$peers" "$out/forward.txt"
 case $ours in /*) json=$ours ;; *) json=$PWD/$ours ;; esac
 options="$quick --device $device $shapes $narrow --json"
 
@@ -64,11 +64,20 @@ done
 program=./helixgrad
 [ -x $program ] || program=${HELIXGRAD:-target/release/helixgrad}
 train=
+# Pretraining on both mixes of lengths, and fine-tuning on windows of 400 bases.
+cases="full dnabert splice"
+of_case() {
+    case $1 in
+    splice) echo "--task splice ${length:---length 397}" ;;
+    *) echo "--mix $1 $length" ;;
+    esac
+}
 if [ -z "$op" ]; then
-    for mix in full dnabert; do
-        echo "train: $preset, $mix" >&2
-        "$program" bench train --preset $preset --mix $mix --device $device --batch $batch --steps $steps $length \
-            --json >"$out/train-$mix.json"
+    for case in $cases; do
+        echo "train: $preset, $case" >&2
+        # shellcheck disable=SC2046
+        "$program" bench train --preset $preset $(of_case "$case") --device $device --batch $batch --steps $steps \
+            --json >"$out/train-$case.json"
     done
     if [ "$device" != cpu ]; then
         few="--steps 30"
@@ -93,10 +102,15 @@ if [ "$device" != cpu ] && ! $python -c "import sys, torch; sys.exit(not torch.c
 fi
 $python $tools/torch_baseline.py ops --device $device --dtype $dtype --runs $runs $shapes ${op:+--only "$op"} >"$peers"
 if [ -z "$op" ]; then
-    for mix in full dnabert; do
-        $python $tools/torch_baseline.py $preset --mix $mix --device $device --dtype $dtype --batch $batch --steps $steps $compile --json \
-            >"$out/torch-$mix.json"
-        train="$train --train $out/train-$mix.json $out/torch-$mix.json"
+    for case in $cases; do
+        # shellcheck disable=SC2046
+        $python $tools/torch_baseline.py $preset $(of_case "$case") --device $device --dtype $dtype --batch $batch --steps $steps $compile \
+            --json >"$out/torch-$case.json"
+        train="$train --train $out/train-$case.json $out/torch-$case.json"
+    done
+    # Embeddings, from the FASTA file to the .npy file.
+    for case in full dnabert; do
+        $python $tools/torch_forward.py $preset --mix $case --device $device --rounds 3 --helixgrad $program | tee -a "$out/forward.txt"
     done
 fi
 $python $tools/bench_table.py "$ours" "$peers" $train | tee "$out/ratios.txt"

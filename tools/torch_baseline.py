@@ -98,6 +98,8 @@ def parse():
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--steps", type=int, default=8, help=f"timed steps, after {WARMUP_STEPS} that are not")
     parser.add_argument("--batch", type=int, help="sequences a step (default: the preset's)")
+    parser.add_argument("--length", type=int, help="tokens a sequence (default: the preset's)")
+    parser.add_argument("--task", choices=["pretrain", "splice"], help="default: pretrain; for splice-small splice")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda[:N]")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
@@ -109,7 +111,7 @@ def parse():
     operations.add_argument("--lengths", help="lengths for attention, with commas")
     operations.add_argument("--runs", type=int, default=20, help="timed runs of each operation")
     arguments = parser.parse_args()
-    for option in ("threads", "steps", "batch", "tokens", "runs"):
+    for option in ("threads", "steps", "batch", "length", "tokens", "runs"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             parser.error(f"--{option} {value}: give at least 1")
@@ -133,7 +135,7 @@ def build(preset, arguments):
         max_position_embeddings=512,
         attn_implementation="sdpa",
     )
-    task = TokenAtSite if arguments.preset == "splice-small" else MaskedLanguageModel
+    task = TokenAtSite if arguments.task == "splice" else MaskedLanguageModel
     model = task(config).train().to(arguments.device)
     return model, task.batch
 
@@ -175,6 +177,8 @@ def main():
         torch_ops.main(arguments)
         return
     preset = PRESETS[arguments.preset]
+    preset = preset._replace(length=arguments.length or preset.length)
+    arguments.task = arguments.task or ("splice" if arguments.preset == "splice-small" else "pretrain")
     torch.manual_seed(0)
     model, make_batch = build(preset, arguments)
     sequences = arguments.batch or preset.batch
@@ -187,6 +191,7 @@ def main():
     tokens = int(real.sum())
     result = {
         "preset": arguments.preset,
+        "task": arguments.task,
         "device": arguments.device,
         "dtype": arguments.dtype,
         "compiled": arguments.compile,

@@ -6,14 +6,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Common;
-use super::workload::WorkloadArgs;
+use super::workload::{Task, WorkloadArgs};
 use crate::autograd::Pass;
 use crate::bench::published::{PUBLISHED, Published};
 use crate::bench::train::{Throughput, train_throughput};
 use crate::bench::{Mix, Workload};
 use crate::device::gemm_choice::{self, Measured};
 use crate::device::graphs::GraphCounts;
-use crate::model::preset;
+use crate::model::Preset;
 use crate::report::{Cell, Table, format};
 use crate::small_file;
 use crate::train::ceilings::{Limit, Sizes};
@@ -56,6 +56,7 @@ struct TrainArgs {
 #[derive(Serialize)]
 struct Report {
     preset: String,
+    task: Task,
     device: String,
     dtype: &'static str,
     batch: usize,
@@ -105,8 +106,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         None
     };
     let throughput = train_throughput(&workload, &device, dtype, common.seed, &sizes)?;
+    let (preset, task) = args.workload.preset_and_task()?;
     let mut report = Report {
-        preset: args.workload.preset().to_owned(),
+        preset: preset.name.to_owned(),
+        task,
         device: device.to_string(),
         dtype: dtype.name(),
         batch: workload.batch,
@@ -116,7 +119,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         throughput,
         products: device.measured_products(),
         tokens_per_second_one_thread: one_thread,
-        published: published(args.workload.preset())?,
+        published: published(preset, task),
         against: None,
     };
     if let (Some(earlier), Some(file)) = (earlier, &args.against) {
@@ -125,10 +128,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     common.print(&report, |report| text(report, &args.workload.title(&workload), &workload))
 }
 
-/// The published figures are for a trunk of 12 layers of 768: beside another model they would say nothing.
-fn published(name: &str) -> Result<Vec<Published>> {
-    let preset = preset(name)?;
-    Ok(if (preset.layers, preset.hidden) == (12, 768) { PUBLISHED.to_vec() } else { Vec::new() })
+/// The published figures are for the pretraining of a trunk of 12 layers of 768: beside another one they would say nothing.
+fn published(preset: &Preset, task: Task) -> Vec<Published> {
+    let same = (preset.layers, preset.hidden, task) == (12, 768, Task::Pretrain);
+    if same { PUBLISHED.to_vec() } else { Vec::new() }
 }
 
 fn read_earlier(path: &Path) -> Result<Value> {
@@ -144,7 +147,8 @@ fn read_earlier(path: &Path) -> Result<Value> {
 
 fn compare(earlier: &Value, report: &Report, file: &Path) -> Result<Comparison> {
     let now = serde_json::to_value(report).map_err(|error| Error::Failed(error.to_string()))?;
-    let conditions = ["preset", "device", "dtype", "batch", "length", "mix", "masked", "threads", "tokens_per_step"];
+    let conditions =
+        ["preset", "task", "device", "dtype", "batch", "length", "mix", "masked", "threads", "tokens_per_step"];
     let differences = conditions
         .into_iter()
         .filter(|what| earlier[*what] != now[*what])

@@ -5,7 +5,20 @@ use serde::Serialize;
 use crate::Result;
 use crate::bench::{Mix, Workload};
 use crate::device::Device;
-use crate::model::{Head, preset};
+use crate::model::{Head, Preset, preset};
+
+/// The preset that is made for splice sites.
+const SPLICE_MODEL: &str = "splice-small";
+
+/// What the model is trained for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Masked k-mers, 15 % of all: pretraining.
+    Pretrain,
+    /// The class of the site in the middle of each sequence: fine-tuning on splice sites.
+    Splice,
+}
 
 /// A training step to measure.
 #[derive(clap::Args, Debug, Serialize)]
@@ -23,6 +36,9 @@ pub struct WorkloadArgs {
     /// Lengths of the sequences: all full, or as DNABERT pretrains, half full and half uniform; both have batch x length tokens.
     #[arg(long, value_enum, default_value = "full")]
     mix: Mix,
+    /// What the model is trained for (default: pretrain; for splice-small splice). A window of 400 bases is --length 397 of 6-mers.
+    #[arg(long, value_enum)]
+    task: Option<Task>,
     /// Share of tokens that are masked.
     #[arg(long, default_value_t = 0.15, value_name = "SHARE")]
     masked: f64,
@@ -35,7 +51,7 @@ impl WorkloadArgs {
     /// [`crate::Error::Usage`] for an unknown preset.
     pub fn workload(&self, device: &Device, steps: usize) -> Result<Workload> {
         let preset = preset(&self.preset)?;
-        let splice = preset.name == "splice-small";
+        let splice = preset.name == SPLICE_MODEL;
         let length = self.length.unwrap_or(if splice { 80 } else { 512 });
         let batch = self.batch.unwrap_or(match device {
             _ if splice => 64,
@@ -43,7 +59,10 @@ impl WorkloadArgs {
             Device::Cpu if preset.layers == 12 => 2,
             Device::Cpu => 8,
         });
-        let head = if splice { Head::Site { labels: 3, hidden: None } } else { Head::MaskedLm };
+        let head = match self.task(preset) {
+            Task::Pretrain => Head::MaskedLm,
+            Task::Splice => Head::Site { labels: 3, hidden: None },
+        };
         let config = preset.config(length);
         Ok(Workload { config, head, batch, length, mix: self.mix, masked: self.masked, steps, collected: None })
     }
@@ -51,14 +70,23 @@ impl WorkloadArgs {
     /// What is measured, in a few words.
     pub fn title(&self, workload: &Workload) -> String {
         let (batch, length) = (workload.batch, workload.length);
+        let task = if self.task == Some(Task::Splice) { " for splice sites" } else { "" };
         match self.mix {
-            Mix::Full => format!("{}, {batch} sequences of {length} tokens", self.preset),
-            Mix::Dnabert => format!("{}, {} tokens in DNABERT's mix up to {length}", self.preset, batch * length),
+            Mix::Full => format!("{}{task}, {batch} sequences of {length} tokens", self.preset),
+            Mix::Dnabert => format!("{}{task}, {} tokens in DNABERT's mix up to {length}", self.preset, batch * length),
         }
     }
 
-    /// The preset's name.
-    pub fn preset(&self) -> &str {
-        &self.preset
+    /// The preset, and what it is trained for.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for an unknown preset.
+    pub fn preset_and_task(&self) -> Result<(&'static Preset, Task)> {
+        let preset = preset(&self.preset)?;
+        Ok((preset, self.task(preset)))
+    }
+
+    fn task(&self, preset: &Preset) -> Task {
+        self.task.unwrap_or(if preset.name == SPLICE_MODEL { Task::Splice } else { Task::Pretrain })
     }
 }
