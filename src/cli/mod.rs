@@ -214,14 +214,17 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
     };
     let common = cli.common;
     start_logging(&common);
-    if let Some(threads) = common.threads {
-        if !(1..=1024).contains(&threads) {
-            let found = format!("--threads {threads}");
-            return Err(Error::usage(found, "give 1 to 1,024 threads, or leave the option out for all cores"));
-        }
-        // Fails only when a pool exists already, which cannot be: this is the first use.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    if let Some(threads) = common.threads.filter(|threads| !(1..=1024).contains(threads)) {
+        let found = format!("--threads {threads}");
+        return Err(Error::usage(found, "give 1 to 1,024 threads, or leave the option out for all cores"));
     }
+    // 0 is as many as there are cores. Where nobody asks for the pool here, rayon panics if the system gives no threads.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0)).build_global();
+    pool.map_err(|error| {
+        Error::Failed(format!(
+            "cannot start threads: {error}\n  what to do: give fewer (--threads), or raise the limits of this process"
+        ))
+    })?;
     match cli.command {
         Command::Demo(args) => demo::run(&args, &common),
         Command::Genome(args) => genome::run(&args, &common),

@@ -189,6 +189,13 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
             "rates are 0 or more, betas from 0 up to, not including, 1, epsilon is over 0",
         ));
     }
+    if args.minimum_learning_rate > args.learning_rate {
+        let found = format!(
+            "--minimum-learning-rate {} over --learning-rate {}",
+            args.minimum_learning_rate, args.learning_rate
+        );
+        return Err(Error::usage(found, "give a minimum that is not above the highest rate"));
+    }
     let masking = Masking::of(args.masking, args.mask_probability);
     masking.check()?;
     let warmup = args.warmup.unwrap_or((args.steps / 20).min(10_000));

@@ -7,6 +7,7 @@ use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
 use crate::kmer::vocabulary::{CLS, SEP, Vocabulary};
 use crate::model::{Model, Rows};
+use crate::train::apply::require_numbers;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::{Error, Result};
 
@@ -140,6 +141,7 @@ impl Encoder {
         let uploaded = self.model.upload(tape, batch)?;
         let hidden = self.model.hidden(tape, &uploaded, layer, rows)?;
         let values = tape.value(hidden).to_f32()?;
+        require_numbers(values.iter().copied().map(f64::from))?;
         tape.recycle_batch(uploaded);
         let columns = hidden.columns;
         Ok(match rows {

@@ -1,12 +1,12 @@
 //! The working folder of long work: files that grow, and a state that says how much of them counts. Work that was killed
-//! goes on from the last state; what was written after it is cut off.
+//! goes on from the last state; what was written after it is cut off. Checksums tell what was damaged in between.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flate2::Crc;
+use flate2::{Crc, CrcReader};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ const LARGEST_SHARE: u32 = 20;
 /// The growing files of the work and its state.
 pub struct Journal {
     folder: PathBuf,
-    files: Vec<(PathBuf, BufWriter<File>)>,
+    files: Vec<Growing>,
     fingerprint: Value,
     /// Until there is a state to go on from: nothing of the folder is to stay.
     begun: Option<Unfinished>,
@@ -36,6 +36,13 @@ pub struct Journal {
     interval: Duration,
     /// Held, not read.
     _lock: File,
+}
+
+/// A file and the CRC-32 of all that it holds.
+struct Growing {
+    path: PathBuf,
+    file: BufWriter<File>,
+    crc: Crc,
 }
 
 /// Whether the working folder is one of work that was begun and not finished.
@@ -90,19 +97,26 @@ impl Journal {
         let mut files = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
             let path = folder.join(name);
-            let length = saved.as_ref().map_or(Some(0), |state| state["lengths"][index].as_u64());
+            let number = |of: &str| saved.as_ref().map_or(Some(0), |state| state[of][index].as_u64());
             let mut file = OpenOptions::new()
                 .create(true)
                 .truncate(false)
+                .read(true)
                 .write(true)
                 .open(&path)
                 .map_err(Error::io("open", &path))?;
             let present = file.metadata().map_err(Error::io("read", &path))?.len();
-            let length =
-                length.filter(|&length| length <= present).ok_or_else(|| damaged(what, &path, "it is cut short"))?;
+            let length = number("lengths").filter(|&length| length <= present);
+            let length = length.ok_or_else(|| damaged(what, &path, "it is cut short"))?;
             file.set_len(length).map_err(Error::io("write", &path))?;
-            file.seek(SeekFrom::End(0)).map_err(Error::io("write", &path))?;
-            files.push((path, BufWriter::new(file)));
+            let mut crc = Crc::new();
+            let mut reader = CrcReader::new(&mut file);
+            io::copy(&mut reader, &mut io::sink()).map_err(Error::io("read", &path))?;
+            crc.combine(reader.crc());
+            if number("checksums") != Some(crc.sum().into()) {
+                return Err(damaged(what, &path, "its checksum is another"));
+            }
+            files.push(Growing { path, file: BufWriter::new(file), crc });
         }
         let state = match saved {
             Some(mut state) => {
@@ -120,7 +134,8 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`].
     pub fn append(&mut self, index: usize, bytes: impl AsRef<[u8]>) -> Result<()> {
-        let (path, file) = &mut self.files[index];
+        let Growing { path, file, crc } = &mut self.files[index];
+        crc.update(bytes.as_ref());
         file.write_all(bytes.as_ref()).map_err(Error::io("write", &*path))
     }
 
@@ -136,23 +151,43 @@ impl Journal {
     pub fn save<S: Serialize>(&mut self, state: &S) -> Result<()> {
         let started = Instant::now();
         let mut lengths = Vec::with_capacity(self.files.len());
-        for (path, file) in &mut self.files {
+        let checksums: Vec<u32> = self.files.iter().map(|file| file.crc.sum()).collect();
+        for Growing { path, file, .. } in &mut self.files {
             let length = file.flush().and_then(|()| {
                 file.get_ref().sync_data()?;
                 file.get_mut().stream_position()
             });
             lengths.push(length.map_err(Error::io("write", &*path))?);
         }
-        let state = json!({ "fingerprint": self.fingerprint, "lengths": lengths, "state": state });
-        write_atomic(self.folder.join(STATE), state.to_string())?;
+        let state =
+            json!({ "fingerprint": self.fingerprint, "lengths": lengths, "checksums": checksums, "state": state });
+        let content = state.to_string();
+        write_atomic(self.folder.join(STATE), format!("{}{content}}}", heading(&content)))?;
         (self.begun, self.saved) = (None, Instant::now());
         self.interval = INTERVAL.max(LARGEST_SHARE * started.elapsed());
         Ok(())
     }
 
+    /// Hands on what came of work that may be asked to stop. If it was, `before`, what stood before that work, is saved first:
+    /// what the error says of going on is true.
+    ///
+    /// # Errors
+    /// That of the work, and those of [`Journal::save`].
+    pub fn save_if_interrupted<S: Serialize, T>(&mut self, before: &S, outcome: Result<T>) -> Result<T> {
+        if let Err(Error::Interrupted(_)) = &outcome {
+            self.save(before)?;
+        }
+        outcome
+    }
+
+    /// Whether there is no state yet to go on from.
+    pub fn is_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
     /// The path of file `index`, for reading once everything is saved.
     pub fn path(&self, index: usize) -> &Path {
-        &self.files[index].0
+        &self.files[index].path
     }
 
     /// Whether a file can be called `to`.
@@ -215,10 +250,21 @@ fn damaged(what: &str, path: &Path, how: &str) -> Error {
     Error::input(path, "", found, "remove the folder and begin anew")
 }
 
+/// What stands before the content of a state: its checksum.
+fn heading(content: &str) -> String {
+    let mut crc = Crc::new();
+    crc.update(content.as_bytes());
+    format!("{{\"checksum\":\"{:08x}\",\"content\":", crc.sum())
+}
+
 fn read_state(what: &str, folder: &Path, fingerprint: &Value) -> Result<Value> {
     let path = folder.join(STATE);
     let text = small_file::read(&path)?;
-    let state: Value = serde_json::from_str(&text).map_err(|error| damaged(what, &path, &error.to_string()))?;
+    let content = text.get(heading("").len()..).and_then(|content| content.strip_suffix('}')).unwrap_or_default();
+    if text != format!("{}{content}}}", heading(content)) {
+        return Err(damaged(what, &path, "its checksum is another"));
+    }
+    let state: Value = serde_json::from_str(content).map_err(|error| damaged(what, &path, &error.to_string()))?;
     let before = state["fingerprint"].as_object().ok_or_else(|| damaged(what, &path, "no fingerprint"))?;
     let differing = fingerprint.as_object().into_iter().flatten().find(|(key, value)| before.get(*key) != Some(value));
     match differing {
@@ -265,9 +311,29 @@ mod tests {
         assert_eq!(fs::read_to_string(journal.path(1)).unwrap(), "");
         journal.publish(0, &out.path().join("final"), b"!").unwrap();
         assert_eq!(fs::read_to_string(out.path().join("final")).unwrap(), "kept again!");
-        fs::write(journal.path(0), "cut").unwrap();
+        let (cut, other) = ("cut", "kept ogain");
+        for damage in [cut, other] {
+            fs::write(journal.path(0), damage).unwrap();
+            drop(journal);
+            assert!(
+                open(true)
+                    .err()
+                    .unwrap()
+                    .to_string()
+                    .contains("one: the working file of an interrupted scan is damaged")
+            );
+            fs::write(folder.join("one"), "kept again and what came later").unwrap();
+            journal = open(true).unwrap().0;
+        }
         drop(journal);
-        assert!(open(true).err().unwrap().to_string().contains("damaged"));
+        let path = folder.join("state.json");
+        let text = fs::read_to_string(&path).unwrap();
+        for damage in
+            [text.replace("\"state\":8", "\"state\":9"), text.replace('}', ""), String::new(), text[1..].to_owned()]
+        {
+            fs::write(&path, damage).unwrap();
+            assert!(open(true).err().unwrap().to_string().contains("state.json: the working file"));
+        }
         let (journal, state) = open(false).unwrap();
         assert!(state.is_none());
         drop(journal);

@@ -90,6 +90,14 @@ impl SpliceScorer {
         self.width
     }
 
+    /// Windows to score at a time: many enough for a device, few enough that no interruption loses more than about half a minute of two
+    /// cores. The model alone decides, so that work is cut alike wherever it goes on.
+    pub fn round_windows(&self) -> usize {
+        const FLOPS: f64 = 1e13;
+        let window = 2.0 * self.scorer.model().config.weights() as f64 * f64::from(self.width);
+        ((FLOPS / window) as usize).clamp(64, 4096)
+    }
+
     /// The bases, in plus-strand coordinates, that are read around a boundary: on its strand, `width / 2` before it and
     /// the rest behind it. `None` where the sequence starts inside them; the end may lie outside.
     pub fn range(&self, boundary: u32, strand: Strand) -> Option<Range<u32>> {

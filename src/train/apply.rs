@@ -124,7 +124,24 @@ fn answers_of(tape: &mut Tape, model: &Model, task: Task, batch: &Batch) -> Resu
         Task::MultiLabel => row.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
         Task::Regression => row.to_vec(),
     };
-    Ok(tape.to_f64(logits)?.chunks_exact(logits.columns).map(read).collect())
+    let values = tape.to_f64(logits)?;
+    require_numbers(values.iter().copied())?;
+    Ok(values.chunks_exact(logits.columns).map(read).collect())
+}
+
+/// What a model computed are numbers.
+///
+/// # Errors
+/// [`Error::Failed`] if one is not.
+pub fn require_numbers(mut values: impl Iterator<Item = f64>) -> Result<()> {
+    if values.all(f64::is_finite) {
+        return Ok(());
+    }
+    Err(Error::Failed(
+        "the model's output is not a number: its weights are so large that the computation overflows\n  what to do: use an \
+         earlier checkpoint of its training, or --dtype f32"
+            .into(),
+    ))
 }
 
 /// Every window has the answers that the task needs, and there is one.

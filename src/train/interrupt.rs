@@ -40,7 +40,8 @@ fn keep_ignoring() {
     let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     let is_ignored = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 1;
     let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().filter(is_ignored);
-    let _ = signals.collect::<SigSet>().thread_block();
+    // A file over its size limit (ulimit -f) is then an error of the write that says so, and not the end without a word.
+    let _ = signals.chain([Signal::SIGXFSZ]).collect::<SigSet>().thread_block();
 }
 
 /// While this lives, somebody asks [`requested`] again and again, and saves.

@@ -194,6 +194,61 @@ fn a_saturation_stops_soon() {
     assert_eq!(partial.exists(), partial.join("state.json").exists());
 }
 
+/// A stop in the first round: there is nothing to go on from yet but the beginning, and that is kept.
+#[test]
+fn a_stop_before_the_first_state_can_be_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = slow_splice_model(folder.path());
+    let bases = bases(2, 200_000);
+    let genome = genome(folder.path(), &[("x", &bases)]);
+    let vcf = folder.path().join("in.vcf");
+    let records = (100..20_000).map(|at| {
+        let reference = char::from(bases[at]);
+        format!("x\t{}\t.\t{reference}\t{}\t.\t.\t.\n", at + 1, if reference == 'A' { 'C' } else { 'A' })
+    });
+    let header = "##fileformat=VCFv4.2\n##contig=<ID=x>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n";
+    fs::write(&vcf, header.to_owned() + &records.collect::<String>()).unwrap();
+    let common = format!("--model {} --genome {}", text(&model), text(&genome));
+    let out = |name: &str| text(&folder.path().join(name)).to_owned();
+    for (line, partial) in [
+        (format!("scan {common} --out {}", out("scan")), "scan/.partial"),
+        (format!("variants {common} --vcf {} --out {}", text(&vcf), out("v.vcf")), "v.vcf.partial"),
+        (format!("variants {common} --saturation x --out {}", out("s.tsv")), "s.tsv.partial"),
+    ] {
+        let (lock, state) = (out(partial) + "/lock", out(partial) + "/state.json");
+        let child = command(&options(&line, &[])).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("it does not begin", || Path::new(&lock).is_file());
+        // It is in its first round, which takes longer, or has not begun it.
+        std::thread::sleep(Duration::from_millis(100));
+        let (code, message) = stop(child, "-INT");
+        assert_eq!(code, Some(130), "{line}: {message}");
+        assert!(message.contains("go on with --resume"), "{line}: {message}");
+        assert!(Path::new(&state).is_file(), "{line}: {message}");
+        let child = command(&options(&(line.clone() + " --resume"), &[])).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let (code, message) = stop(child, "-INT");
+        assert_eq!(code, Some(130), "{line} --resume: {message}");
+    }
+}
+
+/// What runs out of space before there is anything to go on from leaves nothing in the way of another try.
+#[test]
+fn files_over_their_limit_are_errors_that_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let genome = genome(folder.path(), &[("x", &bases(2, 200_000))]);
+    let out = folder.path().join("scan");
+    let line = format!("scan --model {} --genome {} --quiet --out {}", text(&model), text(&genome), text(&out));
+    let limited = format!("ulimit -f 1; exec {} {line}", env!("CARGO_BIN_EXE_helixgrad"));
+    let output = Command::new("bash").args(["-c", &limited]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("File too large"), "{message}");
+    assert!(
+        helixgrad(&options(&line, &[]).iter().map(|part| part.to_str().unwrap()).collect::<Vec<_>>()).status.success()
+    );
+}
+
 #[test]
 fn files_without_an_end_are_refused() {
     let folder = tempfile::tempdir().unwrap();

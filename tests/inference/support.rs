@@ -55,13 +55,22 @@ pub fn text(path: &Path) -> &str {
 
 /// A classifier in `folder/model`.
 pub fn model(folder: &Path, labels: &[&str], window: Option<usize>) -> PathBuf {
+    model_of_width(folder, labels, window, 16)
+}
+
+/// A model of splice sites that takes a second for some thousand windows.
+pub fn slow_splice_model(folder: &Path) -> PathBuf {
+    model_of_width(folder, &["acceptor", "donor", "neither"], Some(WIDTH), 512)
+}
+
+fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_size: usize) -> PathBuf {
     let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
     let config = Config {
         vocab_size: vocabulary.len(),
-        hidden_size: 16,
+        hidden_size,
         num_hidden_layers: 2,
         num_attention_heads: 2,
-        intermediate_size: 32,
+        intermediate_size: 2 * hidden_size,
         max_position_embeddings: 48,
         type_vocab_size: 2,
         layer_norm_eps: 1e-12,

@@ -11,7 +11,7 @@ mod truth;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -62,11 +62,13 @@ pub enum Positions {
 }
 
 impl Positions {
-    /// Bases that are scored at a time, and after which a scan can be resumed: a second or two on two cores.
-    fn piece(self) -> u32 {
+    /// Bases that are scored at a time, and after which a scan can be resumed: those of about so many windows.
+    fn piece(self, windows: usize) -> u32 {
+        // Of random bases, on both strands.
+        let windows = windows as u32;
         match self {
-            Self::GtAg => 1 << 14,
-            Self::All => 1 << 11,
+            Self::GtAg => 4 * windows,
+            Self::All => windows / 2,
         }
     }
 }
@@ -188,16 +190,16 @@ pub fn run(
     // What a kill left behind while results were being put into their places.
     remove_debris(&options.out)?;
     let mut state = state.unwrap_or_default();
-    if let (false, Some(config)) = (options.resume, &options.config) {
-        write_atomic(options.out.join(CONFIG), config)?;
-    }
     let saving = interrupt::saving();
     let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
     let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);
     let (bases_before, seconds_before, started) = (state.bases, state.seconds, Instant::now());
 
-    for (number, piece) in (0..).zip(pieces(genome, options)).skip(state.pieces as usize) {
-        let calls = score_piece(scorer, genome, &piece, options.positions, &mut state)?;
+    for (number, piece) in (0..).zip(pieces(scorer, genome, options)).skip(state.pieces as usize) {
+        let calls = score_piece(scorer, genome, &piece, options.positions, &mut state);
+        let calls = journal.save_if_interrupted(&state, calls);
+        keep_config(&journal, options)?;
+        let calls = calls?;
         write_calls(&mut journal, genome, &calls, options, &mut state)?;
         if let Some(truth) = truth {
             calls.iter().for_each(|call| truth.count(&mut state.counts, &call.site, call.score));
@@ -209,19 +211,31 @@ pub fn run(
         progress.update(state.bases, state.bases - bases_before, &found);
         if interrupt::requested() {
             journal.save(&state)?;
+            keep_config(&journal, options)?;
             progress.finish("interrupted");
             return Err(Error::Interrupted(format!(" after {} bases; go on with --resume", state.bases)));
         }
         if journal.is_due() {
             journal.save(&state)?;
+            keep_config(&journal, options)?;
         }
     }
     journal.save(&state)?;
+    keep_config(&journal, options)?;
     drop(saving);
     progress.finish(&format!("{} sites", state.sites));
     let summary = publish(&journal, genome, truth, options, &state)?;
     journal.remove()?;
     Ok(summary)
+}
+
+/// Once there is a state to go on from, and not before it, its options stand beside it.
+fn keep_config(journal: &Journal, options: &Options) -> Result<()> {
+    let path = options.out.join(CONFIG);
+    match &options.config {
+        Some(config) if !options.resume && !journal.is_begun() && !path.exists() => write_atomic(path, config),
+        _ => Ok(()),
+    }
 }
 
 /// A folder that holds a scan is left alone, unless it is an interrupted one that is to go on.
@@ -264,9 +278,9 @@ fn regions(genome: &Genome, options: &Options) -> Vec<Region> {
     }
 }
 
-/// The regions in pieces of fixed size, so that a resumed scan cuts its batches where an unbroken one does.
-fn pieces(genome: &Genome, options: &Options) -> impl Iterator<Item = Region> {
-    let size = options.positions.piece();
+/// The regions in pieces of a size that the model decides, so that a resumed scan cuts its batches where an unbroken one does.
+fn pieces(scorer: &SpliceScorer, genome: &Genome, options: &Options) -> impl Iterator<Item = Region> {
+    let size = options.positions.piece(scorer.round_windows());
     regions(genome, options).into_iter().flat_map(move |Region { index, range }| {
         let starts = (range.start..range.end).step_by(size as usize);
         starts.map(move |start| Region { index, range: start..range.end.min(start.saturating_add(size)) })
@@ -293,6 +307,7 @@ fn scan_fingerprint(
         "genome": format!("{:08x}", checksum(genome, &read)),
         "region": region,
         "positions": options.positions,
+        "piece": options.positions.piece(scorer.round_windows()),
         "min-score": options.min_site.value(),
         "min-track-score": options.min_track.value(),
         "annotation": truth.map(Truth::fingerprint),
@@ -303,7 +318,7 @@ fn scan_fingerprint(
     print
 }
 
-/// The calls of a piece: those whose base lies in it, sorted by base, then kind and strand.
+/// The calls of a piece: those whose base lies in it, sorted by base, then kind and strand. An error leaves `state` as it is.
 fn score_piece(
     scorer: &SpliceScorer,
     genome: &Genome,
@@ -317,7 +332,7 @@ fn score_piece(
     let mut bases = Vec::new();
     genome.decode(piece.index, from..length.min(end.saturating_add(scorer.width())), &mut bases);
 
-    let (mut windows, mut wanted) = (Vec::new(), Vec::new());
+    let (mut windows, mut wanted, mut unscored) = (Vec::new(), Vec::new(), 0);
     // Boundary b lies before base b; the calls at it lie on base b or on the one before.
     for boundary in start..=end {
         let at = (boundary - from) as usize;
@@ -332,16 +347,17 @@ fn score_piece(
                 continue;
             }
             let Some(window) = scorer.window(&bases, at, strand) else {
-                state.unscored += count;
+                unscored += count;
                 continue;
             };
             windows.push(window);
             wanted.push((boundary, strand, kinds));
         }
     }
-    state.windows += windows.len() as u64;
+    let scores = scorer.score(&windows)?;
+    (state.windows, state.unscored) = (state.windows + windows.len() as u64, state.unscored + unscored);
     let mut calls = Vec::with_capacity(windows.len());
-    for ((boundary, strand, kinds), scores) in wanted.into_iter().zip(scorer.score(&windows)?) {
+    for ((boundary, strand, kinds), scores) in wanted.into_iter().zip(scores) {
         for (kind, base) in kinds.into_iter().flatten() {
             let site = Site { position: Position { sequence: piece.index, boundary, strand }, kind };
             calls.push(Call { base, site, score: Score::of(scores[kind as usize]) });
@@ -445,7 +461,7 @@ fn publish(
         unscored: state.unscored,
         sites: state.sites,
         seconds: state.seconds,
-        bases_per_second: state.bases as f64 / Duration::from_secs_f64(state.seconds.max(1e-9)).as_secs_f64(),
+        bases_per_second: state.bases as f64 / state.seconds.max(1e-9),
         files,
         accuracy,
     };

@@ -24,7 +24,6 @@ const SKIPPED: &str = "HELIXGRAD_SKIPPED";
 /// Lines, their bytes, and windows that are worked on at a time, and after which the work can be gone on with.
 const ROUND_LINES: usize = 4096;
 const ROUND_BYTES: usize = 32 << 20;
-const ROUND_WINDOWS: usize = 4096;
 
 /// An allele in work: for each gene or strand what was asked, or why it is skipped.
 type Asked = Result<Vec<(Option<Gene>, Questions)>, &'static str>;
@@ -75,9 +74,11 @@ impl Annotator<'_> {
         let (done_before, seconds_before, started) = (done(&state.summary), state.summary.seconds, Instant::now());
         let mut progress = Progress::new("variants", 0, self.options.quiet).unit("alleles").resume_at(done_before);
         let saving = interrupt::saving();
+        let round_windows = self.scorer.round_windows();
         loop {
+            let before = state.clone();
             let (mut lines, mut windows, mut size) = (Vec::new(), Vec::new(), 0);
-            while lines.len() < ROUND_LINES && size < ROUND_BYTES && windows.len() < ROUND_WINDOWS {
+            while lines.len() < ROUND_LINES && size < ROUND_BYTES && windows.len() < round_windows {
                 let Some(bytes) = reader.next_line()? else { break };
                 size += bytes.len();
                 let bytes = bytes.to_vec();
@@ -88,7 +89,8 @@ impl Annotator<'_> {
             if lines.is_empty() {
                 break;
             }
-            let scores = self.scores(&windows, &mut state.summary.windows)?;
+            let scores = self.scores(&windows, &mut state.summary.windows);
+            let scores = journal.save_if_interrupted(&before, scores)?;
             let text: Vec<u8> =
                 lines.iter().flat_map(|line| self.annotated(line, &scores, &mut state.summary)).collect();
             journal.append(0, encode(&text)?)?;
@@ -186,6 +188,17 @@ impl Annotator<'_> {
             return Ok(Line { bytes, record: None });
         }
         let record = vcf::parse(&bytes)?;
+        let keys = bytes[record.info.clone()]
+            .split(|&byte| byte == b';')
+            .filter_map(|field| field.split(|&byte| byte == b'=').next());
+        if let Some(key) = keys.into_iter().find(|key| [FIELD, SKIPPED].map(str::as_bytes).contains(key)) {
+            let found =
+                format!("an INFO field {} already, which the header does not declare", String::from_utf8_lossy(key));
+            return Err((
+                found,
+                "remove it, as bcftools annotate -x does, or take the file from before it was scored".into(),
+            ));
+        }
         let Some(sequence) = self.aliases.resolve(self.genome, &record.sequence) else {
             names.missing(&record.sequence);
             let asked = record.alternates.iter().map(|_| Err("sequence_not_in_genome")).collect();

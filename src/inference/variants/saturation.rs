@@ -72,7 +72,8 @@ impl Annotator<'_> {
     /// [`Error::Interrupted`] after Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
     pub fn saturate(&self, region: &Region, out: &Path) -> Result<Summary> {
         let place = region.label(self.genome, Default::default());
-        let (mut journal, state) = self.journal::<State>(out, json!({ "saturation": place }))?;
+        let (mut journal, state) =
+            self.journal::<State>(out, json!({ "saturation": place, "round": self.round_bases() }))?;
         let mut state = match state {
             Some(state) => state,
             None => {
@@ -87,9 +88,13 @@ impl Annotator<'_> {
         let progress = Progress::new("saturation", 3 * length as u64, self.options.quiet).unit("changes");
         let mut progress = progress.resume_at(changes_before);
         let saving = interrupt::saving();
-        for first in region.range.clone().step_by(ROUND as usize).skip(state.rounds) {
-            let round = first..region.range.end.min(first + ROUND);
-            journal.append(0, self.round(region.index, round, &mut state.summary)?)?;
+        let size = self.round_bases();
+        for first in region.range.clone().step_by(size as usize).skip(state.rounds) {
+            let before = state.clone();
+            let round = first..region.range.end.min(first.saturating_add(size));
+            let rows = self.round(region.index, round, &mut state.summary);
+            let rows = journal.save_if_interrupted(&before, rows)?;
+            journal.append(0, rows)?;
             state.rounds += 1;
             let summary = &mut state.summary;
             summary.seconds = seconds_before + started.elapsed().as_secs_f64();
@@ -119,6 +124,12 @@ impl Annotator<'_> {
         summary.changes_per_second = summary.changes as f64 / summary.seconds.max(1e-9);
         progress.finish("");
         Ok(summary)
+    }
+
+    /// Bases at a time: each has three changes, and each of those reads some windows of its own, about half of the positions near it.
+    fn round_bases(&self) -> u32 {
+        let windows = 3 * self.options.distance.max(1);
+        (self.scorer.round_windows() as u32 / windows).clamp(1, ROUND)
     }
 
     /// The rows of the table for the bases `round`.
