@@ -24,6 +24,18 @@ pub fn is_staging(name: &str) -> bool {
     name.starts_with(STAGING_PREFIX) && (name.ends_with(STAGING_SUFFIX) || name.ends_with(ASIDE_SUFFIX))
 }
 
+/// Refuses an output that is a file to be read for it.
+///
+/// # Errors
+/// [`Error::Usage`] if they are the same file, by whatever name.
+pub fn keep_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let Ok(real) = output.canonicalize() else { return Ok(()) };
+    if !real.is_file() || inputs.into_iter().all(|input| input.canonicalize().map_or(true, |input| input != real)) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the output {} is the input", output.display()), "give the output another name"))
+}
+
 /// What [`abandon`] removes.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 

@@ -162,6 +162,32 @@ fn an_export_has_the_tensors_of_transformers() {
     }
 }
 
+/// transformers 5 saves no vocab.txt.
+#[test]
+fn a_vocabulary_may_be_that_of_a_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path();
+    copy("mlm", model);
+    let before = checkpoint::load(model).unwrap().vocabulary;
+    let text = fs::read_to_string(model.join("vocab.txt")).unwrap();
+    fs::remove_file(model.join("vocab.txt")).unwrap();
+    let mut table: serde_json::Map<_, _> =
+        text.lines().enumerate().map(|(id, token)| (token.to_owned(), serde_json::json!(id))).collect();
+    let write = |table: &serde_json::Map<String, serde_json::Value>| {
+        let json = serde_json::json!({ "version": "1.0", "model": { "type": "WordPiece", "vocab": table } });
+        fs::write(model.join("tokenizer.json"), json.to_string()).unwrap();
+    };
+    write(&table);
+    let after = checkpoint::load(model).unwrap().vocabulary;
+    assert_eq!((after.len(), after.k(), after.order()), (before.len(), before.k(), before.order()));
+    for damage in [serde_json::json!(7), serde_json::json!(69), serde_json::json!(-1), serde_json::json!("5")] {
+        table.insert("AAA".into(), damage);
+        write(&table);
+        let message = checkpoint::load(model).err().unwrap().to_string();
+        assert!(message.contains("tokenizer.json"), "{message}");
+    }
+}
+
 #[test]
 fn import_and_info_on_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -253,6 +279,13 @@ fn files_that_cannot_be_understood_say_why() {
         ("mlm", Box::new(replace("config.json", "_layers\": 2", "_layers\": 4000000")), "num_hidden_layers is 4000000"),
         ("mlm", Box::new(replace("config.json", "size\": 24", "size\": 1000000")), "intermediate"),
         ("mlm", Box::new(remove("vocab.txt")), "no vocab.txt"),
+        (
+            "mlm",
+            Box::new(|f| {
+                fs::rename(f.join("vocab.txt"), f.join("tokenizer.json")).unwrap();
+            }),
+            "tokenizer.json, model.vocab",
+        ),
         ("mlm", Box::new(remove("config.json")), "config.json"),
         ("mlm", Box::new(remove("model.safetensors")), "no model.safetensors"),
         (

@@ -92,7 +92,23 @@ fn numbers_are_learnt() {
     assert!(String::from_utf8(text.stdout).unwrap().contains("Spearman"));
     // Data of another kind.
     let classes = folder.table("classes.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i, 5), i % 2));
-    assert!(refused(&["evaluate", "--model", &model, "--data", &classes]).contains("1 targets"));
+    assert!(
+        refused(&["evaluate", "--model", &model, "--data", &classes])
+            .contains("columns label, where the model has share")
+    );
+    let swapped = folder.table("swapped.tsv", "sequence\tnegative\tshare", |i| format!("{}\t1\t2", bases(i, 5)));
+    assert!(refused(&["evaluate", "--model", &model, "--data", &swapped]).contains("the model has share, negative"));
+    let predicted = json(&["predict", "--model", &model, "--tsv", &data]);
+    assert_eq!(predicted["windows"][0]["values"].as_array().unwrap().len(), 2);
+    let text = String::from_utf8(helixgrad(&["predict", "--model", &model, "--tsv", &data]).stdout).unwrap();
+    assert!(text.starts_with("name\tshare\tnegative\nwindow_1\t"), "{text}");
+    // Numbers that the head is far from.
+    let far = folder.table("far.tsv", "sequence\tpercent", |i| format!("{}\t{}", bases(i, 5), 40 + i % 50));
+    let out = folder.path("far");
+    let slow = ["finetune", "--task", "regression", "--data", &far, "--out", &out, "--epochs", "1"];
+    let slow = [&slow[..], &TINY].concat();
+    let message = String::from_utf8(helixgrad(&slow).stderr).unwrap();
+    assert!(message.contains("the numbers of percent have mean"), "{message}");
     let words = folder.table("words.tsv", "sequence\ta\tb", |i| format!("{}\tx\ty", bases(i, 5)));
     assert!(refused(&["evaluate", "--model", &model, "--data", &words]).contains("line 2: \"x\""));
 }
@@ -112,6 +128,15 @@ fn several_labels_are_learnt() {
     assert!(figure(&found, "macro_auroc") > 0.7 && figure(&found, "macro_auprc") > 0.6, "{found}");
     let config: Value = serde_json::from_str(&fs::read_to_string(format!("{model}/config.json")).unwrap()).unwrap();
     assert_eq!(config["problem_type"], "multi_label_classification");
+    let predicted = json(&["predict", "--model", &model, "--tsv", &data]);
+    let mut counts = [0; 4];
+    for window in predicted["windows"].as_array().unwrap() {
+        let labels = ["rich", "poor", "even"].iter().zip(window["probabilities"].as_array().unwrap());
+        let likely: Vec<_> = labels.filter(|(_, p)| p.as_f64().unwrap() >= 0.5).map(|(label, _)| *label).collect();
+        assert_eq!(window["prediction"], serde_json::json!(likely));
+        counts[likely.len()] += 1;
+    }
+    assert!(counts.iter().filter(|count| **count > 0).count() > 1, "{counts:?}");
 }
 
 /// Equal or not: nothing but both sequences together says it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
+use crate::inference::scan::WORKING_FOLDER;
 use crate::inference::variants::working_folder;
 use crate::small_file;
 use crate::{Error, Result};
@@ -74,7 +75,8 @@ fn config_path(arguments: &[OsString]) -> Result<Option<PathBuf>> {
     }
     match value_of("out") {
         Some(out) if arguments.iter().any(|argument| argument == "--resume") => {
-            let candidates = [out.clone(), working_folder(&out)].map(|folder| folder.join("config.toml"));
+            let folders = [out.join(WORKING_FOLDER), out.clone(), working_folder(&out)];
+            let candidates = folders.map(|folder| folder.join("config.toml"));
             candidates.into_iter().find(|path| path.is_file()).map(Some).ok_or_else(|| {
                 Error::usage(
                     format!("--resume, but {} holds nothing that was interrupted", out.display()),

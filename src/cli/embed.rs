@@ -15,6 +15,7 @@ use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed};
 use crate::inference::encoder::Encoder;
 use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::{self, Named};
+use crate::output::keep_inputs;
 use crate::report::{Progress, format};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -97,6 +98,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     };
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
     let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
+    let inputs = [&args.fasta, &args.bed, &args.tsv, &args.genome].into_iter().flatten();
+    keep_inputs(&args.out, inputs.map(PathBuf::as_path))?;
     let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
     let k = encoder.vocabulary().k();
     let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
-use crate::Result;
 use crate::genome::splice::LABEL_NAMES;
-use crate::kmer::table::{Answers, read_table};
+use crate::kmer::table::{Answers, Table as LabelledTable, read_table};
 use crate::model::Task;
 use crate::report::{Cell, Progress, Table};
 use crate::train::checkpoint;
 use crate::train::evaluation::{Evaluation, TaskScores, evaluate, evaluate_targets, no_classifier};
 use crate::train::metrics::SpliceMetrics;
 use crate::train::scores::Estimate;
+use crate::{Error, Result};
 
 /// Options of `helixgrad evaluate`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -40,7 +40,14 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
     let (answers, pairs) = (answers_of(classification.task), classification.pairs);
-    let test = read_table(&data, answers, pairs)?.windows;
+    let LabelledTable { windows: test, names } = read_table(&data, answers, pairs)?;
+    // transformers numbers the outputs of a model that nobody named.
+    let is_number = |label: &String| label.trim_start_matches("LABEL_").parse::<usize>().is_ok();
+    let are_named = classification.task != Task::SingleLabel && !classification.labels.iter().all(is_number);
+    if are_named && names != classification.labels {
+        let found = format!("columns {}, where the model has {}", names.join(", "), classification.labels.join(", "));
+        return Err(Error::input(&data, "line 1", found, "use a table with the model's columns, in its order"));
+    }
     let mut progress = Progress::new("evaluating", test.len() as u64, common.quiet).unit("windows");
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
     if classification.task != Task::SingleLabel {

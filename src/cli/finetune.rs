@@ -149,6 +149,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         }
         _ => named_columns(args, names)?,
     };
+    if args.task == Task::Regression {
+        labels
+            .iter()
+            .enumerate()
+            .for_each(|(column, name)| warn_of_scale(name, train.iter().map(|of| of.targets[column])));
+    }
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
     for (windows, path) in [(&train, Some(&train_path)), (&dev, dev_path.as_ref())] {
         let short = |(number, of): (usize, &LabelledWindow)| {
@@ -234,6 +240,19 @@ fn printable(names: Vec<String>) -> Result<Vec<String>> {
     match names.iter().find(|name| name.is_empty() || name.contains(char::is_control)) {
         Some(name) => Err(Error::usage(format!("a class called {name:?}"), "use names without tabs and line breaks")),
         None => Ok(names),
+    }
+}
+
+/// The head starts at 0 with small weights, and the loss is the squared error: targets far from 0 are not reached in a usual training.
+fn warn_of_scale(name: &str, targets: impl Iterator<Item = f32> + Clone) {
+    let count = targets.clone().count().max(1) as f64;
+    let mean = targets.clone().map(f64::from).sum::<f64>() / count;
+    let deviation = (targets.map(|target| (f64::from(target) - mean).powi(2)).sum::<f64>() / count).sqrt();
+    if mean.abs() > 3.0 || deviation > 3.0 || (0.0 < deviation && deviation < 0.02) {
+        tracing::warn!(
+            "the numbers of {name} have mean {mean:.3} and standard deviation {deviation:.3}, which take long to learn: give \
+             (number - {mean:.3}) / {deviation:.3} instead, and turn predictions back"
+        );
     }
 }
 

@@ -18,7 +18,7 @@ use crate::genome::pack::{PackSummary, pack_fasta};
 use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::inference::bed::{BedReader, Interval};
-use crate::output::AtomicFile;
+use crate::output::{AtomicFile, keep_inputs};
 use crate::{Error, Result};
 
 /// Options of `helixgrad genome`.
@@ -231,6 +231,9 @@ struct Record {
 fn extract(args: &Extract, common: &Common) -> Result<()> {
     let genome = Genome::open(&args.file)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
+    if let Some(out) = &args.out {
+        keep_inputs(out, [Some(&args.file), args.bed.as_ref()].into_iter().flatten().map(PathBuf::as_path))?;
+    }
     let soft_mask = !args.upper_case;
     match (&args.bed, &args.region) {
         (Some(bed), _) => {
@@ -243,7 +246,7 @@ fn extract(args: &Extract, common: &Common) -> Result<()> {
             write_records(&genome, intervals.map(|interval| interval.map(record)), args, common)
         }
         (None, Some(region)) => {
-            let region = Region::parse(&genome, region)?;
+            let region = Region::parse_with(&genome, &aliases, region)?;
             let spelling = Spelling { soft_mask, reverse_complement: args.reverse_complement };
             let record = Record { name: region.label(&genome, spelling), region, spelling };
             write_records(&genome, std::iter::once(Ok(record)), args, common)

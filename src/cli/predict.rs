@@ -13,7 +13,8 @@ use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
 use crate::kmer::sequences::{self, Named};
-use crate::output::AtomicFile;
+use crate::model::{Head, Task};
+use crate::output::{AtomicFile, keep_inputs};
 use crate::report::Progress;
 use crate::train::apply::largest;
 use crate::train::checkpoint;
@@ -29,7 +30,8 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     windows: Windows,
-    /// Write a TSV file: name, predicted class, one probability a class (default: print it).
+    /// Write a TSV file: name, predicted class (of several labels all that are likelier than not; of numbers none), one probability a class or
+    /// one number a target (default: print it).
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -72,6 +74,12 @@ struct Source {
 type Stream<'a> = &'a mut dyn Iterator<Item = Result<Named>>;
 
 impl Windows {
+    /// The files that are read.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let Source { fasta, tsv, bed } = &self.source;
+        [fasta, tsv, bed, &self.genome].into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// Opens the file and hands its path and its windows to `work`.
     pub(super) fn each(&self, work: &mut dyn FnMut(&Path, Stream) -> Result<()>) -> Result<()> {
         let genome = self.genome.as_ref().map(Genome::open).transpose()?;
@@ -95,8 +103,11 @@ impl Windows {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let scorer = Scorer::new(checkpoint::load(&args.model)?, device, dtype)?;
+    if let Some(out) = &args.out {
+        keep_inputs(out, args.windows.files())?;
+    }
     let mut output = Output::create(args.out.as_deref(), common.json)?;
-    output.begin(scorer.labels())?;
+    output.begin(scorer.labels(), scorer.task())?;
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
     let (mut count, mut longer) = (0, 0_u64);
     args.windows.each(&mut |path, windows| {
@@ -109,7 +120,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         scorer.stream(windows, |window, probabilities| {
             count += 1;
             progress.update(count, count, "");
-            output.row(&window.name, scorer.labels(), probabilities)
+            output.row(&window.name, &scorer, probabilities)
         })
     })?;
     progress.finish("");
@@ -134,10 +145,14 @@ fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
     let wrong = |remedy: String| Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy));
     if length < scorer.least() {
         let least = scorer.least();
-        return wrong(format!("this model takes windows of {least} bases or more, with the site in the middle"));
+        let middle =
+            if matches!(scorer.model().head, Head::Site { .. }) { ", with the site in the middle" } else { "" };
+        return wrong(format!("this model takes windows of {least} bases or more{middle}"));
     }
     match scorer.most() {
-        Some(most) if length > most => wrong(format!("this model takes windows of at most {most} bases")),
+        Some(most) if length > most => wrong(format!(
+            "this model takes windows of at most {most} bases: cut the sequences, or take windows of a genome with --bed"
+        )),
         _ => Ok(()),
     }
 }
@@ -171,23 +186,38 @@ impl Output {
         }
     }
 
-    fn begin(&mut self, labels: &[String]) -> Result<()> {
+    fn begin(&mut self, labels: &[String], task: Task) -> Result<()> {
+        let prediction = if task == Task::Regression { "" } else { "prediction\t" };
         match self {
             Self::Stdout { json: true, .. } => self.write(&format!("{{\"labels\":{},\"windows\":[", json!(labels))),
-            _ => self.write(&format!("name\tprediction\t{}\n", labels.join("\t"))),
+            _ => self.write(&format!("name\t{prediction}{}\n", labels.join("\t"))),
         }
     }
 
-    fn row(&mut self, name: &str, labels: &[String], probabilities: &[f64]) -> Result<()> {
-        let prediction = &labels[largest(probabilities)];
+    fn row(&mut self, name: &str, scorer: &Scorer, answers: &[f64]) -> Result<()> {
+        let labels = scorer.labels();
+        let likely =
+            || labels.iter().zip(answers).filter(|(_, probability)| **probability >= 0.5).map(|(label, _)| label);
         if let Self::Stdout { json: true, rows, .. } = self {
             *rows += 1;
             let comma = if *rows > 1 { "," } else { "" };
-            let row = json!({ "name": name, "prediction": prediction, "probabilities": probabilities });
+            let row = match scorer.task() {
+                Task::SingleLabel => {
+                    json!({ "name": name, "prediction": labels[largest(answers)], "probabilities": answers })
+                }
+                Task::MultiLabel => {
+                    json!({ "name": name, "prediction": likely().collect::<Vec<_>>(), "probabilities": answers })
+                }
+                Task::Regression => json!({ "name": name, "values": answers }),
+            };
             return self.write(&format!("{comma}{row}"));
         }
-        let mut line = format!("{name}\t{prediction}");
-        probabilities.iter().for_each(|probability| line += &format!("\t{probability:.6}"));
+        let mut line = match scorer.task() {
+            Task::SingleLabel => format!("{name}\t{}", labels[largest(answers)]),
+            Task::MultiLabel => format!("{name}\t{}", likely().cloned().collect::<Vec<_>>().join(",")),
+            Task::Regression => name.to_owned(),
+        };
+        answers.iter().for_each(|probability| line += &format!("\t{probability:.6}"));
         line.push('\n');
         self.write(&line)
     }

@@ -61,14 +61,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     annotation: Option<PathBuf>,
-    /// Two names of the same sequence, as NC_000023.10=X; may be repeated.
-    #[arg(long, value_name = "ONE=OTHER", requires = "annotation")]
+    /// Two names of the same sequence, in --region or --annotation and in the genome, as NC_000023.10=X; may be repeated.
+    #[arg(long, value_name = "ONE=OTHER")]
     alias: Vec<String>,
     /// A file of such pairs, two columns.
-    #[arg(long, value_name = "FILE", requires = "annotation")]
+    #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     alias_file: Option<PathBuf>,
-    /// Go on with the interrupted scan in --out, with the options in its config.toml: the same files as without the
+    /// Go on with the interrupted scan in --out, with the options that it was begun with: the same files as without the
     /// interruption.
     #[arg(long)]
     #[serde(skip)]
@@ -83,9 +83,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (min_site, min_track) =
         (probability("--min-score", args.min_score)?, probability("--min-track-score", args.min_track_score)?);
     let genome = Genome::open(&args.genome)?;
-    let region = args.region.as_ref().map(|text| Region::parse(&genome, text)).transpose()?;
+    let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
+    let region = args.region.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
     let truth = args.annotation.as_ref().map(|path| {
-        let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
         let model = GeneModel::new(Annotation::open(path)?, &genome, &aliases)?;
         Ok::<_, Error>(Truth::new(&model, &genome, MIN_INTRON, &path.display().to_string()))
     });

@@ -268,7 +268,7 @@ fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
 }
 
 fn regions(texts: &[String], source: &Source) -> Result<Vec<Region>> {
-    texts.iter().map(|text| Region::parse(&source.genome, text)).collect()
+    texts.iter().map(|text| Region::parse_with(&source.genome, &source.aliases, text)).collect()
 }
 
 fn indices(names: &[String], source: &Source) -> Result<Vec<usize>> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::fasta;
 use super::twobit::SIGNATURE;
-use crate::output::AtomicFile;
+use crate::output::{AtomicFile, keep_inputs};
 use crate::{Error, Result};
 
 /// The most bytes in a sequence name: its length is stored in one byte.
@@ -303,12 +303,7 @@ pub fn pack_fasta(input: &Path, output: &Path, progress: &mut dyn FnMut(u64)) ->
     if output == Path::new("-") {
         return Err(Error::usage("a .2bit file cannot go to stdout", "name the file to write"));
     }
-    if let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize())
-        && from == to
-    {
-        let found = format!("the output {} is the input", output.display());
-        return Err(Error::usage(found, "give the .2bit file another name"));
-    }
+    keep_inputs(output, [input])?;
     let mut summary = PackSummary::default();
     let mut writer = TwoBitWriter::create(output)?;
     fasta::read(input, progress, &mut |name, sequence| {

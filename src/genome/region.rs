@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use super::alias::Aliases;
 use super::twobit::{Genome, Sequence};
 use crate::{Error, Result};
 
@@ -42,16 +43,27 @@ impl Region {
     /// [`Error::Input`] for a name that is not in the genome (with the closest ones) and for a range that is none or
     /// passes the sequence (with its length).
     pub fn parse(genome: &Genome, text: &str) -> Result<Self> {
-        if let Some(index) = genome.find(text) {
+        Self::parse_with(genome, &Aliases::default(), text)
+    }
+
+    /// As [`Region::parse`], of a sequence that may be called by another name.
+    ///
+    /// # Errors
+    /// As [`Region::parse`].
+    pub fn parse_with(genome: &Genome, aliases: &Aliases, text: &str) -> Result<Self> {
+        if let Some(index) = aliases.resolve(genome, text) {
             return Ok(Self { index, range: 0..genome.sequences()[index].length });
         }
         let (name, numbers) = text.rsplit_once(':').unwrap_or((text, ""));
-        let Some(index) = genome.find(name) else {
+        let Some(index) = aliases.resolve(genome, name) else {
             return Err(Error::input(
                 genome.path(),
                 "",
                 format!("there is no sequence {name:?}"),
-                format!("{}; `helixgrad genome info` lists all", close_names(genome.sequences(), name)),
+                format!(
+                    "{}; `helixgrad genome info` lists all; --alias pairs names",
+                    close_names(genome.sequences(), name)
+                ),
             ));
         };
         let length = genome.sequences()[index].length;

@@ -180,11 +180,6 @@ impl Journal {
         outcome
     }
 
-    /// Whether there is no state yet to go on from.
-    pub fn is_begun(&self) -> bool {
-        self.begun.is_some()
-    }
-
     /// The path of file `index`, for reading once everything is saved.
     pub fn path(&self, index: usize) -> &Path {
         &self.files[index].path

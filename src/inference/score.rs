@@ -6,7 +6,7 @@ use super::workers::Workers;
 use crate::Result;
 use crate::device::{DType, Device};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::Model;
+use crate::model::{Model, Task};
 use crate::train::apply::classify;
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
@@ -45,6 +45,11 @@ impl Scorer {
     /// Names of the classes, in the order of the probabilities.
     pub fn labels(&self) -> &[String] {
         &self.classification.labels
+    }
+
+    /// What its answers are.
+    pub fn task(&self) -> Task {
+        self.classification.task
     }
 
     /// Bases of the window that the model reads, the middle of longer ones; `None`: whatever comes.

@@ -10,9 +10,11 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::lines::Lines;
 use crate::output::write_atomic;
+use crate::small_file;
 use crate::{Error, Result};
 
 /// Id of `[PAD]`.
@@ -87,10 +89,6 @@ impl Vocabulary {
     /// [`Error::Io`], or [`Error::Input`] with the line of the first token that is not where it should be.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let remedy = "use a vocab.txt of DNABERT or BioNeMo: [PAD] [UNK] [CLS] [SEP] [MASK], then all k-mers of \
-                      k = 3..6 in the order of A,T,C,G or A,C,G,T";
-        let wrong = |line: usize, found: String| Error::input(path, format!("line {line}"), found, remedy);
-
         let largest = SPECIALS + (1 << (2 * SUPPORTED_K.end()));
         let mut tokens = Vec::new();
         let mut lines = Lines::open(path)?;
@@ -98,6 +96,32 @@ impl Vocabulary {
             let Some(line) = lines.next_line()? else { break };
             tokens.push(line.to_owned());
         }
+        Self::of_tokens(path, "line", &tokens)
+    }
+
+    /// Reads the tokens of a `tokenizer.json`, which is all that newer versions of transformers save.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::read`], with the number of the token.
+    pub fn read_tokenizer(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let wrong =
+            |found: &str| Error::input(path, "model.vocab", found, "copy the model's vocab.txt into the folder");
+        let json: Value = serde_json::from_str(&small_file::read(path)?).map_err(|error| wrong(&error.to_string()))?;
+        let vocabulary = json["model"]["vocab"].as_object().ok_or_else(|| wrong("no table of tokens"))?;
+        let mut tokens = vec![String::new(); vocabulary.len()];
+        for (token, id) in vocabulary {
+            let place = id.as_u64().and_then(|id| tokens.get_mut(usize::try_from(id).ok()?));
+            *place.ok_or_else(|| wrong("ids that are not 0, 1, 2 and so on"))? = token.clone();
+        }
+        Self::of_tokens(path, "token", &tokens)
+    }
+
+    /// The vocabulary that these are the tokens of, each with its id as its place.
+    fn of_tokens(path: &Path, unit: &str, tokens: &[String]) -> Result<Self> {
+        let remedy = "use a vocab.txt of DNABERT or BioNeMo: [PAD] [UNK] [CLS] [SEP] [MASK], then all k-mers of \
+                      k = 3..6 in the order of A,T,C,G or A,C,G,T";
+        let wrong = |number: usize, found: String| Error::input(path, format!("{unit} {number}"), found, remedy);
         let (Some(first), Some(second)) = (tokens.get(SPECIALS), tokens.get(SPECIALS + 1)) else {
             return Err(wrong(tokens.len() + 1, "the file ends before the first k-mers".into()));
         };

@@ -184,7 +184,7 @@ impl FolderKind {
             if !is_marked || is_folder || !is_ours {
                 return Err(Error::usage(
                     format!("{} holds {:?}, and is no folder of {}", path.display(), name.to_string_lossy(), self.what),
-                    "name a new folder with --out, or an earlier one of this command, which is replaced",
+                    "name a new folder with --out",
                 ));
             }
         }

@@ -80,16 +80,19 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let folder = model_folder(path)?;
-        let vocabulary_path = folder.join(VOCABULARY_FILE);
-        if !vocabulary_path.exists() {
-            return Err(Error::input(
-                &folder,
-                "",
-                "no vocab.txt, which says what each token means",
-                "copy the one that the model was trained with into the folder (DNABERT has one for each k)",
-            ));
-        }
-        let vocabulary = Vocabulary::read(vocabulary_path)?;
+        let [vocabulary, tokenizer] = [VOCABULARY_FILE, "tokenizer.json"].map(|name| folder.join(name));
+        let vocabulary = match (vocabulary.exists(), tokenizer.exists()) {
+            (true, _) => Vocabulary::read(vocabulary)?,
+            (false, true) => Vocabulary::read_tokenizer(tokenizer)?,
+            (false, false) => {
+                return Err(Error::input(
+                    &folder,
+                    "",
+                    "no vocab.txt and no tokenizer.json, which say what each token means",
+                    "copy the one that the model was trained with into the folder (DNABERT has one for each k)",
+                ));
+            }
+        };
         let config_path = folder.join(CONFIG_FILE);
         let config = ModelConfig::read(&config_path)?;
         if config.config.vocab_size != vocabulary.len() {

@@ -91,10 +91,11 @@ pub fn cross_validate(
     let fold_of = folds_of(windows, folds.max(1), options.seed);
     let fewest = if options.patience.is_some() { 3 } else { 2 };
     let used = fold_of.iter().max().map_or(0, |last| last + 1);
+    let stopping = if options.patience.is_some() { ", one of them to stop early by" } else { "" };
     if folds < fewest || used < folds {
         return Err(Error::usage(
             format!("--folds {folds} of {} windows", windows.len()),
-            format!("give at least {fewest} folds, and no more than there are different sequences"),
+            format!("give at least {fewest} folds{stopping}, and no more than there are different sequences"),
         ));
     }
     let plan = json!([

@@ -63,6 +63,58 @@ fn every_source_gives_the_same_probabilities() {
 }
 
 #[test]
+fn no_command_writes_over_what_it_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let model_path = splice_model(folder.path());
+    let model = text(&model_path);
+    let genome_path = genome(folder.path(), &[("x", &bases(1, 300))]);
+    let genome = text(&genome_path);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("w.tsv"), format!("sequence\n{}\n", String::from_utf8_lossy(&bases(3, 30)))).unwrap();
+    fs::write(path("w.bed"), "x\t0\t30\n").unwrap();
+    fs::write(path("v.vcf"), "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n").unwrap();
+    std::os::unix::fs::symlink(path("w.tsv"), path("link.tsv")).unwrap();
+    let (table, link, bed, vcf) = (path("w.tsv"), path("link.tsv"), path("w.bed"), path("v.vcf"));
+    let before = [&table, &bed, &vcf, &genome.to_owned()].map(|path| fs::read(path).unwrap());
+    for arguments in [
+        vec!["predict", "--model", model, "--tsv", &table, "--out", &table],
+        vec!["predict", "--model", model, "--tsv", &table, "--out", &link],
+        vec!["embed", "--model", model, "--tsv", &table, "--out", &table],
+        vec!["attention", "--model", model, "--tsv", &table, "--out", &table],
+        vec!["predict", "--model", model, "--bed", &bed, "--genome", genome, "--out", genome],
+        vec!["variants", "--model", model, "--genome", genome, "--vcf", &vcf, "--out", &vcf],
+        vec!["genome", "extract", genome, "x:1-10", "--out", genome],
+        vec!["genome", "extract", genome, "--bed", &bed, "--out", &bed],
+        vec!["genome", "pack", &table, &table],
+    ] {
+        let message = refused(&arguments);
+        assert!(message.contains("is the input"), "{message}");
+    }
+    assert!([&table, &bed, &vcf, &genome.to_owned()].map(|path| fs::read(path).unwrap()) == before);
+    // Regions are called by other names, too.
+    let by_alias = helixgrad(&["genome", "extract", genome, "chrX:1-10", "--alias", "chrX=x"]);
+    assert!(by_alias.status.success() && by_alias.stdout == helixgrad(&["genome", "extract", genome, "x:1-10"]).stdout);
+    let scan = [
+        "scan",
+        "--model",
+        model,
+        "--genome",
+        genome,
+        "--region",
+        "chrX:1-100",
+        "--alias",
+        "chrX=x",
+        "--out",
+        &path("s"),
+    ];
+    assert!(helixgrad(&scan).status.success());
+    let saturation = ["--saturation", "chrX:100-110", "--alias", "chrX=x", "--out", &path("t.tsv")];
+    assert!(
+        helixgrad(&[&["variants", "--model", model, "--genome", genome][..], &saturation].concat()).status.success()
+    );
+}
+
+#[test]
 fn bad_windows_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     let model_path = splice_model(folder.path());

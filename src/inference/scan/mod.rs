@@ -30,6 +30,7 @@ use crate::lossy;
 use crate::output::{is_staging, remove_debris, write_atomic};
 use crate::report::Progress;
 use crate::report::format::date;
+use crate::small_file;
 use crate::train::interrupt;
 use crate::{Error, Result};
 
@@ -42,7 +43,7 @@ pub const TRACKS: [(Kind, Strand, &str); 4] = [
 ];
 
 /// The working folder, inside the output folder.
-const WORKING_FOLDER: &str = ".partial";
+pub const WORKING_FOLDER: &str = ".partial";
 
 const BED: &str = "sites.bed";
 const SUMMARY: &str = "scan.json";
@@ -79,7 +80,7 @@ impl Positions {
 pub enum Format {
     /// `sites.bed`: the calls above the threshold of sites, donors and acceptors of both strands.
     Bed,
-    /// A file for each of [`TRACKS`] with the calls above the threshold of tracks.
+    /// A file for each kind of site and strand, with the calls above the threshold of tracks.
     #[value(name = "bedgraph")]
     BedGraph,
     /// The same as bigWig.
@@ -190,6 +191,10 @@ pub fn run(
     // What a kill left behind while results were being put into their places.
     remove_debris(&options.out)?;
     let mut state = state.unwrap_or_default();
+    // Before there is a state, and gone with the folder if none comes.
+    if let (false, Some(config)) = (options.resume, &options.config) {
+        write_atomic(folder.join(CONFIG), config)?;
+    }
     let saving = interrupt::saving();
     let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
     let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);
@@ -197,9 +202,7 @@ pub fn run(
 
     for (number, piece) in (0..).zip(pieces(scorer, genome, options)).skip(state.pieces as usize) {
         let calls = score_piece(scorer, genome, &piece, options.positions, &mut state);
-        let calls = journal.save_if_interrupted(&state, calls);
-        keep_config(&journal, options)?;
-        let calls = calls?;
+        let calls = journal.save_if_interrupted(&state, calls)?;
         write_calls(&mut journal, genome, &calls, options, &mut state)?;
         if let Some(truth) = truth {
             calls.iter().for_each(|call| truth.count(&mut state.counts, &call.site, call.score));
@@ -211,31 +214,23 @@ pub fn run(
         progress.update(state.bases, state.bases - bases_before, &found);
         if interrupt::requested() {
             journal.save(&state)?;
-            keep_config(&journal, options)?;
             progress.finish("interrupted");
             return Err(Error::Interrupted(format!(" after {} bases; go on with --resume", state.bases)));
         }
         if journal.is_due() {
             journal.save(&state)?;
-            keep_config(&journal, options)?;
         }
     }
     journal.save(&state)?;
-    keep_config(&journal, options)?;
     drop(saving);
     progress.finish(&format!("{} sites", state.sites));
+    let config = folder.join(CONFIG);
+    if config.is_file() {
+        write_atomic(options.out.join(CONFIG), small_file::read(&config)?)?;
+    }
     let summary = publish(&journal, genome, truth, options, &state)?;
     journal.remove()?;
     Ok(summary)
-}
-
-/// Once there is a state to go on from, and not before it, its options stand beside it.
-fn keep_config(journal: &Journal, options: &Options) -> Result<()> {
-    let path = options.out.join(CONFIG);
-    match &options.config {
-        Some(config) if !options.resume && !journal.is_begun() && !path.exists() => write_atomic(path, config),
-        _ => Ok(()),
-    }
 }
 
 /// A folder that holds a scan is left alone, unless it is an interrupted one that is to go on.
@@ -257,11 +252,10 @@ fn check_folder(options: &Options) -> Result<()> {
 /// The tracks go beside nothing else, which they might overwrite: only a scan that ended before its first state is begun anew.
 fn refuse_foreign(out: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(out) else { return Ok(()) };
-    let is_begun = out.join(WORKING_FOLDER).is_dir();
     for entry in entries {
         let name = entry.map_err(Error::io("read the folder", out))?.file_name();
         let name = name.to_string_lossy();
-        if !(name == WORKING_FOLDER || is_begun && name == CONFIG || is_staging(&name)) {
+        if !(name == WORKING_FOLDER || is_staging(&name)) {
             let found = format!("{} holds {name:?}, and is no folder of a scan", out.display());
             return Err(Error::usage(found, "name a new folder with --out"));
         }
@@ -307,7 +301,7 @@ fn scan_fingerprint(
         "genome": format!("{:08x}", checksum(genome, &read)),
         "region": region,
         "positions": options.positions,
-        "piece": options.positions.piece(scorer.round_windows()),
+        "round": options.positions.piece(scorer.round_windows()),
         "min-score": options.min_site.value(),
         "min-track-score": options.min_track.value(),
         "annotation": truth.map(Truth::fingerprint),
