@@ -26,6 +26,7 @@
 //   1. One warpgroup issues copies, two multiply 64 x 256 each; four stages; sums leave through shared memory and the copy
 //      engine, while the next piece's first stages are on their way.
 //   2. Clusters of two blocks, with multicast of B. For the copying thread's sake 40 and 232 registers instead of 24 and 240.
+//   3. GELU in half the instructions, and a band's values before its buffer is waited for: notes/gemm.md, "GELU behind the sums".
 
 #include "common/cluster.cuh"
 #include "common/gelu.cuh"
@@ -315,15 +316,8 @@ struct Exit {
             const int column = piece.first_n + band * BAND;
             if (column >= gemm.n) break;
             const int buffer = LOADS ? band % BUFFERS : EPILOGUE == Epilogue::GELU ? 0 : used++ % BUFFERS;
-            // The stores that last read the buffer (with GELU, both) are done; for what was loaded, that it is there.
-            if (!LOADS && leads()) {
-                if (EPILOGUE == Epilogue::GELU)
-                    bulk_wait_read<0>();
-                else
-                    bulk_wait_read<1>();
-            }
-            meet();
             if (LOADS) {
+                meet();
                 mbarrier_wait(&arrived[buffer], parities[buffer]);
                 parities[buffer] ^= 1;
             }
@@ -343,16 +337,29 @@ struct Exit {
         }
     }
 
-    // 16 rows of the warp and 64 columns, 16 at a time: the registers of two neighbouring fragments are four matrices.
+    // The stores that last read the buffer (with GELU, both of them) are through with it.
+    __device__ __forceinline__ void wait_for_buffer() const {
+        if (leads()) {
+            if (EPILOGUE == Epilogue::GELU)
+                bulk_wait_read<0>();
+            else
+                bulk_wait_read<1>();
+        }
+        meet();
+    }
+
+    // 16 rows of the warp and 64 columns, 16 at a time: the registers of two neighbouring fragments are four matrices. What is computed for a band
+    // is computed before its buffer is waited for.
     __device__ __forceinline__ void write_band(int column, int band, bf16* buffer, const float (&sums)[SUMS]) const {
         const int warp = static_cast<int>(threadIdx.x) % WARPGROUP / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
         const int row = warp * 16 + lane % 16;
+        const auto place = [&](int pair) { return buffer + swizzled<BAND>(row, pair * 16 + lane / 16 * 8); };
         float totals[BAND / 4];
+        unsigned out[BAND / 16][4], kept[BAND / 16][4];
 #pragma unroll
         for (int pair = 0; pair < BAND / 16; ++pair) {
-            bf16* place = buffer + swizzled<BAND>(row, pair * 16 + lane / 16 * 8);
-            unsigned old[4], out[4], kept[4];
-            if (LOADS) ldmatrix_x4(old, place);
+            unsigned old[4];
+            if (LOADS) ldmatrix_x4(old, place(pair));
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int eight = pair * 2 + half;
@@ -364,7 +371,7 @@ struct Exit {
                     const int matrix = half * 2 + low, at = (band * (BAND / 8) + eight) * 4 + low * 2;
                     float2 value = make_float2(sums[at], sums[at + 1]);
                     if (EPILOGUE == Epilogue::GELU) {
-                        kept[matrix] = pack_bf16(value.x, value.y);
+                        kept[pair][matrix] = pack_bf16(value.x, value.y);
                         value.x += shift.x, value.y += shift.y;
                         value.x = gelu<bf16>(value.x), value.y = gelu<bf16>(value.y);
                     } else if (EPILOGUE == Epilogue::GELU_GRADIENT) {
@@ -377,11 +384,15 @@ struct Exit {
                     } else {
                         value.x += shift.x, value.y += shift.y;
                     }
-                    out[matrix] = pack_bf16(value.x, value.y);
+                    out[pair][matrix] = pack_bf16(value.x, value.y);
                 }
             }
-            stmatrix_x4(place, out);
-            if (EPILOGUE == Epilogue::GELU) stmatrix_x4(place + BAND_ELEMENTS, kept);
+        }
+        if (!LOADS) wait_for_buffer();
+#pragma unroll
+        for (int pair = 0; pair < BAND / 16; ++pair) {
+            stmatrix_x4(place(pair), out[pair]);
+            if (EPILOGUE == Epilogue::GELU) stmatrix_x4(place(pair) + BAND_ELEMENTS, kept[pair]);
         }
         if (EPILOGUE == Epilogue::GELU_GRADIENT) {
             share_sums<BAND / 8>(totals, WARP / 2);
