@@ -154,7 +154,18 @@ fn pairs_are_learnt() {
     assert!(summary["dev_mcc"].as_f64().unwrap() > 0.5, "{summary}");
     let found = json(&["evaluate", "--model", &model, "--data", &data]);
     assert!(figure(&found, "accuracy") > 0.7, "{found}");
-    assert!(refused(&["predict", "--model", &model, "--tsv", &data]).contains("pairs"));
+    let predicted = json(&["predict", "--model", &model, "--tsv", &data]);
+    let windows = predicted["windows"].as_array().unwrap();
+    let rows = fs::read_to_string(&data).unwrap();
+    let hits = windows
+        .iter()
+        .zip(rows.lines().skip(1))
+        .filter(|(window, line)| window["prediction"].as_str().unwrap() == line.rsplit('\t').next().unwrap());
+    assert_eq!((windows.len(), hits.count() as f64 / 160.0), (160, figure(&found, "accuracy")));
+    fs::write(folder.path("x.fa"), ">a\nACGTACGTACGT\n").unwrap();
+    assert!(refused(&["predict", "--model", &model, "--fasta", &folder.path("x.fa")]).contains("two sequences a line"));
+    fs::write(folder.path("one.tsv"), "first\nACGTACGTACGT\n").unwrap();
+    assert!(refused(&["predict", "--model", &model, "--tsv", &folder.path("one.tsv")]).contains("line 2"));
     let message = refused(
         &[&["finetune", "--data", &data, "--pairs", "--head", "site", "--out", &folder.path("site")][..], &TINY]
             .concat(),

@@ -12,6 +12,7 @@ use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
+use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
 use crate::model::{Head, Task};
 use crate::output::{AtomicFile, keep_inputs};
@@ -61,7 +62,7 @@ struct Source {
     /// Windows as FASTA records, plain or gzipped.
     #[arg(long, value_name = "FILE")]
     fasta: Option<PathBuf>,
-    /// Windows as a table whose first column is the sequence, TSV or CSV with a header; a column `name` or `id` names them,
+    /// Windows as a table whose first column is the sequence (for a model of pairs the first two), TSV or CSV with a header; a column `name` or `id` names them,
     /// labels are not looked at.
     #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
@@ -78,6 +79,17 @@ impl Windows {
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let Source { fasta, tsv, bed } = &self.source;
         [fasta, tsv, bed, &self.genome].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// Opens a table of pairs.
+    fn pairs(&self) -> Result<impl Iterator<Item = Result<(Named, Vec<u8>)>> + use<>> {
+        match &self.source.tsv {
+            Some(path) => sequences::pairs(path),
+            None => Err(Error::usage(
+                "single windows, where the model reads pairs",
+                "give a table with two sequences a line (--tsv)",
+            )),
+        }
     }
 
     /// Opens the file and hands its path and its windows to `work`.
@@ -110,19 +122,28 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     output.begin(scorer.labels(), scorer.task())?;
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
     let (mut count, mut longer) = (0, 0_u64);
-    args.windows.each(&mut |path, windows| {
-        let windows = windows.map(|window| {
-            let window = window?;
-            check(&window, &scorer, path)?;
-            longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
-            Ok(window)
-        });
-        scorer.stream(windows, |window, probabilities| {
+    if scorer.reads_pairs() {
+        let rows = args.windows.pairs()?.map(|pair| {
             count += 1;
             progress.update(count, count, "");
-            output.row(&window.name, &scorer, probabilities)
-        })
-    })?;
+            pair
+        });
+        predict_pairs(&scorer, rows, &mut output)?;
+    } else {
+        args.windows.each(&mut |path, windows| {
+            let windows = windows.map(|window| {
+                let window = window?;
+                check(&window, &scorer, path)?;
+                longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
+                Ok(window)
+            });
+            scorer.stream(windows, |window, probabilities| {
+                count += 1;
+                progress.update(count, count, "");
+                output.row(&window.name, &scorer, probabilities)
+            })
+        })?;
+    }
     progress.finish("");
     if longer > 0 {
         tracing::warn!(
@@ -136,6 +157,29 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
         }
         None => Ok(()),
+    }
+}
+
+/// Pairs as they come, some at a time.
+fn predict_pairs(
+    scorer: &Scorer,
+    mut pairs: impl Iterator<Item = Result<(Named, Vec<u8>)>>,
+    output: &mut Output,
+) -> Result<()> {
+    const ROUND: usize = 4096;
+    loop {
+        let (mut names, mut windows) = (Vec::new(), Vec::new());
+        for pair in pairs.by_ref().take(ROUND) {
+            let (Named { name, bases }, second) = pair?;
+            names.push(name);
+            windows.push(LabelledWindow { bases, second: Some(second), ..LabelledWindow::default() });
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        for (name, answers) in names.iter().zip(scorer.score_pairs(&windows)?) {
+            output.row(name, scorer, &answers)?;
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::workers::Workers;
 use crate::Result;
 use crate::device::{DType, Device};
+use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
-use crate::train::apply::classify;
+use crate::train::apply::{answers, classify};
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
 
@@ -87,6 +88,24 @@ impl Scorer {
         let scored = self.workers.run(batches.len(), |tape, batch| {
             let windows: Vec<&[u8]> = windows[batches[batch].clone()].iter().map(AsRef::as_ref).collect();
             classify(tape, &self.model, &self.vocabulary, &self.classification, &windows, &mut |_| ())
+        });
+        Ok(scored?.into_iter().flatten().collect())
+    }
+
+    /// Whether it reads pairs of sequences.
+    pub fn reads_pairs(&self) -> bool {
+        self.classification.pairs
+    }
+
+    /// As [`Scorer::score`], of pairs of sequences.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn score_pairs(&self, pairs: &[LabelledWindow]) -> Result<Vec<Vec<f64>>> {
+        const TOGETHER: usize = 64;
+        let chunks: Vec<_> = pairs.chunks(TOGETHER).collect();
+        let scored = self.workers.run(chunks.len(), |tape, chunk| {
+            answers(tape, &self.model, &self.vocabulary, &self.classification, chunks[chunk], &mut |_| ())
         });
         Ok(scored?.into_iter().flatten().collect())
     }

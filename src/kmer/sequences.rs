@@ -134,12 +134,16 @@ impl Fasta {
 /// [`Error::Io`], or [`Error::Input`] for a file without a header; in the items [`Error::Input`] with the line number for
 /// what is no sequence, and for a file without any.
 pub fn table(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>> {
-    let mut lines = Lines::open(path)?;
-    let header = lines.next_line()?.unwrap_or_default();
-    let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
-    let is_name = |column: &str| ["name", "id"].iter().any(|name| unquoted(column).eq_ignore_ascii_case(name));
-    let names = header.split(separator).skip(1).position(is_name).map(|index| index + 1);
-    let mut table = Table { path: path.to_owned(), lines, separator, names, count: 0 };
+    let mut table = Table::open(path, false)?;
+    Ok(std::iter::from_fn(move || table.next().transpose()).map(|row| row.map(|(first, _)| first)))
+}
+
+/// As [`table`], of two sequences a line: the first two columns.
+///
+/// # Errors
+/// As [`table`].
+pub fn pairs(path: &Path) -> Result<impl Iterator<Item = Result<(Named, Vec<u8>)>> + use<>> {
+    let mut table = Table::open(path, true)?;
     Ok(std::iter::from_fn(move || table.next().transpose()))
 }
 
@@ -149,23 +153,37 @@ struct Table {
     separator: char,
     /// The column of the names.
     names: Option<usize>,
+    pairs: bool,
     count: usize,
 }
 
 impl Table {
-    fn next(&mut self) -> Result<Option<Named>> {
+    fn open(path: &Path, pairs: bool) -> Result<Self> {
+        let mut lines = Lines::open(path)?;
+        let header = lines.next_line()?.unwrap_or_default();
+        let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
+        let is_name = |column: &str| ["name", "id"].iter().any(|name| unquoted(column).eq_ignore_ascii_case(name));
+        let names = header.split(separator).skip(1).position(is_name).map(|index| index + 1);
+        Ok(Self { path: path.to_owned(), lines, separator, names, pairs, count: 0 })
+    }
+
+    /// A row: its name and sequence, and the second sequence, empty where rows are no pairs.
+    fn next(&mut self) -> Result<Option<(Named, Vec<u8>)>> {
         while let Some(line) = self.lines.next_line()? {
             if line.trim().is_empty() {
                 continue;
             }
             let named = self.names.and_then(|column| line.split(self.separator).nth(column)).map(unquoted);
             let name = named.filter(|name| !name.is_empty()).map(str::to_owned);
-            let bases = parse_sequence(first_column(line, self.separator));
+            let mut columns = line.split(self.separator).map(unquoted);
+            let bases = parse_sequence(columns.next().unwrap_or_default());
+            let second = if self.pairs { parse_sequence(columns.next().unwrap_or_default()) } else { Ok(Vec::new()) };
             let place = format!("line {}", self.lines.number());
-            let bases = bases.map_err(|(found, remedy)| Error::input(&self.path, place, found, remedy))?;
+            let wrong = |(found, remedy)| Error::input(&self.path, place.as_str(), found, remedy);
+            let (bases, second) = (bases.map_err(wrong)?, second.map_err(wrong)?);
             self.count += 1;
             let name = name.unwrap_or_else(|| format!("window_{}", self.count));
-            return Ok(Some(Named { name, bases }));
+            return Ok(Some((Named { name, bases }, second)));
         }
         if self.count == 0 {
             self.count = 1;
