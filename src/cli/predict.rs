@@ -123,10 +123,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
     let (mut count, mut longer) = (0, 0_u64);
     if scorer.reads_pairs() {
-        let rows = args.windows.pairs()?.map(|pair| {
+        let rows = args.windows.pairs()?.inspect(|_| {
             count += 1;
             progress.update(count, count, "");
-            pair
         });
         predict_pairs(&scorer, rows, &mut output)?;
     } else {
