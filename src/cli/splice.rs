@@ -17,6 +17,7 @@ use crate::genome::splice::write::{Description, FOLDER, write_dataset};
 use crate::genome::splice::{GeneModel, Kind, write_bed};
 use crate::genome::twobit::Genome;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
+use crate::output::keep_inputs;
 use crate::train::baselines::Baselines;
 use crate::{Error, Result};
 
@@ -172,6 +173,7 @@ struct SitesResult {
 }
 
 fn sites(args: &SitesArgs, common: &Common) -> Result<()> {
+    keep_inputs(&args.out, [args.source.genome.as_path(), args.source.annotation.as_path()])?;
     let source = open(&args.source)?;
     let model = source.model.with_biotypes(&args.source.biotype)?;
     let table = model.sites(&source.genome, args.source.min_intron);

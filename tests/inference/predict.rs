@@ -86,6 +86,7 @@ fn no_command_writes_over_what_it_reads() {
         vec!["genome", "extract", genome, "x:1-10", "--out", genome],
         vec!["genome", "extract", genome, "--bed", &bed, "--out", &bed],
         vec!["genome", "pack", &table, &table],
+        vec!["splice", "sites", "--genome", genome, "--annotation", &bed, "--out", &bed],
     ] {
         let message = refused(&arguments);
         assert!(message.contains("is the input"), "{message}");
