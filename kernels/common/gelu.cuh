@@ -3,6 +3,15 @@
 
 #include "common/approximate.cuh"
 
+// By Horner's rule, the highest coefficient first.
+template <int COUNT>
+__device__ __forceinline__ float polynomial(float t, const float (&coefficients)[COUNT]) {
+    float sum = coefficients[0];
+#pragma unroll
+    for (int i = 1; i < COUNT; ++i) sum = fmaf(sum, t, coefficients[i]);
+    return sum;
+}
+
 // phi(u) sqrt(2 pi), and what Phi(-|u|) is of it.
 struct Normal {
     float gauss;
@@ -18,26 +27,12 @@ template <typename T>
 __device__ __forceinline__ Normal normal(float u) {
     if constexpr (sizeof(T) == sizeof(float)) {
         const float t = 1.0f / fmaf(0.26f, fabsf(u), 1.0f);
-        float p = 0.03106583f;
-        p = fmaf(p, t, -0.15557333f);
-        p = fmaf(p, t, 0.25720846f);
-        p = fmaf(p, t, -0.157558f);
-        p = fmaf(p, t, 0.16557518f);
-        p = fmaf(p, t, 0.049022454f);
-        p = fmaf(p, t, 0.1035545f);
-        p = fmaf(p, t, 0.10294126f);
-        p = fmaf(p, t, 0.10376364f);
-        return {expf(-0.5f * u * u), t * p};
+        return {expf(-0.5f * u * u), t * polynomial(t, {0.03106583f, -0.15557333f, 0.25720846f, -0.157558f, 0.16557518f, 0.049022454f,
+                                                        0.1035545f, 0.10294126f, 0.10376364f})};
     } else {
         const float t = reciprocal_approximate(fmaf(0.36f, fabsf(u), 1.0f));
-        float p = 0.0476489125f;
-        p = fmaf(p, t, -0.18179259f);
-        p = fmaf(p, t, 0.183715113f);
-        p = fmaf(p, t, 0.0246454458f);
-        p = fmaf(p, t, 0.140416362f);
-        p = fmaf(p, t, 0.141644657f);
-        p = fmaf(p, t, 0.143722171f);
-        return {exp2_approximate(u * u * -0.72134752f), t * p};
+        return {exp2_approximate(u * u * -0.72134752f),
+                t * polynomial(t, {0.0476489125f, -0.18179259f, 0.183715113f, 0.0246454458f, 0.140416362f, 0.141644657f, 0.143722171f})};
     }
 }
 

@@ -310,13 +310,8 @@ mod tests {
         for damage in [cut, other] {
             fs::write(journal.path(0), damage).unwrap();
             drop(journal);
-            assert!(
-                open(true)
-                    .err()
-                    .unwrap()
-                    .to_string()
-                    .contains("one: the working file of an interrupted scan is damaged")
-            );
+            let message = open(true).err().unwrap().to_string();
+            assert!(message.contains("one: the working file of an interrupted scan is damaged"), "{message}");
             fs::write(folder.join("one"), "kept again and what came later").unwrap();
             journal = open(true).unwrap().0;
         }
