@@ -9,7 +9,10 @@ use crate::{Error, Result};
 /// Bytes of the largest.
 const LARGEST: u64 = 64 << 20;
 
-/// Reads the text of `path`.
+/// What some programs put before UTF-8 text.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads the text of `path`, without a byte order mark.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Input`] for a file (or a device without an end) of more than 64 MiB, and for what is no UTF-8.
@@ -20,6 +23,9 @@ pub fn read(path: &Path) -> Result<String> {
     if bytes.len() as u64 > LARGEST {
         let found = format!("more than {} MiB, where a small text file is needed", LARGEST >> 20);
         return Err(Error::input(path, "", found, "check the path: this is another file"));
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(bytes).map_err(|error| {
         let place = format!("byte {}", error.utf8_error().valid_up_to() + 1);

@@ -515,10 +515,15 @@ fn a_changed_byte_is_found_when_a_run_goes_on() {
         assert!(message.contains(name) && message.contains("checksum"), "{message}");
         fs::write(&path, whole).unwrap();
     }
-    // A checkpoint of a version without checksums.
+    // The state itself.
     let state = format!("{run}/checkpoint-00000001/state.json");
-    let mut json: Value = serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap();
-    assert_eq!(json.as_object_mut().unwrap().remove("checksums").unwrap().as_object().unwrap().len(), 2);
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("\"tokens\": ", "\"tokens\": 1")).unwrap();
+    let message = refused(&resume);
+    assert!(message.contains("state.json") && message.contains("checksum"), "{message}");
+    // A checkpoint of a version without checksums.
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json.as_object_mut().unwrap().remove("checksums").unwrap().as_object().unwrap().len(), 3);
     fs::write(&state, json.to_string()).unwrap();
     self::json(&resume);
 }

@@ -40,7 +40,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
     let (answers, pairs) = (answers_of(classification.task), classification.pairs);
-    let LabelledTable { windows: test, names } = read_table(&data, answers, pairs)?;
+    let LabelledTable { windows: test, names } = read_table(&data, answers, pairs, &classification.labels)?;
     // transformers numbers the outputs of a model that nobody named.
     let is_number = |label: &String| label.trim_start_matches("LABEL_").parse::<usize>().is_ok();
     let are_named = classification.task != Task::SingleLabel && !classification.labels.iter().all(is_number);
@@ -58,7 +58,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
     let train_path = args.train.clone().or_else(|| (beside.is_file() && beside != data).then_some(beside));
-    let train = train_path.map(|path| read_table(&path, answers, pairs)).transpose()?.map(|table| table.windows);
+    let train = train_path.map(|path| read_table(&path, answers, pairs, &classification.labels)).transpose()?.map(|table| table.windows);
     // Only splice sites have baselines.
     let train = train.filter(|_| classification.labels.iter().eq(LABEL_NAMES.iter()) || args.train.is_some());
     let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count);

@@ -52,7 +52,7 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     model: ModelArgs,
-    /// What is learnt: one class of several (a class number a line), several at once (0 or 1 for each class), or numbers.
+    /// What is learnt: one class of several (its number or name a line), several at once (0 or 1 for each class), or numbers.
     #[arg(long, value_enum, default_value = "single-label")]
     task: Task,
     /// Every line has two sequences; the model reads both, with `[SEP]` between.
@@ -76,7 +76,8 @@ pub struct Args {
     /// Use the middle so many bases of each window (default: all; the model remembers what it was).
     #[arg(long, value_name = "BASES")]
     window: Option<usize>,
-    /// Names of the classes 0, 1, ..., separated by commas (default: those in the folder's dataset.json, or numbers).
+    /// Names of the classes 0, 1, ..., separated by commas (default: those in the folder's dataset.json, those in the label column, or
+    /// numbers).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Vec<String>,
     /// Passes over the training windows.
@@ -131,30 +132,29 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     check_out(args)?;
     let options = options(args, common)?;
     let (train_path, dev_path) = data_files(args);
-    let read = |path: &PathBuf| read_table(path, answers_of(args.task), args.pairs);
-    let Table { windows: train, names } = read(&train_path)?;
+    let read = |path: &PathBuf, classes: &[String]| read_table(path, answers_of(args.task), args.pairs, classes);
+    let given = if args.task == Task::SingleLabel { given_names(args)? } else { Vec::new() };
+    let Table { windows: train, names } = read(&train_path, &given)?;
     let dev_path = dev_path.filter(|_| args.folds.is_none());
-    let dev = dev_path.as_ref().map(read).transpose()?;
+    let classes = if names.is_empty() { &given } else { &names };
+    let dev = dev_path.as_ref().map(|path| read(path, classes)).transpose()?;
     if let (Some(dev), Some(path)) = (&dev, &dev_path)
         && dev.names != names
     {
-        let found = format!("columns {}, where the training file has {}", dev.names.join(", "), names.join(", "));
+        let found = match args.task {
+            Task::SingleLabel => "names of classes in one of it and the training file, numbers in the other".to_owned(),
+            _ => format!("columns {}, where the training file has {}", dev.names.join(", "), names.join(", ")),
+        };
         return Err(Error::input(path, "line 1", found, "use files with the same columns"));
     }
     let dev = dev.map(|table| table.windows).unwrap_or_default();
     let labels = match args.task {
         Task::SingleLabel => {
             let classes = labelled::classes(&train).max(labelled::classes(&dev)).max(2);
-            label_names(args, classes)?
+            label_names(args, classes, given, names)?
         }
         _ => named_columns(args, names)?,
     };
-    if args.task == Task::Regression {
-        labels
-            .iter()
-            .enumerate()
-            .for_each(|(column, name)| warn_of_scale(name, train.iter().map(|of| of.targets[column])));
-    }
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
     for (windows, path) in [(&train, Some(&train_path)), (&dev, dev_path.as_ref())] {
         let short = |(number, of): (usize, &LabelledWindow)| {
@@ -220,15 +220,15 @@ fn named_columns(args: &Args, names: Vec<String>) -> Result<Vec<String>> {
 fn folds_text(result: &CrossValidation, args: &Args) -> String {
     let each: Vec<String> = result.headline.iter().map(|value| format!("{value:.4}")).collect();
     format!(
-        "{} windows, each predicted by the one of {} models that had not seen it\n\n{}\nby fold: {} (mean {:.4}, deviation {:.4})\nthe models are in {}/fold-1 to fold-{}",
+        "{} windows, each predicted by the one of {} models that had not seen it\n\n{}\nby fold: {} (mean {:.4}, deviation {:.4})\nthe models are in {out}/fold-1 to fold-{}, the predictions in {out}/predictions.tsv",
         format::count(result.windows as u64),
         result.folds,
         scores_table(&result.pooled),
         each.join(" "),
         result.headline_mean,
         result.headline_deviation,
-        args.out.display(),
-        result.folds
+        result.folds,
+        out = args.out.display()
     )
 }
 
@@ -240,19 +240,6 @@ fn printable(names: Vec<String>) -> Result<Vec<String>> {
     match names.iter().find(|name| name.is_empty() || name.contains(char::is_control)) {
         Some(name) => Err(Error::usage(format!("a class called {name:?}"), "use names without tabs and line breaks")),
         None => Ok(names),
-    }
-}
-
-/// The head starts at 0 with small weights, and the loss is the squared error: targets far from 0 are not reached in a usual training.
-fn warn_of_scale(name: &str, targets: impl Iterator<Item = f32> + Clone) {
-    let count = targets.clone().count().max(1) as f64;
-    let mean = targets.clone().map(f64::from).sum::<f64>() / count;
-    let deviation = (targets.map(|target| (f64::from(target) - mean).powi(2)).sum::<f64>() / count).sqrt();
-    if mean.abs() > 3.0 || deviation > 3.0 || (0.0 < deviation && deviation < 0.02) {
-        tracing::warn!(
-            "the numbers of {name} have mean {mean:.3} and standard deviation {deviation:.3}, which take long to learn: give \
-             (number - {mean:.3}) / {deviation:.3} instead, and turn predictions back"
-        );
     }
 }
 
@@ -317,34 +304,40 @@ fn data_files(args: &Args) -> (PathBuf, Option<PathBuf>) {
     (part(&args.data, "train"), args.dev.clone().or_else(|| dev.is_file().then_some(dev)))
 }
 
-/// The names of the classes: those given, those in the dataset.json of the data folder, or numbers.
-fn label_names(args: &Args, classes: usize) -> Result<Vec<String>> {
-    if args.labels.len() >= classes {
-        return printable(args.labels.clone());
-    }
-    if !args.labels.is_empty() {
-        let found = format!("--labels names {} classes, but the windows have {classes}", args.labels.len());
-        return Err(Error::usage(found, "name them all"));
-    }
+/// The names of the classes: those given, or those in the dataset.json of the data folder; none if there are neither.
+fn given_names(args: &Args) -> Result<Vec<String>> {
     let path = args.data.join("dataset.json");
-    let numbers = (0..classes).map(|label| label.to_string()).collect();
-    if !path.is_file() {
-        return Ok(numbers);
+    if !args.labels.is_empty() || !path.is_file() {
+        return printable(args.labels.clone());
     }
     let text = small_file::read(&path)?;
     let names = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
         let names = json.get("label_names")?.as_array()?;
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
     });
-    match names {
-        Some(names) if names.len() >= classes => printable(names),
-        Some(names) => Err(Error::input(
-            &path,
+    printable(names.unwrap_or_default())
+}
+
+/// The names of the `classes` that the windows have: those `given`, those that the windows name, or numbers.
+fn label_names(args: &Args, classes: usize, given: Vec<String>, named: Vec<String>) -> Result<Vec<String>> {
+    match given.len() {
+        0 if named.is_empty() => Ok((0..classes).map(|label| label.to_string()).collect()),
+        0 if named.len() < classes => {
+            let found = format!("every window is of the class {}", named.join(", "));
+            Err(Error::input(&args.data, "", found, "give windows of at least two classes"))
+        }
+        0 => printable(named),
+        names if names >= classes => Ok(given),
+        names if args.labels.is_empty() => Err(Error::input(
+            args.data.join("dataset.json"),
             "label names",
-            format!("{} names, but the windows have {classes} classes", names.len()),
+            format!("{names} names, but the windows have {classes} classes"),
             "use the dataset.json that belongs to these files",
         )),
-        None => Ok(numbers),
+        names => {
+            let found = format!("--labels names {names} classes, but the windows have {classes}");
+            Err(Error::usage(found, "name them all"))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::attention::layers;
 use super::evaluate::part_of;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
-use crate::kmer::labelled::read_labelled;
+use crate::kmer::table::{Answers, read_table};
 use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
@@ -85,7 +85,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let Some(classification) = &checkpoint.classification else {
         return Err(crate::train::evaluation::no_classifier());
     };
-    let class = class(&args.class, &classification.labels)?;
+    let labels = classification.labels.clone();
+    let class = class(&args.class, &labels)?;
     let from = args.from.unwrap_or(match checkpoint.model.head {
         crate::model::Head::Site { .. } => Query::Site,
         _ => Query::Cls,
@@ -96,7 +97,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
 
     let data = part_of(&args.data, "test");
-    let windows = read_labelled(&data)?;
+    let windows = read_table(&data, Answers::Class, false, &labels)?.windows;
     let (least, most) = observer.lengths();
     if let Some(index) = windows
         .iter()

@@ -17,7 +17,7 @@ use crate::kmer::sequences::{self, Named};
 use crate::model::{Head, Task};
 use crate::output::{AtomicFile, keep_inputs};
 use crate::report::Progress;
-use crate::train::apply::largest;
+use crate::train::apply::{largest, prediction};
 use crate::train::checkpoint;
 use crate::{Error, Result};
 
@@ -255,11 +255,8 @@ impl Output {
             };
             return self.write(&format!("{comma}{row}"));
         }
-        let mut line = match scorer.task() {
-            Task::SingleLabel => format!("{name}\t{}", labels[largest(answers)]),
-            Task::MultiLabel => format!("{name}\t{}", likely().cloned().collect::<Vec<_>>().join(",")),
-            Task::Regression => name.to_owned(),
-        };
+        let mut line = name.to_owned();
+        prediction(scorer.task(), labels, answers).iter().for_each(|prediction| line += &format!("\t{prediction}"));
         answers.iter().for_each(|probability| line += &format!("\t{probability:.6}"));
         line.push('\n');
         self.write(&line)

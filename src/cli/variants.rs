@@ -27,6 +27,7 @@ use crate::{Error, Result};
 /// For each alternate allele: the largest gain and the largest loss in donor and acceptor probability near it, and where.
 /// The output is the input with two more INFO fields, HELIXGRAD and HELIXGRAD_SKIPPED; its header says what they mean.
 #[derive(clap::Args, Debug, Serialize)]
+#[command(group(clap::ArgGroup::new("changes").required(true).args(["vcf", "saturation"])))]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// The model: a run's folder or a checkpoint, with classes donor and acceptor.
@@ -38,7 +39,7 @@ pub struct Args {
     #[serde(serialize_with = "lossy::serialize")]
     genome: PathBuf,
     /// The variants, plain or gzipped.
-    #[arg(long, value_name = "FILE", required_unless_present = "saturation", conflicts_with = "saturation")]
+    #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     vcf: Option<PathBuf>,
     /// Instead of a file's variants, every single-base change of a region, as chrX:1,000,001-1,000,300; --out is a TSV file,
@@ -66,6 +67,9 @@ pub struct Args {
     /// Alleles that replace or insert more bases are passed through.
     #[arg(long, value_name = "BASES", default_value_t = 100)]
     max_bases: usize,
+    /// Pass records through whose REF is not what the genome has, marked ref_mismatch; without it they end the work.
+    #[arg(long, conflicts_with = "saturation")]
+    skip_mismatches: bool,
     /// Which positions can be sites: those with the intron's GT or AG, or all.
     #[arg(long, value_enum, default_value_t = Positions::GtAg)]
     positions: Positions,
@@ -108,6 +112,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         distance: args.distance,
         most_bases: args.max_bases,
         positions: args.positions,
+        skip_mismatches: args.skip_mismatches,
         fingerprint,
         resume: args.resume,
         config: Some(config::resolved(args, common)?),

@@ -239,6 +239,8 @@ mod tests {
         let text = GFF3.replace('\n', "\r\n\r\n").replace("\t101\t200", "\t201\t200");
         assert!(message(&text).contains("a.gff, line 9: "), "{}", message(&text));
         assert_eq!(read(&GFF3.replace('\n', "\r\n")).unwrap().transcripts, read(GFF3).unwrap().transcripts);
+        // A byte order mark.
+        assert_eq!(read(&format!("\u{feff}{}", &GFF3[16..])).unwrap().transcripts, read(GFF3).unwrap().transcripts);
     }
 
     #[test]

@@ -7,13 +7,13 @@ use flate2::Crc;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use super::lines::Lines;
 use super::sequences::{self, Named};
+use super::table::{Answers, Table, read_table};
 use super::vocabulary::{CLS, SEP, Vocabulary};
 use crate::{Error, Result};
 
 /// Class numbers stay below this: a larger one is another column taken for the label.
-const MOST_CLASSES: u32 = 256;
+pub(super) const MOST_CLASSES: u32 = 256;
 
 /// A, C, G, T and the IUPAC codes of unknown bases.
 const BASE_LETTERS: &[u8] = b"ACGTNRYSWKMBDHV";
@@ -48,23 +48,12 @@ impl LabelledWindow {
 /// bases, k-mers that do not overlap, a label that is no class number; and for a file without windows.
 pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<LabelledWindow>> {
     let path = path.as_ref();
-    let mut lines = Lines::open(path)?;
-    let header = lines.next_line()?.unwrap_or_default();
-    let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
-    let mut windows = Vec::new();
-    while let Some(line) = lines.next_line()? {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let window = parse_line(line, separator);
-        windows.push(
-            window.map_err(|(found, remedy)| Error::input(path, format!("line {}", lines.number()), found, remedy))?,
-        );
+    let Table { windows, names } = read_table(path, Answers::Class, false, &[])?;
+    if names.is_empty() {
+        return Ok(windows);
     }
-    if windows.is_empty() {
-        return Err(Error::input(path, "", "no windows after the header", "write one `sequence<TAB>label` a line"));
-    }
-    Ok(windows)
+    let found = format!("classes by name ({}), where numbers are needed", names.join(", "));
+    Err(Error::input(path, "line 2", found, "number the classes from 0, or read the file with `read_table`"))
 }
 
 /// Number of classes of `windows`: the largest label plus one.
@@ -190,34 +179,12 @@ fn push(
 /// What was found and what to do about it; the caller knows the file and the line.
 pub(super) type Finding = (String, String);
 
-fn separator_of(header: &str) -> Result<char, Finding> {
-    let separator = if header.contains('\t') { '\t' } else { ',' };
-    if !header.contains(separator) {
-        let found = if header.is_empty() { "no header".into() } else { "neither tab nor comma in the header".into() };
-        return Err((found, "begin with a header: sequence and label, with a tab or a comma between".into()));
-    }
-    if parse_line(header, separator).is_ok() {
-        let found = "a window where the header should be".into();
-        return Err((found, "put a first line `sequence<TAB>label` above it".into()));
-    }
-    Ok(separator)
-}
-
-fn parse_line(line: &str, separator: char) -> Result<LabelledWindow, Finding> {
-    let mut columns = line.split(separator).map(|column| column.trim().trim_matches('"'));
-    let (Some(sequence), Some(label)) = (columns.next(), columns.next()) else {
-        let found = "only one column".to_owned();
-        return Err((found, format!("write the sequence, {separator:?} and the label, as the header does")));
-    };
-    Ok(LabelledWindow { bases: parse_sequence(sequence)?, label: parse_label(label)?, ..LabelledWindow::default() })
-}
-
 pub(super) fn parse_label(text: &str) -> Result<i32, Finding> {
     match text.parse::<u32>() {
         Ok(label) if label < MOST_CLASSES => Ok(label as i32),
         _ => {
             let found = format!("label {:?}", excerpt(text));
-            Err((found, format!("give a class number from 0 to {} in the second column", MOST_CLASSES - 1)))
+            Err((found, format!("give a class number from 0 to {}, or names in all rows", MOST_CLASSES - 1)))
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// The longest line that is read, in bytes: longer than any window of bases, short enough for memory.
@@ -13,7 +14,7 @@ const LONGEST_LINE: usize = 64 << 20;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Opens `path` for reading; gzip (and bgzip) is recognised by its first bytes, not by the name.
+/// Opens `path` for reading; gzip (and bgzip) is recognised by its first bytes, not by the name. A byte order mark is passed over.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or read.
@@ -22,10 +23,18 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut file = BufReader::with_capacity(1 << 16, file);
     let start = file.fill_buf().map_err(Error::io("read", path))?;
     if start.starts_with(&GZIP_MAGIC) {
-        Ok(Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))))
+        Ok(without_mark(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))))
     } else {
-        Ok(Box::new(file))
+        Ok(without_mark(file))
     }
+}
+
+/// The text behind the byte order mark, if there is one. An error will come again where it is read.
+fn without_mark(mut reader: impl BufRead + 'static) -> Box<dyn BufRead> {
+    if reader.fill_buf().is_ok_and(|start| start.starts_with(BYTE_ORDER_MARK)) {
+        reader.consume(BYTE_ORDER_MARK.len());
+    }
+    Box::new(reader)
 }
 
 /// Tells what a failed read of `path` means: content that cannot be understood is bad input, the rest is the system's.
@@ -119,6 +128,7 @@ mod tests {
     fn line_ends_and_gzip() {
         let text = b"one\r\ntwo\n\nfour";
         assert_eq!(lines(text).unwrap(), ["one", "two", "", "four"]);
+        assert_eq!(lines(&[BYTE_ORDER_MARK, text].concat()).unwrap(), ["one", "two", "", "four"]);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(text).unwrap();
         let packed = encoder.finish().unwrap();

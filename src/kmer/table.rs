@@ -2,7 +2,7 @@
 //!
 //! | task | columns after the sequence (or the two sequences of a pair) |
 //! | --- | --- |
-//! | classes | one class number; further columns are ignored |
+//! | classes | the class, as a number from 0 or by its name; further columns are ignored |
 //! | numbers | one or more numbers |
 //! | several classes at once | one 0 or 1 for each class |
 //!
@@ -10,14 +10,14 @@
 
 use std::path::Path;
 
-use super::labelled::{Finding, LabelledWindow, excerpt, parse_label, parse_sequence};
+use super::labelled::{Finding, LabelledWindow, MOST_CLASSES, excerpt, parse_label, parse_sequence};
 use super::lines::Lines;
 use crate::{Error, Result};
 
 /// What stands behind the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// A class number.
+    /// A class: its number or its name.
     Class,
     /// Numbers.
     Numbers,
@@ -30,34 +30,39 @@ pub enum Answers {
 pub struct Table {
     /// Its rows.
     pub windows: Vec<LabelledWindow>,
-    /// The header's names of the numbers or flags; none for class numbers.
+    /// The header's names of the numbers or flags; the classes, where rows name theirs; none for class numbers.
     pub names: Vec<String>,
 }
 
 /// Reads a table, plain or gzip. The header comes first; its separator, tab or comma, is the file's. Sequences are bases, or
-/// k-mers (any k) separated by spaces.
+/// k-mers (any k) separated by spaces. Names of classes are looked up in `classes`, those 0, 1, ... that a model has or that
+/// another table had; where there are none yet, the file's names become the classes, in alphabetical order.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Input`] with the line number for a missing header or column, letters that are no bases, an
-/// answer that is no class number, no finite number, or neither 0 nor 1, and for a file without rows.
-pub fn read_table(path: &Path, answers: Answers, pairs: bool) -> Result<Table> {
+/// answer that is no class, no finite number, or neither 0 nor 1, and for a file without rows.
+pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]) -> Result<Table> {
     let mut lines = Lines::open(path)?;
     let header = lines.next_line()?.unwrap_or_default().to_owned();
     let at = |line: usize, (found, remedy): Finding| Error::input(path, format!("line {line}"), found, remedy);
     let layout = Layout::of(&header, answers, pairs).map_err(|finding| at(1, finding))?;
+    let mut labels = Labels { names: classes.to_vec(), are_known: !classes.is_empty(), are_names: None };
     let mut windows = Vec::new();
     while let Some(line) = lines.next_line()? {
         if line.trim().is_empty() {
             continue;
         }
-        let window = layout.parse(line);
+        let window = layout.parse(line, &mut labels);
         windows.push(window.map_err(|finding| at(lines.number(), finding))?);
     }
     match windows.is_empty() {
         true => {
             Err(Error::input(path, "", "no rows after the header", format!("write one line each: {}", layout.shape())))
         }
-        false => Ok(Table { windows, names: layout.names }),
+        false => {
+            let named = labels.settle(&mut windows);
+            Ok(Table { windows, names: if answers == Answers::Class { named } else { layout.names } })
+        }
     }
 }
 
@@ -85,7 +90,7 @@ impl Layout {
                 return Err((format!("a column called {name:?}"), "name every column".into()));
             }
         }
-        if layout.parse(header).is_ok() {
+        if layout.is_row(header) {
             return Err((
                 "a row where the header should be".into(),
                 "put a line that names the columns above it".into(),
@@ -97,7 +102,7 @@ impl Layout {
     fn shape(&self) -> String {
         let sequences = if self.pairs { "sequence, second sequence" } else { "sequence" };
         let answers = match self.answers {
-            Answers::Class => "class number",
+            Answers::Class => "class",
             Answers::Numbers => "one or more numbers",
             Answers::Flags => "0 or 1 for each class",
         };
@@ -105,7 +110,15 @@ impl Layout {
         format!("{sequences}, {answers}, with {separator} between")
     }
 
-    fn parse(&self, line: &str) -> Result<LabelledWindow, Finding> {
+    /// Whether a header is none. A short one may be spelt with the letters of bases, as `dna,label` is; a name of a class can be any.
+    fn is_row(&self, header: &str) -> bool {
+        const LONGEST_NAME: usize = 8;
+        let mut labels = Labels::default();
+        let parsed = self.parse(header, &mut labels);
+        parsed.is_ok_and(|window| labels.are_names != Some(true) || window.bases.len() > LONGEST_NAME)
+    }
+
+    fn parse(&self, line: &str, labels: &mut Labels) -> Result<LabelledWindow, Finding> {
         let columns = columns(line, self.separator);
         let first = if self.pairs { 2 } else { 1 };
         let answers = columns.get(first..).unwrap_or_default();
@@ -119,11 +132,64 @@ impl Layout {
             window.second = Some(parse_sequence(columns[1])?);
         }
         match self.answers {
-            Answers::Class => window.label = parse_label(answers[0])?,
+            Answers::Class => window.label = labels.class(answers[0])?,
             Answers::Numbers => window.targets = answers.iter().map(|text| number(text)).collect::<Result<_, _>>()?,
             Answers::Flags => window.targets = answers.iter().map(|text| flag(text)).collect::<Result<_, _>>()?,
         }
         Ok(window)
+    }
+}
+
+/// The classes of a column: numbers, or names, whichever its first row has.
+#[derive(Default)]
+struct Labels {
+    /// Class 0, 1, ...; of unknown ones in the order of their appearance.
+    names: Vec<String>,
+    are_known: bool,
+    are_names: Option<bool>,
+}
+
+impl Labels {
+    fn class(&mut self, text: &str) -> Result<i32, Finding> {
+        // A negative number, a fraction or nothing is a slip, not a name.
+        let is_name = !text.is_empty() && text.parse::<f64>().is_err();
+        if !*self.are_names.get_or_insert(is_name) {
+            return parse_label(text);
+        }
+        let found = format!("class {:?}", excerpt(text));
+        if !is_name {
+            return Err((format!("{found} among names of classes"), "name the class in every row, or number all".into()));
+        }
+        match self.names.iter().position(|name| name == text) {
+            Some(class) => Ok(class as i32),
+            None if self.are_known => {
+                Err((format!("{found}, which is none of {}", self.names.join(", ")), "use names of these classes".into()))
+            }
+            None if self.names.len() >= MOST_CLASSES as usize => {
+                let remedy = format!("is this the column of classes? at most {MOST_CLASSES} can be told apart");
+                Err((format!("{found}, another one after {MOST_CLASSES}"), remedy))
+            }
+            None => {
+                self.names.push(text.to_owned());
+                Ok(self.names.len() as i32 - 1)
+            }
+        }
+    }
+
+    /// Numbers classes that were not known by the alphabet; returns the names, none where rows have numbers.
+    fn settle(self, windows: &mut [LabelledWindow]) -> Vec<String> {
+        if self.are_names != Some(true) {
+            return Vec::new();
+        }
+        if self.are_known {
+            return self.names;
+        }
+        let mut sorted = self.names.clone();
+        sorted.sort();
+        let number = |name: &String| sorted.binary_search(name).unwrap_or_default() as i32;
+        let numbers: Vec<i32> = self.names.iter().map(number).collect();
+        windows.iter_mut().for_each(|window| window.label = numbers[window.label as usize]);
+        sorted
     }
 }
 
@@ -162,7 +228,7 @@ mod tests {
     fn read(text: &str, answers: Answers, pairs: bool) -> Result<Table> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        read_table(file.path(), answers, pairs)
+        read_table(file.path(), answers, pairs, &[])
     }
 
     #[test]
@@ -178,6 +244,33 @@ mod tests {
         assert_eq!((flags.windows[0].targets.clone(), flags.names.len()), (vec![1.0, 0.0, 1.0], 3));
         let pairs = read("a\tb\tlabel\nACG CGT\tTTT\t1\n", Answers::Class, true).unwrap();
         assert_eq!(pairs.windows[0].second.as_deref(), Some(&b"TTT"[..]));
+    }
+
+    #[test]
+    fn classes_have_names() {
+        let text = "dna,label\nACGT,silencer\nACC,\"enhancer\"\nACT,silencer\nAAA,promoter\n";
+        let table = read(text, Answers::Class, false).unwrap();
+        let labels = |table: &Table| table.windows.iter().map(|window| window.label).collect::<Vec<_>>();
+        assert_eq!((labels(&table), &table.names[..]), (vec![2, 0, 2, 1], ["enhancer", "promoter", "silencer"].map(Into::into).as_slice()));
+        // As another table, or a model, has them.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "dna,label\nACGT,silencer\nACC,enhancer\n").unwrap();
+        let known = ["silencer", "promoter", "enhancer"].map(str::to_owned);
+        let table = read_table(file.path(), Answers::Class, false, &known).unwrap();
+        assert_eq!((labels(&table), &table.names[..]), (vec![0, 2], &known[..]));
+        let message = read_table(file.path(), Answers::Class, false, &known[..2]).unwrap_err().to_string();
+        assert!(message.contains("line 3: class \"enhancer\", which is none of silencer, promoter"), "{message}");
+        std::fs::write(file.path(), "dna,label\nACGT,1\nACC,0\n").unwrap();
+        let table = read_table(file.path(), Answers::Class, false, &known).unwrap();
+        assert_eq!((labels(&table), table.names.len()), (vec![1, 0], 0), "numbers are numbers");
+        let error = |text: &str| read(text, Answers::Class, false).unwrap_err().to_string();
+        assert!(error("s,y\nACG,one\nACG,1\n").contains("line 3: class \"1\" among names"));
+        assert!(error("s,y\nACG,1\nACG,one\n").contains("line 3: label \"one\""));
+        assert!(error("s,y\nACG,-1\n").contains("line 2: label \"-1\""));
+        assert!(error("s,y\nACG,\n").contains("line 2: label \"\""));
+        assert!(error("ACGTACGTACGT,one\nACG,one\n").contains("line 1: a row where"));
+        let many: String = (0..300).map(|number| format!("ACG,name_{number}\n")).collect();
+        assert!(error(&format!("s,y\n{many}")).contains("line 258: class \"name_256\", another one after 256"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::apply::answers;
+use super::apply::{answers, prediction};
 use super::checkpoint::{Classification, load};
 use super::evaluation::TaskScores;
 use super::finetune::{FinetuneOptions, finetune, settings};
@@ -14,7 +14,7 @@ use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
 use crate::kmer::labelled::{LabelledWindow, checksum};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::Model;
+use crate::model::{Model, Task};
 use crate::output::write_atomic;
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::small_file;
@@ -76,7 +76,8 @@ fn keep_to_plan(path: &Path, plan: &Value) -> Result<()> {
 
 /// Trains `folds` models, each on all windows but one fold's, in `options.out/fold-N`, and predicts that fold. With early
 /// stopping the next fold decides when to stop, and is not trained on either. Folds that are finished there already are
-/// taken as they are, and a begun one is gone on with.
+/// taken as they are, and a begun one is gone on with. The figures are left in `options.out/cross_validation.json`, each window's
+/// prediction in `predictions.tsv`.
 ///
 /// # Errors
 /// [`Error::Input`] if the folder's models are of other folds; [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
@@ -147,8 +148,39 @@ pub fn cross_validate(
         headline_deviation: (squares / (folds - 1) as f64).sqrt(),
     };
     let json = serde_json::to_string_pretty(&result).map_err(|error| Error::Failed(error.to_string()))?;
+    write_atomic(options.out.join("predictions.tsv"), predictions_table(classification, windows, &fold_of, &predictions))?;
     write_atomic(options.out.join("cross_validation.json"), json + "\n")?;
     Ok(result)
+}
+
+/// A row a window, in the order of the file: its fold, what it is, and what the model that had not seen it says, in the columns of
+/// `helixgrad predict`.
+fn predictions_table(
+    classification: &Classification,
+    windows: &[LabelledWindow],
+    fold_of: &[usize],
+    predictions: &[Vec<f64>],
+) -> String {
+    let Classification { labels, task, .. } = classification;
+    let mut header = vec!["name".to_owned(), "fold".to_owned()];
+    match task {
+        Task::SingleLabel => header.push("true_class".into()),
+        _ => header.extend(labels.iter().map(|label| format!("true_{label}"))),
+    }
+    header.extend((*task != Task::Regression).then(|| "prediction".to_owned()));
+    header.extend(labels.iter().cloned());
+    let mut table = header.join("\t") + "\n";
+    for (number, ((window, fold), answers)) in (1..).zip(windows.iter().zip(fold_of).zip(predictions)) {
+        table += &format!("window_{number}\t{}", fold + 1);
+        match task {
+            Task::SingleLabel => table += &format!("\t{}", labels[window.label as usize]),
+            _ => window.targets.iter().for_each(|target| table += &format!("\t{target}")),
+        }
+        prediction(*task, labels, answers).iter().for_each(|prediction| table += &format!("\t{prediction}"));
+        answers.iter().for_each(|answer| table += &format!("\t{answer:.6}"));
+        table.push('\n');
+    }
+    table
 }
 
 #[cfg(test)]

@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
-use super::checkpoint::{Classification, load, load_encoder, save_model};
+use super::checkpoint::{Classification, load, load_encoder};
 use super::evaluation::DevScores;
 use super::interrupt;
+use super::model_image::ModelImage;
 use super::peak::Utilisation;
 use super::pretrain::started;
 use super::run::Run;
 use super::run_state::{Best, RunState, resume_from};
 use super::snapshot::{CheckpointWriter, Snapshot};
+use super::standardise::Standard;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
@@ -102,7 +104,8 @@ pub struct EpochPoint {
     pub step: u64,
     /// Passes made.
     pub epoch: u64,
-    /// Mean training loss of the epoch, in nats.
+    /// Mean training loss of the epoch: in nats; of a regression, the squared error of numbers standardised over the training
+    /// windows, so that 1 is what the mean would have.
     pub loss: f64,
     /// Share of training windows classified right during the epoch (multi-label: right in every class; regression: 0).
     pub accuracy: f64,
@@ -130,7 +133,7 @@ pub struct FinetuneSummary {
     pub tokens_per_second: f64,
     /// Seconds spent in training.
     pub seconds: f64,
-    /// Mean training loss of the last epoch.
+    /// Mean training loss of the last epoch, as [`EpochPoint::loss`].
     pub loss_last: f64,
     /// On the dev windows, by the model that was kept.
     #[serde(flatten)]
@@ -180,7 +183,7 @@ pub fn finetune_classes(
 /// [`Error::Usage`] for windows that do not fit the model or labels it has no class for; [`Error::Interrupted`] after
 /// Ctrl-C; those of training and of files.
 pub fn finetune(
-    model: Model,
+    mut model: Model,
     vocabulary: &Vocabulary,
     classification: &Classification,
     train: &[LabelledWindow],
@@ -193,6 +196,7 @@ pub fn finetune(
         return Err(Error::usage("early stopping without dev windows", "give some (--dev), or leave --early-stop out"));
     }
     let best_folder = options.out.join(BEST_FOLDER);
+    let image = |model: &Model| ModelImage::of(model, vocabulary, Some(classification));
     let steps_per_epoch = train.len().div_ceil(options.batch) as u64;
     let total_steps = steps_per_epoch * options.epochs;
     let warmup = (total_steps as f64 * options.warmup).round() as u64;
@@ -203,15 +207,20 @@ pub fn finetune(
         decay_steps: total_steps.saturating_sub(warmup),
         decay: options.decay,
     };
+    let standard = (classification.task == Task::Regression).then(|| Standard::of(train));
+    standard.iter().try_for_each(|standard| standard.unfold(&mut model))?;
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
     let settings = settings(vocabulary, classification, train, options);
     let mut state = RunState::new(total_steps, options.seed, options.optimizer, settings);
     if resume {
-        state = resume_from(&options.out, &mut trainer, state)?;
+        state = resume_from(&options.out, &mut trainer, state, standard.is_some())?;
         tracing::info!("resuming after step {} of {total_steps}", state.step);
     }
+    let snapshot = |trainer: &Trainer, state: &RunState| {
+        Snapshot::of(trainer, vocabulary, Some(classification), standard.as_ref(), state)
+    };
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
     let mut writer = CheckpointWriter::new(&options.out, options.keep);
@@ -243,7 +252,11 @@ pub fn finetune(
             match classification.task {
                 Task::SingleLabel => trainer.advance(&[batch], learning_rate)?,
                 task => {
-                    let targets: Vec<f32> = examples.iter().flat_map(|example| &example.targets).copied().collect();
+                    let mut targets = Vec::with_capacity(batch.rows.len() * classification.labels.len());
+                    examples.iter().for_each(|example| match &standard {
+                        Some(standard) => targets.extend(standard.standardised(&example.targets)),
+                        None => targets.extend(&example.targets),
+                    });
                     trainer.advance_towards(&batch, &targets, task, learning_rate)?;
                 }
             }
@@ -271,7 +284,7 @@ pub fn finetune(
             let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
             progress.update(state.step, state.tokens - tokens_before, &message);
             if stops {
-                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+                writer.start(snapshot(&trainer, &state)?)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -302,7 +315,7 @@ pub fn finetune(
             Err(Error::Interrupted(_)) => {
                 let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                 state.unevaluated = Some(point);
-                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+                writer.start(snapshot(&trainer, &state)?)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -314,35 +327,39 @@ pub fn finetune(
             && state.best.is_none_or(|best| score > best.score)
         {
             write_folder_atomic(&best_folder, |folder| {
-                save_model(folder, &trainer.model, vocabulary, Some(classification))
+                image(&trainer.model)?.in_units_of(standard.as_ref())?.write(folder)
             })?;
             state.best = Some(Best { epoch: epoch + 1, score });
         }
         if interrupt::requested() && epoch + 1 < options.epochs {
-            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+            writer.start(snapshot(&trainer, &state)?)?;
             progress.finish("interrupted");
             return Err(writer.interrupted(state.step));
         }
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
-            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+            writer.start(snapshot(&trainer, &state)?)?;
         }
     }
     writer.finish()?;
     let mut dev_scores = points.last().map_or(DevScores::default(), |point| point.dev);
     let best_epoch = options.patience.and(state.best).map(|best| best.epoch);
-    if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
+    let is_best = best_epoch.is_none_or(|best| best * steps_per_epoch == state.step);
+    if !is_best {
         trainer.replace_model(load(&best_folder)?.model)?;
         dev_scores = score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?;
     }
     let last = points.last().copied();
     state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", last.map_or(state.loss_last, |point| point.loss)));
-    if classification.task != Task::Regression {
-        step::check_end(last.map_or(state.loss_last, |point| point.loss), classification.labels.len())?;
-    }
+    // A head that answers with the mean has a squared error of 1 of standardised numbers.
+    let guessing = if standard.is_some() { 1.0 } else { (classification.labels.len().max(2) as f64).ln() };
+    step::check_end(last.map_or(state.loss_last, |point| point.loss), guessing)?;
     // A run that was killed after its last step has none to make, but debris to clear away.
     started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-    save_model(&options.out, &trainer.model, vocabulary, Some(classification))?;
+    image(&trainer.model)?.in_units_of(standard.as_ref().filter(|_| is_best))?.write(&options.out)?;
+    if standard.is_some() {
+        trainer.replace_model(load(&options.out)?.model)?;
+    }
     let summary = FinetuneSummary {
         steps: state.step,
         tokens: state.tokens,

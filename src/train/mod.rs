@@ -23,4 +23,5 @@ pub mod run;
 pub mod run_state;
 pub mod scores;
 pub mod snapshot;
+mod standardise;
 pub mod step;

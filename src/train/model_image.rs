@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
 use super::checkpoint::Classification;
+use super::standardise::{Standard, head_values};
 use crate::autograd::Spec;
 use crate::interop::config;
 use crate::kmer::vocabulary::Vocabulary;
@@ -27,6 +28,8 @@ pub struct ModelImage {
     vocabulary: Vocabulary,
     specs: Vec<Spec>,
     values: Vec<f32>,
+    /// The values of a head that is trained on standardised numbers, where `values` has them in their own units.
+    standardised: Vec<f32>,
 }
 
 impl ModelImage {
@@ -43,7 +46,25 @@ impl ModelImage {
         }
         let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
         let tokenizer = to_json(&config::tokenizer_to_json(&model.config))?;
-        Ok(Self { config, tokenizer, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
+        let (vocabulary, specs) = (vocabulary.clone(), model.parameters.specs.clone());
+        Ok(Self { config, tokenizer, vocabulary, specs, values, standardised: Vec::new() })
+    }
+
+    /// The same model, with a head that answers in the units of the numbers that `standard` is of, if there are any.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for a model without a classifier.
+    pub(super) fn in_units_of(mut self, standard: Option<&Standard>) -> Result<Self> {
+        if let Some(standard) = standard {
+            self.standardised = head_values(&self.specs, &self.values)?;
+            standard.fold(&self.specs, &mut self.values)?;
+        }
+        Ok(self)
+    }
+
+    /// The values of the head as it is trained, where those that are written are others.
+    pub(super) fn standardised(&self) -> &[f32] {
+        &self.standardised
     }
 
     /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.

@@ -147,7 +147,7 @@ pub fn pretrain(
     let settings = settings(vocabulary, data, options);
     let mut state = RunState::new(options.steps, options.seed, options.optimizer, settings);
     if resume {
-        state = resume_from(&options.out, &mut trainer, state)?;
+        state = resume_from(&options.out, &mut trainer, state, false)?;
         tracing::info!("resuming after step {} of {}", state.step, options.steps);
     }
     let feed = Feed::new(data, vocabulary, options, &trainer)?;
@@ -172,7 +172,7 @@ pub fn pretrain(
         }
         started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
         points.push(point);
-        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+        writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
     }
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
@@ -223,7 +223,7 @@ pub fn pretrain(
                     Err(Error::Interrupted(_)) => {
                         let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                         state.unevaluated = Some(point);
-                        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+                        writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
                         progress.finish("interrupted");
                         return Err(writer.interrupted(state.step));
                     }
@@ -238,7 +238,7 @@ pub fn pretrain(
         progress.update(state.step, state.tokens - tokens_before, &format!("loss {:.4}", state.loss_last));
 
         if saves {
-            writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+            writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
         }
         if stops {
             progress.finish("interrupted");
@@ -248,7 +248,7 @@ pub fn pretrain(
     writer.finish()?;
     state.seconds = seconds_before + session.elapsed().as_secs_f64();
     progress.finish(&format!("loss {:.4}", state.loss_last));
-    step::check_end(state.loss_last, vocabulary.len())?;
+    step::check_end(state.loss_last, (vocabulary.len() as f64).ln())?;
     // A run that was killed after its last step has none to make, but debris to clear away.
     started(&mut run, &options.out, options.config.as_deref(), state.step)?;
     save_model(&options.out, &trainer.model, vocabulary, None)?;

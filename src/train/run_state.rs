@@ -5,14 +5,16 @@ use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use flate2::CrcReader;
+use flate2::{Crc, CrcReader};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::checkpoint::{load, missing, weights_file};
 use super::peak::Peak;
+use super::standardise::head_of;
 use super::step::Trainer;
 use crate::interop::weights::Weights;
+use crate::model::Model;
 use crate::ops::Loss;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::small_file;
@@ -20,6 +22,8 @@ use crate::{Error, Result};
 
 pub(super) const TRAINING_FILE: &str = "training_state.safetensors";
 pub(super) const STATE_FILE: &str = "state.json";
+/// The tensor, beside the moments, of a head that is trained on standardised numbers; the model's has their own units.
+pub(super) const STANDARDISED_HEAD: &str = "standardised_head";
 pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint-";
 
 /// How far a run has come.
@@ -55,7 +59,7 @@ pub struct RunState {
     /// What else the bits of the run depend on, by the names of options where there are such; older checkpoints have none.
     #[serde(default)]
     pub settings: Value,
-    /// CRC-32 of the files beside this state, by their names; older checkpoints have none.
+    /// CRC-32 of the files beside this state, by their names, and of the state without its own; older checkpoints have none.
     #[serde(default)]
     pub checksums: BTreeMap<String, u32>,
 }
@@ -89,6 +93,15 @@ impl RunState {
             settings,
             checksums: BTreeMap::new(),
         }
+    }
+
+    /// CRC-32 of everything in it but this number.
+    pub(super) fn own_checksum(&self) -> Result<u32> {
+        let mut state = self.clone();
+        state.checksums.remove(STATE_FILE);
+        let mut crc = Crc::new();
+        crc.update(&serde_json::to_vec(&state).map_err(|error| Error::Failed(error.to_string()))?);
+        Ok(crc.sum())
     }
 
     /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
@@ -133,19 +146,21 @@ pub fn nothing_to_resume(run: &Path) -> Error {
     )
 }
 
-/// Loads the newest checkpoint of the run in `out` into the trainer, if it is of the run that `fresh` would begin.
-pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState) -> Result<RunState> {
+/// Loads the newest checkpoint of the run in `out` into the trainer, if it is of the run that `fresh` would begin. Its head may be
+/// one that is trained on standardised numbers.
+pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState, standardised: bool) -> Result<RunState> {
     let Some(folder) = newest_checkpoint(out)? else {
         return Err(nothing_to_resume(out));
     };
-    let saved = load(&folder)?;
+    let mut saved = load(&folder)?;
     if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
         return Err(Error::usage(
             format!("--resume, but {} is of another model than the options describe", folder.display()),
             "give the options that the run was started with (they are in its config.toml)",
         ));
     }
-    let state = load_training_state(&folder, &mut trainer.optimizer)?;
+    let head = standardised.then_some(&mut saved.model);
+    let state = load_training_state(&folder, &mut trainer.optimizer, head)?;
     if state.step > fresh.total_steps {
         return Err(Error::usage(
             format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),
@@ -189,16 +204,17 @@ pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
     if path.is_file() { parse_json(&path).map(Some) } else { Ok(None) }
 }
 
-/// Reads what a run needs to go on from one of its checkpoints.
+/// Reads what a run needs to go on from one of its checkpoints; for a model that is trained on standardised numbers its head, too.
 ///
 /// # Errors
 /// [`Error::Input`] that names the file and what is wrong in it.
-pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunState> {
+fn load_training_state(folder: &Path, optimizer: &mut AdamW, standardised: Option<&mut Model>) -> Result<RunState> {
     let path = folder.join(STATE_FILE);
     let state: RunState = parse_json(&path)?;
     for (name, expected) in &state.checksums {
         let path = folder.join(name);
-        if checksum(&path)? != *expected {
+        let found = if name == STATE_FILE { state.own_checksum()? } else { checksum(&path)? };
+        if found != *expected {
             let remedy = "resume from an older checkpoint: remove this one's folder; or copy it again";
             return Err(Error::input(
                 path,
@@ -212,6 +228,16 @@ pub fn load_training_state(folder: &Path, optimizer: &mut AdamW) -> Result<RunSt
     for (name, moment) in [("first_moment", &mut optimizer.first), ("second_moment", &mut optimizer.second)] {
         let values = moments.values(name, &[moment.len()])?;
         moment.write(&values.ok_or_else(|| missing(&moments.path, name))?)?;
+    }
+    if let Some(model) = standardised {
+        let specs = head_of(&model.parameters.specs)?;
+        let count = specs.iter().map(|spec| spec.len()).sum();
+        let head = moments.values(STANDARDISED_HEAD, &[count])?;
+        let head = head.ok_or_else(|| missing(&moments.path, STANDARDISED_HEAD))?;
+        let (weight, bias) = head.split_at(specs[0].len());
+        for (range, values) in specs.map(|spec| spec.range()).into_iter().zip([weight, bias]) {
+            model.parameters.values.slice_mut::<f32>()[range].copy_from_slice(values);
+        }
     }
     optimizer.steps = state.step;
     optimizer.config = state.optimizer;

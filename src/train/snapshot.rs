@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 
 use super::checkpoint::Classification;
 use super::model_image::{MODEL_FILE, ModelImage, save_tensors, to_json, view};
-use super::run_state::{CHECKPOINT_PREFIX, RunState, STATE_FILE, TRAINING_FILE, checkpoints, checksum};
+use super::run_state::{CHECKPOINT_PREFIX, RunState, STANDARDISED_HEAD, STATE_FILE, TRAINING_FILE, checkpoints, checksum};
+use super::standardise::Standard;
 use super::step::Trainer;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
@@ -21,18 +22,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies model and optimizer as they are after `state.step` updates.
+    /// Copies model and optimizer as they are after `state.step` updates. A head that is trained on numbers as `standard` has
+    /// them is written in their own units, and beside the moments as it is.
     ///
     /// # Errors
     /// [`Error::Failed`] if a weight is no finite number; those of the device.
-    pub fn of(
+    pub(super) fn of(
         trainer: &Trainer,
         vocabulary: &Vocabulary,
         classification: Option<&Classification>,
+        standard: Option<&Standard>,
         state: &RunState,
     ) -> Result<Self> {
         Ok(Self {
-            model: ModelImage::of(&trainer.model, vocabulary, classification)?,
+            model: ModelImage::of(&trainer.model, vocabulary, classification)?.in_units_of(standard)?,
             first: trainer.optimizer.first.to_f32()?,
             second: trainer.optimizer.second.to_f32()?,
             state: state.clone(),
@@ -49,15 +52,20 @@ impl Snapshot {
         write_folder_atomic(&path, |folder| {
             self.model.write(folder)?;
             let shape = [self.first.len()];
-            let tensors = vec![
+            let mut tensors = vec![
                 ("first_moment", view(&shape, bytemuck::cast_slice(&self.first))?),
                 ("second_moment", view(&shape, bytemuck::cast_slice(&self.second))?),
             ];
+            let head = self.model.standardised();
+            if !head.is_empty() {
+                tensors.push((STANDARDISED_HEAD, view(&[head.len()], bytemuck::cast_slice(head))?));
+            }
             save_tensors(&folder.join(TRAINING_FILE), tensors)?;
             let mut state = self.state.clone();
             for name in [MODEL_FILE, TRAINING_FILE] {
                 state.checksums.insert(name.to_owned(), checksum(&folder.join(name))?);
             }
+            state.checksums.insert(STATE_FILE.to_owned(), state.own_checksum()?);
             write_atomic(folder.join(STATE_FILE), to_json(&state)?)
         })?;
         for (_, old) in checkpoints(run)?.iter().rev().skip(keep.max(1)) {
@@ -144,7 +152,7 @@ mod tests {
         let trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
         let snapshot = |step| {
             let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default(), Value::Null) };
-            Snapshot::of(&trainer, &vocabulary, None, &state).unwrap()
+            Snapshot::of(&trainer, &vocabulary, None, None, &state).unwrap()
         };
         let folder = tempfile::tempdir().unwrap();
         let mut writer = CheckpointWriter::new(folder.path(), 1);

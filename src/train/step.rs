@@ -283,10 +283,9 @@ impl Trainer {
     }
 }
 
-/// An error if a training ends with a loss (in nats) that no model has that has learnt anything, however little: ten times that
-/// of guessing among `classes`. Its weights are numbers, but of no use.
-pub(super) fn check_end(loss: f64, classes: usize) -> Result<()> {
-    let guessing = (classes.max(2) as f64).ln();
+/// An error if a training ends with a loss that no model has that has learnt anything, however little: ten times that of
+/// `guessing`. Its weights are numbers, but of no use.
+pub(super) fn check_end(loss: f64, guessing: f64) -> Result<()> {
     if loss < 10.0 * guessing {
         return Ok(());
     }

@@ -341,6 +341,16 @@ fn bad_files_are_refused_with_line_and_finding() {
         assert!(findings.iter().all(|finding| message.contains(finding)), "{contents:?}: {message}");
         assert!(!out.exists());
     }
+    // Passed through where that is asked for; the others are scored as ever.
+    let good = format!("x\t150\t.\t{}\tN,<DEL>\t.\t.\t.\n", char::from(sequence[149]));
+    fs::write(&vcf, format!("{mismatch}x\t299\t.\tACGT\tA,C\t.\t.\tDP=1\n{good}")).unwrap();
+    let summary = annotate(&model, &genome, &vcf, &out, &["--skip-mismatches"]);
+    assert_eq!(summary["skipped"]["ref_mismatch"], 3);
+    let written = fs::read_to_string(&out).unwrap();
+    let lines: Vec<&str> = written.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(field(lines[0], "HELIXGRAD_SKIPPED"), Some("A|ref_mismatch"));
+    assert_eq!(field(lines[1], "HELIXGRAD_SKIPPED"), Some("A|ref_mismatch,C|ref_mismatch"));
+    assert_eq!(field(lines[2], "HELIXGRAD_SKIPPED"), Some("N|unknown_bases,<DEL>|symbolic_allele"));
 }
 
 #[test]
@@ -458,6 +468,7 @@ proptest! {
                 distance: 50,
                 most_bases: 100,
                 positions: Positions::GtAg,
+                skip_mismatches: false,
                 fingerprint: Value::Null,
                 resume: false,
                 config: None,

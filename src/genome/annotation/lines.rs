@@ -5,6 +5,7 @@ use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// No annotation line comes near this; a longer one means that the file is something else, and reading on would only
@@ -52,6 +53,9 @@ impl<'a> Lines<'a> {
                 format!("the line is longer than {LONGEST_LINE} bytes"),
                 "give a GFF3 or GTF file (plain or .gz); this seems to be something else",
             ));
+        }
+        if self.number == 1 && self.line.starts_with(BYTE_ORDER_MARK) {
+            self.line.drain(..BYTE_ORDER_MARK.len());
         }
         if self.line.ends_with(b"\n") {
             self.line.pop();

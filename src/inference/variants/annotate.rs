@@ -50,8 +50,8 @@ impl Annotator<'_> {
     /// bytes ([`super::Options::resume`]).
     ///
     /// # Errors
-    /// [`Error::Input`] with the line for what is no VCF, a REF that is not what the genome has, a position outside its
-    /// sequence, sequences of which the genome has none, and a file that has our fields already; [`Error::Interrupted`] after
+    /// [`Error::Input`] with the line for what is no VCF, a REF that is not what the genome has or a position outside its
+    /// sequence ([`super::Options::skip_mismatches`] passes them through), sequences of which the genome has none, and a file that has our fields already; [`Error::Interrupted`] after
     /// Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
     pub fn annotate(&self, input: &Path, out: &Path, header: &[String]) -> Result<Summary> {
         let mut reader = Reader::open(input)?;
@@ -205,9 +205,12 @@ impl Annotator<'_> {
             return Ok(Line { bytes, record: Some((record, asked)) });
         };
         names.found = true;
-        if record.position > 0 {
-            self.check_reference(&record, sequence)?;
+        let checked = if record.position > 0 { self.check_reference(&record, sequence) } else { Ok(()) };
+        if checked.is_err() && self.options.skip_mismatches {
+            let asked = record.alternates.iter().map(|_| Err("ref_mismatch")).collect();
+            return Ok(Line { bytes, record: Some((record, asked)) });
         }
+        checked?;
         let asked = record.alternates.iter().map(|allele| self.ask(&record, sequence, allele, windows)).collect();
         Ok(Line { bytes, record: Some((record, asked)) })
     }
@@ -216,7 +219,7 @@ impl Annotator<'_> {
     fn check_reference(&self, record: &Record, sequence: usize) -> Result<(), Finding> {
         let Record { position, reference, .. } = record;
         let of_genome = &self.genome.sequences()[sequence];
-        let remedy = "use the genome that the variants were called on".to_owned();
+        let remedy = "use the genome that the variants were called on; or pass such records through (--skip-mismatches)".to_owned();
         let start = position - 1;
         let end = u64::from(start) + reference.len() as u64;
         // One past the end is a telomere (VCF 4.2, section 1.4.1), which no base stands on.

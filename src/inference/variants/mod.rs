@@ -35,6 +35,8 @@ pub struct Options {
     pub most_bases: usize,
     /// Which positions can be sites.
     pub positions: Positions,
+    /// Whether records whose REF is not what the genome has are passed through, with a word why; they are errors otherwise.
+    pub skip_mismatches: bool,
     /// What tells the model from others ([`super::journal::fingerprint`]), with the width of its windows.
     pub fingerprint: Value,
     /// Whether interrupted work goes on.
@@ -100,6 +102,7 @@ impl Annotator<'_> {
             "distance": self.options.distance,
             "max-bases": self.options.most_bases,
             "positions": self.options.positions,
+            "skip-mismatches": self.options.skip_mismatches,
         });
         for part in [&self.options.fingerprint, &what] {
             if let (Some(print), Some(part)) = (print.as_object_mut(), part.as_object()) {
