@@ -260,8 +260,9 @@ mod tests {
     #[test]
     fn faults_are_told_with_the_line() {
         let error = |line: &str| labelled(&format!("sequence\tlabel\nACG\t0\n{line}")).unwrap_err().to_string();
-        assert!(error("ACGT").contains("line 3: only one column"));
+        assert!(error("ACGT").contains("line 3: 1 columns, where the header has 2"));
         assert!(error("ACGT\tx").contains("line 3: label \"x\""));
+        assert!(labelled("sequence\tlabel\nACG\tsite\n").unwrap_err().to_string().contains("classes by name (site)"));
         assert!(error("ACGT\t-1").contains("label \"-1\""));
         assert!(error("ACGT\t65536").contains("label"));
         assert!(error("ACG CGT TTT\t1").contains("k-mer 3 (\"TTT\") does not continue"));
@@ -270,10 +271,10 @@ mod tests {
         assert!(error("ACGU\t1").contains("'U' at base 4"));
         assert!(error("ACX CXT\t1").contains("'X' at base 3"));
         assert!(error("\t1").contains("empty sequence"));
-        assert!(labelled("ACG\t1\nACG\t0\n").unwrap_err().to_string().contains("line 1: a window where the header"));
+        assert!(labelled("ACG\t1\nACG\t0\n").unwrap_err().to_string().contains("line 1: a row where the header"));
         assert!(labelled("").unwrap_err().to_string().contains("line 1: no header"));
-        assert!(labelled("sequence\nACG\n").unwrap_err().to_string().contains("neither tab nor comma"));
-        assert!(labelled("sequence,label\n").unwrap_err().to_string().contains("no windows"));
+        assert!(labelled("sequence\nACG\n").unwrap_err().to_string().contains("a header of 1 columns"));
+        assert!(labelled("sequence,label\n").unwrap_err().to_string().contains("no rows after the header"));
     }
 
     #[test]
