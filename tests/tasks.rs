@@ -355,7 +355,8 @@ fn cross_validation_predicts_every_window_once() {
     // The model of a fold says the same of its windows.
     let predicted = json(&["predict", "--model", &format!("{out}/fold-2"), "--tsv", &data]);
     let mut of_fold = 0;
-    for (row, window) in rows[1..].iter().zip(predicted["windows"].as_array().unwrap()).filter(|(row, _)| row[1] == "2") {
+    for (row, window) in rows[1..].iter().zip(predicted["windows"].as_array().unwrap()).filter(|(row, _)| row[1] == "2")
+    {
         of_fold += 1;
         let probabilities = window["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap());
         assert!(row[4..].iter().zip(probabilities).all(|(text, p)| (text.parse::<f64>().unwrap() - p).abs() < 1e-5));

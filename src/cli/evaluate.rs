@@ -58,7 +58,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
     let train_path = args.train.clone().or_else(|| (beside.is_file() && beside != data).then_some(beside));
-    let train = train_path.map(|path| read_table(&path, answers, pairs, &classification.labels)).transpose()?.map(|table| table.windows);
+    let train = train_path
+        .map(|path| read_table(&path, answers, pairs, &classification.labels))
+        .transpose()?
+        .map(|table| table.windows);
     // Only splice sites have baselines.
     let train = train.filter(|_| classification.labels.iter().eq(LABEL_NAMES.iter()) || args.train.is_some());
     let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count);

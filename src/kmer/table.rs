@@ -158,13 +158,17 @@ impl Labels {
         }
         let found = format!("class {:?}", excerpt(text));
         if !is_name {
-            return Err((format!("{found} among names of classes"), "name the class in every row, or number all".into()));
+            return Err((
+                format!("{found} among names of classes"),
+                "name the class in every row, or number all".into(),
+            ));
         }
         match self.names.iter().position(|name| name == text) {
             Some(class) => Ok(class as i32),
-            None if self.are_known => {
-                Err((format!("{found}, which is none of {}", self.names.join(", ")), "use names of these classes".into()))
-            }
+            None if self.are_known => Err((
+                format!("{found}, which is none of {}", self.names.join(", ")),
+                "use names of these classes".into(),
+            )),
             None if self.names.len() >= MOST_CLASSES as usize => {
                 let remedy = format!("is this the column of classes? at most {MOST_CLASSES} can be told apart");
                 Err((format!("{found}, another one after {MOST_CLASSES}"), remedy))
@@ -251,7 +255,10 @@ mod tests {
         let text = "dna,label\nACGT,silencer\nACC,\"enhancer\"\nACT,silencer\nAAA,promoter\n";
         let table = read(text, Answers::Class, false).unwrap();
         let labels = |table: &Table| table.windows.iter().map(|window| window.label).collect::<Vec<_>>();
-        assert_eq!((labels(&table), &table.names[..]), (vec![2, 0, 2, 1], ["enhancer", "promoter", "silencer"].map(Into::into).as_slice()));
+        assert_eq!(
+            (labels(&table), &table.names[..]),
+            (vec![2, 0, 2, 1], ["enhancer", "promoter", "silencer"].map(Into::into).as_slice())
+        );
         // As another table, or a model, has them.
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "dna,label\nACGT,silencer\nACC,enhancer\n").unwrap();

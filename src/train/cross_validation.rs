@@ -148,7 +148,10 @@ pub fn cross_validate(
         headline_deviation: (squares / (folds - 1) as f64).sqrt(),
     };
     let json = serde_json::to_string_pretty(&result).map_err(|error| Error::Failed(error.to_string()))?;
-    write_atomic(options.out.join("predictions.tsv"), predictions_table(classification, windows, &fold_of, &predictions))?;
+    write_atomic(
+        options.out.join("predictions.tsv"),
+        predictions_table(classification, windows, &fold_of, &predictions),
+    )?;
     write_atomic(options.out.join("cross_validation.json"), json + "\n")?;
     Ok(result)
 }

@@ -6,7 +6,9 @@ use std::thread::JoinHandle;
 
 use super::checkpoint::Classification;
 use super::model_image::{MODEL_FILE, ModelImage, save_tensors, to_json, view};
-use super::run_state::{CHECKPOINT_PREFIX, RunState, STANDARDISED_HEAD, STATE_FILE, TRAINING_FILE, checkpoints, checksum};
+use super::run_state::{
+    CHECKPOINT_PREFIX, RunState, STANDARDISED_HEAD, STATE_FILE, TRAINING_FILE, checkpoints, checksum,
+};
 use super::standardise::Standard;
 use super::step::Trainer;
 use crate::kmer::vocabulary::Vocabulary;

@@ -29,15 +29,17 @@ impl Standard {
 
     /// What training sees of the numbers of a window.
     pub(super) fn standardised(&self, targets: &[f32]) -> impl Iterator<Item = f32> {
-        targets
-            .iter()
-            .zip(&self.0)
-            .map(|(target, (mean, deviation))| ((f64::from(*target) - mean) / deviation) as f32)
+        targets.iter().zip(&self.0).map(|(target, (mean, deviation))| ((f64::from(*target) - mean) / deviation) as f32)
     }
 
     /// Makes a head that answers in standardised numbers answer in their own units.
     pub(super) fn fold(&self, specs: &[Spec], values: &mut [f32]) -> Result<()> {
-        self.change(specs, values, |weight, deviation| weight * deviation, |bias, mean, deviation| bias * deviation + mean)
+        self.change(
+            specs,
+            values,
+            |weight, deviation| weight * deviation,
+            |bias, mean, deviation| bias * deviation + mean,
+        )
     }
 
     /// The way back: a head that has been trained before goes on from where it was. One that has not, whose biases are all 0,
@@ -80,7 +82,9 @@ impl Standard {
 pub(super) fn head_of(specs: &[Spec]) -> Result<[&Spec; 2]> {
     let find = |name: &str| specs.iter().find(|spec| spec.name == name);
     let layer = |name: &str| Some([find(&format!("{name}.weight"))?, find(&format!("{name}.bias"))?]);
-    layer("classifier.out_proj").or_else(|| layer("classifier")).ok_or_else(|| Error::Failed("the model has no classifier".into()))
+    layer("classifier.out_proj")
+        .or_else(|| layer("classifier"))
+        .ok_or_else(|| Error::Failed("the model has no classifier".into()))
 }
 
 /// The values of the last layer, one after the other.
@@ -114,7 +118,9 @@ mod tests {
     #[test]
     fn a_head_goes_to_units_and_back() {
         let standard = Standard::of(&windows(&[[1000.0, -0.001], [1200.0, 0.002]]));
-        for head in [Head::Cls { labels: 2 }, Head::Site { labels: 2, hidden: None }, Head::Site { labels: 2, hidden: Some(8) }] {
+        for head in
+            [Head::Cls { labels: 2 }, Head::Site { labels: 2, hidden: None }, Head::Site { labels: 2, hidden: Some(8) }]
+        {
             let config = preset("splice-small").unwrap().config(16);
             let mut model = Model::initialise(config, head, DType::F32, 1).unwrap();
             let specs = model.parameters.specs.clone();

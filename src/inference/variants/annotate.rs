@@ -219,7 +219,9 @@ impl Annotator<'_> {
     fn check_reference(&self, record: &Record, sequence: usize) -> Result<(), Finding> {
         let Record { position, reference, .. } = record;
         let of_genome = &self.genome.sequences()[sequence];
-        let remedy = "use the genome that the variants were called on; or pass such records through (--skip-mismatches)".to_owned();
+        let remedy =
+            "use the genome that the variants were called on; or pass such records through (--skip-mismatches)"
+                .to_owned();
         let start = position - 1;
         let end = u64::from(start) + reference.len() as u64;
         // One past the end is a telomere (VCF 4.2, section 1.4.1), which no base stands on.
