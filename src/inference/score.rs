@@ -38,6 +38,7 @@ impl Scorer {
     pub fn new(checkpoint: Checkpoint, device: Device, dtype: DType) -> Result<Self> {
         let Checkpoint { mut model, vocabulary, classification } = checkpoint;
         let classification = classification.ok_or_else(no_classifier)?;
+        let dtype = classification.answers_dtype(dtype);
         model.parameters.move_to(&device, dtype)?;
         let workers = Workers::new(device.clone(), dtype)?;
         Ok(Self { model, vocabulary, classification, device, workers })

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DType;
+
 /// How logits are read, and what they are trained with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -44,4 +46,12 @@ pub struct Classification {
     /// Whether it reads two sequences, the second as tokens of type 1.
     #[serde(default)]
     pub pairs: bool,
+}
+
+impl Classification {
+    /// What answers are computed with where `dtype` is asked for: numbers in their own units want f32, as the three digits of bf16 do
+    /// not tell 10,005 from 10,000. (Training, which has them standardised, takes either.)
+    pub fn answers_dtype(&self, dtype: DType) -> DType {
+        if self.task == Task::Regression && dtype == DType::Bf16 { DType::F32 } else { dtype }
+    }
 }

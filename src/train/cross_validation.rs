@@ -119,17 +119,16 @@ pub fn cross_validate(
         let out = options.out.join(format!("fold-{}", fold + 1));
         let stopper = options.patience.map(|_| (fold + 1) % folds);
         let test = of(&|other| other == fold);
-        let mut model = if out.join("model.safetensors").is_file() {
-            load(&out)?.model
-        } else {
+        if !out.join("model.safetensors").is_file() {
             let train = of(&|other| other != fold && Some(other) != stopper);
             let dev = stopper.map(|stopper| of(&|other| other == stopper)).unwrap_or_default();
             let options = FinetuneOptions { out: out.clone(), ..options.clone() };
             let resume = newest_checkpoint(&out)?.is_some();
-            finetune(new_model()?, vocabulary, classification, &train, &dev, &options, resume)?.0
-        };
-        model.parameters.move_to(&options.device, options.dtype)?;
-        let mut tape = Tape::new(options.device.clone(), options.dtype);
+            finetune(new_model()?, vocabulary, classification, &train, &dev, &options, resume)?;
+        }
+        let (mut model, dtype) = (load(&out)?.model, classification.answers_dtype(options.dtype));
+        model.parameters.move_to(&options.device, dtype)?;
+        let mut tape = Tape::new(options.device.clone(), dtype);
         let found = answers(&mut tape, &model, vocabulary, classification, &test, &mut |_| ())?;
         headline.push(TaskScores::headline_of(classification, &found, &test));
         tracing::info!("fold {} of {folds}: {:.4} on {} windows", fold + 1, headline[fold], test.len());

@@ -220,6 +220,7 @@ pub fn evaluate_targets(
     let Some(classification) = &checkpoint.classification else {
         return Err(no_classifier());
     };
+    let dtype = classification.answers_dtype(dtype);
     checkpoint.model.parameters.move_to(device, dtype)?;
     check_answers(test.iter(), &checkpoint.model, classification)?;
     let mut tape = Tape::new(device.clone(), dtype);

@@ -343,10 +343,13 @@ pub fn finetune(
     writer.finish()?;
     let mut dev_scores = points.last().map_or(DevScores::default(), |point| point.dev);
     let best_epoch = options.patience.and(state.best).map(|best| best.epoch);
-    let is_best = best_epoch.is_none_or(|best| best * steps_per_epoch == state.step);
-    if !is_best {
-        trainer.replace_model(load(&best_folder)?.model)?;
-        dev_scores = score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev)?;
+    let (mut model, mut in_units) = (trainer.model, standard.is_none());
+    if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
+        let dtype = classification.answers_dtype(options.dtype);
+        (model, in_units) = (load(&best_folder)?.model, true);
+        model.parameters.move_to(&options.device, dtype)?;
+        let mut tape = Tape::new(options.device.clone(), dtype);
+        dev_scores = score(&mut tape, &model, vocabulary, classification, dev)?;
     }
     let last = points.last().copied();
     state.seconds = seconds_before + session.elapsed().as_secs_f64();
@@ -356,9 +359,9 @@ pub fn finetune(
     step::check_end(last.map_or(state.loss_last, |point| point.loss), guessing)?;
     // A run that was killed after its last step has none to make, but debris to clear away.
     started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-    image(&trainer.model)?.in_units_of(standard.as_ref().filter(|_| is_best))?.write(&options.out)?;
-    if standard.is_some() {
-        trainer.replace_model(load(&options.out)?.model)?;
+    image(&model)?.in_units_of(standard.as_ref().filter(|_| !in_units))?.write(&options.out)?;
+    if !in_units {
+        model = load(&options.out)?.model;
     }
     let summary = FinetuneSummary {
         steps: state.step,
@@ -371,7 +374,7 @@ pub fn finetune(
         attention,
         points,
     };
-    Ok((trainer.model, summary))
+    Ok((model, summary))
 }
 
 /// What the batches and updates of a run depend on.

@@ -11,7 +11,8 @@ use helixgrad::kmer::labelled::LabelledWindow;
 use helixgrad::model::{Config, Head, Model, Recompute, Task};
 use helixgrad::ops::Loss;
 use helixgrad::optim::AdamWConfig;
-use helixgrad::train::checkpoint::Classification;
+use helixgrad::train::checkpoint::{Classification, load};
+use helixgrad::train::evaluation::{TaskScores, evaluate_targets};
 use helixgrad::train::feed::Feed;
 use helixgrad::train::finetune::{FinetuneOptions, finetune};
 use helixgrad::train::pretrain::{PretrainOptions, pretrain};
@@ -324,4 +325,35 @@ fn an_attached_profiler_collects_the_steps_that_were_asked_for() {
     for watched in [pretraining, finetuning] {
         assert_eq!(*watched.collected.lock().unwrap(), [(true, 1), (false, 3)], "(on or off, updates by then)");
     }
+}
+
+/// Numbers of which bf16 has three digits, and training needs more: they are standardised there, and answered in f32.
+#[test]
+fn large_numbers_keep_their_digits_in_bf16() {
+    let (device, folder) = (device(), tempfile::tempdir().unwrap());
+    let window = |index: usize| LabelledWindow {
+        bases: [*b"ACGTACGTACGT", *b"TTTTGGGGACCA"][index % 2].to_vec(),
+        targets: vec![[9_995.0, 10_005.0][index % 2]],
+        ..LabelledWindow::default()
+    };
+    let windows: Vec<_> = (0..8).map(window).collect();
+    let classification =
+        Classification { labels: vec!["count".into()], window: None, task: Task::Regression, pairs: false };
+    let options = FinetuneOptions {
+        device: device.clone(),
+        dtype: DType::Bf16,
+        epochs: 15,
+        batch: 4,
+        learning_rate: 4e-3,
+        quiet: true,
+        ..FinetuneOptions::new(folder.path().join("run"))
+    };
+    let model = Model::initialise(tiny(), Head::Cls { labels: 1 }, DType::F32, 3).unwrap();
+    let (_, summary) = finetune(model, &vocabulary(), &classification, &windows, &windows, &options, false).unwrap();
+    assert!(summary.dev.dev_pearson.unwrap() > 0.9, "{summary:?}");
+    let mut checkpoint = load(&options.out).unwrap();
+    let found = evaluate_targets(&mut checkpoint, &windows, &device, DType::Bf16, 1, &mut |_| ()).unwrap();
+    let TaskScores::Regression(scores) = found.scores else { panic!("{found:?}") };
+    // The mean alone has 25, and numbers rounded to bf16 hundreds.
+    assert!(scores.mse.value < 12.0, "{scores:?}");
 }
