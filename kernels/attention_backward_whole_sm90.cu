@@ -17,6 +17,7 @@
 //      operands in registers: as operands in shared memory they would make reading it the limit.
 
 #include "common/attention_backward_sm90.cuh"
+#include "common/reduce.cuh"
 #include "common/stmatrix.cuh"
 
 namespace {
@@ -83,6 +84,39 @@ __device__ __forceinline__ void produce(const Maps& maps, const int* cu_seqlens,
     }
 }
 
+// What a warp has summed of the columns of dQ and dV in a piece, without the factors that these are stored with; a lane has two columns of
+// each, those of warp_column_sums.
+struct BiasSums {
+    float queries[2];
+    float values[2];
+};
+
+// Adds a warp's 16 rows. Those behind the end of a sequence are zeros, as their probabilities are.
+__device__ __forceinline__ void add_rows(float (&sums)[2], const float (&rows)[D / 2]) {
+    float columns[D / 4];
+#pragma unroll
+    for (int i = 0; i < D / 4; ++i) columns[i] = rows[i / 2 * 4 + i % 2] + rows[i / 2 * 4 + 2 + i % 2];
+    warp_column_sums(columns);
+    sums[0] += columns[0], sums[1] += columns[1];
+}
+
+// Adds the warps' sums of a piece, in the order of the warps, and writes them to the head's columns of the sequence's row of bias_sums.
+// `shares` are [warps][2][D] floats.
+__device__ __forceinline__ void write_bias_sums(float* row, int hidden, float* shares, const BiasSums& sums, float scale,
+                                                float dropout_scale) {
+    const int thread = threadIdx.x, part = thread / D, column = thread % D;
+    float* share = shares + thread / WARP * (2 * D) + warp_sum_column();
+    share[0] = sums.queries[0] * scale, share[1] = sums.queries[1] * scale;
+    share[D] = sums.values[0] * dropout_scale, share[D + 1] = sums.values[1] * dropout_scale;
+    named_barrier_sync(1, ATTENTION_CONSUMERS * WARPGROUP);
+    if (part > 2) return;
+    float sum = 0.0f;
+    if (part != 1)
+#pragma unroll
+        for (int warp = 0; warp < ATTENTION_CONSUMERS * WARPGROUP / WARP; ++warp) sum += shares[(2 * warp + part / 2) * D + column];
+    row[part * hidden + column] = sum;
+}
+
 // A warp's 16 rows of keys or values as A operands.
 __device__ __forceinline__ void load_fragments(unsigned (&fragments)[D / 16][4], const bf16* rows) {
     const int lane = threadIdx.x % WARP;
@@ -140,7 +174,7 @@ __device__ __forceinline__ void store_rows(bf16* to, int stride, int valid, cons
 }
 
 __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order, int pieces, int heads, float scale,
-                                        const Dropout& dropout, bf16* d_qkv, WholeShared& shared) {
+                                        const Dropout& dropout, bf16* d_qkv, float* bias_sums, WholeShared& shared) {
     const int lane = threadIdx.x % WARP, group = lane / 4;
     // The shuffle tells the compiler that it is the same for all lanes.
     const int warpgroup = __shfl_sync(FULL_WARP, static_cast<int>(threadIdx.x) / WARPGROUP, 0);
@@ -152,6 +186,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
     for (AttentionRounds rounds; rounds.more(pieces); rounds.next()) {
         if (rounds.piece() >= pieces) continue;
         const AttentionHead head(cu_seqlens, order[rounds.piece() / heads], rounds.piece() % heads, heads, D);
+        BiasSums sums = {};
         const int stride = 3 * head.hidden, tiles = divide_up(head.length, QUERIES);
         for (int key = 0; key < head.length; key += KEYS, ++blocks) {
             const int row = key + warp_row;
@@ -194,6 +229,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
                             make_float4(d_scores[4 * i], d_scores[4 * i + 1], d_scores[4 * i + 2], d_scores[4 * i + 3]);
                 } else {
                     store(0, tile * QUERIES + warp_query, d_scores, scale);
+                    if (bias_sums != nullptr) add_rows(sums.queries, d_scores);
                 }
             };
 
@@ -284,7 +320,11 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
             give_back(shared.own_ring, keys_use(blocks));
             store(1, row, d_keys, scale);
             store(2, row, d_values, dropout.scale);
+            if (bias_sums != nullptr) add_rows(sums.values, d_values);
         }
+        if (bias_sums != nullptr)
+            write_bias_sums(bias_sums + static_cast<int64_t>(order[rounds.piece() / heads]) * stride + head.head * D, head.hidden,
+                            reinterpret_cast<float*>(shared.sums[0][rounds.number() % 2]), sums, scale, dropout.scale);
     }
 }
 
@@ -295,7 +335,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
 extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_backward_whole_sm90_bf16_d64(
     const __grid_constant__ TensorMap own, const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap d_output,
     const __grid_constant__ TensorMap row_terms, const int* cu_seqlens, const AttentionBlock* plan, int entries, int pieces, int heads,
-    int total_tokens, float scale, Dropout dropout, bf16* d_qkv) {
+    int total_tokens, float scale, Dropout dropout, bf16* d_qkv, float* bias_sums) {
     DYNAMIC_SHARED_ALIGNED(WholeShared, shared, 1024);
     const int* order = attention_order(plan, entries);
     if (threadIdx.x == 0) {
@@ -307,7 +347,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attentio
     __syncthreads();
     if (threadIdx.x < ATTENTION_CONSUMERS * WARPGROUP) {
         registers_increase<CONSUMER_REGISTERS>();
-        consume(cu_seqlens, order, pieces, heads, scale, dropout, d_qkv, *shared);
+        consume(cu_seqlens, order, pieces, heads, scale, dropout, d_qkv, bias_sums, *shared);
     } else {
         registers_decrease<PRODUCER_REGISTERS>();
         if (threadIdx.x == ATTENTION_CONSUMERS * WARPGROUP)
