@@ -2,6 +2,7 @@
 // two launches and seven products, with one and five.
 //
 //   dV = (P o M)^T dO     dS = P o (M o (dO V^T) - D)     dQ = scale dS K     dK = scale dS^T Q
+//   bias_sums = the sums over each sequence's rows of dQ and dV, and zeros for dK: the gradient of a bias in qkv, but for a sum over sequences
 //
 // A block takes one (sequence, head) after the other, whole. It goes through blocks of 128 keys, 64 a warpgroup, and for each of them through
 // all queries, 64 at a time. Everything is the transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T go from the
@@ -15,6 +16,7 @@
 //   1. The roles of attention_forward_sm90.cu. dQ of a tile needs dS of all 128 keys, so the warpgroups exchange dS through shared memory;
 //      they take turns at multiplying it, every second tile each, while the exponentials of their next tile run. Keys and values are A
 //      operands in registers: as operands in shared memory they would make reading it the limit.
+//   2. Bias gradients. Prediction: 4 % more issue slots, for a pass that reads all of d_qkv again, 0.09 ms.
 
 #include "common/attention_backward_sm90.cuh"
 #include "common/reduce.cuh"
@@ -100,8 +102,8 @@ __device__ __forceinline__ void add_rows(float (&sums)[2], const float (&rows)[D
     sums[0] += columns[0], sums[1] += columns[1];
 }
 
-// Adds the warps' sums of a piece, in the order of the warps, and writes them to the head's columns of the sequence's row of bias_sums.
-// `shares` are [warps][2][D] floats.
+// Adds the warps' sums of a piece, in the order of the warps, and writes them to the head's columns of the sequence's `row`, behind each other for
+// queries, keys and values. `shares` are [warps][2][D] floats.
 __device__ __forceinline__ void write_bias_sums(float* row, int hidden, float* shares, const BiasSums& sums, float scale,
                                                 float dropout_scale) {
     const int thread = threadIdx.x, part = thread / D, column = thread % D;
@@ -110,6 +112,7 @@ __device__ __forceinline__ void write_bias_sums(float* row, int hidden, float* s
     share[D] = sums.values[0] * dropout_scale, share[D + 1] = sums.values[1] * dropout_scale;
     named_barrier_sync(1, ATTENTION_CONSUMERS * WARPGROUP);
     if (part > 2) return;
+    // A bias of keys has no gradient: a constant in all scores of a query changes no probability. dK would add up to rounding errors.
     float sum = 0.0f;
     if (part != 1)
 #pragma unroll
@@ -322,6 +325,8 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
             store(2, row, d_values, dropout.scale);
             if (bias_sums != nullptr) add_rows(sums.values, d_values);
         }
+        // Into the place of the first tile's dQ, which all have read: who has had the last tile has had the stage that all gave back behind
+        // that. Two places, since one warp may end a sequence of one tile while another still reads the sums of the one before.
         if (bias_sums != nullptr)
             write_bias_sums(bias_sums + static_cast<int64_t>(order[rounds.piece() / heads]) * stride + head.head * D, head.hidden,
                             reinterpret_cast<float*>(shared.sums[0][rounds.number() % 2]), sums, scale, dropout.scale);
@@ -331,7 +336,8 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
 }  // namespace
 
 // The maps are those of Maps, in tiles of 64 columns, swizzled by rows of 128 bytes. Sequences are of at most 512 tokens; their order is behind
-// the plan's entries. Grid: any number of blocks, at best one a multiprocessor; 384 threads; sizeof(WholeShared) bytes of shared memory.
+// the plan's entries. bias_sums: [sequences, 3 hidden] f32, all of it written; or null. Grid: any number of blocks, at best one a
+// multiprocessor; 384 threads; sizeof(WholeShared) bytes of shared memory.
 extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_backward_whole_sm90_bf16_d64(
     const __grid_constant__ TensorMap own, const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap d_output,
     const __grid_constant__ TensorMap row_terms, const int* cu_seqlens, const AttentionBlock* plan, int entries, int pieces, int heads,

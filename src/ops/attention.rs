@@ -88,7 +88,7 @@ pub fn attention(
         let d_output = tape.take_gradient(output)?;
         let mut d_qkv = tape.allocate(rows * 3 * hidden)?;
         let whole = kernels.and_then(|kernels| kernels.whole(batch.longest));
-        // A row a sequence.
+        // That kernel leaves a row of sums for each sequence.
         let sequences = batch.cu_seqlens.len() - 1;
         let mut bias_sums = match (whole, bias) {
             (Some(_), Some(bias)) => Some(tape.allocate_scratch(sequences * bias.len)?),

@@ -23,7 +23,7 @@ pub fn linear(
     layer(tape, parameters, x, weight, Bias { added: bias, learnt: bias }, weight.rows)
 }
 
-/// As [`linear`], for [`attention`](super::attention()), to which it leaves the gradient of the bias.
+/// As [`linear`], for [`attention`](super::attention()) and nobody else, as it leaves the gradient of the bias to that.
 ///
 /// # Errors
 /// Those of the device.
