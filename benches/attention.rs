@@ -1,4 +1,5 @@
-//! Attention at several lengths of sequence, with and without dropout, and DNABERT's mix.
+//! Attention at several lengths of sequence, with and without dropout, and DNABERT's mix; as in a model, with the gradient of a bias in its
+//! input besides.
 
 mod common;
 
@@ -11,7 +12,7 @@ use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::device::Choices;
 use helixgrad::device::attention_kernels::AttentionPath;
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::{AttentionHooks, attention};
+use helixgrad::ops::{AttentionHooks, Qkv, attention};
 
 pub(crate) fn main() {
     run("attention", |bench| {
@@ -44,12 +45,14 @@ fn lengths(bench: &mut Bench) -> Result<()> {
             batch.push(&vec![5; length]);
         }
         let batch: Rc<DeviceBatch> = DeviceBatch::upload(&bench.device, &batch)?;
-        for dropout in [0.0, 0.1] {
-            let (parameters, ..) = parameters(bench, &[], &[])?;
-            let name = format!("{name}{}", if dropout > 0.0 { " dropout" } else { "" });
+        for (what, dropout, bias) in [("", 0.0, false), (" dropout", 0.1, false), (" dropout bias", 0.1, true)] {
+            let (parameters, _, vectors) = parameters(bench, &[], &[3 * shapes.hidden])?;
+            let bias = bias.then_some(vectors[0]);
+            let name = format!("{name}{what}");
             let inputs = [[batch.tokens.len(), 3 * shapes.hidden]];
             bench.operation(&name, "attention", &[Forward, Backward], parameters, &inputs, |tape, _, x| {
-                attention(tape, &batch, x[0], shapes.heads, dropout, &AttentionHooks::default()).map(Some)
+                let qkv = Qkv { values: x[0], bias };
+                attention(tape, &batch, qkv, shapes.heads, dropout, &AttentionHooks::default()).map(Some)
             })?;
         }
     }

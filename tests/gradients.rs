@@ -231,6 +231,18 @@ fn attention_with_and_without_dropout() {
     }
 }
 
+/// The layer before leaves the gradient of its bias to attention; that of keys is zero but for rounding.
+#[test]
+fn attention_with_the_layer_before_it() {
+    let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
+    let mut p = parameters(&[&[12, 5], &[12]]);
+    let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
+    check(&[(25, 5)], &mut p, |tape, p, x| {
+        let qkv = ops::qkv(tape, p, x[0], weight, bias).unwrap();
+        ops::attention(tape, &batch, qkv, 2, 0.3, &AttentionHooks::default()).unwrap()
+    });
+}
+
 #[test]
 fn attention_over_several_query_blocks() {
     let mut long = Batch::new();

@@ -21,6 +21,8 @@ struct AttentionRounds {
     __device__ bool more(int pieces) const { return first < pieces; }
     // In the last round some do not exist.
     __device__ int piece() const { return first + place; }
+    // How many were before this one.
+    __device__ int number() const { return first / static_cast<int>(gridDim.x); }
     __device__ void next() {
         first += gridDim.x;
         place = gridDim.x - 1 - place;

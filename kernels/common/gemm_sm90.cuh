@@ -4,6 +4,7 @@
 #include "common/cluster.cuh"
 #include "common/gelu.cuh"
 #include "common/pack.cuh"
+#include "common/reduce.cuh"
 #include "common/stmatrix.cuh"
 
 namespace {
@@ -265,25 +266,10 @@ struct Exit {
             if (EPILOGUE == Epilogue::GELU) stmatrix_x4(place(pair) + BAND_ELEMENTS, kept[pair]);
         }
         if (EPILOGUE == Epilogue::GELU_GRADIENT) {
-            share_sums<BAND / 8>(totals, WARP / 2);
-            share_sums<BAND / 16>(totals, WARP / 4);
-            share_sums<BAND / 32>(totals, WARP / 8);
-            // Of a lane's columns, eight apart, those that its bits above the fourth say.
-            const int eight = lane / 16 * 4 + lane / 8 % 2 * 2 + lane / 4 % 2;
-            float* to = column_sums + warp * BAND + eight * 8 + lane % 4 * 2;
+            static_assert(BAND == 64, "columns of warp_column_sums");
+            warp_column_sums(totals);
+            float* to = column_sums + warp * BAND + warp_sum_column();
             to[0] = totals[0], to[1] = totals[1];
-        }
-    }
-
-    // Of 2 COUNT sums the lower half goes to the lower one of two lanes, `distance` apart, and the upper half to the upper one: half of the
-    // shuffles and additions that all sums in all lanes would take.
-    template <int COUNT>
-    static __device__ __forceinline__ void share_sums(float (&sums)[BAND / 4], int distance) {
-        const bool upper = threadIdx.x & distance;
-#pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            const float other = __shfl_xor_sync(FULL_WARP, upper ? sums[i] : sums[i + COUNT], distance);
-            sums[i] = (upper ? sums[i + COUNT] : sums[i]) + other;
         }
     }
 

@@ -31,3 +31,28 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
     __syncthreads();
     return sum;
 }
+
+// Of the first 2 COUNT sums the lower half goes to the lower one of two lanes, `distance` apart, and the upper half to the upper one: half of
+// the shuffles and additions that all sums in all lanes would take. A lane's are then the first COUNT.
+template <int COUNT, int N>
+__device__ __forceinline__ void share_sums(float (&sums)[N], int distance) {
+    const bool upper = threadIdx.x & distance;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const float other = __shfl_xor_sync(FULL_WARP, upper ? sums[i] : sums[i + COUNT], distance);
+        sums[i] = (upper ? sums[i + COUNT] : sums[i]) + other;
+    }
+}
+
+// Adds what the lanes of a warp have of 64 columns. A lane has columns 8 i + 2 (lane % 4) and the next, as in the accumulators of a
+// product; sums[0] and sums[1] become the sums of column warp_sum_column() and the next.
+__device__ __forceinline__ void warp_column_sums(float (&sums)[16]) {
+    share_sums<8>(sums, WARP / 2);
+    share_sums<4>(sums, WARP / 4);
+    share_sums<2>(sums, WARP / 8);
+}
+__device__ __forceinline__ int warp_sum_column() {
+    const int lane = threadIdx.x % WARP;
+    // Of the eights of columns, the one that the lane's bits above the second say.
+    return (lane / 16 * 4 + lane / 8 % 2 * 2 + lane / 4 % 2) * 8 + lane % 4 * 2;
+}

@@ -249,7 +249,7 @@ impl Model {
         rows: Rows,
     ) -> Result<Tensor> {
         let dropout = config.hidden_dropout_prob;
-        let qkv = linear(tape, parameters, x, layer.qkv)?;
+        let qkv = ops::qkv(tape, parameters, x, layer.qkv.weight, layer.qkv.bias)?;
         let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);
         let mut attended = ops::attention(tape, batch, qkv, heads, p, &ops::AttentionHooks::default())?;
         let mut x = x;

@@ -4,16 +4,32 @@ use std::rc::Rc;
 
 use super::attention_hooks::AttentionHooks;
 use super::attention_sm90::Hopper;
+use super::column_sums::{add_parts, column_sums};
 use super::{deliver, for_real, kernel, work};
 use crate::Result;
-use crate::autograd::{DeviceBatch, Tape, Tensor};
+use crate::autograd::{DeviceBatch, Tape, Tensor, Vector};
 use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
 use crate::device::cpu::dropout::{AttentionDropout, DropoutArgument};
 use crate::device::{DType, Launch, cpu};
 
-/// `qkv`: `[total_tokens, 3 hidden]`, queries, keys and values, each head by head; the result is
-/// `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern of `hooks` leaves.
+/// What attention looks at, and with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Qkv {
+    /// `[total_tokens, 3 hidden]`: queries, keys and values, each head by head.
+    pub values: Tensor,
+    /// `[3 hidden]`: a bias in them whose gradient is left to attention. It is the column sums of theirs, which some kernels have in registers
+    /// and nobody after them.
+    pub bias: Option<Vector>,
+}
+
+impl From<Tensor> for Qkv {
+    fn from(values: Tensor) -> Self {
+        Self { values, bias: None }
+    }
+}
+
+/// The result is `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern of `hooks` leaves.
 /// Scores are scaled with `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability, rounded to
 /// a 256th.
 ///
@@ -23,13 +39,15 @@ use crate::device::{DType, Launch, cpu};
 pub fn attention(
     tape: &mut Tape,
     batch: &Rc<DeviceBatch>,
-    qkv: Tensor,
+    qkv: impl Into<Qkv>,
     heads: usize,
     dropout: f64,
     hooks: &AttentionHooks,
 ) -> Result<Tensor> {
     let started = tape.start("attention");
+    let Qkv { values: qkv, bias } = qkv.into();
     let (rows, hidden) = (qkv.rows, qkv.columns / 3);
+    assert!(bias.is_none_or(|bias| bias.len == 3 * hidden), "attention: input and bias differ in size");
     hooks.check(batch, rows, heads)?;
     let call =
         Attention { heads, head_dim: hidden / heads, dropout: tape.attention_dropout(dropout), hooks: hooks.clone() };
@@ -66,9 +84,16 @@ pub fn attention(
     let log_sum_exp = tape.push(log_sum_exp, rows, heads);
 
     let batch = Rc::clone(batch);
-    tape.record("attention", started, move |tape, _| {
+    tape.record("attention", started, move |tape, parameters| {
         let d_output = tape.take_gradient(output)?;
         let mut d_qkv = tape.allocate(rows * 3 * hidden)?;
+        let whole = kernels.and_then(|kernels| kernels.whole(batch.longest));
+        // That kernel leaves a row of sums for each sequence.
+        let sequences = batch.cu_seqlens.len() - 1;
+        let mut bias_sums = match (whole, bias) {
+            (Some(_), Some(bias)) => Some(tape.allocate_scratch(sequences * bias.len)?),
+            _ => None,
+        };
         tape.count(work::attention_backward(rows, hidden, heads, batch.pairs, tape.dtype().size()));
         match kernels.zip(plan) {
             None => for_real!(tape.dtype(), T => {
@@ -91,15 +116,28 @@ pub fn attention(
                 let cost = |products| work::attention_gradients(rows, hidden, heads, batch.pairs, products, element);
                 if kernels.family.is_sm90() {
                     let hopper = call.hopper(tape, &batch, qkv, plan);
-                    let launches = match kernels.whole(batch.longest) {
-                        Some(kernel) => vec![hopper.backward_whole(kernel, &d_output, &terms).work(cost(5))],
+                    let launches = match whole {
+                        Some(kernel) => {
+                            let launch = hopper.backward_whole(kernel, &d_output, &terms).work(cost(5));
+                            let launch = launch.write(&mut d_qkv);
+                            vec![match &mut bias_sums {
+                                Some(sums) => launch.write(sums),
+                                None => launch.null(),
+                            }]
+                        }
                         None => vec![
-                            hopper.backward_queries(&kernels.backward_queries, &d_output, &terms).work(cost(3)),
-                            hopper.backward_keys(&kernels.backward_keys, &d_output, &terms).work(cost(4)),
+                            hopper
+                                .backward_queries(&kernels.backward_queries, &d_output, &terms)
+                                .work(cost(3))
+                                .write(&mut d_qkv),
+                            hopper
+                                .backward_keys(&kernels.backward_keys, &d_output, &terms)
+                                .work(cost(4))
+                                .write(&mut d_qkv),
                         ],
                     };
                     for launch in launches {
-                        tape.device().launch(&launch.write(&mut d_qkv))?;
+                        tape.device().launch(&launch)?;
                     }
                 } else {
                     let sides = [
@@ -121,6 +159,14 @@ pub fn attention(
                 }
                 tape.recycle(terms);
             }
+        }
+        match (bias, bias_sums) {
+            (Some(bias), Some(sums)) => {
+                add_parts(tape.device(), &sums, sequences, &mut parameters.gradients, bias)?;
+                tape.recycle(sums);
+            }
+            (Some(bias), None) => column_sums(tape, parameters, &d_qkv, [rows, 3 * hidden], bias)?,
+            (None, _) => {}
         }
         deliver(tape, qkv, d_qkv)?;
         tape.recycle(d_output);

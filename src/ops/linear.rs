@@ -1,5 +1,6 @@
 //! `y = x W^T + b`: a linear layer with its weight as PyTorch stores it, `[out, in]`.
 
+use super::Qkv;
 use super::product::{self, OutputGradient};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
@@ -19,7 +20,16 @@ pub fn linear(
     weight: Matrix,
     bias: Option<Vector>,
 ) -> Result<Tensor> {
-    with_stride(tape, parameters, x, weight, bias, weight.rows)
+    layer(tape, parameters, x, weight, Bias { added: bias, learnt: bias }, weight.rows)
+}
+
+/// As [`linear`], for [`attention`](super::attention()) and nobody else, as it leaves the gradient of the bias to that.
+///
+/// # Errors
+/// Those of the device.
+pub fn qkv(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matrix, bias: Vector) -> Result<Qkv> {
+    let values = layer(tape, parameters, x, weight, Bias { added: Some(bias), learnt: None }, weight.rows)?;
+    Ok(Qkv { values, bias: Some(bias) })
 }
 
 /// As [`linear`], for the end of a model. On devices with kernels the rows of the output start at multiples of 16 bytes, so that
@@ -32,21 +42,27 @@ pub fn logits(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matri
         Device::Cpu => weight.rows,
         Device::Kernels(_) => weight.rows.next_multiple_of(ROW_GROUP),
     };
-    with_stride(tape, parameters, x, weight, Some(bias), stride)
+    layer(tape, parameters, x, weight, Bias { added: Some(bias), learnt: Some(bias) }, stride)
 }
 
-fn with_stride(
+/// What a layer adds on the way forth, and what it adds to the gradient of on the way back.
+struct Bias {
+    added: Option<Vector>,
+    learnt: Option<Vector>,
+}
+
+fn layer(
     tape: &mut Tape,
     parameters: &Parameters,
     x: Tensor,
     weight: Matrix,
-    bias: Option<Vector>,
+    bias: Bias,
     stride: usize,
 ) -> Result<Tensor> {
     let started = tape.start("linear");
     let rows = x.rows;
     let mut y = tape.allocate(rows * stride)?;
-    product::forward(tape, parameters, x, weight, bias, (&mut y, stride))?;
+    product::forward(tape, parameters, x, weight, bias.added, (&mut y, stride))?;
     let y = tape.push_strided(y, rows, weight.rows, stride);
 
     tape.record("linear", started, move |tape, parameters| {
@@ -54,7 +70,7 @@ fn with_stride(
         let dy = OutputGradient { values: &values, rows, stride };
         let (mut dx, accumulate) = tape.gradient_slot(x)?;
         product::input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;
-        product::parameter_gradients(tape, parameters, dy, x, weight, bias)?;
+        product::parameter_gradients(tape, parameters, dy, x, weight, bias.learnt)?;
         tape.put_gradient(x, dx);
         tape.recycle(values);
         Ok(())

@@ -29,7 +29,7 @@ mod tanh;
 mod target_loss;
 pub mod work;
 
-pub use attention::attention;
+pub use attention::{Qkv, attention};
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use bias_gelu::{bias_gelu_backward, bias_gelu_forward};
 pub use binary_cross_entropy::{binary_cross_entropy, binary_cross_entropy_into};
@@ -40,7 +40,7 @@ pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use gather::gather;
 pub use layernorm::{Normalisation, Summands, layernorm};
-pub use linear::{linear, logits};
+pub use linear::{linear, logits, qkv};
 pub use linear_gelu::linear_gelu;
 pub use losses::{Loss, Losses};
 pub use mean_squared_error::{mean_squared_error, mean_squared_error_into};
