@@ -7,7 +7,7 @@
 // and two with GELU (exact error function, see bias_gelu.cu) behind the sum, so that [m, n] is not read and written once
 // more for it:
 //
-//   gemm_nt_gelu             x = A B^T, kept for the way back;  C = gelu(x + bias)
+//   gemm_nt_gelu             x = A B^T, kept for the way back;  C = gelu(x + bias), of x as it is kept
 //   gemm_nn_gelu_gradient    C = (A B) gelu'(x + bias);  column_sums[tile] = sums of C over the rows of each tile
 //
 // All matrices are row-major, with lda, ldb, ldc elements from row to row; C is [m, n], bias [n] or null. Any m, n, k
@@ -15,7 +15,8 @@
 // product is added to it. Of the two with GELU, x has the leading dimension of C, column_sums is [m / 128, n] f32 (the
 // bias's gradient, once column_sums_finish has added its rows), there must be a bias, beta is 0 and k is not split. The kernels are named by operands and output: _bf16 has bf16 for both, _bf16_f32 writes f32,
 // _f32 is f32 throughout. bf16 products are exact in f32 and are summed in f32 by the tensor cores; f32 is fmaf in the
-// order of k, no TF32. Everything after the sum is in f32 and rounded once.
+// order of k, no TF32. Everything after the sum is in f32 and rounded once, but for GELU, which is of x as it was rounded: so
+// bias_gelu.cu, which gets x from memory, computes the same bits once more on the way back.
 //
 // A weight gradient has few tiles and a long k, so k may be cut: with gridDim.z = splits > 1 each block sums its part
 // of k into partials [splits, m, n] (f32, alpha, bias and beta left out), and gemm_finish adds the parts in order. The
@@ -196,7 +197,7 @@ struct Output {
     }
 };
 
-// The sums into x, and GELU of them with the bias into C.
+// The sums into x, and GELU of what x then holds, with the bias, into C.
 template <typename T>
 struct GeluOutput {
     static constexpr bool SUMS_COLUMNS = false;
@@ -219,11 +220,11 @@ struct GeluOutput {
         float shift[N];
         load_row(bias + column, vector, valid, shift);
 #pragma unroll
-        for (int i = 0; i < N; ++i) values[i] *= gemm.alpha;
+        for (int i = 0; i < N; ++i) values[i] = __fmul_rn(values[i], gemm.alpha);  // not one with the sum below
         store_row(x + at, vector, valid, values);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            values[i] = gelu<T>(values[i] + shift[i]);
+            values[i] = gelu<T>(to_float(from_float<T>(values[i])) + shift[i]);
         }
         store_row(c + at, vector, valid, values);
     }

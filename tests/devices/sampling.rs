@@ -11,10 +11,11 @@ use helixgrad::kmer::key::BatchKey;
 use helixgrad::kmer::masking::{Masking, Recipe};
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
 use helixgrad::model::{Head, Model};
-use helixgrad::ops::Sampler;
+use helixgrad::ops::{self, Loss, Sampler};
 use helixgrad::optim::AdamWConfig;
+use helixgrad::train::checkpoint;
 use helixgrad::train::feed::Feed;
-use helixgrad::train::pretrain::PretrainOptions;
+use helixgrad::train::pretrain::{PretrainOptions, pretrain};
 use helixgrad::train::step::Trainer;
 
 use crate::emulated::sample_genome;
@@ -93,6 +94,31 @@ fn training_has_the_same_bits_whoever_makes_the_batches() {
     }
     let weights = |trainer: &Trainer| trainer.model.parameters.host_values().unwrap();
     assert!(weights(&trainer) == weights(&host));
+}
+
+/// So has an evaluation.
+#[test]
+fn an_evaluation_has_the_same_bits_whoever_makes_the_batches() {
+    let (device, folder) = (device(), tempfile::tempdir().unwrap());
+    let out = folder.path().join("run");
+    let options = PretrainOptions { steps: 1, eval_batches: 2, out, ..options(&device, DType::Bf16) };
+    let model = Model::initialise(config(32), Head::MaskedLm, DType::F32, 3).unwrap();
+    let [data, held_out] = [0; 2].map(|_| PretrainingData::Genome(corpus()));
+    let found = pretrain(model, &vocabulary(), &data, Some(&held_out), &options, false).unwrap().evaluation.unwrap();
+
+    let mut model = checkpoint::load(&options.out).unwrap().model;
+    model.parameters.move_to(&device, DType::Bf16).unwrap();
+    let mut tape = Tape::new(device, DType::Bf16);
+    let mut expected = Loss::default();
+    for number in 0..options.eval_batches {
+        let batch = host_batch(&corpus(), &BatchKey::evaluation(options.seed, number), &options);
+        tape.start_inference();
+        let batch = model.upload(&mut tape, &batch).unwrap();
+        let logits = model.forward(&mut tape, &batch).unwrap();
+        expected += ops::cross_entropy(&mut tape, &batch, logits, 1.0).unwrap();
+    }
+    let accuracy = expected.accuracy();
+    assert_eq!((found.loss, found.masked_accuracy, found.masked_tokens), (expected.mean(), accuracy, expected.rows));
 }
 
 /// What does not fit the model is refused before the first step.
