@@ -14,7 +14,7 @@ use super::peak::Utilisation;
 use super::pretrain::started;
 use super::run::Run;
 use super::run_state::{Best, RunState, resume_from};
-use super::snapshot::{CheckpointWriter, Snapshot};
+use super::snapshot::CheckpointWriter;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
@@ -271,7 +271,7 @@ pub fn finetune(
             let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
             progress.update(state.step, state.tokens - tokens_before, &message);
             if stops {
-                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+                writer.save(&trainer, vocabulary, Some(classification), &state)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -302,7 +302,7 @@ pub fn finetune(
             Err(Error::Interrupted(_)) => {
                 let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                 state.unevaluated = Some(point);
-                writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+                writer.save(&trainer, vocabulary, Some(classification), &state)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -319,12 +319,12 @@ pub fn finetune(
             state.best = Some(Best { epoch: epoch + 1, score });
         }
         if interrupt::requested() && epoch + 1 < options.epochs {
-            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+            writer.save(&trainer, vocabulary, Some(classification), &state)?;
             progress.finish("interrupted");
             return Err(writer.interrupted(state.step));
         }
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
-            writer.start(Snapshot::of(&trainer, vocabulary, Some(classification), &state)?)?;
+            writer.save(&trainer, vocabulary, Some(classification), &state)?;
         }
     }
     writer.finish()?;

@@ -35,7 +35,20 @@ impl ModelImage {
     /// # Errors
     /// [`Error::Failed`] if a weight is no finite number; those of the device.
     pub fn of(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Self> {
-        let values = model.parameters.host_values()?;
+        Self::over(Vec::new(), model, vocabulary, classification)
+    }
+
+    /// As [`ModelImage::of`], in the memory of an earlier one's weights.
+    ///
+    /// # Errors
+    /// As [`ModelImage::of`].
+    pub fn over(
+        old: Vec<f32>,
+        model: &Model,
+        vocabulary: &Vocabulary,
+        classification: Option<&Classification>,
+    ) -> Result<Self> {
+        let values = model.parameters.host_values_over(old)?;
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::Failed(
                 "a weight is no longer a finite number: training has diverged; lower the learning rate, or lengthen the warm-up".into(),
@@ -44,6 +57,11 @@ impl ModelImage {
         let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
         let tokenizer = to_json(&config::tokenizer_to_json(&model.config))?;
         Ok(Self { config, tokenizer, vocabulary: vocabulary.clone(), specs: model.parameters.specs.clone(), values })
+    }
+
+    /// The memory of the weights, for the next one.
+    pub fn into_memory(self) -> Vec<f32> {
+        self.values
     }
 
     /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.

@@ -12,7 +12,7 @@ use super::interrupt;
 use super::peak::Utilisation;
 use super::run::Run;
 use super::run_state::{RunState, resume_from};
-use super::snapshot::{CheckpointWriter, Snapshot};
+use super::snapshot::CheckpointWriter;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
@@ -173,7 +173,7 @@ pub fn pretrain(
         }
         started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
         points.push(point);
-        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+        writer.save(&trainer, vocabulary, None, &state)?;
     }
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
@@ -224,7 +224,7 @@ pub fn pretrain(
                     Err(Error::Interrupted(_)) => {
                         let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                         state.unevaluated = Some(point);
-                        writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+                        writer.save(&trainer, vocabulary, None, &state)?;
                         progress.finish("interrupted");
                         return Err(writer.interrupted(state.step));
                     }
@@ -239,7 +239,7 @@ pub fn pretrain(
         progress.update(state.step, state.tokens - tokens_before, &format!("loss {:.4}", state.loss_last));
 
         if saves {
-            writer.start(Snapshot::of(&trainer, vocabulary, None, &state)?)?;
+            writer.save(&trainer, vocabulary, None, &state)?;
         }
         if stops {
             progress.finish("interrupted");
