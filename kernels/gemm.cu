@@ -36,6 +36,7 @@
 //      their way out, so that a warp writes whole rows of 16-byte pieces instead of the fragments' 4-byte pairs.
 //   2. GELU and its gradient while the sums are in registers. On 65,536 x 3072 in bf16 that saves the forward pass one
 //      read of 403 MB, the backward pass one read and one write: 0.13 and 0.27 ms a layer at 3.0 TB/s.
+//   3. GELU of x as it is kept: the same bits when it is computed again.
 
 #include "common/gelu.cuh"
 #include "common/mma.cuh"
