@@ -7,7 +7,7 @@
 // and two with GELU (exact error function, see bias_gelu.cu) behind the sum, so that [m, n] is not read and written once
 // more for it:
 //
-//   gemm_nt_gelu             x = A B^T, kept for the way back;  C = gelu(x + bias)
+//   gemm_nt_gelu             x = A B^T, kept for the way back;  C = gelu(x + bias), of x as it is kept
 //   gemm_nn_gelu_gradient    C = (A B) gelu'(x + bias);  column_sums[tile] = sums of C over the rows of each tile
 //
 // All matrices are row-major, with lda, ldb, ldc elements from row to row; C is [m, n], bias [n] or null. Any m, n, k
@@ -15,7 +15,8 @@
 // product is added to it. Of the two with GELU, x has the leading dimension of C, column_sums is [m / 128, n] f32 (the
 // bias's gradient, once column_sums_finish has added its rows), there must be a bias, beta is 0 and k is not split. The kernels are named by operands and output: _bf16 has bf16 for both, _bf16_f32 writes f32,
 // _f32 is f32 throughout. bf16 products are exact in f32 and are summed in f32 by the tensor cores; f32 is fmaf in the
-// order of k, no TF32. Everything after the sum is in f32 and rounded once.
+// order of k, no TF32. Everything after the sum is in f32 and rounded once, but for GELU, which is of x as it was rounded: so
+// bias_gelu.cu, which gets x from memory, computes the same bits once more on the way back.
 //
 // A weight gradient has few tiles and a long k, so k may be cut: with gridDim.z = splits > 1 each block sums its part
 // of k into partials [splits, m, n] (f32, alpha, bias and beta left out), and gemm_finish adds the parts in order. The
@@ -35,6 +36,7 @@
 //      their way out, so that a warp writes whole rows of 16-byte pieces instead of the fragments' 4-byte pairs.
 //   2. GELU and its gradient while the sums are in registers. On 65,536 x 3072 in bf16 that saves the forward pass one
 //      read of 403 MB, the backward pass one read and one write: 0.13 and 0.27 ms a layer at 3.0 TB/s.
+//   3. GELU of x as it is kept: the same bits when it is computed again.
 
 #include "common/gemm.cuh"
 

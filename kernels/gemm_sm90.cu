@@ -27,6 +27,7 @@
 //      engine, while the next piece's first stages are on their way.
 //   2. Clusters of two blocks, with multicast of B. For the copying thread's sake 40 and 232 registers instead of 24 and 240.
 //   3. GELU in half the instructions, and a band's values before its buffer is waited for: notes/gemm.md, "GELU behind the sums".
+//   4. GELU of x as it is kept: the same bits when it is computed again.
 
 #include "common/gemm_sm90.cuh"
 

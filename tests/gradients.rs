@@ -6,7 +6,7 @@ use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, V
 use helixgrad::device::attention_pattern::AttentionPattern;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::{self, AlibiBias, AttentionHooks, Normalisation, SparseBlocks, Summands};
+use helixgrad::ops::{self, Activated, AlibiBias, AttentionHooks, Normalisation, SparseBlocks, Summands};
 use helixgrad::philox::{Philox, Purpose};
 
 const STEP: f64 = 1e-5;
@@ -154,7 +154,9 @@ fn linear_gelu() {
 fn feed_forward() {
     let mut p = parameters(&[&[7, 4], &[7], &[5, 7]]);
     let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
-    check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down).unwrap());
+    for fate in [Activated::Kept, Activated::Again] {
+        check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down, fate).unwrap());
+    }
 }
 
 /// The block's input is also its residual, so its gradient has two parts.
@@ -164,10 +166,12 @@ fn feed_forward_beside_its_residual() {
     let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
     let bias = Some(vector(&p, 3));
     let norm = Normalisation { gamma: vector(&p, 4), beta: vector(&p, 5), eps: 1e-12 };
-    check(&[(9, 4)], &mut p, |tape, p, x| {
-        let y = ops::feed_forward(tape, p, x[0], up, down).unwrap();
-        ops::layernorm(tape, p, y, Summands { bias, residual: Some(x[0]), dropout: 0.2 }, norm).unwrap()
-    });
+    for fate in [Activated::Kept, Activated::Again] {
+        check(&[(9, 4)], &mut p, |tape, p, x| {
+            let y = ops::feed_forward(tape, p, x[0], up, down, fate).unwrap();
+            ops::layernorm(tape, p, y, Summands { bias, residual: Some(x[0]), dropout: 0.2 }, norm).unwrap()
+        });
+    }
 }
 
 #[test]

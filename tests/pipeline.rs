@@ -101,7 +101,8 @@ fn a_resumed_pretraining_has_the_bits_of_an_unbroken_one_on_any_number_of_thread
     assert_eq!(summary["tokens"], 12 * 384);
     assert!(summary["evaluation"]["masked_tokens"].as_u64().unwrap() > 0);
 
-    pretrain(&broken, &["--steps", "12", "--save-every", "4", "--threads", "1"]);
+    // Nor does what is computed again on the way back change a bit, before and after.
+    pretrain(&broken, &["--steps", "12", "--save-every", "4", "--threads", "1", "--recompute", "gelu"]);
     // As after a kill between steps 8 and 12: the last checkpoint and the results are gone.
     fs::remove_dir_all(format!("{broken}/checkpoint-00000012")).unwrap();
     fs::remove_file(format!("{broken}/model.safetensors")).unwrap();

@@ -161,7 +161,7 @@ struct Output {
     }
 };
 
-// The sums into x, and GELU of them with the bias into C.
+// The sums into x, and GELU of what x then holds, with the bias, into C.
 template <typename T>
 struct GeluOutput {
     static constexpr bool SUMS_COLUMNS = false;
@@ -184,11 +184,11 @@ struct GeluOutput {
         float shift[N];
         load_row(bias + column, vector, valid, shift);
 #pragma unroll
-        for (int i = 0; i < N; ++i) values[i] *= gemm.alpha;
+        for (int i = 0; i < N; ++i) values[i] = __fmul_rn(values[i], gemm.alpha);  // not one with the sum below
         store_row(x + at, vector, valid, values);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            values[i] = gelu<T>(values[i] + shift[i]);
+            values[i] = gelu<T>(to_float(from_float<T>(values[i])) + shift[i]);
         }
         store_row(c + at, vector, valid, values);
     }

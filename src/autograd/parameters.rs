@@ -132,7 +132,15 @@ impl Parameters {
     /// # Errors
     /// Those of the device.
     pub fn host_values(&self) -> Result<Vec<f32>> {
-        self.master.as_ref().unwrap_or(&self.values).to_f32()
+        self.host_values_over(Vec::new())
+    }
+
+    /// As [`Parameters::host_values`], in the memory of `old` where it has the right size.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn host_values_over(&self, old: Vec<f32>) -> Result<Vec<f32>> {
+        self.master.as_ref().unwrap_or(&self.values).to_f32_over(old)
     }
 
     /// The parameter called `name`.

@@ -89,7 +89,8 @@ impl DeviceBatch {
 type Backward = Box<dyn FnOnce(&mut Tape, &mut Parameters) -> Result<()>>;
 
 struct Node {
-    op: &'static str,
+    /// Nothing for a stretch of operations, each of which has its clock.
+    op: Option<&'static str>,
     layer: Option<usize>,
     backward: Backward,
 }
@@ -102,6 +103,8 @@ pub struct Tape {
     gradients: Vec<Option<Buffer>>,
     nodes: Vec<Node>,
     pool: Vec<Buffer>,
+    /// Not in the pool, where something smaller that stays could take it: [`Tape::lay_aside`].
+    aside: Option<Buffer>,
     /// Made by [`Tape::once_a_batch`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
     shared: Vec<(&'static str, Weak<DeviceBatch>, Tensor)>,
     recording: bool,
@@ -145,6 +148,7 @@ impl Tape {
             gradients: Vec::new(),
             nodes: Vec::new(),
             pool: Vec::new(),
+            aside: None,
             shared: Vec::new(),
             recording: false,
             randomness: None,
@@ -260,7 +264,7 @@ impl Tape {
             };
             error.needed_for(
                 purpose,
-                "give --recompute layer, raise --micro-batches, or lower --tokens-per-step or --batch",
+                "give --recompute gelu or layer, raise --micro-batches, or lower --tokens-per-step or --batch",
             )
         })
     }
@@ -276,6 +280,23 @@ impl Tape {
     /// Gives a buffer back to the pool.
     pub fn recycle(&mut self, buffer: Buffer) {
         self.pool.push(buffer);
+    }
+
+    /// Lays a buffer aside for [`Tape::allocate_aside`]: one layer after the other has the same use for it, and what is kept in between,
+    /// such as queries, keys and values, must not take it from the pool.
+    pub fn lay_aside(&mut self, buffer: Buffer) {
+        self.pool.extend(self.aside.replace(buffer));
+    }
+
+    /// As [`Tape::allocate`], the buffer that was laid aside where it has this length.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn allocate_aside(&mut self, len: usize) -> Result<Buffer> {
+        match self.aside.take_if(|buffer| buffer.len() == len) {
+            Some(buffer) => Ok(buffer),
+            None => self.allocate(len),
+        }
     }
 
     /// Gives a batch's memory back to the pool, unless a recorded operation still needs it.
@@ -362,6 +383,15 @@ impl Tape {
         self.values[tensor.id].take().expect("a consumed tensor was consumed again")
     }
 
+    /// Gives a tensor back what was taken away, or what has been computed again.
+    ///
+    /// # Panics
+    /// If it has a value, or one of another size.
+    pub fn put_value(&mut self, tensor: Tensor, value: Buffer) {
+        assert_eq!(value.len(), tensor.rows * tensor.stride, "a value has another size than its tensor");
+        assert!(self.values[tensor.id].replace(value).is_none(), "a tensor was given a second value");
+    }
+
     /// Records how to go back through an operation that started at `started`.
     pub fn record(
         &mut self,
@@ -372,7 +402,7 @@ impl Tape {
         self.clock(op, Pass::Forward, started);
         self.place = (op, Pass::Forward);
         if self.recording {
-            self.nodes.push(Node { op, layer: self.layer, backward: Box::new(backward) });
+            self.nodes.push(Node { op: Some(op), layer: self.layer, backward: Box::new(backward) });
         }
     }
 
@@ -427,6 +457,10 @@ impl Tape {
         while self.nodes.len() > nodes {
             let Some(Node { op, layer, backward }) = self.nodes.pop() else { break };
             self.enter_layer(layer);
+            let Some(op) = op else {
+                backward(self, parameters)?;
+                continue;
+            };
             let started = self.start(op);
             self.place = (op, Pass::Backward);
             backward(self, parameters)?;
@@ -487,6 +521,6 @@ impl Tape {
     /// Bytes in all buffers of the tape, in use or pooled.
     pub fn memory_bytes(&self) -> usize {
         let used = self.values.iter().chain(&self.gradients).flatten();
-        used.chain(&self.pool).map(Buffer::capacity_bytes).sum()
+        used.chain(&self.pool).chain(&self.aside).map(Buffer::capacity_bytes).sum()
     }
 }

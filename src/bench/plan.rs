@@ -61,18 +61,10 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`crate::Error::Usage`] for numbers that make no step, and attention kernels that the chip cannot run.
-pub fn plan(
-    workload: &Workload,
-    chip: Chip,
-    attention: AttentionPath,
-    dtype: DType,
-    recompute: Recompute,
-    seed: u64,
-) -> Result<Plan> {
+pub fn plan(workload: &Workload, chip: Chip, attention: AttentionPath, dtype: DType, seed: u64) -> Result<Plan> {
     let planner = Arc::new(Planner::new(chip, attention));
     let device = Device::Kernels(planner.clone());
     let mut trainer = workload.trainer(&device, dtype, seed)?;
-    trainer.model.recompute = recompute;
     let batches = [workload.batch(seed)];
     trainer.advance(&batches, 1e-4)?;
     trainer.report()?;
@@ -110,7 +102,7 @@ pub fn plan(
     Ok(Plan {
         chip,
         dtype: dtype.name(),
-        recompute,
+        recompute: workload.recompute,
         tokens_per_step: tokens,
         launches: launches.len(),
         floor_milliseconds: seconds * 1e3,

@@ -36,6 +36,8 @@ pub struct Workload {
     pub mix: Mix,
     /// Share of tokens that are masked (masked-LM head).
     pub masked: f64,
+    /// What of the activations is computed again on the way back.
+    pub recompute: Recompute,
     /// Steps that are measured; some that are not come first.
     pub steps: usize,
     /// The steps, from 1 and with the unmeasured ones, that a profiler attached from outside collects.
@@ -68,8 +70,9 @@ impl Workload {
                  tokens a step, and a share from 0 to 1",
             ));
         }
-        self.config.check_training(device, self.batch * self.length, Recompute::None)?;
-        let model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
+        self.config.check_training(device, self.batch * self.length, self.recompute)?;
+        let mut model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
+        model.recompute = self.recompute;
         let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;
         trainer.collected = self.collected;
         Ok(trainer)
@@ -129,7 +132,8 @@ mod tests {
 
     fn workload(mix: Mix, head: Head) -> Workload {
         let config = preset("splice-small").unwrap().config(512);
-        Workload { config, head, batch: 64, length: 512, mix, masked: 0.15, steps: 1, collected: None }
+        let recompute = Recompute::None;
+        Workload { config, head, batch: 64, length: 512, mix, masked: 0.15, recompute, steps: 1, collected: None }
     }
 
     #[test]

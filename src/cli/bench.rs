@@ -13,7 +13,7 @@ use crate::bench::train::{Throughput, train_throughput};
 use crate::bench::{Mix, Workload};
 use crate::device::gemm_choice::{self, Measured};
 use crate::device::graphs::GraphCounts;
-use crate::model::Preset;
+use crate::model::{Preset, Recompute};
 use crate::report::{Cell, Table, format};
 use crate::small_file;
 use crate::train::ceilings::{Limit, Sizes};
@@ -63,6 +63,7 @@ struct Report {
     length: usize,
     mix: Mix,
     masked: f64,
+    recompute: Recompute,
     #[serde(flatten)]
     throughput: Throughput,
     /// The measurements that matrix products were chosen by, with `--gemm auto` on a GPU.
@@ -116,6 +117,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         length: workload.length,
         mix: workload.mix,
         masked: workload.masked,
+        recompute: workload.recompute,
         throughput,
         products: device.measured_products(),
         tokens_per_second_one_thread: one_thread,
@@ -147,8 +149,19 @@ fn read_earlier(path: &Path) -> Result<Value> {
 
 fn compare(earlier: &Value, report: &Report, file: &Path) -> Result<Comparison> {
     let now = serde_json::to_value(report).map_err(|error| Error::Failed(error.to_string()))?;
-    let conditions =
-        ["preset", "task", "device", "dtype", "batch", "length", "mix", "masked", "threads", "tokens_per_step"];
+    let conditions = [
+        "preset",
+        "task",
+        "device",
+        "dtype",
+        "batch",
+        "length",
+        "mix",
+        "masked",
+        "recompute",
+        "threads",
+        "tokens_per_step",
+    ];
     let differences = conditions
         .into_iter()
         .filter(|what| earlier[*what] != now[*what])

@@ -105,8 +105,8 @@ pub struct Args {
     /// parameter less memory.
     #[arg(long)]
     stochastic_rounding: bool,
-    /// Activations that are computed again on the way back, not kept: none, or those inside each layer. Takes less memory and
-    /// a third more time; the result has the same bits.
+    /// Activations that are computed again on the way back, not kept: none; GELU's output in each layer, a quarter of the memory for a
+    /// few percent of the time; or all inside each layer, most of the memory for a third more time. The result has the same bits.
     #[arg(long, value_enum, default_value = "none")]
     recompute: Recompute,
     /// Scale gradients down to this global norm; 0: never.

@@ -9,7 +9,6 @@ use crate::Result;
 use crate::bench::plan::{Plan, plan};
 use crate::device::planner::{CHIPS, Chip, Planner};
 use crate::device::{DType, Device};
-use crate::model::Recompute;
 use crate::report::{Cell, Table, format};
 use crate::train::ceilings::Limit;
 
@@ -26,9 +25,6 @@ pub struct Args {
     /// The chip to plan for.
     #[arg(long, value_enum, default_value = "h100")]
     chip: ChipName,
-    /// What of the activations is computed again on the way back.
-    #[arg(long, value_enum, default_value = "none")]
-    recompute: Recompute,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
@@ -60,7 +56,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     // The defaults of a GPU, which `workload` asks for.
     let device = Device::Kernels(std::sync::Arc::new(Planner::new(chip, common.attention)));
     let workload = args.workload.workload(&device, 1)?;
-    let plan = plan(&workload, chip, common.attention, dtype, args.recompute, common.seed)?;
+    let plan = plan(&workload, chip, common.attention, dtype, common.seed)?;
     common.print(&plan, |plan| text(plan, &args.workload.title(&workload)))
 }
 

@@ -1,11 +1,11 @@
-//! The options of `bench train` and `profile` that say what is measured.
+//! The options of `bench train`, `profile` and `plan` that say what is measured.
 
 use serde::Serialize;
 
 use crate::Result;
 use crate::bench::{Mix, Workload};
 use crate::device::Device;
-use crate::model::{Head, Preset, preset};
+use crate::model::{Head, Preset, Recompute, preset};
 
 /// The preset that is made for splice sites.
 const SPLICE_MODEL: &str = "splice-small";
@@ -42,6 +42,9 @@ pub struct WorkloadArgs {
     /// Share of tokens that are masked.
     #[arg(long, default_value_t = 0.15, value_name = "SHARE")]
     masked: f64,
+    /// What of the activations is computed again on the way back: nothing, GELU's output, or all inside each layer.
+    #[arg(long, value_enum, default_value = "none")]
+    recompute: Recompute,
 }
 
 impl WorkloadArgs {
@@ -64,16 +67,23 @@ impl WorkloadArgs {
             Task::Splice => Head::Site { labels: 3, hidden: None },
         };
         let config = preset.config(length);
-        Ok(Workload { config, head, batch, length, mix: self.mix, masked: self.masked, steps, collected: None })
+        let Self { mix, masked, recompute, .. } = *self;
+        Ok(Workload { config, head, batch, length, mix, masked, recompute, steps, collected: None })
     }
 
     /// What is measured, in a few words.
     pub fn title(&self, workload: &Workload) -> String {
         let (batch, length) = (workload.batch, workload.length);
         let task = if self.task == Some(Task::Splice) { " for splice sites" } else { "" };
+        let again = match self.recompute {
+            Recompute::None => "",
+            Recompute::Gelu => ", GELU recomputed",
+            Recompute::Layer => ", layers recomputed",
+        };
+        let preset = &self.preset;
         match self.mix {
-            Mix::Full => format!("{}{task}, {batch} sequences of {length} tokens", self.preset),
-            Mix::Dnabert => format!("{}{task}, {} tokens in DNABERT's mix up to {length}", self.preset, batch * length),
+            Mix::Full => format!("{preset}{task}, {batch} sequences of {length} tokens{again}"),
+            Mix::Dnabert => format!("{preset}{task}, {} tokens in DNABERT's mix up to {length}{again}", batch * length),
         }
     }
 

@@ -162,16 +162,23 @@ impl Buffer {
     /// # Panics
     /// If they are not of type `T`: a fault of the caller, never of input.
     pub fn read<T: Element>(&self) -> Result<Vec<T>> {
+        self.read_over(Vec::new())
+    }
+
+    /// As [`Buffer::read`], over what `values` holds, if that are as many: memory that was written before costs no page faults.
+    fn read_over<T: Element>(&self, mut values: Vec<T>) -> Result<Vec<T>> {
         assert_eq!(self.dtype, T::DTYPE, "buffer read as another type");
-        match &self.storage {
-            Storage::Host(_) => Ok(self.slice::<T>().to_vec()),
-            Storage::Device(memory) => {
-                let mut values = vec![T::zeroed(); self.length];
-                // SAFETY: the allocation holds at least `length` elements, as many as `values` has.
-                unsafe { memory.driver.read(memory.address, bytemuck::cast_slice_mut(&mut values))? };
-                Ok(values)
-            }
+        if values.len() != self.length {
+            values = vec![T::zeroed(); self.length];
         }
+        match &self.storage {
+            Storage::Host(_) => values.copy_from_slice(self.slice()),
+            // SAFETY: the allocation holds at least `length` elements, as many as `values` has.
+            Storage::Device(memory) => unsafe {
+                memory.driver.read(memory.address, bytemuck::cast_slice_mut(&mut values))?;
+            },
+        }
+        Ok(values)
     }
 
     /// Copies the elements of `source`, which has the same type and length and lies on the same device.
@@ -346,8 +353,16 @@ impl Buffer {
     /// # Errors
     /// Those of the device.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        self.to_f32_over(Vec::new())
+    }
+
+    /// As [`Buffer::to_f32`], in the memory of `old` where it has the right size: what is copied again and again.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn to_f32_over(&self, old: Vec<f32>) -> Result<Vec<f32>> {
         match self.dtype {
-            DType::F32 => self.read::<f32>(),
+            DType::F32 => self.read_over(old),
             _ => Ok(self.to_f64()?.into_iter().map(|value| value as f32).collect()),
         }
     }

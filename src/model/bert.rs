@@ -8,7 +8,7 @@ use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
-use crate::ops::{self, Summands};
+use crate::ops::{self, Activated, Summands};
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub enum Recompute {
     /// Nothing: everything is kept.
     #[default]
     None,
+    /// GELU's output in each layer, from its input: a quarter of a layer's memory, for one pass over that tensor.
+    Gelu,
     /// Whole encoder layers: only their inputs are kept, and a third of the matrix products comes on top.
     Layer,
 }
@@ -230,12 +232,16 @@ impl Model {
     /// One encoder layer. With [`Rows::OfHead`] the output has only the rows that the head reads: what follows the
     /// attention works row by row, so the others need not be computed.
     fn layer(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: &Layer, x: Tensor, rows: Rows) -> Result<Tensor> {
-        if self.recompute == Recompute::None {
-            return Self::compute_layer(tape, &self.parameters, &self.config, batch, layer, x, rows);
+        let activated = match self.recompute {
+            Recompute::Gelu => Activated::Again,
+            Recompute::None | Recompute::Layer => Activated::Kept,
+        };
+        if self.recompute != Recompute::Layer {
+            return Self::compute_layer(tape, &self.parameters, &self.config, batch, layer, x, (rows, activated));
         }
         let (config, batch, layer) = (self.config.clone(), Rc::clone(batch), layer.clone());
         tape.recompute(&self.parameters, move |tape, parameters| {
-            Self::compute_layer(tape, parameters, &config, &batch, &layer, x, rows)
+            Self::compute_layer(tape, parameters, &config, &batch, &layer, x, (rows, activated))
         })
     }
 
@@ -246,7 +252,7 @@ impl Model {
         batch: &Rc<DeviceBatch>,
         layer: &Layer,
         x: Tensor,
-        rows: Rows,
+        (rows, activated): (Rows, Activated),
     ) -> Result<Tensor> {
         let dropout = config.hidden_dropout_prob;
         let qkv = ops::qkv(tape, parameters, x, layer.qkv.weight, layer.qkv.bias)?;
@@ -262,7 +268,7 @@ impl Model {
         let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
         let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
         let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
-        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), down.weight)?;
+        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), down.weight, activated)?;
         let summands = Summands { bias: Some(down.bias), residual: Some(attended), dropout };
         ops::layernorm(tape, parameters, output, summands, layer.output_norm)
     }

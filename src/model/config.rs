@@ -137,13 +137,14 @@ impl Config {
             // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two. Behind
             // its attention the last layer computes only the rows that the head reads.
             Recompute::None => (7 * hidden + 2 * self.intermediate_size) * (layers - 1) + 4 * hidden,
+            Recompute::Gelu => (7 * hidden + self.intermediate_size) * (layers - 1) + 4 * hidden,
             Recompute::Layer => hidden * layers,
         };
         let activations = 4.0 * tokens as f64 * kept as f64;
         host_memory::require(
             16.0 * self.weights() as f64 + activations,
             &format!("training this model on {tokens} tokens at a time"),
-            "choose smaller sizes, fewer tokens at a time, or --recompute layer",
+            "choose smaller sizes, fewer tokens at a time, or --recompute gelu or layer",
         )
     }
 }

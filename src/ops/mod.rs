@@ -37,7 +37,7 @@ pub use column_sums::column_sums;
 pub use cross_entropy::{cross_entropy, cross_entropy_into};
 pub use dropout::dropout;
 pub use embedding::embedding;
-pub use feed_forward::feed_forward;
+pub use feed_forward::{Activated, feed_forward};
 pub use gather::gather;
 pub use layernorm::{Normalisation, Summands, layernorm};
 pub use linear::{linear, logits, qkv};

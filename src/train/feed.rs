@@ -1,18 +1,22 @@
-//! Where the masked micro-batches of a pretraining step come from: the host, or the device itself.
+//! Where the masked batches of a pretraining come from, to train on and to evaluate: the host, or the device itself.
+
+use std::rc::Rc;
 
 use super::pretrain::PretrainOptions;
 use super::step::Trainer;
 use crate::Result;
+use crate::autograd::{DeviceBatch, Tape};
 use crate::device::Device;
 use crate::kmer::batch::{Batch, BatchShape};
 use crate::kmer::corpus::{Corpus, PretrainingData};
 use crate::kmer::hiding::Plan;
 use crate::kmer::key::BatchKey;
 use crate::kmer::vocabulary::Vocabulary;
+use crate::model::Model;
 use crate::ops::Sampler;
 
-/// The training data of a run. On a device with kernels a genome is uploaded once and its batches are made there; the
-/// bits are the same either way.
+/// The training data of a run, or those that it is evaluated on. On a device with kernels a genome is uploaded once and its
+/// batches are made there; the bits are the same either way.
 pub struct Feed<'a> {
     data: &'a PretrainingData,
     vocabulary: &'a Vocabulary,
@@ -20,8 +24,37 @@ pub struct Feed<'a> {
     sampler: Option<(Sampler, &'a Corpus)>,
 }
 
+/// A batch that has been drawn, and is yet to be put on the device: whole, or its shape alone where the device makes it.
+pub enum Drawn<'a> {
+    /// All of it.
+    Whole(Batch),
+    /// What the device needs to make it.
+    Shape(&'a Sampler, BatchKey, Plan, BatchShape),
+}
+
+impl Drawn<'_> {
+    /// Its labelled rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Whole(batch) => batch.rows.len(),
+            Self::Shape(.., shape) => shape.rows,
+        }
+    }
+
+    /// Puts it on the device, into memory of the tape's pool.
+    ///
+    /// # Errors
+    /// Those of [`Model::upload`].
+    pub fn place(&self, model: &Model, tape: &mut Tape) -> Result<Rc<DeviceBatch>> {
+        match self {
+            Self::Whole(batch) => model.upload(tape, batch),
+            Self::Shape(sampler, key, plan, shape) => sampler.batch(tape, key, shape, *plan),
+        }
+    }
+}
+
 impl<'a> Feed<'a> {
-    /// Prepares `data` for the steps of a training of `trainer`'s model.
+    /// Prepares `data` for a training of `trainer`'s model.
     ///
     /// # Errors
     /// [`crate::Error::Usage`] if the corpus' sequences are too long for the model; those of the device.
@@ -52,9 +85,19 @@ impl<'a> Feed<'a> {
         self.budget() * self.options.micro_batches
     }
 
-    fn keys(&self, step: u64) -> Vec<BatchKey> {
-        let key = |micro_batch| BatchKey::training(self.options.seed, step as u32, micro_batch as u32);
-        (0..self.options.micro_batches).map(key).collect()
+    /// Draws the batch of `key`.
+    ///
+    /// # Errors
+    /// Those of the data.
+    pub fn draw(&self, key: BatchKey) -> Result<Drawn<'_>> {
+        let (masking, steps) = (&self.options.masking, self.options.steps as u32);
+        if let Some((sampler, corpus)) = &self.sampler {
+            let plan = masking.plan_of(self.vocabulary.k(), &key, steps);
+            return Ok(Drawn::Shape(sampler, key, plan, corpus.shape(&key, self.budget(), &plan)?));
+        }
+        let mut batch = self.data.batch(&key, self.budget())?;
+        masking.apply(&mut batch, self.vocabulary, &key, steps);
+        Ok(Drawn::Whole(batch))
     }
 
     /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes.
@@ -62,31 +105,12 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of [`Trainer::advance`] and of the data.
     pub fn advance(&self, trainer: &mut Trainer, step: u64, learning_rate: f64) -> Result<()> {
-        let Some((sampler, corpus)) = &self.sampler else {
-            return trainer.advance(&self.host_batches(step)?, learning_rate);
-        };
-        let drawn: Vec<(BatchKey, Plan, BatchShape)> = self
-            .keys(step)
-            .into_iter()
-            .map(|key| {
-                let plan = self.options.masking.plan_of(self.vocabulary.k(), &key, self.options.steps as u32);
-                Ok((key, plan, corpus.shape(&key, self.budget(), &plan)?))
-            })
-            .collect::<Result<_>>()?;
-        let rows = drawn.iter().map(|(_, _, shape)| shape.rows).sum();
-        trainer.advance_on(drawn.len(), rows, learning_rate, |_, tape, micro_batch| {
-            let (key, plan, shape) = &drawn[micro_batch];
-            sampler.batch(tape, key, shape, *plan)
+        let key = |micro_batch| BatchKey::training(self.options.seed, step as u32, micro_batch as u32);
+        let drawn: Vec<Drawn> =
+            (0..self.options.micro_batches).map(|micro_batch| self.draw(key(micro_batch))).collect::<Result<_>>()?;
+        let rows = drawn.iter().map(Drawn::rows).sum();
+        trainer.advance_on(drawn.len(), rows, learning_rate, |model, tape, micro_batch| {
+            drawn[micro_batch].place(model, tape)
         })
-    }
-
-    /// The micro-batches of a step, made by the CPU.
-    fn host_batches(&self, step: u64) -> Result<Vec<Batch>> {
-        let batch = |key: BatchKey| {
-            let mut batch = self.data.batch(&key, self.budget())?;
-            self.options.masking.apply(&mut batch, self.vocabulary, &key, self.options.steps as u32);
-            Ok(batch)
-        };
-        self.keys(step).into_iter().map(batch).collect()
     }
 }

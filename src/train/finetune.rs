@@ -15,7 +15,7 @@ use super::peak::Utilisation;
 use super::pretrain::started;
 use super::run::Run;
 use super::run_state::{Best, RunState, resume_from};
-use super::snapshot::{CheckpointWriter, Snapshot};
+use super::snapshot::CheckpointWriter;
 use super::standardise::Standard;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
@@ -218,12 +218,9 @@ pub fn finetune(
         state = resume_from(&options.out, &mut trainer, state, standard.is_some())?;
         tracing::info!("resuming after step {} of {total_steps}", state.step);
     }
-    let snapshot = |trainer: &Trainer, state: &RunState| {
-        Snapshot::of(trainer, vocabulary, Some(classification), standard.as_ref(), state)
-    };
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
-    let mut writer = CheckpointWriter::new(&options.out, options.keep);
+    let mut writer = CheckpointWriter::new(&options.out, options.keep).in_units_of(standard.clone());
     let mut points: Vec<EpochPoint> = Vec::new();
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
@@ -284,7 +281,7 @@ pub fn finetune(
             let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
             progress.update(state.step, state.tokens - tokens_before, &message);
             if stops {
-                writer.start(snapshot(&trainer, &state)?)?;
+                writer.save(&trainer, vocabulary, Some(classification), &state)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -315,7 +312,7 @@ pub fn finetune(
             Err(Error::Interrupted(_)) => {
                 let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                 state.unevaluated = Some(point);
-                writer.start(snapshot(&trainer, &state)?)?;
+                writer.save(&trainer, vocabulary, Some(classification), &state)?;
                 progress.finish("interrupted");
                 return Err(writer.interrupted(state.step));
             }
@@ -332,12 +329,12 @@ pub fn finetune(
             state.best = Some(Best { epoch: epoch + 1, score });
         }
         if interrupt::requested() && epoch + 1 < options.epochs {
-            writer.start(snapshot(&trainer, &state)?)?;
+            writer.save(&trainer, vocabulary, Some(classification), &state)?;
             progress.finish("interrupted");
             return Err(writer.interrupted(state.step));
         }
         if epoch + 1 == options.epochs || (epoch + 1).is_multiple_of(options.save_every) {
-            writer.start(snapshot(&trainer, &state)?)?;
+            writer.save(&trainer, vocabulary, Some(classification), &state)?;
         }
     }
     writer.finish()?;

@@ -38,7 +38,20 @@ impl ModelImage {
     /// # Errors
     /// [`Error::Failed`] if a weight is no finite number; those of the device.
     pub fn of(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Self> {
-        let values = model.parameters.host_values()?;
+        Self::over(Vec::new(), model, vocabulary, classification)
+    }
+
+    /// As [`ModelImage::of`], in the memory of an earlier one's weights.
+    ///
+    /// # Errors
+    /// As [`ModelImage::of`].
+    pub fn over(
+        old: Vec<f32>,
+        model: &Model,
+        vocabulary: &Vocabulary,
+        classification: Option<&Classification>,
+    ) -> Result<Self> {
+        let values = model.parameters.host_values_over(old)?;
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::Failed(
                 "a weight is no longer a finite number: training has diverged; lower the learning rate, or lengthen the warm-up".into(),
@@ -65,6 +78,11 @@ impl ModelImage {
     /// The values of the head as it is trained, where those that are written are others.
     pub(super) fn standardised(&self) -> &[f32] {
         &self.standardised
+    }
+
+    /// The memory of the weights, for the next one.
+    pub fn into_memory(self) -> Vec<f32> {
+        self.values
     }
 
     /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.

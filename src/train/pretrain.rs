@@ -12,7 +12,7 @@ use super::interrupt;
 use super::peak::Utilisation;
 use super::run::Run;
 use super::run_state::{RunState, resume_from};
-use super::snapshot::{CheckpointWriter, Snapshot};
+use super::snapshot::CheckpointWriter;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
@@ -152,6 +152,7 @@ pub fn pretrain(
     }
     let feed = Feed::new(data, vocabulary, options, &trainer)?;
     let tokens = feed.tokens();
+    let held_out = held_out.map(|data| Feed::new(data, vocabulary, options, &trainer)).transpose()?;
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("pretraining", options.steps, options.quiet).unit("tokens").resume_at(state.step);
     let mut writer = CheckpointWriter::new(&options.out, options.keep);
@@ -166,13 +167,13 @@ pub fn pretrain(
     if let Some(point) = state.unevaluated.take() {
         // The last session was told to stop while it evaluated this point.
         let mut point: Point = serde_json::from_value(point).map_err(|error| Error::Failed(error.to_string()))?;
-        if let Some(held_out) = held_out {
-            evaluation = Some(evaluate(&mut trainer, vocabulary, held_out, options)?);
+        if let Some(held_out) = &held_out {
+            evaluation = Some(evaluate(&mut trainer, held_out, options)?);
             point.evaluation = evaluation;
         }
         started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
         points.push(point);
-        writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
+        writer.save(&trainer, vocabulary, None, &state)?;
     }
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
@@ -183,7 +184,7 @@ pub fn pretrain(
 
         let last = state.step == options.steps;
         let stops = interrupt::requested() && !last;
-        let evaluates = held_out.filter(|_| last || state.step.is_multiple_of(options.eval_every));
+        let evaluates = held_out.as_ref().filter(|_| last || state.step.is_multiple_of(options.eval_every));
         let logs = last || evaluates.is_some() || state.step.is_multiple_of(options.log_every);
         let saves = last || stops || state.step.is_multiple_of(options.save_every);
         // Losses cost nothing where they are; asking a device for them makes it and the host wait for each other. So nobody
@@ -218,12 +219,12 @@ pub fn pretrain(
             state.loss_last = point.loss;
             state.interval = Loss::default();
             if let Some(held_out) = evaluates {
-                match evaluate(&mut trainer, vocabulary, held_out, options) {
+                match evaluate(&mut trainer, held_out, options) {
                     Ok(found) => evaluation = Some(found),
                     Err(Error::Interrupted(_)) => {
                         let point = serde_json::to_value(point).map_err(|error| Error::Failed(error.to_string()))?;
                         state.unevaluated = Some(point);
-                        writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
+                        writer.save(&trainer, vocabulary, None, &state)?;
                         progress.finish("interrupted");
                         return Err(writer.interrupted(state.step));
                     }
@@ -238,7 +239,7 @@ pub fn pretrain(
         progress.update(state.step, state.tokens - tokens_before, &format!("loss {:.4}", state.loss_last));
 
         if saves {
-            writer.start(Snapshot::of(&trainer, vocabulary, None, None, &state)?)?;
+            writer.save(&trainer, vocabulary, None, &state)?;
         }
         if stops {
             progress.finish("interrupted");
@@ -297,23 +298,16 @@ pub(super) fn started<'a>(
 }
 
 /// Loss on the held-out batches: the same ones at every evaluation. May take longer than all steps, so it heeds Ctrl-C.
-fn evaluate(
-    trainer: &mut Trainer,
-    vocabulary: &Vocabulary,
-    held_out: &PretrainingData,
-    options: &PretrainOptions,
-) -> Result<Evaluation> {
+fn evaluate(trainer: &mut Trainer, held_out: &Feed, options: &PretrainOptions) -> Result<Evaluation> {
     let mut loss = Loss::default();
     for number in 0..options.eval_batches {
         interrupt::check()?;
-        let key = BatchKey::evaluation(options.seed, number);
-        let mut batch = held_out.batch(&key, options.tokens_per_step / options.micro_batches)?;
-        options.masking.apply(&mut batch, vocabulary, &key, options.steps as u32);
+        let drawn = held_out.draw(BatchKey::evaluation(options.seed, number))?;
         trainer.tape.start_inference();
-        if batch.rows.is_empty() {
+        if drawn.rows() == 0 {
             continue;
         }
-        let batch = trainer.model.upload(&mut trainer.tape, &batch)?;
+        let batch = drawn.place(&trainer.model, &mut trainer.tape)?;
         let logits = trainer.model.forward(&mut trainer.tape, &batch)?;
         loss += ops::cross_entropy(&mut trainer.tape, &batch, logits, 1.0)?;
         trainer.tape.recycle_batch(batch);

@@ -1,5 +1,5 @@
 //! Checkpoints that are written while training goes on: what is to be written is copied to the host, and a thread writes it.
-//! A step waits for the copy, never for the disk.
+//! A step waits for the copy, never for the disk. The arithmetic of that wait is in `kernels/notes/step.md`.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -15,8 +15,11 @@ use crate::kmer::vocabulary::Vocabulary;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
 use crate::{Error, Result};
 
+/// Weights and two moments on the host.
+type Memory = [Vec<f32>; 3];
+
 /// Everything that a checkpoint holds, on the host.
-pub struct Snapshot {
+struct Snapshot {
     model: ModelImage,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -24,12 +27,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies model and optimizer as they are after `state.step` updates. A head that is trained on numbers as `standard` has
-    /// them is written in their own units, and beside the moments as it is.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if a weight is no finite number; those of the device.
-    pub(super) fn of(
+    /// Copies model and optimizer as they are after `state.step` updates, in the memory of an earlier snapshot where there is one. A head
+    /// that is trained on numbers as `standard` has them is written in their own units, and beside the moments as it is.
+    fn over(
+        [weights, first, second]: Memory,
         trainer: &Trainer,
         vocabulary: &Vocabulary,
         classification: Option<&Classification>,
@@ -37,18 +38,15 @@ impl Snapshot {
         state: &RunState,
     ) -> Result<Self> {
         Ok(Self {
-            model: ModelImage::of(&trainer.model, vocabulary, classification)?.in_units_of(standard)?,
-            first: trainer.optimizer.first.to_f32()?,
-            second: trainer.optimizer.second.to_f32()?,
+            model: ModelImage::over(weights, &trainer.model, vocabulary, classification)?.in_units_of(standard)?,
+            first: trainer.optimizer.first.to_f32_over(first)?,
+            second: trainer.optimizer.second.to_f32_over(second)?,
             state: state.clone(),
         })
     }
 
     /// Writes a checkpoint that a run can be resumed from to `run/checkpoint-STEP`, whole or not at all, and removes all but
     /// the newest `keep`.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
     fn write(&self, run: &Path, keep: usize) -> Result<PathBuf> {
         let path = run.join(format!("{CHECKPOINT_PREFIX}{:08}", self.state.step));
         write_folder_atomic(&path, |folder| {
@@ -81,23 +79,45 @@ impl Snapshot {
 pub struct CheckpointWriter {
     run: PathBuf,
     keep: usize,
-    writing: Option<JoinHandle<Result<PathBuf>>>,
+    writing: Option<JoinHandle<Result<(PathBuf, Memory)>>>,
+    standard: Option<Standard>,
+    /// Of the last snapshot. Memory that is new costs a page fault every 4 KB, and those take longer than the copy.
+    memory: Memory,
 }
 
 impl CheckpointWriter {
     /// A writer for the run in the folder `run`, which keeps the newest `keep` checkpoints.
     pub fn new(run: &Path, keep: usize) -> Self {
-        Self { run: run.to_owned(), keep, writing: None }
+        Self { run: run.to_owned(), keep, writing: None, standard: None, memory: Memory::default() }
     }
 
-    /// Starts writing a checkpoint, when the one before is written.
+    /// The same writer, of models that are trained on standardised numbers.
+    pub(super) fn in_units_of(mut self, standard: Option<Standard>) -> Self {
+        self.standard = standard;
+        self
+    }
+
+    /// When the checkpoint before is written, copies model and optimizer as they are after `state.step` updates, and starts
+    /// writing them.
     ///
     /// # Errors
-    /// What went wrong with the one before.
-    pub fn start(&mut self, snapshot: Snapshot) -> Result<()> {
+    /// What went wrong with the one before; [`Error::Failed`] if a weight is no finite number; those of the device.
+    pub fn save(
+        &mut self,
+        trainer: &Trainer,
+        vocabulary: &Vocabulary,
+        classification: Option<&Classification>,
+        state: &RunState,
+    ) -> Result<()> {
         self.finish()?;
+        let memory = std::mem::take(&mut self.memory);
+        let standard = self.standard.as_ref();
+        let snapshot = Snapshot::over(memory, trainer, vocabulary, classification, standard, state)?;
         let (run, keep) = (self.run.clone(), self.keep);
-        self.writing = Some(std::thread::spawn(move || snapshot.write(&run, keep)));
+        self.writing = Some(std::thread::spawn(move || {
+            let path = snapshot.write(&run, keep)?;
+            Ok((path, [snapshot.model.into_memory(), snapshot.first, snapshot.second]))
+        }));
         Ok(())
     }
 
@@ -108,7 +128,11 @@ impl CheckpointWriter {
     pub fn finish(&mut self) -> Result<Option<PathBuf>> {
         let Some(writing) = self.writing.take() else { return Ok(None) };
         match writing.join() {
-            Ok(written) => written.map(Some),
+            Ok(written) => {
+                let (path, memory) = written?;
+                self.memory = memory;
+                Ok(Some(path))
+            }
             Err(_) => Err(Error::Failed("writing a checkpoint has ended in a panic, which is a bug".into())),
         }
     }
@@ -152,22 +176,26 @@ mod tests {
         let config = preset("splice-small").unwrap().config(16);
         let model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
         let trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
-        let snapshot = |step| {
+        let save = |writer: &mut CheckpointWriter, step| {
             let state = RunState { step, ..RunState::new(9, 1, AdamWConfig::default(), Value::Null) };
-            Snapshot::of(&trainer, &vocabulary, None, None, &state).unwrap()
+            writer.save(&trainer, &vocabulary, None, &state)
         };
         let folder = tempfile::tempdir().unwrap();
         let mut writer = CheckpointWriter::new(folder.path(), 1);
         assert!(writer.finish().unwrap().is_none());
-        writer.start(snapshot(1)).unwrap();
-        writer.start(snapshot(2)).unwrap();
+        save(&mut writer, 1).unwrap();
+        writer.finish().unwrap();
+        let memory = writer.memory.each_ref().map(|values| values.as_ptr());
+        save(&mut writer, 2).unwrap();
         let newest = writer.finish().unwrap().unwrap();
+        assert_eq!(writer.memory.each_ref().map(|values| values.as_ptr()), memory, "no new memory for the second");
+        assert!(writer.memory.iter().all(|values| values.len() == trainer.model.parameters.len()));
         assert_eq!(checkpoints(folder.path()).unwrap(), [(2, newest)], "the older one is gone");
 
         let file = folder.path().join("file");
         fs::write(&file, "in the way").unwrap();
         let mut writer = CheckpointWriter::new(&file, 1);
-        writer.start(snapshot(1)).unwrap();
-        assert!(writer.start(snapshot(2)).is_err());
+        save(&mut writer, 1).unwrap();
+        assert!(save(&mut writer, 2).is_err());
     }
 }

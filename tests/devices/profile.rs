@@ -6,7 +6,7 @@ use std::time::Duration;
 use helixgrad::bench::profile::profile;
 use helixgrad::bench::{Mix, Workload};
 use helixgrad::device::{DType, Device};
-use helixgrad::model::Head;
+use helixgrad::model::{Head, Recompute};
 use helixgrad::train::ceilings::{Ceilings, Sizes};
 
 use crate::emulated;
@@ -16,8 +16,17 @@ use crate::watched::Watched;
 fn kernels_are_timed_and_accounted_for() {
     let config = super::config(32);
     let (batch, length, mix) = (2, 40, Mix::Full);
-    let workload =
-        Workload { config, head: Head::MaskedLm, batch, length, mix, masked: 0.2, steps: 1, collected: None };
+    let workload = Workload {
+        config,
+        head: Head::MaskedLm,
+        batch,
+        length,
+        mix,
+        masked: 0.2,
+        recompute: Recompute::None,
+        steps: 1,
+        collected: None,
+    };
     let sizes = Sizes { copied: 1 << 16, product: 64, budget: Duration::ZERO };
     let profile = profile(&workload, &super::device(), DType::Bf16, 1, &sizes).unwrap();
     assert!(profile.times_kernels);

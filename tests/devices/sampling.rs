@@ -6,15 +6,17 @@ use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
 use helixgrad::genome::twobit::Genome;
 use helixgrad::kmer::batch::Batch;
-use helixgrad::kmer::corpus::{Corpus, CorpusOptions, PretrainingData};
+use helixgrad::kmer::corpus::{Corpus, CorpusOptions, Parts, PretrainingData};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::kmer::masking::{Masking, Recipe};
+use helixgrad::kmer::regions::Regions;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
 use helixgrad::model::{Head, Model};
-use helixgrad::ops::Sampler;
+use helixgrad::ops::{self, Loss, Sampler};
 use helixgrad::optim::AdamWConfig;
+use helixgrad::train::checkpoint;
 use helixgrad::train::feed::Feed;
-use helixgrad::train::pretrain::PretrainOptions;
+use helixgrad::train::pretrain::{PretrainOptions, pretrain};
 use helixgrad::train::step::Trainer;
 
 use crate::emulated::sample_genome;
@@ -93,6 +95,37 @@ fn training_has_the_same_bits_whoever_makes_the_batches() {
     }
     let weights = |trainer: &Trainer| trainer.model.parameters.host_values().unwrap();
     assert!(weights(&trainer) == weights(&host));
+}
+
+/// So has an evaluation.
+#[test]
+fn an_evaluation_has_the_same_bits_whoever_makes_the_batches() {
+    let (device, folder) = (device(), tempfile::tempdir().unwrap());
+    let out = folder.path().join("run");
+    let masking = Masking::of(Recipe::RandomMask, None);
+    let options = PretrainOptions { steps: 2, eval_batches: 2, masking, out, ..options(&device, DType::Bf16) };
+    let model = Model::initialise(config(32), Head::MaskedLm, DType::F32, 3).unwrap();
+    let held_out = || {
+        let genome = Arc::new(Genome::open(sample_genome()).unwrap());
+        let parts = Parts::Only(Regions::parse(&genome, &["X_46000001_56000000:9,000,001-9,100,000"]).unwrap());
+        Corpus::new(genome, vocabulary(), &CorpusOptions { max_length: 64, parts, ..CorpusOptions::default() }).unwrap()
+    };
+    let (data, others) = (PretrainingData::Genome(corpus()), PretrainingData::Genome(held_out()));
+    let found = pretrain(model, &vocabulary(), &data, Some(&others), &options, false).unwrap().evaluation.unwrap();
+
+    let mut model = checkpoint::load(&options.out).unwrap().model;
+    model.parameters.move_to(&device, DType::Bf16).unwrap();
+    let mut tape = Tape::new(device, DType::Bf16);
+    let mut expected = Loss::default();
+    for number in 0..options.eval_batches {
+        let batch = host_batch(&held_out(), &BatchKey::evaluation(options.seed, number), &options);
+        tape.start_inference();
+        let batch = model.upload(&mut tape, &batch).unwrap();
+        let logits = model.forward(&mut tape, &batch).unwrap();
+        expected += ops::cross_entropy(&mut tape, &batch, logits, 1.0).unwrap();
+    }
+    let accuracy = expected.accuracy();
+    assert_eq!((found.loss, found.masked_accuracy, found.masked_tokens), (expected.mean(), accuracy, expected.rows));
 }
 
 /// What does not fit the model is refused before the first step.

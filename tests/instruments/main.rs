@@ -4,6 +4,7 @@ mod benches;
 mod events;
 mod nvtx;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -63,6 +64,20 @@ fn a_step_of_dnabert_is_planned_without_a_gpu() {
     assert!(gigabytes(&kept) < 40.0, "{}", gigabytes(&kept));
     let again = plan(&["--recompute", "layer"]);
     assert!(gigabytes(&again) < 16.0, "{}", gigabytes(&again));
+    // Of twelve layers one computes what is behind its attention for the masked tokens alone, and one is always there.
+    let gelu = plan(&["--recompute", "gelu"]);
+    let saved = 10.0 * 65_536.0 * 3072.0 * 2.0 / 1e9;
+    assert!(gigabytes(&kept) - gigabytes(&gelu) > saved, "{} of {}", gigabytes(&gelu), gigabytes(&kept));
+    let work = |plan: &Value, kernel: &str| {
+        let rows = plan["kernels"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["kernel"] == kernel).cloned().unwrap_or_default();
+        (row["calls"].as_u64().unwrap_or(0), row["work"]["bytes"].as_f64().unwrap_or(0.0))
+    };
+    let (passes, bytes) = work(&gelu, "bias_gelu_forward_bf16");
+    assert_eq!((passes, work(&kept, "bias_gelu_forward_bf16").0), (12, 0));
+    // About 15 % of the tokens are masked.
+    let elements = 11.15 * 65_536.0 * 3072.0;
+    assert!((bytes / (4.0 * elements) - 1.0).abs() < 0.001, "{bytes}");
     let owners: f64 = kept["memory"].as_array().unwrap().iter().map(|row| row[1].as_f64().unwrap()).sum();
     assert!((gigabytes(&kept) - owners / 1e9) / gigabytes(&kept) < 0.05, "{owners} of {}", kept["memory_bytes"]);
     let kernels = kept["kernels"].as_array().unwrap();
@@ -145,6 +160,33 @@ fn a_profile_accounts_for_the_step_and_draws_it() {
     assert_eq!(pieces as f64, calls);
     assert_eq!(events.iter().filter(|event| event["ph"] == "X" && event["tid"] == 1).count(), 2, "two steps");
     printed(&[&["profile"], &SMALL[..], &["--steps", "1", "--out", out]].concat());
+}
+
+/// What is computed again is counted where it runs, and once.
+#[test]
+fn a_profile_of_a_recomputed_step_counts_what_runs() {
+    let profile =
+        |recompute: &str| json(&[&["profile"], &SMALL[..], &["--steps", "1", "--recompute", recompute]].concat());
+    let [kept, gelu, layer] = ["none", "gelu", "layer"].map(profile);
+    let names = |profile: &Value| -> BTreeSet<String> {
+        profile["rows"].as_array().unwrap().iter().map(|row| row["name"].to_string()).collect()
+    };
+    assert_eq!((names(&gelu), names(&layer)), (names(&kept), names(&kept)));
+    let calls_and_flops = |profile: &Value, name: &str, pass: &str| {
+        let rows = profile["rows"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == name && row["pass"] == pass).unwrap();
+        let calls = number(row, "calls_per_step");
+        (calls, calls * number(row, "flops_per_call"))
+    };
+    let [(calls, flops), (again_calls, again)] =
+        [&kept, &gelu].map(|of| calls_and_flops(of, "feed_forward", "backward"));
+    // 25 operations for each of 512 columns, and of the last layer four rows.
+    assert_eq!((calls, again_calls, again - flops), (3.0, 3.0, 25.0 * (2.0 * 160.0 + 4.0) * 512.0));
+    for (name, calls) in [("attention", 3.0), ("feed_forward", 3.0), ("linear", 7.0)] {
+        let again = if name == "linear" { calls - 1.0 } else { calls };
+        let forward = [&kept, &gelu, &layer].map(|of| calls_and_flops(of, name, "forward").0);
+        assert_eq!(forward, [calls, calls, calls + again], "{name}: the head is not computed again");
+    }
 }
 
 #[test]

@@ -3,9 +3,7 @@
 //! Dropout draws by the number of its site, not from a generator, so the second time gives the same bits as the first; and
 //! so do the gradients.
 
-use std::time::Instant;
-
-use super::{Parameters, Tape, Tensor};
+use super::{Node, Parameters, Tape, Tensor};
 use crate::Result;
 
 impl Tape {
@@ -31,7 +29,7 @@ impl Tape {
         self.forget(first);
         let output = self.push(value, output.rows, output.columns);
 
-        self.record("recompute", Instant::now(), move |tape, parameters| {
+        let backward = move |tape: &mut Self, parameters: &mut Parameters| {
             let gradient = tape.take_gradient(output)?;
             // All who read the output have gone back already.
             let value = tape.take_value(output);
@@ -44,7 +42,8 @@ impl Tape {
             tape.forget(first);
             tape.dropout_sites = sites;
             Ok(())
-        });
+        };
+        self.nodes.push(Node { op: None, layer: self.layer, backward: Box::new(backward) });
         Ok(output)
     }
 
