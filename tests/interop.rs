@@ -244,7 +244,7 @@ fn import_and_info_on_the_command_line() {
 #[test]
 fn fine_tuning_takes_any_encoder_and_its_pooler() {
     for name in ["mlm", "encoder", "zip", "legacy", "dnabert"] {
-        let (model, _) = load_encoder(&fixtures().join(name), Head::Cls { labels: 4 }, 7).unwrap();
+        let (model, _) = load_encoder(&fixtures().join(name), Head::Cls { labels: 4 }, None, 7).unwrap();
         let pooler = model.parameters.find("bert.pooler.dense.weight").unwrap().range();
         let has_pooler = ["encoder", "dnabert"].contains(&name);
         // Initial weights are N(0, 0.02), the fixtures' are larger.
@@ -252,7 +252,7 @@ fn fine_tuning_takes_any_encoder_and_its_pooler() {
         assert_eq!(largest > 0.3, has_pooler, "{name}: {largest}");
     }
     // A head for other classes starts anew.
-    load_encoder(&fixtures().join("classifier"), Head::Cls { labels: 5 }, 7).unwrap();
+    load_encoder(&fixtures().join("classifier"), Head::Cls { labels: 5 }, None, 7).unwrap();
 }
 
 #[test]

@@ -154,13 +154,38 @@ fn numbers_of_any_size_are_learnt() {
     let read = |out: &str| fs::read(format!("{out}/model.safetensors")).unwrap();
     assert!(read(&whole) == read(&broken));
 
-    // A trained head goes on from where it was.
-    let on = folder.path("on");
-    let slow = ["--task", "regression", "--init", &whole, "--epochs", "1", "--learning-rate", "1e-9"];
-    let summary = json(&[&["finetune", "--data", &data, "--out", &on][..], &slow].concat());
-    assert!(summary["loss_last"].as_f64().unwrap() < 0.7, "{summary}");
-    let distance = predicted(&whole).into_iter().zip(predicted(&on)).map(|(one, other)| (one[0] - other[0]).abs());
+    // A trained head goes on from where it was, on the same numbers or on such of another size; for other numbers it begins anew.
+    let begun = |data: &str, out: &str| {
+        let slow = ["--task", "regression", "--init", &whole, "--epochs", "1", "--learning-rate", "1e-9"];
+        json(&[&["finetune", "--data", data, "--out", &folder.path(out)][..], &slow].concat())["loss_last"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(begun(&data, "on") < 0.7);
+    let distance =
+        predicted(&whole).into_iter().zip(predicted(&folder.path("on"))).map(|(one, other)| (one[0] - other[0]).abs());
     assert!(distance.fold(0.0, f64::max) < 1.0);
+    let share = |i: usize| (i * 7 % 11) as f64;
+    let scaled = folder.table("scaled.tsv", "sequence\tmolar\tcelsius", |i| {
+        format!("{}\t{}\t{}", bases(i, share(i) as usize), 5e8 * share(i), 1e-9 * share(i))
+    });
+    assert!(begun(&scaled, "scaled") < 0.7, "by name, in another order and size");
+    let renamed = folder.table("renamed.tsv", "sequence\tx\ty", |i| {
+        format!("{}\t{}\t{}", bases(i, share(i) as usize), share(i), share(i))
+    });
+    let says = |data: &str, out: &str| {
+        let out = folder.path(out);
+        let command =
+            ["finetune", "--task", "regression", "--init", &whole, "--epochs", "1", "--data", data, "--out", &out];
+        String::from_utf8(helixgrad(&command).stderr).unwrap()
+    };
+    assert!(says(&scaled, "kept").contains("is for these classes, too"));
+    assert!(says(&renamed, "renamed").contains("for another task or other classes; a new one is trained"));
+
+    // What f32 cannot tell apart.
+    let close = folder.table("close.tsv", "sequence\tplace", |i| format!("{}\t{}", bases(i, 5), 200_000_000 + i));
+    let message = refused(&["finetune", "--task", "regression", "--data", &close, "--out", &folder.path("close")]);
+    assert!(message.contains("column place: numbers from 200000000 to 200000159"), "{message}");
 }
 
 /// Classes by name: the model has the names, in the order of the alphabet, and other tables may name or number them.
@@ -181,12 +206,49 @@ fn classes_by_name() {
     assert_eq!(found["labels"], serde_json::json!(["enhancer", "promoter", "silencer"]));
     assert!(figure(&found, "accuracy") > 0.7, "{found}");
     assert_eq!(json(&["evaluate", "--model", &one, "--data", &numbered]), found);
+    // Another order of the same classes, for which the head is turned; other classes have a new one.
+    let (turned, other_classes) = (folder.path("turned"), folder.path("others"));
+    let on = |out: &str, labels: &str, data: &str| {
+        let slow = ["--init", &one, "--epochs", "1", "--learning-rate", "1e-9", "--labels", labels];
+        json(&[&["finetune", "--data", data, "--out", out][..], &slow].concat());
+        figure(&json(&["evaluate", "--model", out, "--data", &named]), "accuracy")
+    };
+    let before = figure(&found, "accuracy");
+    assert!((on(&turned, "silencer,enhancer,promoter", &named) - before).abs() < 0.02);
+    assert!(read(&turned, "model.safetensors") != read(&one, "model.safetensors"));
+    let renamed = folder.table("r.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), i % 3));
+    json(&[
+        "finetune",
+        "--data",
+        &renamed,
+        "--init",
+        &one,
+        "--epochs",
+        "1",
+        "--learning-rate",
+        "1e-9",
+        "--out",
+        &other_classes,
+    ]);
+    assert!(figure(&json(&["evaluate", "--model", &other_classes, "--data", &renamed]), "accuracy") < 0.5);
+
     let mixed = folder.path("mixed");
     let begun = |data: &str, extra: &[&str]| {
         refused(&[&["finetune", "--data", data, "--out", &mixed][..], &TINY, extra].concat())
     };
     assert!(begun(&named, &["--dev", &numbered]).contains("names of classes in one"));
-    assert!(begun(&named, &["--labels", "enhancer,promoter"]).contains("\"silencer\", which is none of"));
+    assert!(
+        begun(&named, &["--labels", " enhancer, promoter"])
+            .contains("\"silencer\", which is none of enhancer, promoter")
+    );
+    assert!(begun(&numbered, &["--labels", "2,1,0"]).contains("class 0 of the file called \"2\""));
+    fs::create_dir(folder.path("data")).unwrap();
+    fs::copy(&named, folder.path("data/train.csv")).unwrap();
+    for (text, finding) in [("{\"label_names\": [1]}", "label_names: invalid type"), ("{\"lab", "no JSON")] {
+        fs::write(folder.path("data/dataset.json"), text).unwrap();
+        let message = begun(&folder.path("data"), &[]);
+        assert!(message.contains("dataset.json") && message.contains(finding), "{message}");
+    }
     let alike = folder.table("a.csv", "sequence,kind", |i| format!("{},intron", bases(i, 5)));
     assert!(begun(&alike, &[]).contains("every window is of the class intron"));
     assert!(refused(&["evaluate", "--model", &one, "--data", &alike]).contains("none of enhancer, promoter, silencer"));

@@ -40,7 +40,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
     let (answers, pairs) = (answers_of(classification.task), classification.pairs);
-    let LabelledTable { windows: test, names } = read_table(&data, answers, pairs, &classification.labels)?;
+    let LabelledTable { windows: test, names, .. } = read_table(&data, answers, pairs, &classification.labels)?;
     // transformers numbers the outputs of a model that nobody named.
     let is_number = |label: &String| label.trim_start_matches("LABEL_").parse::<usize>().is_ok();
     let are_named = classification.task != Task::SingleLabel && !classification.labels.iter().all(is_number);
@@ -98,11 +98,15 @@ pub(super) fn scores_table(scores: &TaskScores) -> Table {
             vec![("macro AUROC", of.macro_auroc), ("macro AUPRC", of.macro_auprc), ("macro F1", of.macro_f1)]
         }
         TaskScores::Regression(of) => {
-            vec![("MSE", of.mse), ("Pearson", of.pearson), ("Spearman", of.spearman)]
+            vec![("MSE", of.mse), ("Pearson", of.pearson), ("Spearman", of.spearman), ("R²", of.r2)]
         }
     };
     let mut table = Table::new(figures.iter().map(|(name, _)| *name));
-    table.row(figures.iter().map(|(_, figure)| Cell::estimate(figure.value, figure.interval.into(), 3)));
+    table.row(figures.iter().map(|(name, Estimate { value, interval: [low, high] })| match *name {
+        // In the square of the numbers' own units, whatever their size.
+        "MSE" => Cell::from(format!("{value:.2e} [{low:.2e}, {high:.2e}]")),
+        _ => Cell::estimate(*value, (*low, *high), 3),
+    }));
     table
 }
 

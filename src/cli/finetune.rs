@@ -1,6 +1,6 @@
 //! `helixgrad finetune`: a classifier from labelled windows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -58,7 +58,7 @@ pub struct Args {
     /// Every line has two sequences; the model reads both, with `[SEP]` between.
     #[arg(long)]
     pairs: bool,
-    /// Stop after so many epochs without a better figure on the dev windows (MCC, macro AUROC, or Pearson's correlation), and
+    /// Stop after so many epochs without a better figure on the dev windows (MCC, macro AUROC, or the share of variance explained), and
     /// keep the best epoch's model.
     #[arg(long, value_name = "EPOCHS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,7 +134,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (train_path, dev_path) = data_files(args);
     let read = |path: &PathBuf, classes: &[String]| read_table(path, answers_of(args.task), args.pairs, classes);
     let given = if args.task == Task::SingleLabel { given_names(args)? } else { Vec::new() };
-    let Table { windows: train, names } = read(&train_path, &given)?;
+    let Table { windows: train, rows, names, ranges } = read(&train_path, &given)?;
     let dev_path = dev_path.filter(|_| args.folds.is_none());
     let classes = if names.is_empty() { &given } else { &names };
     let dev = dev_path.as_ref().map(|path| read(path, classes)).transpose()?;
@@ -155,6 +155,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         }
         _ => named_columns(args, names)?,
     };
+    check_digits(&train_path, &labels, &ranges)?;
+    if args.task == Task::SingleLabel {
+        tracing::info!("classes of the training windows: {}", counts(&labels, &train));
+    }
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
     for (windows, path) in [(&train, Some(&train_path)), (&dev, dev_path.as_ref())] {
         let short = |(number, of): (usize, &LabelledWindow)| {
@@ -167,7 +171,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let classification = Classification { labels, window, task: args.task, pairs: args.pairs };
     let outputs = classification.labels.len();
-    let (mut model, vocabulary) = model(args, common, &train, &dev, outputs)?;
+    let (mut model, vocabulary) = model(args, common, &train, &dev, &classification)?;
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
     let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
@@ -180,12 +184,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     );
     if let Some(folds) = args.folds {
         let new_model = || {
-            let (mut model, _) = self::model(args, common, &train, &dev, outputs)?;
+            let (mut model, _) = self::model(args, common, &train, &dev, &classification)?;
             model.recompute = args.recompute;
             Ok(model)
         };
         drop(model);
-        let result = cross_validate(&new_model, &vocabulary, &classification, &train, folds, &options)?;
+        let result = cross_validate(&new_model, &vocabulary, &classification, &train, &rows, folds, &options)?;
         return common.print(&result, |result| folds_text(result, args));
     }
     let (_, summary) = finetune(model, &vocabulary, &classification, &train, &dev, &options, args.resume)?;
@@ -232,13 +236,43 @@ fn folds_text(result: &CrossValidation, args: &Args) -> String {
     )
 }
 
+/// Numbers that differ in digits that a model's answers, 32-bit floats, do not have.
+fn check_digits(path: &Path, names: &[String], ranges: &[(f64, f64)]) -> Result<()> {
+    const LEAST: f64 = 1e-4;
+    for (name, &(low, high)) in names.iter().zip(ranges) {
+        if low < high && high - low < LEAST * low.abs().max(high.abs()) {
+            let found = format!(
+                "numbers from {low} to {high}: a model answers with seven digits, and they differ in the last of them"
+            );
+            let remedy = format!("subtract {low} from all of them, and add it to what is predicted");
+            return Err(Error::input(path, format!("column {name}"), found, remedy));
+        }
+    }
+    Ok(())
+}
+
+/// The classes with the number of their windows: what was mistyped shows here.
+fn counts(labels: &[String], windows: &[LabelledWindow]) -> String {
+    const SHOWN: usize = 20;
+    let of = |(class, label): (i32, &String)| {
+        format!("{label} {}", windows.iter().filter(|window| window.label == class).count())
+    };
+    let mut counts: Vec<String> = (0..).zip(labels).map(of).collect();
+    if counts.len() > SHOWN {
+        counts.truncate(SHOWN);
+        counts.push("...".into());
+    }
+    counts.join(", ")
+}
+
 /// Class names become columns of tables.
 fn printable(names: Vec<String>) -> Result<Vec<String>> {
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     if let Some((_, twice)) = (0..).zip(&names).find(|(index, name)| names[..*index].contains(name)) {
         return Err(Error::usage(format!("two classes called {twice:?}"), "give each a name of its own"));
     }
     match names.iter().find(|name| name.is_empty() || name.contains(char::is_control)) {
-        Some(name) => Err(Error::usage(format!("a class called {name:?}"), "use names without tabs and line breaks")),
+        Some(name) => Err(Error::usage(format!("a class called {name:?}"), "use words, without tabs and line breaks")),
         None => Ok(names),
     }
 }
@@ -311,11 +345,14 @@ fn given_names(args: &Args) -> Result<Vec<String>> {
         return printable(args.labels.clone());
     }
     let text = small_file::read(&path)?;
-    let names = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
-        let names = json.get("label_names")?.as_array()?;
-        names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-    });
-    printable(names.unwrap_or_default())
+    let wrong = |found: String| {
+        let remedy = "write {\"label_names\": [\"...\", ...]}, the names of the classes 0, 1, ..., or remove the file";
+        Error::input(&path, "", found, remedy)
+    };
+    let json: Value = serde_json::from_str(&text).map_err(|error| wrong(format!("no JSON: {error}")))?;
+    let Some(names) = json.get("label_names") else { return Ok(Vec::new()) };
+    let names = serde_json::from_value(names.clone()).map_err(|error| wrong(format!("label_names: {error}")))?;
+    printable(names)
 }
 
 /// The names of the `classes` that the windows have: those `given`, those that the windows name, or numbers.
@@ -327,7 +364,16 @@ fn label_names(args: &Args, classes: usize, given: Vec<String>, named: Vec<Strin
             Err(Error::input(&args.data, "", found, "give windows of at least two classes"))
         }
         0 => printable(named),
-        names if names >= classes => Ok(given),
+        names if names >= classes => {
+            let differs = |(number, name): &(usize, &String)| name.parse::<usize>().is_ok_and(|named| named != *number);
+            match given.iter().enumerate().find(differs) {
+                Some((number, name)) if named.is_empty() => Err(Error::usage(
+                    format!("class {number} of the file called {name:?}"),
+                    "leave --labels out where classes have numbers, or give names that are none",
+                )),
+                _ => Ok(given),
+            }
+        }
         names if args.labels.is_empty() => Err(Error::input(
             args.data.join("dataset.json"),
             "label names",
@@ -346,15 +392,16 @@ fn model(
     common: &Common,
     train: &[LabelledWindow],
     dev: &[LabelledWindow],
-    labels: usize,
+    classification: &Classification,
 ) -> Result<(Model, Vocabulary)> {
+    let labels = classification.labels.len();
     let head = match args.head {
         labelled::Head::Cls => Head::Cls { labels },
         labelled::Head::Site => Head::Site { labels, hidden: args.head_hidden },
     };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;
-        return checkpoint::load_encoder(init, head, common.seed);
+        return checkpoint::load_encoder(init, head, Some(classification), common.seed);
     }
     let k = args.model.resolve("splice-small", 1)?.0.k();
     // [CLS], and for each sequence its k-mers and a [SEP].
@@ -375,9 +422,14 @@ fn human(summary: &FinetuneSummary, args: &Args) -> String {
         format::count(summary.tokens_per_second as u64),
         summary.loss_last,
     );
-    let DevScores { dev_accuracy, dev_mcc, dev_pearson, dev_macro_auroc } = summary.dev;
-    let figures =
-        [("accuracy", dev_accuracy), ("MCC", dev_mcc), ("Pearson", dev_pearson), ("macro AUROC", dev_macro_auroc)];
+    let DevScores { dev_accuracy, dev_mcc, dev_pearson, dev_r2, dev_macro_auroc } = summary.dev;
+    let figures = [
+        ("accuracy", dev_accuracy),
+        ("MCC", dev_mcc),
+        ("Pearson", dev_pearson),
+        ("R²", dev_r2),
+        ("macro AUROC", dev_macro_auroc),
+    ];
     let told: Vec<String> =
         figures.iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value:.4}"))).collect();
     if !told.is_empty() {

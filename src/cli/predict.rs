@@ -17,7 +17,7 @@ use crate::kmer::sequences::{self, Named};
 use crate::model::{Head, Task};
 use crate::output::{AtomicFile, keep_inputs};
 use crate::report::Progress;
-use crate::train::apply::{largest, prediction};
+use crate::train::apply::{answer_text, largest, prediction};
 use crate::train::checkpoint;
 use crate::{Error, Result};
 
@@ -257,7 +257,7 @@ impl Output {
         }
         let mut line = name.to_owned();
         prediction(scorer.task(), labels, answers).iter().for_each(|prediction| line += &format!("\t{prediction}"));
-        answers.iter().for_each(|probability| line += &format!("\t{probability:.6}"));
+        answers.iter().for_each(|answer| line += &format!("\t{}", answer_text(scorer.task(), *answer)));
         line.push('\n');
         self.write(&line)
     }

@@ -242,7 +242,7 @@ fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Mod
     };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;
-        let (model, vocabulary) = checkpoint::load_encoder(init, Head::MaskedLm, common.seed)?;
+        let (model, vocabulary) = checkpoint::load_encoder(init, Head::MaskedLm, None, common.seed)?;
         check(&model.config)?;
         return Ok((model, vocabulary));
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::pack::{MAX_NAME, PackedSequence, Packer};
 use super::source::Source;
+use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// A header line longer than this is no header: the file is something else.
@@ -35,7 +36,9 @@ pub fn read(
         if chunk.is_empty() {
             break;
         }
-        parser.feed(&chunk)?;
+        let is_first = parser.line == 1 && parser.column == 0 && parser.header.is_empty();
+        let mark = if is_first && chunk.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        parser.feed(&chunk[mark..])?;
         progress(source.bytes_read());
         source.give_back(chunk);
     }
@@ -249,6 +252,9 @@ mod tests {
             "\u{feff}>a\nACGTNacgt\n>b\nGATT\n",
         ] {
             assert_eq!(read_text(text.as_bytes()).unwrap(), expected, "{text:?}");
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, text.as_bytes()).unwrap();
+            assert_eq!(read_text(&packed.finish().unwrap()).unwrap(), expected, "gzipped {text:?}");
         }
     }
 

@@ -12,7 +12,6 @@ use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// Bytes of text that go from the reading to the parsing thread at once, and how many such pieces may wait.
@@ -46,9 +45,6 @@ impl Source {
         let mut raw = Watched { raw, bytes_read: bytes_read.clone(), tail: Vec::new() };
         let mut magic = Vec::new();
         (&mut raw).take(18).read_to_end(&mut magic).map_err(Error::io("read", &name))?;
-        if magic.starts_with(BYTE_ORDER_MARK) {
-            magic.drain(..BYTE_ORDER_MARK.len());
-        }
         refuse_other_formats(&name, &magic)?;
 
         let (full_sender, full) = sync_channel(WAITING);

@@ -21,6 +21,8 @@ pub struct ModelConfig {
     pub head: Option<Head>,
     /// What the model classifies, if it is a classifier.
     pub classification: Option<Classification>,
+    /// Mean and standard deviation of the numbers that a regression of ours was trained on.
+    pub standard: Option<Vec<(f64, f64)>>,
     /// Which program wrote it.
     pub writer: Writer,
 }
@@ -85,7 +87,8 @@ impl ModelConfig {
                 let classification = serde_json::from_value(classification).map_err(|error| {
                     wrong("helixgrad.classification", error.to_string(), "copy or make the checkpoint again")
                 })?;
-                return Ok(Self { config, head: Some(head), classification, writer });
+                let standard = ours.get("standard").and_then(|standard| serde_json::from_value(standard.clone()).ok());
+                return Ok(Self { config, head: Some(head), classification, standard, writer });
             }
             // transformers keeps our word about a model to which it gave another head.
             writer = Writer::Transformers(version.unwrap_or("of an unknown version").into());
@@ -108,7 +111,7 @@ impl ModelConfig {
         // transformers takes one label for a regression where nobody says what it is.
         let task = problem.unwrap_or(if count == 1 { Task::Regression } else { Task::SingleLabel });
         let classification = Some(Classification { labels, window: None, task, pairs: false });
-        Ok(Self { config, head, classification, writer })
+        Ok(Self { config, head, classification, standard: None, writer })
     }
 
     /// The head: the one that the file names, or else the one that the weights are of. Whether the encoder alone has

@@ -48,7 +48,7 @@ impl LabelledWindow {
 /// bases, k-mers that do not overlap, a label that is no class number; and for a file without windows.
 pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<LabelledWindow>> {
     let path = path.as_ref();
-    let Table { windows, names } = read_table(path, Answers::Class, false, &[])?;
+    let Table { windows, names, .. } = read_table(path, Answers::Class, false, &[])?;
     if names.is_empty() {
         return Ok(windows);
     }

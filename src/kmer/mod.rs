@@ -13,6 +13,7 @@ pub mod labelled;
 pub mod lines;
 pub mod masking;
 pub mod regions;
+mod row;
 pub mod sequences;
 pub mod table;
 pub mod text;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::labelled::{Finding, check_bases, parse_sequence};
 use super::lines::{self, Lines, read_error};
+use super::row::{columns, is_name};
 use crate::{Error, Result};
 
 /// A sequence and what it is called.
@@ -162,8 +163,7 @@ impl Table {
         let mut lines = Lines::open(path)?;
         let header = lines.next_line()?.unwrap_or_default();
         let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
-        let is_name = |column: &str| ["name", "id"].iter().any(|name| unquoted(column).eq_ignore_ascii_case(name));
-        let names = header.split(separator).skip(1).position(is_name).map(|index| index + 1);
+        let names = columns(header, separator).iter().skip(1).position(|column| is_name(column)).map(|index| index + 1);
         Ok(Self { path: path.to_owned(), lines, separator, names, pairs, count: 0 })
     }
 
@@ -173,11 +173,11 @@ impl Table {
             if line.trim().is_empty() {
                 continue;
             }
-            let named = self.names.and_then(|column| line.split(self.separator).nth(column)).map(unquoted);
-            let name = named.filter(|name| !name.is_empty()).map(str::to_owned);
-            let mut columns = line.split(self.separator).map(unquoted);
-            let bases = parse_sequence(columns.next().unwrap_or_default());
-            let second = if self.pairs { parse_sequence(columns.next().unwrap_or_default()) } else { Ok(Vec::new()) };
+            let columns = columns(line, self.separator);
+            let column = |index: usize| columns.get(index).map(|column| column.as_ref()).unwrap_or_default();
+            let name = self.names.map(column).filter(|name| !name.is_empty()).map(str::to_owned);
+            let bases = parse_sequence(column(0));
+            let second = if self.pairs { parse_sequence(column(1)) } else { Ok(Vec::new()) };
             let place = format!("line {}", self.lines.number());
             let wrong = |(found, remedy)| Error::input(&self.path, place.as_str(), found, remedy);
             let (bases, second) = (bases.map_err(wrong)?, second.map_err(wrong)?);
@@ -194,19 +194,12 @@ impl Table {
     }
 }
 
-fn first_column(line: &str, separator: char) -> &str {
-    unquoted(line.split(separator).next().unwrap_or_default())
-}
-
-fn unquoted(column: &str) -> &str {
-    column.trim().trim_matches('"')
-}
-
 /// A header's first word may be made of bases' letters ("DNA" is), so only what is as long as a k-mer counts as one.
 fn separator_of(header: &str) -> Result<char, Finding> {
     const SHORTEST: usize = 6;
     let separator = if !header.contains('\t') && header.contains(',') { ',' } else { '\t' };
-    let first = first_column(header, separator);
+    let columns = columns(header, separator);
+    let first = &columns[0];
     if first.is_empty() {
         return Err(("no header".into(), "begin with a header line: sequence".into()));
     }

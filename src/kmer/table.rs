@@ -8,10 +8,13 @@
 //!
 //! GUE's CSV and DNABERT's TSV are tables of classes, DNABERT's `dnapair` one of pairs.
 
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::labelled::{Finding, LabelledWindow, MOST_CLASSES, excerpt, parse_label, parse_sequence};
 use super::lines::Lines;
+use super::row::{columns, is_name};
 use crate::{Error, Result};
 
 /// What stands behind the sequence.
@@ -30,8 +33,12 @@ pub enum Answers {
 pub struct Table {
     /// Its rows.
     pub windows: Vec<LabelledWindow>,
+    /// What the rows are called: by a column `name` or `id`, or `window_1` and so on.
+    pub rows: Vec<String>,
     /// The header's names of the numbers or flags; the classes, where rows name theirs; none for class numbers.
     pub names: Vec<String>,
+    /// The smallest and the largest of each number.
+    pub ranges: Vec<(f64, f64)>,
 }
 
 /// Reads a table, plain or gzip. The header comes first; its separator, tab or comma, is the file's. Sequences are bases, or
@@ -46,51 +53,65 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
     let header = lines.next_line()?.unwrap_or_default().to_owned();
     let at = |line: usize, (found, remedy): Finding| Error::input(path, format!("line {line}"), found, remedy);
     let layout = Layout::of(&header, answers, pairs).map_err(|finding| at(1, finding))?;
-    let mut labels = Labels { names: classes.to_vec(), are_known: !classes.is_empty(), are_names: None };
-    let mut windows = Vec::new();
+    let mut seen = Seen { classes: classes.to_vec(), are_known: !classes.is_empty(), ..Seen::default() };
+    let (mut windows, mut rows) = (Vec::new(), Vec::new());
     while let Some(line) = lines.next_line()? {
         if line.trim().is_empty() {
             continue;
         }
-        let window = layout.parse(line, &mut labels);
+        let columns = columns(line, layout.separator);
+        let name = layout.name.and_then(|column| columns.get(column)).filter(|name| !name.is_empty());
+        rows.push(name.map_or_else(|| format!("window_{}", rows.len() + 1), |name| name.to_string()));
+        let window = layout.parse(&columns, &mut seen);
         windows.push(window.map_err(|finding| at(lines.number(), finding))?);
     }
-    match windows.is_empty() {
-        true => {
-            Err(Error::input(path, "", "no rows after the header", format!("write one line each: {}", layout.shape())))
-        }
-        false => {
-            let named = labels.settle(&mut windows);
-            Ok(Table { windows, names: if answers == Answers::Class { named } else { layout.names } })
-        }
+    if windows.is_empty() {
+        let remedy = format!("write one line each: {}", layout.shape());
+        return Err(Error::input(path, "", "no rows after the header", remedy));
     }
+    let ranges = std::mem::take(&mut seen.ranges);
+    let classes = seen.settle(&mut windows);
+    Ok(Table { windows, rows, names: if answers == Answers::Class { classes } else { layout.names }, ranges })
 }
 
 struct Layout {
     separator: char,
     answers: Answers,
     pairs: bool,
+    /// Columns of the header.
+    columns: usize,
+    /// Those of them that hold answers: of a class the first.
+    answers_at: Vec<usize>,
+    /// That of the rows' names.
+    name: Option<usize>,
     names: Vec<String>,
 }
 
 impl Layout {
     fn of(header: &str, answers: Answers, pairs: bool) -> Result<Self, Finding> {
         let separator = if header.contains('\t') { '\t' } else { ',' };
-        let mut layout = Self { separator, answers, pairs, names: Vec::new() };
         let columns = columns(header, separator);
-        let needed = if pairs { 3 } else { 2 };
-        if columns.len() < needed {
+        let sequences = if pairs { 2 } else { 1 };
+        let (names, mut answers_at): (Vec<usize>, Vec<usize>) =
+            (sequences..columns.len()).partition(|&column| is_name(&columns[column]));
+        if answers == Answers::Class {
+            answers_at.truncate(1);
+        }
+        let name = names.first().copied();
+        let mut layout =
+            Self { separator, answers, pairs, columns: columns.len(), answers_at, name, names: Vec::new() };
+        if layout.answers_at.is_empty() {
             let found =
                 if header.is_empty() { "no header".into() } else { format!("a header of {} columns", columns.len()) };
             return Err((found, format!("begin with a header that names the columns: {}", layout.shape())));
         }
         if answers != Answers::Class {
-            layout.names = columns[needed - 1..].iter().map(|name| (*name).to_owned()).collect();
+            layout.names = layout.answers_at.iter().map(|&column| columns[column].to_string()).collect();
             if let Some(name) = layout.names.iter().find(|name| name.is_empty()) {
                 return Err((format!("a column called {name:?}"), "name every column".into()));
             }
         }
-        if layout.is_row(header) {
+        if layout.is_row(&columns) {
             return Err((
                 "a row where the header should be".into(),
                 "put a line that names the columns above it".into(),
@@ -111,45 +132,62 @@ impl Layout {
     }
 
     /// Whether a header is none. A short one may be spelt with the letters of bases, as `dna,label` is; a name of a class can be any.
-    fn is_row(&self, header: &str) -> bool {
+    fn is_row(&self, header: &[Cow<str>]) -> bool {
         const LONGEST_NAME: usize = 8;
-        let mut labels = Labels::default();
-        let parsed = self.parse(header, &mut labels);
-        parsed.is_ok_and(|window| labels.are_names != Some(true) || window.bases.len() > LONGEST_NAME)
+        let mut seen = Seen::default();
+        let parsed = self.parse(header, &mut seen);
+        parsed.is_ok_and(|window| seen.are_names != Some(true) || window.bases.len() > LONGEST_NAME)
     }
 
-    fn parse(&self, line: &str, labels: &mut Labels) -> Result<LabelledWindow, Finding> {
-        let columns = columns(line, self.separator);
-        let first = if self.pairs { 2 } else { 1 };
-        let answers = columns.get(first..).unwrap_or_default();
-        let expected = if self.answers == Answers::Class { 1 } else { self.names.len() };
-        if answers.len() < expected || (self.answers != Answers::Class && answers.len() > expected) {
-            let found = format!("{} columns, where the header has {}", columns.len(), first + expected);
+    fn parse(&self, columns: &[Cow<str>], seen: &mut Seen) -> Result<LabelledWindow, Finding> {
+        // What stands behind a class is not looked at; of numbers and flags each has its column.
+        let least = self.answers_at.last().map_or(0, |last| last + 1);
+        let (expected, fits) = match self.answers {
+            Answers::Class => (least, columns.len() >= least),
+            _ => (self.columns, columns.len() == self.columns),
+        };
+        if !fits {
+            let found = format!("{} columns, where the header has {expected}", columns.len());
             return Err((found, format!("write {}", self.shape())));
         }
-        let mut window = LabelledWindow { bases: parse_sequence(columns[0])?, ..LabelledWindow::default() };
+        let mut window = LabelledWindow { bases: parse_sequence(&columns[0])?, ..LabelledWindow::default() };
         if self.pairs {
-            window.second = Some(parse_sequence(columns[1])?);
+            window.second = Some(parse_sequence(&columns[1])?);
         }
+        let mut answers = self.answers_at.iter().map(|&column| columns[column].as_ref());
         match self.answers {
-            Answers::Class => window.label = labels.class(answers[0])?,
-            Answers::Numbers => window.targets = answers.iter().map(|text| number(text)).collect::<Result<_, _>>()?,
-            Answers::Flags => window.targets = answers.iter().map(|text| flag(text)).collect::<Result<_, _>>()?,
+            Answers::Class => window.label = seen.class(answers.next().unwrap_or_default())?,
+            Answers::Numbers => {
+                let numbers = answers.map(number).collect::<Result<Vec<f64>, _>>()?;
+                seen.widen(&numbers);
+                window.targets = numbers.iter().map(|number| *number as f32).collect();
+            }
+            Answers::Flags => window.targets = answers.map(flag).collect::<Result<_, _>>()?,
         }
         Ok(window)
     }
 }
 
-/// The classes of a column: numbers, or names, whichever its first row has.
+/// What the rows so far have in their columns.
 #[derive(Default)]
-struct Labels {
-    /// Class 0, 1, ...; of unknown ones in the order of their appearance.
-    names: Vec<String>,
+struct Seen {
+    /// Names of class 0, 1, ...; of unknown ones in the order of their appearance.
+    classes: Vec<String>,
     are_known: bool,
+    /// Whether classes have names, or numbers: whichever the first row has.
     are_names: Option<bool>,
+    /// The smallest and the largest of each number.
+    ranges: Vec<(f64, f64)>,
 }
 
-impl Labels {
+impl Seen {
+    fn widen(&mut self, numbers: &[f64]) {
+        self.ranges.resize(numbers.len(), (f64::INFINITY, f64::NEG_INFINITY));
+        for ((low, high), number) in self.ranges.iter_mut().zip(numbers) {
+            (*low, *high) = (low.min(*number), high.max(*number));
+        }
+    }
+
     fn class(&mut self, text: &str) -> Result<i32, Finding> {
         // A negative number, a fraction or nothing is a slip, not a name.
         let is_name = !text.is_empty() && text.parse::<f64>().is_err();
@@ -158,24 +196,22 @@ impl Labels {
         }
         let found = format!("class {:?}", excerpt(text));
         if !is_name {
-            return Err((
-                format!("{found} among names of classes"),
-                "name the class in every row, or number all".into(),
-            ));
+            let remedy = "name the class in every row, by a word that is no number; or number all";
+            return Err((format!("{found} among names of classes"), remedy.into()));
         }
-        match self.names.iter().position(|name| name == text) {
+        match self.classes.iter().position(|name| name == text) {
             Some(class) => Ok(class as i32),
             None if self.are_known => Err((
-                format!("{found}, which is none of {}", self.names.join(", ")),
+                format!("{found}, which is none of {}", self.classes.join(", ")),
                 "use names of these classes".into(),
             )),
-            None if self.names.len() >= MOST_CLASSES as usize => {
+            None if self.classes.len() >= MOST_CLASSES as usize => {
                 let remedy = format!("is this the column of classes? at most {MOST_CLASSES} can be told apart");
                 Err((format!("{found}, another one after {MOST_CLASSES}"), remedy))
             }
             None => {
-                self.names.push(text.to_owned());
-                Ok(self.names.len() as i32 - 1)
+                self.classes.push(text.to_owned());
+                Ok(self.classes.len() as i32 - 1)
             }
         }
     }
@@ -186,32 +222,31 @@ impl Labels {
             return Vec::new();
         }
         if self.are_known {
-            return self.names;
+            return self.classes;
         }
-        let mut sorted = self.names.clone();
+        let mut sorted = self.classes.clone();
         sorted.sort();
         let number = |name: &String| sorted.binary_search(name).unwrap_or_default() as i32;
-        let numbers: Vec<i32> = self.names.iter().map(number).collect();
+        let numbers: Vec<i32> = self.classes.iter().map(number).collect();
         windows.iter_mut().for_each(|window| window.label = numbers[window.label as usize]);
         sorted
     }
 }
 
-fn columns(line: &str, separator: char) -> Vec<&str> {
-    line.split(separator).map(|column| column.trim().trim_matches('"')).collect()
-}
+/// A model's answers are 32-bit floats, which end at 3.4e38 and begin to lose digits at 1.2e-38.
+const NUMBERS: RangeInclusive<f64> = 1e-30..=1e30;
 
-/// Squared errors are added in 32-bit floats, which end at 3.4e38.
-const LARGEST_NUMBER: f32 = 1e15;
-
-fn number(text: &str) -> Result<f32, Finding> {
-    match text.parse::<f32>() {
-        Ok(number) if number.abs() <= LARGEST_NUMBER => Ok(number),
-        Ok(number) if number.is_finite() => {
-            let found = format!("{number:e}, whose square is beyond what the loss can count");
-            Err((found, "scale the column, best to numbers around 1".into()))
-        }
-        _ => Err((format!("{:?} is no finite number", excerpt(text)), "write a number in every column".into())),
+fn number(text: &str) -> Result<f64, Finding> {
+    match text.parse::<f64>() {
+        Ok(number) if number == 0.0 || NUMBERS.contains(&number.abs()) => Ok(number),
+        Ok(number) if number.is_finite() => Err((
+            format!("{number:e}, which is beyond 32-bit floats"),
+            "scale the column, best to numbers around 1".into(),
+        )),
+        _ => Err((
+            format!("{:?} is no finite number", excerpt(text)),
+            "write a number in every column, with a point before decimals".into(),
+        )),
     }
 }
 
@@ -248,6 +283,26 @@ mod tests {
         assert_eq!((flags.windows[0].targets.clone(), flags.names.len()), (vec![1.0, 0.0, 1.0], 3));
         let pairs = read("a\tb\tlabel\nACG CGT\tTTT\t1\n", Answers::Class, true).unwrap();
         assert_eq!(pairs.windows[0].second.as_deref(), Some(&b"TTT"[..]));
+    }
+
+    #[test]
+    fn names_of_rows_are_no_answers() {
+        let table = read("sequence,name,y,ID,z\nACG,one,3,x,-1\nACG,,-2,x,-1\n", Answers::Numbers, false).unwrap();
+        assert_eq!(
+            (&table.rows[..], &table.names[..]),
+            (&["one", "window_2"].map(String::from)[..], &["y", "z"].map(String::from)[..])
+        );
+        assert_eq!(table.ranges, [(-2.0, 3.0), (-1.0, -1.0)]);
+        assert_eq!(table.windows[1].targets, [-2.0, -1.0]);
+        let table =
+            read("sequence\tid\tkind\nACG\tx0\tdonor, plus\nACG\tx1\t\"acceptor\"\n", Answers::Class, false).unwrap();
+        assert_eq!(table.names, ["acceptor", "donor, plus"]);
+        assert_eq!((table.windows[0].label, table.rows[0].as_str()), (1, "x0"));
+        let table = read("sequence,label\nACG,\"a,b\"\nACG,c\n", Answers::Class, false).unwrap();
+        assert_eq!(table.names, ["a,b", "c"]);
+        assert!(
+            read("sequence,name\nACG,x\n", Answers::Class, false).unwrap_err().to_string().contains("a header of 2")
+        );
     }
 
     #[test]
@@ -289,7 +344,8 @@ mod tests {
         assert!(error("a,b\nACG,1\nACG,1\n", Answers::Class, true).contains("a header of 2 columns"));
         assert!(error("s,y\nACG,1\nACG,x\n", Answers::Numbers, false).contains("line 3: \"x\" is no finite number"));
         assert!(error("s,y\nACG,inf\n", Answers::Numbers, false).contains("\"inf\""));
-        assert!(error("s,y\nACG,1\nACG,-3e38\n", Answers::Numbers, false).contains("line 3: -3e38, whose square"));
+        assert!(error("s,y\nACG,1e-40\n", Answers::Numbers, false).contains("line 2: 1e-40, which is beyond"));
+        assert!(error("s,y\nACG,1\nACG,-3e38\n", Answers::Numbers, false).contains("line 3: -3e38, which is beyond"));
         assert!(error("s,y\nACG,2\n", Answers::Flags, false).contains("neither 0 nor 1"));
         assert!(error("s,y,z\nACG,1\n", Answers::Flags, false).contains("2 columns, where the header has 3"));
         assert!(error("s,y\nACG,1,1\n", Answers::Flags, false).contains("3 columns"));

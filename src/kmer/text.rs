@@ -27,6 +27,7 @@ use super::fill::{self, Filling};
 use super::key::BatchKey;
 use super::vocabulary::{UNK, Vocabulary};
 use crate::philox::{Purpose, below_u64};
+use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// Bytes that are read at once while the file is indexed.
@@ -79,7 +80,10 @@ impl TextCorpus {
                 Err(error) => return Err(Error::io("read", &path)(error)),
             };
             crc.update(&block[..read]);
-            index.push(&block[..read])?;
+            let mark = index.offset == 0 && block[..read].starts_with(BYTE_ORDER_MARK);
+            let start = if mark { BYTE_ORDER_MARK.len() } else { 0 };
+            index.offset += start as u64;
+            index.push(&block[start..read])?;
         }
         index.end_line()?;
         if index.pieces.is_empty() {
@@ -296,6 +300,8 @@ mod tests {
         assert_eq!(batch.cu_seqlens, [0, 7, 14, 17]);
         assert_eq!(batch.tokens[..7], [CLS, 5, 6, 11, 32, UNK, SEP]);
         assert_eq!(batch.tokens[14..], [CLS, 5, SEP]);
+        let marked = self::corpus(b"\xef\xbb\xbfAAA AAT ATC TCG CGN\n", 512).unwrap();
+        assert_eq!(marked.batch(&BatchKey::training(1, 1, 1), 17).unwrap(), batch);
         let batch = corpus.batch(&BatchKey::training(1, 1, 1), 8).unwrap();
         assert_eq!(batch.cu_seqlens, [0, 5, 8]);
         assert_eq!(corpus.batch(&BatchKey::training(1, 1, 1), 2).unwrap_err().exit_code(), 2);

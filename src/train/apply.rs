@@ -37,6 +37,16 @@ pub fn prediction(task: Task, labels: &[String], answers: &[f64]) -> Option<Stri
     }
 }
 
+/// An answer as a table has it: a probability with six decimals, a number with all the digits that it has.
+pub fn answer_text(task: Task, answer: f64) -> String {
+    let number = answer as f32;
+    match task {
+        Task::SingleLabel | Task::MultiLabel => format!("{answer:.6}"),
+        Task::Regression if number == 0.0 || (1e-4..1e9).contains(&number.abs()) => number.to_string(),
+        Task::Regression => format!("{number:e}"),
+    }
+}
+
 /// Class probabilities of windows, `[windows][classes]`; numbers, for a regression. `progress` hears the number of windows
 /// done.
 ///

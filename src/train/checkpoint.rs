@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 pub use super::model_image::save_model;
 use super::model_image::{CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE};
 use super::run_state::newest_checkpoint;
+use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
 use crate::interop::config::{ModelConfig, Writer};
 use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::vocabulary::Vocabulary;
 pub use crate::model::Classification;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, Task};
 use crate::{Error, Result};
 
 /// A model on disk, in memory.
@@ -161,6 +162,21 @@ impl Source {
         }
     }
 
+    /// Where the outputs of a classifier that `model` is to be are among those of the one in the files: the same classes for the same
+    /// task, and for numbers the scale of each.
+    fn outputs_for(&self, wanted: &Classification, model: &Model) -> Option<Vec<usize>> {
+        let before = self.config.classification_of(&self.config.head(&self.weights))?;
+        let count = wanted.labels.len();
+        let is_scaled = self.config.standard.as_ref().is_some_and(|standard| standard.len() == count);
+        let mut head = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("classifier."));
+        let fits = head.all(|spec| self.weights.tensors.get(&spec.name).is_some_and(|of| of.shape == spec.shape));
+        let is_same = before.task == wanted.task && before.labels.len() == count && before.pairs == wanted.pairs;
+        if !fits || !is_same || (wanted.task == Task::Regression && !is_scaled) {
+            return None;
+        }
+        wanted.labels.iter().map(|label| before.labels.iter().position(|known| known == label)).collect()
+    }
+
     /// Copies the tensors that the model knows by name into it; returns their names and what was done to them.
     fn fill(&self, model: &mut Model, rule: DecoderBias) -> Result<(Vec<String>, Vec<String>)> {
         let (mut loaded, mut notes) = (Vec::new(), Vec::new());
@@ -240,23 +256,41 @@ fn shortened(names: &[&str]) -> String {
 }
 
 /// Starts a model with another head from the encoder in `path`: parameters of the same name and shape are copied, the
-/// others keep their initial weights. Returns the vocabulary and the number of parameters (tensors) that were copied.
+/// others keep their initial weights. A classifier's head is copied where it is one for the same task and the same classes or
+/// numbers as `classification`, in any order; of numbers it then answers in standardised ones, as training wants it.
 ///
 /// # Errors
 /// As [`load`]; [`Error::Input`] if the encoder is of another shape.
-pub fn load_encoder(path: &Path, head: Head, seed: u64) -> Result<(Model, Vocabulary)> {
+pub fn load_encoder(
+    path: &Path,
+    head: Head,
+    classification: Option<&Classification>,
+    seed: u64,
+) -> Result<(Model, Vocabulary)> {
     let mut source = Source::open(path)?;
-    if let Some(classifier) = source.weights.tensors.get("classifier.weight")
-        && classifier.shape.first() != Some(&head.classes(&source.config.config))
-    {
-        // A head for other classes starts anew.
-        source.weights.tensors.retain(|name, _| !name.starts_with("classifier."));
-    }
     let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;
+    let outputs = classification.and_then(|wanted| source.outputs_for(wanted, &model));
+    if outputs.is_none() {
+        let had = source.weights.tensors.len();
+        source.weights.tensors.retain(|name, _| !name.starts_with("classifier."));
+        if classification.is_some() && source.weights.tensors.len() < had {
+            tracing::info!(
+                "{}: its classifier is for another task or other classes; a new one is trained",
+                path.display()
+            );
+        }
+    }
     let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
     let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
-    match encoder.find(|spec| !loaded.contains(&spec.name)) {
-        Some(absent) => Err(missing(&source.weights.path, &absent.name)),
-        None => Ok((model, source.vocabulary)),
+    if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
+        return Err(missing(&source.weights.path, &absent.name));
     }
+    if let Some(outputs) = outputs {
+        tracing::info!("{}: its classifier is for these classes, too, and is trained on", path.display());
+        if let Some(standard) = source.config.standard.take() {
+            Standard(standard).unfold(&mut model)?;
+        }
+        choose_outputs(&mut model, &outputs)?;
+    }
+    Ok((model, source.vocabulary))
 }

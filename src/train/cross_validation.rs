@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::apply::{answers, prediction};
+use super::apply::{answer_text, answers, prediction};
 use super::checkpoint::{Classification, load};
 use super::evaluation::TaskScores;
 use super::finetune::{FinetuneOptions, finetune, settings};
@@ -77,7 +77,7 @@ fn keep_to_plan(path: &Path, plan: &Value) -> Result<()> {
 /// Trains `folds` models, each on all windows but one fold's, in `options.out/fold-N`, and predicts that fold. With early
 /// stopping the next fold decides when to stop, and is not trained on either. Folds that are finished there already are
 /// taken as they are, and a begun one is gone on with. The figures are left in `options.out/cross_validation.json`, each window's
-/// prediction in `predictions.tsv`.
+/// prediction in `predictions.tsv`, where they are called by `names`.
 ///
 /// # Errors
 /// [`Error::Input`] if the folder's models are of other folds; [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
@@ -86,6 +86,7 @@ pub fn cross_validate(
     vocabulary: &Vocabulary,
     classification: &Classification,
     windows: &[LabelledWindow],
+    names: &[String],
     folds: usize,
     options: &FinetuneOptions,
 ) -> Result<CrossValidation> {
@@ -95,7 +96,10 @@ pub fn cross_validate(
     let stopping = if options.patience.is_some() { ", one of them to stop early by" } else { "" };
     if folds < fewest || used < folds {
         return Err(Error::usage(
-            format!("--folds {folds} of {} windows", windows.len()),
+            match used < folds {
+                true => format!("--folds {folds} of {} windows, {used} of them different", windows.len()),
+                false => format!("--folds {folds} of {} windows", windows.len()),
+            },
             format!("give at least {fewest} folds{stopping}, and no more than there are different sequences"),
         ));
     }
@@ -147,9 +151,10 @@ pub fn cross_validate(
         headline_deviation: (squares / (folds - 1) as f64).sqrt(),
     };
     let json = serde_json::to_string_pretty(&result).map_err(|error| Error::Failed(error.to_string()))?;
+    let named: Vec<_> = names.iter().zip(windows).collect();
     write_atomic(
         options.out.join("predictions.tsv"),
-        predictions_table(classification, windows, &fold_of, &predictions),
+        predictions_table(classification, &named, &fold_of, &predictions),
     )?;
     write_atomic(options.out.join("cross_validation.json"), json + "\n")?;
     Ok(result)
@@ -159,7 +164,7 @@ pub fn cross_validate(
 /// `helixgrad predict`.
 fn predictions_table(
     classification: &Classification,
-    windows: &[LabelledWindow],
+    windows: &[(&String, &LabelledWindow)],
     fold_of: &[usize],
     predictions: &[Vec<f64>],
 ) -> String {
@@ -172,14 +177,20 @@ fn predictions_table(
     header.extend((*task != Task::Regression).then(|| "prediction".to_owned()));
     header.extend(labels.iter().cloned());
     let mut table = header.join("\t") + "\n";
-    for (number, ((window, fold), answers)) in (1..).zip(windows.iter().zip(fold_of).zip(predictions)) {
-        table += &format!("window_{number}\t{}", fold + 1);
+    for ((name, window), (fold, answers)) in windows.iter().zip(fold_of.iter().zip(predictions)) {
+        table += &format!("{name}\t{}", fold + 1);
         match task {
             Task::SingleLabel => table += &format!("\t{}", labels[window.label as usize]),
-            _ => window.targets.iter().for_each(|target| table += &format!("\t{target}")),
+            Task::MultiLabel => window.targets.iter().for_each(|target| table += &format!("\t{target}")),
+            Task::Regression => {
+                window
+                    .targets
+                    .iter()
+                    .for_each(|target| table += &format!("\t{}", answer_text(*task, (*target).into())));
+            }
         }
         prediction(*task, labels, answers).iter().for_each(|prediction| table += &format!("\t{prediction}"));
-        answers.iter().for_each(|answer| table += &format!("\t{answer:.6}"));
+        answers.iter().for_each(|answer| table += &format!("\t{}", answer_text(*task, *answer)));
         table.push('\n');
     }
     table

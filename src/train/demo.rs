@@ -187,7 +187,7 @@ pub fn run(options: &DemoOptions, surroundings: &Surroundings) -> Result<DemoMet
 
     let head = Head::Site { labels: LABEL_NAMES.len(), hidden: None };
     say("3/5 fine-tuning on donors, acceptors and decoys");
-    let (model, _) = checkpoint::load_encoder(&out.join("pretrain"), head.clone(), surroundings.seed)?;
+    let (model, _) = checkpoint::load_encoder(&out.join("pretrain"), head.clone(), None, surroundings.seed)?;
     let (tuned, finetuned) = finetune_on(&dataset, model, &vocabulary, "splice", options, surroundings)?;
     say("4/5 the same without pretraining, to see what it adds");
     let model = Model::initialise(config, head, DType::F32, surroundings.seed)?;

@@ -152,6 +152,9 @@ pub struct DevScores {
     /// Pearson's correlation of a regression, averaged over its numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev_pearson: Option<f64>,
+    /// Share of the variance that a regression explains, averaged over its numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev_r2: Option<f64>,
     /// Area under the ROC curve of multi-label data, averaged over the classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev_macro_auroc: Option<f64>,
@@ -178,8 +181,8 @@ impl DevScores {
                 Self { dev_accuracy: accuracy, dev_mcc: mcc, ..Self::default() }
             }
             Task::Regression => {
-                let [_, pearson, _] = regression_figures(answers, &targets, &all);
-                Self { dev_pearson: Some(pearson), ..Self::default() }
+                let [_, pearson, _, r2] = regression_figures(answers, &targets, &all);
+                Self { dev_pearson: Some(pearson), dev_r2: Some(r2), ..Self::default() }
             }
             Task::MultiLabel => {
                 let [auroc, ..] = multi_label_figures(answers, &targets, &all);
@@ -190,7 +193,7 @@ impl DevScores {
 
     /// The figure that decides which epoch is best; larger is better.
     pub fn headline(&self) -> Option<f64> {
-        self.dev_mcc.or(self.dev_pearson).or(self.dev_macro_auroc)
+        self.dev_mcc.or(self.dev_r2).or(self.dev_macro_auroc)
     }
 }
 

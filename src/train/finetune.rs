@@ -162,8 +162,10 @@ pub fn finetune_classes(
     options: &FinetuneOptions,
 ) -> Result<(Model, FinetuneSummary)> {
     let head = Head::Cls { labels: labels.len() };
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let classification = Classification { labels, ..Classification::default() };
     let (model, vocabulary) = match init {
-        Some(path) => load_encoder(path, head, options.seed)?,
+        Some(path) => load_encoder(path, head, Some(&classification), options.seed)?,
         None => {
             let longest = train.iter().chain(dev).map(|window| window.bases.len()).max().unwrap_or_default();
             // A k-mer fewer than bases, and [CLS] and [SEP].
@@ -171,19 +173,18 @@ pub fn finetune_classes(
             (Model::initialise(config, head, DType::F32, options.seed)?, Vocabulary::new(3, BaseOrder::Atcg)?)
         }
     };
-    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-    let classification = Classification { labels, ..Classification::default() };
     finetune(model, &vocabulary, &classification, train, dev, options, false)
 }
 
 /// Trains `model` on `train` and leaves the result, a Hugging Face directory, in `options.out`. Returns the trained
-/// model too. With `resume`, goes on from the newest checkpoint there, bit for bit.
+/// model too. With `resume`, goes on from the newest checkpoint there, bit for bit. Of a regression the head of `model` answers in numbers
+/// standardised over `train`, as a new one and that of [`load_encoder`] do; what is returned and written answers in their own units.
 ///
 /// # Errors
 /// [`Error::Usage`] for windows that do not fit the model or labels it has no class for; [`Error::Interrupted`] after
 /// Ctrl-C; those of training and of files.
 pub fn finetune(
-    mut model: Model,
+    model: Model,
     vocabulary: &Vocabulary,
     classification: &Classification,
     train: &[LabelledWindow],
@@ -208,7 +209,14 @@ pub fn finetune(
         decay: options.decay,
     };
     let standard = (classification.task == Task::Regression).then(|| Standard::of(train));
-    standard.iter().try_for_each(|standard| standard.unfold(&mut model))?;
+    let seen = standard.as_ref().map(|standard| {
+        let window = |window: &LabelledWindow| LabelledWindow {
+            targets: standard.standardised(&window.targets).collect(),
+            ..window.clone()
+        };
+        dev.iter().map(window).collect::<Vec<_>>()
+    });
+    let seen = seen.as_deref().unwrap_or(dev);
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
@@ -305,7 +313,7 @@ pub fn finetune(
         };
         let dev_scores = match dev.is_empty() {
             true => Ok(DevScores::default()),
-            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev),
+            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, seen),
         };
         match dev_scores {
             Ok(scores) => point.dev = scores,
@@ -320,6 +328,7 @@ pub fn finetune(
         }
         started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
         points.push(point);
+        state.loss_last = point.loss;
         if let (Some(_), Some(score)) = (options.patience, point.dev.headline())
             && state.best.is_none_or(|best| score > best.score)
         {

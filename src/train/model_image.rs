@@ -6,6 +6,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::checkpoint::Classification;
 use super::standardise::{Standard, head_values};
@@ -63,7 +64,8 @@ impl ModelImage {
         Ok(Self { config, tokenizer, vocabulary, specs, values, standardised: Vec::new() })
     }
 
-    /// The same model, with a head that answers in the units of the numbers that `standard` is of, if there are any.
+    /// The same model, with a head that answers in the units of the numbers that `standard` is of, if there are any; its `config.json`
+    /// says which mean and deviation they have.
     ///
     /// # Errors
     /// [`Error::Failed`] for a model without a classifier.
@@ -71,6 +73,10 @@ impl ModelImage {
         if let Some(standard) = standard {
             self.standardised = head_values(&self.specs, &self.values)?;
             standard.fold(&self.specs, &mut self.values)?;
+            let mut config: Value =
+                serde_json::from_str(&self.config).map_err(|error| Error::Failed(error.to_string()))?;
+            config["helixgrad"]["standard"] = json!(standard.0);
+            self.config = to_json(&config)?;
         }
         Ok(self)
     }

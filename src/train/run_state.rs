@@ -184,13 +184,21 @@ fn check_same(out: &Path, fresh: &RunState, before: &RunState) -> Result<()> {
             if is_longer && FOLLOWING.contains(&name.as_str()) {
                 continue;
             }
-            let name = if name.contains(' ') { name.clone() } else { format!("--{}", name.replace('_', "-")) };
+            let (name, remedy) = if name.contains(' ') {
+                (
+                    name.clone(),
+                    "give the data as they were; to train on others, begin a new run with --init and the newest checkpoint",
+                )
+            } else {
+                let remedy = "leave the option out: those of the run are in its config.toml; to go on with another, begin a new run with --init and the newest checkpoint";
+                (format!("--{}", name.replace('_', "-")), remedy)
+            };
             return Err(Error::usage(
                 format!(
                     "--resume with other {name} than the run in {} was begun with: {value}, not {was}",
                     out.display()
                 ),
-                "leave the option out: those of the run are in its config.toml; to go on with another, begin a new run with --init and the newest checkpoint",
+                remedy,
             ));
         }
     }

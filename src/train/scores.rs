@@ -114,33 +114,43 @@ pub fn average_precision(scores: &[f64], is_positive: &[bool]) -> Option<f64> {
 pub struct RegressionScores {
     /// Mean squared error.
     pub mse: Estimate,
-    /// Pearson's correlation, averaged over the numbers.
+    /// Pearson's correlation, averaged over the numbers that vary.
     pub pearson: Estimate,
-    /// Spearman's correlation, averaged over the numbers.
+    /// Spearman's correlation, likewise.
     pub spearman: Estimate,
+    /// Coefficient of determination, likewise: the share of the variance that the predictions explain.
+    pub r2: Estimate,
 }
 
 impl RegressionScores {
     /// Compares predictions with targets, both `[examples][numbers]`.
     pub fn of(predictions: &[Vec<f64>], targets: &[&[f32]], seed: u64) -> Self {
-        let [mse, pearson, spearman] =
+        let [mse, pearson, spearman, r2] =
             estimate(predictions.len(), seed, |indices| regression_figures(predictions, targets, indices));
-        Self { mse, pearson, spearman }
+        Self { mse, pearson, spearman, r2 }
     }
 }
 
-/// Mean squared error, mean Pearson, mean Spearman over the examples `indices`.
-pub fn regression_figures(predictions: &[Vec<f64>], targets: &[&[f32]], indices: &[usize]) -> [f64; 3] {
+/// Mean squared error, and mean Pearson, Spearman and coefficient of determination of the numbers that vary, over the examples `indices`.
+pub fn regression_figures(predictions: &[Vec<f64>], targets: &[&[f32]], indices: &[usize]) -> [f64; 4] {
     let numbers = targets.first().map_or(0, |row| row.len());
-    let mut figures = [0.0; 3];
+    let (mut mse, mut others, mut varying) = (0.0, [0.0; 3], 0.0);
     for number in 0..numbers {
         let x: Vec<f64> = indices.iter().map(|&index| predictions[index][number]).collect();
         let y: Vec<f64> = indices.iter().map(|&index| f64::from(targets[index][number])).collect();
-        let squares = x.iter().zip(&y).map(|(x, y)| (x - y).powi(2));
-        let parts = [squares.sum::<f64>() / indices.len().max(1) as f64, pearson(&x, &y), spearman(&x, &y)];
-        figures.iter_mut().zip(parts).for_each(|(figure, part)| *figure += part / numbers as f64);
+        let count = indices.len().max(1) as f64;
+        let error = x.iter().zip(&y).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / count;
+        let mean = y.iter().sum::<f64>() / count;
+        let variance = y.iter().map(|y| (y - mean).powi(2)).sum::<f64>() / count;
+        mse += error / numbers as f64;
+        if y.iter().any(|value| *value != y[0]) {
+            varying += 1.0;
+            let parts = [pearson(&x, &y), spearman(&x, &y), 1.0 - error / variance];
+            others.iter_mut().zip(parts).for_each(|(figure, part)| *figure += part);
+        }
     }
-    figures
+    let [pearson, spearman, r2] = others.map(|sum| sum / f64::max(varying, 1.0));
+    [mse, pearson, spearman, r2]
 }
 
 /// Figures of multi-label predictions, averaged over the classes.
@@ -273,9 +283,13 @@ mod tests {
         let targets: Vec<&[f32]> = targets.iter().map(Vec::as_slice).collect();
         let scores = RegressionScores::of(&predictions, &targets, 3);
         assert_eq!(scores, RegressionScores::of(&predictions, &targets, 3));
-        for Estimate { value, interval: [low, high] } in [scores.mse, scores.pearson, scores.spearman] {
+        for Estimate { value, interval: [low, high] } in [scores.mse, scores.pearson, scores.spearman, scores.r2] {
             assert!(low < value && value < high && high - low < 1.5, "{low} {value} {high}");
         }
+        // A number that is the same everywhere has no correlation to count.
+        let targets: [&[f32]; 2] = [&[1.0, 7.0], &[3.0, 7.0]];
+        let [mse, others @ ..] = regression_figures(&[vec![1.0, 4.0], vec![3.0, 4.0]], &targets, &[0, 1]);
+        assert_eq!((mse, others), (4.5, [1.0; 3]));
         let same = ClassScores::of(&[0, 1, 2, 2], &[0, 1, 2, 2], 3, 1);
         assert_eq!((same.accuracy.value, same.mcc.value), (1.0, 1.0));
         let flags: Vec<&[f32]> = vec![&[1.0, 0.0], &[0.0, 0.0], &[1.0, 0.0]];

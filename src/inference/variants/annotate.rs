@@ -114,6 +114,11 @@ impl Annotator<'_> {
             let missing: Vec<&str> = names.missing.iter().map(String::as_str).collect();
             return Err(self.aliases.no_match_error(self.genome, input, &missing));
         }
+        if summary.scored == 0 && summary.skipped.contains_key("ref_mismatch") {
+            tracing::warn!(
+                "no allele was scored, as no REF is what the genome has: is this the genome that they were called on?"
+            );
+        }
         if !names.missing.is_empty() {
             tracing::warn!("the genome lacks {}: their records were not scored", names.list());
         }

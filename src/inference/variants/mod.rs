@@ -102,7 +102,6 @@ impl Annotator<'_> {
             "distance": self.options.distance,
             "max-bases": self.options.most_bases,
             "positions": self.options.positions,
-            "skip-mismatches": self.options.skip_mismatches,
         });
         for part in [&self.options.fingerprint, &what] {
             if let (Some(print), Some(part)) = (print.as_object_mut(), part.as_object()) {
