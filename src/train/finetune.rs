@@ -209,14 +209,8 @@ pub fn finetune(
         decay: options.decay,
     };
     let standard = (classification.task == Task::Regression).then(|| Standard::of(train));
-    let seen = standard.as_ref().map(|standard| {
-        let window = |window: &LabelledWindow| LabelledWindow {
-            targets: standard.standardised(&window.targets).collect(),
-            ..window.clone()
-        };
-        dev.iter().map(window).collect::<Vec<_>>()
-    });
-    let seen = seen.as_deref().unwrap_or(dev);
+    let standardised = standard.as_ref().map(|standard| standard.windows(dev));
+    let dev_seen = standardised.as_deref().unwrap_or(dev);
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
@@ -313,7 +307,7 @@ pub fn finetune(
         };
         let dev_scores = match dev.is_empty() {
             true => Ok(DevScores::default()),
-            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, seen),
+            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev_seen),
         };
         match dev_scores {
             Ok(scores) => point.dev = scores,

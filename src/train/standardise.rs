@@ -32,6 +32,15 @@ impl Standard {
         targets.iter().zip(&self.0).map(|(target, (mean, deviation))| ((f64::from(*target) - mean) / deviation) as f32)
     }
 
+    /// Windows as training sees them.
+    pub(super) fn windows(&self, windows: &[LabelledWindow]) -> Vec<LabelledWindow> {
+        let window = |window: &LabelledWindow| LabelledWindow {
+            targets: self.standardised(&window.targets).collect(),
+            ..window.clone()
+        };
+        windows.iter().map(window).collect()
+    }
+
     /// Makes a head that answers in standardised numbers answer in their own units.
     pub(super) fn fold(&self, specs: &[Spec], values: &mut [f32]) -> Result<()> {
         self.change(
