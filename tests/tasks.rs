@@ -59,6 +59,18 @@ impl Folder {
     }
 }
 
+/// Leaves a finished run as a kill after this checkpoint would have left it.
+fn cut_back(run: &str, checkpoint: &str) {
+    for entry in fs::read_dir(run).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.starts_with("checkpoint-") && name != checkpoint {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    fs::remove_file(format!("{run}/model.safetensors")).unwrap();
+}
+
 fn train(data: &str, out: &str, extra: &[&str]) -> Value {
     json(&[&["finetune", "--data", data, "--out", out][..], &TINY, &FAST, extra].concat())
 }
@@ -140,14 +152,7 @@ fn numbers_of_any_size_are_learnt() {
 
     // As after a kill after the twelfth epoch, whose checkpoint is a model of its own.
     train(&data, &broken, &extra);
-    for entry in fs::read_dir(&broken).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name.starts_with("checkpoint-") && name != "checkpoint-00000120" {
-            fs::remove_dir_all(path).unwrap();
-        }
-    }
-    fs::remove_file(format!("{broken}/model.safetensors")).unwrap();
+    cut_back(&broken, "checkpoint-00000120");
     assert!(error(&broken).iter().all(|error| *error < 0.8), "a checkpoint: {:?}", error(&broken));
     let resumed = json(&["finetune", "--resume", "--out", &broken]);
     assert_eq!((&resumed["best_epoch"], &resumed["loss_last"]), (&summary["best_epoch"], &summary["loss_last"]));
@@ -374,14 +379,7 @@ fn early_stopping_keeps_the_best_epoch_and_resumes_to_the_same_bits() {
 
     // As after a kill in the second epoch.
     run(&broken);
-    for entry in fs::read_dir(&broken).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name.starts_with("checkpoint-") && name != "checkpoint-00000010" {
-            fs::remove_dir_all(path).unwrap();
-        }
-    }
-    fs::remove_file(format!("{broken}/model.safetensors")).unwrap();
+    cut_back(&broken, "checkpoint-00000010");
     let resumed = json(&["finetune", "--resume", "--out", &broken]);
     assert_eq!(resumed["best_epoch"], summary["best_epoch"]);
     let read = |out: &str| fs::read(format!("{out}/model.safetensors")).unwrap();

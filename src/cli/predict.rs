@@ -17,7 +17,7 @@ use crate::kmer::sequences::{self, Named};
 use crate::model::{Head, Task};
 use crate::output::{AtomicFile, keep_inputs};
 use crate::report::Progress;
-use crate::train::apply::{answer_text, largest, prediction};
+use crate::train::apply::{answer_text, largest, likely, prediction};
 use crate::train::checkpoint;
 use crate::{Error, Result};
 
@@ -239,8 +239,6 @@ impl Output {
 
     fn row(&mut self, name: &str, scorer: &Scorer, answers: &[f64]) -> Result<()> {
         let labels = scorer.labels();
-        let likely =
-            || labels.iter().zip(answers).filter(|(_, probability)| **probability >= 0.5).map(|(label, _)| label);
         if let Self::Stdout { json: true, rows, .. } = self {
             *rows += 1;
             let comma = if *rows > 1 { "," } else { "" };
@@ -249,7 +247,7 @@ impl Output {
                     json!({ "name": name, "prediction": labels[largest(answers)], "probabilities": answers })
                 }
                 Task::MultiLabel => {
-                    json!({ "name": name, "prediction": likely().collect::<Vec<_>>(), "probabilities": answers })
+                    json!({ "name": name, "prediction": likely(labels, answers), "probabilities": answers })
                 }
                 Task::Regression => json!({ "name": name, "values": answers }),
             };

@@ -24,15 +24,18 @@ pub fn largest(row: &[f64]) -> usize {
     (1..row.len()).fold(0, |best, index| if row[index] > row[best] { index } else { best })
 }
 
+/// Of several classes at once all that are likelier than not.
+pub fn likely<'a>(labels: &'a [String], answers: &[f64]) -> Vec<&'a str> {
+    let likely = labels.iter().zip(answers).filter(|(_, probability)| **probability >= 0.5);
+    likely.map(|(label, _)| label.as_str()).collect()
+}
+
 /// What answers come to: the likeliest class, or of several at once all that are likelier than not, with commas between;
 /// nothing of numbers.
 pub fn prediction(task: Task, labels: &[String], answers: &[f64]) -> Option<String> {
     match task {
         Task::SingleLabel => Some(labels[largest(answers)].clone()),
-        Task::MultiLabel => {
-            let likely = labels.iter().zip(answers).filter(|(_, probability)| **probability >= 0.5);
-            Some(likely.map(|(label, _)| label.as_str()).collect::<Vec<_>>().join(","))
-        }
+        Task::MultiLabel => Some(likely(labels, answers).join(",")),
         Task::Regression => None,
     }
 }

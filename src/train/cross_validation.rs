@@ -181,13 +181,10 @@ fn predictions_table(
         table += &format!("{name}\t{}", fold + 1);
         match task {
             Task::SingleLabel => table += &format!("\t{}", labels[window.label as usize]),
-            Task::MultiLabel => window.targets.iter().for_each(|target| table += &format!("\t{target}")),
-            Task::Regression => {
-                window
-                    .targets
-                    .iter()
-                    .for_each(|target| table += &format!("\t{}", answer_text(*task, (*target).into())));
-            }
+            // A 0 or 1 is written as a number is.
+            _ => window.targets.iter().for_each(|target| {
+                table += &format!("\t{}", answer_text(Task::Regression, (*target).into()));
+            }),
         }
         prediction(*task, labels, answers).iter().for_each(|prediction| table += &format!("\t{prediction}"));
         answers.iter().for_each(|answer| table += &format!("\t{}", answer_text(*task, *answer)));
