@@ -1,6 +1,8 @@
 //! `tools/gpu_check.sh` with stand-ins for the programs that it starts: its order, its clock, and what it makes of programs that hang, trap or
 //! are wrong. What it does with the real ones is seen by `tools/emulated_gpu.sh tools/gpu_check.sh --rehearse`.
 
+#![cfg(target_os = "linux")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,12 @@ struct Check {
 }
 
 impl Check {
-    /// The folder that tools/gpu_pack.sh would make, of stand-ins.
-    fn new(settings: &[(&'static str, &'static str)]) -> Self {
+    /// The folder that tools/gpu_pack.sh would make, of stand-ins; none where there is no Python to make tables with.
+    fn new(settings: &[(&'static str, &'static str)]) -> Option<Self> {
+        if Command::new("python3").arg("--version").output().is_err() {
+            eprintln!("skipped: tools/gpu_check.sh wants python3");
+            return None;
+        }
         let (folder, root) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")));
         for script in ["gpu_check.sh", "bench_table.py"] {
             fs::copy(root.join("tools").join(script), folder.path().join(script)).unwrap();
@@ -24,7 +30,7 @@ impl Check {
         for program in ["helixgrad", "test-kernels", "test-devices", "bench-all", "python"] {
             symlink(root.join("tests/gpu_check/stand_in.sh"), folder.path().join(program)).unwrap();
         }
-        Self { folder, settings: settings.to_vec() }
+        Some(Self { folder, settings: settings.to_vec() })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -59,7 +65,7 @@ impl Check {
 
 #[test]
 fn everything_is_answered_in_its_order() {
-    let check = Check::new(&[]);
+    let Some(check) = Check::new(&[]) else { return };
     let (right, printed) = check.run(&[]);
     assert!(right, "{printed}");
     let answers = check.answers();
@@ -89,7 +95,8 @@ fn everything_is_answered_in_its_order() {
     // The table: 40 and 1 ms planned, of which an instruction bound makes 44 and 1; PyTorch's best of 125 and 100 ms.
     let table = fs::read_to_string(check.path("out/table.md")).unwrap();
     let cells = |name: &str| -> Vec<String> {
-        let line = table.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap_or_else(|| panic!("{table}"));
+        let line =
+            table.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap_or_else(|| panic!("{table}"));
         line.split('|').skip(2).map(|cell| cell.trim().to_owned()).collect()
     };
     let step = "step, dnabert-6, full beside PyTorch compiled";
@@ -108,24 +115,34 @@ fn everything_is_answered_in_its_order() {
     let calls = fs::read_to_string(check.path("calls")).unwrap();
     let again = ["sm90::", "layernorm::", "f32_trains", "work::", "--gemm", "--compile", "bench-all gemm"];
     assert!(!again.iter().any(|call| calls.contains(call)), "{calls}");
-    for call in ["a_thousand_steps --include-ignored", "finetune", "--mix dnabert", "--lengths 2048,16384", "bench-all adamw", "ops"] {
+    for call in [
+        "a_thousand_steps --include-ignored",
+        "finetune",
+        "--mix dnabert",
+        "--lengths 2048,16384",
+        "bench-all adamw",
+        "ops",
+    ] {
         assert!(calls.contains(call), "{call} in {calls}");
     }
 }
 
 #[test]
 fn what_hangs_traps_or_is_wrong_takes_nobody_along() {
-    let check = Check::new(&[
+    let Some(check) = Check::new(&[
         ("HELIXGRAD_CHECK_LIMIT", "5"),
         ("HANGS", "gemm_sm90::long"),
         ("TRAPS", "attention_sm90::short"),
         ("FAULTS", "tanh::"),
         ("FAILS", "layernorm::"),
-    ]);
+    ]) else {
+        return;
+    };
     let (right, printed) = check.run(&[]);
     assert!(!right);
-    let found = ["gemm_sm90::long", "gemm_sm90::short", "attention_sm90::short", "attention_sm90::long", "tanh", "layernorm"]
-        .map(|name| check.ended(name));
+    let found =
+        ["gemm_sm90::long", "gemm_sm90::short", "attention_sm90::short", "attention_sm90::long", "tanh", "layernorm"]
+            .map(|name| check.ended(name));
     assert_eq!(found, ["HANG", "left out", "CRASH", "ok", "CRASH", "FAILED"], "{printed}");
     for line in [
         "attention_sm90::short (0 s): layernorm: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)",
@@ -135,6 +152,7 @@ fn what_hangs_traps_or_is_wrong_takes_nobody_along() {
     ] {
         assert!(printed.contains(line), "{line} in {printed}");
     }
+    assert!(!printed.contains("cannot be killed"), "{printed}");
     // Products of Hopper's kernels are timed no more; what does without them is.
     let found = ["step", "step-cublaslt", "step-sm90-split", "bench-gemm", "bench-attention", "torch-compiled"]
         .map(|name| check.ended(name));
@@ -146,7 +164,7 @@ fn what_hangs_traps_or_is_wrong_takes_nobody_along() {
 /// Whatever finds no room in the time is named, nothing outlives it, and the second call goes on there.
 #[test]
 fn what_finds_no_room_is_named_and_done_by_the_second_call() {
-    let mut check = Check::new(&[("NAP", "1.2"), ("HELIXGRAD_CHECK_SECONDS", "27")]);
+    let Some(mut check) = Check::new(&[("NAP", "1.2"), ("HELIXGRAD_CHECK_SECONDS", "27")]) else { return };
     let started = Instant::now();
     let (right, printed) = check.run(&["hopper", "time", "torch", "benches"]);
     assert!(started.elapsed() < Duration::from_secs(27), "{:?}", started.elapsed());
@@ -163,26 +181,29 @@ fn what_finds_no_room_is_named_and_done_by_the_second_call() {
 
 #[test]
 fn steps_that_differ_are_told() {
-    let check = Check::new(&[]);
+    let Some(check) = Check::new(&[]) else { return };
     let report = |name: &str, norm: f64| {
         let text = format!("{{\"loss\": 8.25, \"gradient_norm\": {norm}}}");
         fs::write(check.path(name), text).unwrap();
     };
     let same = |names: &[&str]| {
-        let output = Command::new("python3").arg("bench_table.py").arg("same").args(names);
-        output.current_dir(check.folder.path()).output().unwrap()
+        let mut command = Command::new("python3");
+        command.args(["bench_table.py", "same"]).args(names).current_dir(check.folder.path()).output().unwrap()
     };
     for (name, norm) in [("a", 1.5), ("b", 1.501), ("c", 1.6)] {
         report(name, norm);
     }
     assert!(same(&["a", "b"]).status.success());
     let output = same(&["a", "b", "c"]);
-    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("farther apart"), "{output:?}");
+    assert!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("farther apart"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn what_is_no_stage_is_refused_with_the_stages() {
-    let check = Check::new(&[]);
+    let Some(check) = Check::new(&[]) else { return };
     let output = Command::new(check.path("gpu_check.sh")).arg("kernel").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("gpu_check.sh more"));

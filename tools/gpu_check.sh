@@ -236,22 +236,30 @@ step() {
 }
 
 time_() {
-    local slow_gemm slow_attention safe=()
-    slow_gemm=$(hangs gemm_sm90::) slow_attention=$(hangs attention_sm90::)
-    [ -z "$slow_attention" ] || safe=(--attention sm80)
-    if [ -z "$slow_gemm" ]; then
+    local no_gemm no_attention safe=()
+    no_gemm=$(hangs gemm_sm90::) no_attention=$(hangs attention_sm90::)
+    [ -z "$no_attention" ] || safe=(--attention sm80)
+    if [ -z "$no_gemm" ]; then
         step step "${safe[@]}" --mix full
+        [ "$device" != cpu ] || return
         step step-own-single "${safe[@]}" --mix full --gemm own-single
     else
-        left_out step "$slow_gemm hangs"
-        left_out step-own-single "$slow_gemm hangs"
+        left_out step "$no_gemm hangs"
+        left_out step-own-single "$no_gemm hangs"
     fi
-    step step-cublaslt "${safe[@]}" --mix full --gemm cublaslt
-    [ -z "$slow_gemm" ] || safe=(--gemm cublaslt)
-    [ -z "$slow_attention" ] || { left_out step-sm90-split "$slow_attention hangs" && return; }
-    step step-sm90-split "${safe[@]}" --mix full --attention sm90-split
+    if grep -q 'cuBLASLt: none' "$out/logs/driver.log" 2>/dev/null; then
+        left_out step-cublaslt "no cuBLASLt on this machine"
+    else
+        step step-cublaslt "${safe[@]}" --mix full --gemm cublaslt
+    fi
+    [ -z "$no_gemm" ] || safe=(--gemm cublaslt)
+    if [ -z "$no_attention" ]; then
+        step step-sm90-split "${safe[@]}" --mix full --attention sm90-split
+    else
+        left_out step-sm90-split "$no_attention hangs"
+    fi
     forget "steps are the same"
-    run "steps are the same" 1 5 $python bench_table.py same "$out"/step*.json
+    run "steps are the same" 1 20 $python bench_table.py same "$out"/step{,-own-single,-cublaslt,-sm90-split}.json
     show <"$out/logs/steps are the same.log"
 }
 

@@ -167,7 +167,9 @@ fn cublaslt_trains_as_the_cpu_does() {
     }
     let device = match Device::open(&name, Choices { gemm: GemmChoice::CublasLt, ..Choices::default() }) {
         Ok(device) => device,
-        Err(error) if error.to_string().contains("cuBLASLt is not on this machine") => return eprintln!("skipped: {error}"),
+        Err(error) if error.to_string().contains("cuBLASLt is not on this machine") => {
+            return eprintln!("skipped: {error}");
+        }
         Err(error) => panic!("{error}"),
     };
     for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1)] {

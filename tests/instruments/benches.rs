@@ -54,18 +54,18 @@ fn inputs_are_drawn_once_and_as_one_thread_draws_them() {
         (0..count).map(|index| ((draws.uniform(index) - 0.5) * deviation * 12f64.sqrt()) as f32).collect()
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
-    let inputs = Inputs::default();
-    let draw = |count: usize, deviation, seed| {
-        inputs.random(&Device::Cpu, DType::F32, count, deviation, seed).unwrap().to_f32().unwrap()
-    };
     pool.install(|| {
+        let inputs = Inputs::default();
+        let draw = |dtype, count: usize, deviation, seed| {
+            inputs.random(&Device::Cpu, dtype, count, deviation, seed).unwrap().to_f32().unwrap()
+        };
         for _way in 0..4 {
             for (count, deviation, seed) in [(1000, 1.0, 1), (70_001, 1.0, 1), (70_001, 1.0, 101), (500, 0.01, 1)] {
-                assert_eq!(draw(count, deviation, seed), alone(count as u64, deviation, seed));
+                assert_eq!(draw(DType::F32, count, deviation, seed), alone(count as u64, deviation, seed));
             }
         }
-        let rounded = inputs.random(&Device::Cpu, DType::Bf16, 300, 1.0, 1).unwrap().to_f32().unwrap();
-        assert!(rounded.iter().zip(alone(300, 1.0, 1)).all(|(&a, b)| a == half::bf16::from_f32(b).to_f32()));
+        let rounded = |value: f32| half::bf16::from_f32(value).to_f32();
+        assert_eq!(draw(DType::Bf16, 300, 1.0, 1), alone(300, 1.0, 1).into_iter().map(rounded).collect::<Vec<_>>());
+        assert_eq!(inputs.drawn(), 2 * 70_001 + 500);
     });
-    assert_eq!(inputs.drawn(), 2 * 70_001 + 500);
 }
