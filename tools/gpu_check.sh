@@ -15,7 +15,8 @@
 #
 # Environment: HELIXGRAD_CHECK_DEVICE (cuda, cuda:1; default cuda), HELIXGRAD_CHECK_OUT (default gpu-check-results), HELIXGRAD_CHECK_SECONDS
 # (default 470), HELIXGRAD_CHECK_LIMIT (seconds, for commands whose own limit is longer), PYTHON (default python3; PyTorch's rows need torch and
-# transformers in it). Results: summary.txt, answers.tsv, table.md, table.json, and logs.tar.gz with what every command printed.
+# transformers in it). Results: summary.txt, answers.tsv, table.md, table.json, and
+# logs.tar.gz with what every command printed.
 set -u
 
 usage() {
@@ -54,10 +55,10 @@ if [ ! -x helixgrad ]; then
     }
 fi
 
-summary=$out/summary.txt answers=$out/answers.tsv
+summary=$out/summary.txt answers=$out/answers.tsv logs=$out/logs
 if [ "${1:-}" != more ]; then
-    rm -rf "${out:?}"/*.{txt,tsv,md,json,jsonl,gz} "$out/logs" "$out/runs"
-    mkdir -p "$out/logs"
+    rm -rf "$summary" "$answers" "${out:?}"/{table.md,table.json,logs.tar.gz,logs,runs}
+    mkdir "$logs"
 fi
 [ "${1:-}" != more ] || [ -s "$answers" ] || stages=(driver "${second[@]}")
 touch "$answers"
@@ -114,7 +115,7 @@ GPU_FAULT='CUDA_ERROR_(ILLEGAL|LAUNCH_FAILED|LAUNCH_TIMEOUT|MISALIGNED|ASSERT|IN
 # run NAME LEAST LIMIT COMMAND...: runs COMMAND for LIMIT seconds at most, if LEAST are left, and says how it ended: ok, FAILED (it says no),
 # CRASH, HANG, cut (not started) or short (stopped before its limit, as the time was up). `$to` takes its stdout where that is data.
 run() {
-    local name=$1 least=$(($2 * patience)) limit=$(($3 * patience)) log="$out/logs/$1.log" left started job status note=
+    local name=$1 least=$(($2 * patience)) limit=$(($3 * patience)) log="$logs/$1.log" left started job status note=
     shift 3
     [ $limit -le "${HELIXGRAD_CHECK_LIMIT:-$limit}" ] || limit=$HELIXGRAD_CHECK_LIMIT
     known "$name" && { ended=known && return 1; }
@@ -182,7 +183,7 @@ driver() {
     [ "$device" != cpu ] || { ./helixgrad doctor 2>&1 | show && return; }
     forget driver
     run driver 5 40 bash -c './helixgrad doctor | tee /dev/stderr | grep -q "device cuda is ready"'
-    show <"$out/logs/driver.log"
+    show <"$logs/driver.log"
     [ "$ended" = ok ] || { say "        the driver does not take us: nothing else can be asked" && finish; }
 }
 
@@ -223,7 +224,7 @@ steps() {
         f32_trains_as_the_cpu_does; do
         [ $test = f32_trains_as_the_cpu_does ] || [ -z "$(hangs '.*_sm90::')" ] || { left_out $test "$(hangs '.*_sm90::') hangs" && continue; }
         run $test 4 25 ./test-devices --exact $test --test-threads 1 --nocapture
-        grep -h -a -E 'at most|is off by' "$out/logs/$test.log" 2>/dev/null | show
+        grep -h -a -E 'at most|is off by' "$logs/$test.log" 2>/dev/null | show
     done
 }
 
@@ -231,8 +232,8 @@ steps() {
 step() {
     local name=$1
     shift
-    to=$out/$name.json run "$name" 12 45 ./helixgrad bench train "${workload[@]}" --steps $steps --device "$device" --dtype $dtype --json "$@" &&
-        $python bench_table.py step "$out/$name.json" | show
+    to=$logs/$name.json run "$name" 12 45 ./helixgrad bench train "${workload[@]}" --steps $steps --device "$device" --dtype $dtype --json "$@" &&
+        $python bench_table.py step "$logs/$name.json" | show
 }
 
 time_() {
@@ -247,7 +248,7 @@ time_() {
         left_out step "$no_gemm hangs"
         left_out step-own-single "$no_gemm hangs"
     fi
-    if grep -q 'cuBLASLt: none' "$out/logs/driver.log" 2>/dev/null; then
+    if grep -q 'cuBLASLt: none' "$logs/driver.log" 2>/dev/null; then
         left_out step-cublaslt "no cuBLASLt on this machine"
     else
         step step-cublaslt "${safe[@]}" --mix full --gemm cublaslt
@@ -259,8 +260,8 @@ time_() {
         left_out step-sm90-split "$no_attention hangs"
     fi
     forget "steps are the same"
-    run "steps are the same" 1 20 $python bench_table.py same "$out"/step{,-own-single,-cublaslt,-sm90-split}.json
-    show <"$out/logs/steps are the same.log"
+    run "steps are the same" 1 20 $python bench_table.py same "$logs"/step{,-own-single,-cublaslt,-sm90-split}.json
+    show <"$logs/steps are the same.log"
 }
 
 # torch_run NAME LEAST LIMIT ARGUMENTS...: tools/torch_baseline.py, if Python has PyTorch and that sees the GPU; its first import reads gigabytes.
@@ -277,7 +278,7 @@ torch_run() {
 torch_step() {
     local name=$1 least=$2 limit=$3
     shift 3
-    to=$out/$name.json torch_run "$name" "$least" "$limit" "${peer[@]}" --steps 8 --json "$@" && $python bench_table.py step "$out/$name.json" | show
+    to=$logs/$name.json torch_run "$name" "$least" "$limit" "${peer[@]}" --steps 8 --json "$@" && $python bench_table.py step "$logs/$name.json" | show
 }
 
 torch() {
@@ -292,7 +293,7 @@ bench() {
     # The products' kernels are those of linear_gelu as well.
     family=${op/linear_gelu/gemm}_sm90::
     [ -z "$(hangs "$family")" ] || { left_out "$name" "$(hangs "$family") hangs" && return; }
-    run "$name" "$least" "$limit" ./bench-all "$op" --bench "${quick[@]}" --device "$device" "${shapes[@]}" "$@" --json "$out/ours.jsonl"
+    run "$name" "$least" "$limit" ./bench-all "$op" --bench "${quick[@]}" --device "$device" "${shapes[@]}" "$@" --json "$logs/ours.jsonl"
 }
 
 # peers NAME LEAST LIMIT OPERATIONS OPTIONS...: what PyTorch takes for the same rows.
@@ -300,7 +301,7 @@ peers() {
     local name=$1 least=$2 limit=$3 operations=$4 tokens=()
     shift 4
     [ -z "$rehearse" ] || tokens=(--tokens 64)
-    to=$out/$name.jsonl torch_run "$name" "$least" "$limit" ops --runs $runs --only "$operations" "${tokens[@]}" "$@"
+    to=$logs/$name.jsonl torch_run "$name" "$least" "$limit" ops --runs $runs --only "$operations" "${tokens[@]}" "$@"
 }
 
 benches() {
@@ -347,7 +348,7 @@ train() {
         run "$name" 5 60 ./helixgrad pretrain --genome $genome --preset splice-small --max-length 256 "${sizes[@]}" --micro-batches 2 \
             --learning-rate 1e-3 --hold-out X_46000001_56000000:9,000,001-10,000,000 --log-every 20 --quiet --device "$device" "$@" \
             --out "$out/runs/$name"
-        grep -h -E 'tokens/s|held out' "$out/logs/$name.log" 2>/dev/null | show
+        grep -h -E 'tokens/s|held out' "$logs/$name.log" 2>/dev/null | show
     }
     for type in "${types[@]}"; do
         pretrain "pretrain-$type" --dtype "$type"
@@ -356,7 +357,7 @@ train() {
         run "finetune-$type" 5 60 ./helixgrad finetune --data "$windows" --init "$out/runs/pretrain-$type" --head site --window 80 --epochs 1 \
             --batch 64 --learning-rate 1e-3 --quiet --device "$device" --dtype "$type" --out "$out/runs/finetune-$type"
         run "evaluate-$type" 5 60 ./helixgrad evaluate --model "$out/runs/finetune-$type" --data "$test" --device "$device" --dtype "$type"
-        grep -h -E 'accuracy|^model|^position' "$out/logs/evaluate-$type.log" 2>/dev/null | show
+        grep -h -E 'accuracy|^model|^position' "$logs/evaluate-$type.log" 2>/dev/null | show
     done
     [ "$device" = cpu ] || pretrain pretrain-stochastic --dtype bf16 --stochastic-rounding
 }
@@ -371,14 +372,14 @@ mixes() {
     torch_step torch-splice 15 70 "${splice[@]}"
     [ "$device" = cpu ] && return
     for small in splice-small mini; do
-        to=$out/small-$small.json run "small-$small" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --json
+        to=$logs/small-$small.json run "small-$small" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --json
         run "small-$small-graphs" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --cuda-graphs \
-            --against "$out/small-$small.json" && sed -n '/tokens\/s/p; /^against/,$p' "$out/logs/small-$small-graphs.log" | show
+            --against "$logs/small-$small.json" && sed -n '/tokens\/s/p; /^against/,$p' "$logs/small-$small-graphs.log" | show
     done
     [ -z "$rehearse" ] || return
     for mix in full dnabert; do
         run "embeddings-$mix" 20 90 $python torch_forward.py dnabert-6 --mix $mix --device "$peer_device" --rounds 3 --helixgrad ./helixgrad
-        show <"$out/logs/embeddings-$mix.log" 2>/dev/null
+        show <"$logs/embeddings-$mix.log" 2>/dev/null
     done
 }
 
@@ -437,10 +438,11 @@ finish() {
         count=$(latest | grep -c -P "^[^\t]*\t$ended\t")
         [ "$count" -eq 0 ] || say "$ended: $count: $(latest | grep -P "^[^\t]*\t$ended\t" | cut -f1 | paste -sd ' ')"
     done
-    say "ok: $(latest | grep -c -P '\tok\t'); $SECONDS s; logs in $out"
+    say "ok: $(latest | grep -c -P '\tok\t'); $SECONDS s; all of it in $out"
     say ""
     wait "$plan" 2>/dev/null
-    timeout -k 3 20 $python bench_table.py table "$out" 2>&1 | tee -a "$summary"
+    timeout -k 3 20 $python bench_table.py table "$logs" 2>&1 | tee -a "$summary"
+    mv "$logs"/table.{md,json} "$out" 2>/dev/null
     tar -C "$out" -czf "$out/logs.tar.gz" logs
     ! latest | grep -q -P '^[^\t]*\t(FAILED|CRASH|HANG)\t'
     exit
@@ -454,7 +456,7 @@ latest() {
 say "helixgrad's GPU check, $(date -u '+%Y-%m-%d %H:%M') UTC, device $device${rehearse:+, a rehearsal: its figures mean nothing}: ${stages[*]}"
 find_cublaslt
 # What the table predicts is counted on the host meanwhile.
-timeout -k 3 $((120 * patience)) ./helixgrad plan "${workload[@]}" --json --quiet >"$out/plan.json" 2>"$out/logs/plan.log" &
+timeout -k 3 $((120 * patience)) ./helixgrad plan "${workload[@]}" --json --quiet >"$logs/plan.json" 2>"$logs/plan.log" &
 plan=$!
 for stage in "${stages[@]}"; do
     # The most that a stage may take: a bad day of one leaves room for the next.
