@@ -176,7 +176,7 @@ after_hang() {
 
 driver() {
     if command -v nvidia-smi >/dev/null; then
-        timeout -k 3 20 nvidia-smi --query-gpu=index,name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv 2>&1 | show
+        timeout -k 3 20 nvidia-smi --query-gpu=index,name,driver_version,memory.total,clocks.max.sm,power.limit,persistence_mode --format=csv 2>&1 | show
     else
         say "        no nvidia-smi"
     fi
@@ -441,6 +441,7 @@ finish() {
     say "ok: $(latest | grep -c -P '\tok\t'); $SECONDS s; all of it in $out"
     say ""
     wait "$plan" 2>/dev/null
+    [ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
     timeout -k 3 20 $python bench_table.py table "$logs" 2>&1 | tee -a "$summary"
     mv "$logs"/table.{md,json} "$out" 2>/dev/null
     tar -C "$out" -czf "$out/logs.tar.gz" logs
@@ -455,6 +456,13 @@ latest() {
 
 say "helixgrad's GPU check, $(date -u '+%Y-%m-%d %H:%M') UTC, device $device${rehearse:+, a rehearsal: its figures mean nothing}: ${stages[*]}"
 find_cublaslt
+# Clocks, power and heat of all that follows; and while somebody looks at the GPU, the driver need not set it up anew for each process.
+watch=
+if command -v nvidia-smi >/dev/null; then
+    nvidia-smi --query-gpu=timestamp,index,clocks.sm,clocks.mem,power.draw,temperature.gpu,utilization.gpu,memory.used --format=csv -l 2 \
+        >>"$logs/gpu.csv" 2>&1 &
+    watch=$!
+fi
 # What the table predicts is counted on the host meanwhile.
 timeout -k 3 $((120 * patience)) ./helixgrad plan "${workload[@]}" --json --quiet >"$logs/plan.json" 2>"$logs/plan.log" &
 plan=$!
@@ -463,7 +471,7 @@ for stage in "${stages[@]}"; do
     case $stage in
     driver) limit_of_stage=60 ;;
     hopper) limit_of_stage=110 ;;
-    kernels) limit_of_stage=70 ;;
+    kernels) limit_of_stage=90 ;;
     steps) limit_of_stage=70 ;;
     time) limit_of_stage=130 ;;
     agree) limit_of_stage=150 ;;
