@@ -5,7 +5,7 @@
 #
 #   gpu_check.sh                  the first call: driver hopper kernels steps time torch benches
 #   gpu_check.sh more             the second: what the first one cut, then agree train mixes lengths operations sanitize
-#   gpu_check.sh STAGE...         these stages alone
+#   gpu_check.sh STAGE...         these stages alone, and like the first call anew
 #   gpu_check.sh --rehearse ...   small shapes, ten times the patience: on a machine without a GPU, by itself (kernels in the emulator) or as
 #                                 `tools/emulated_gpu.sh tools/gpu_check.sh --rehearse` (through the CUDA driver's code). Its figures mean nothing.
 #
@@ -76,7 +76,7 @@ if [ -n "$rehearse" ]; then
 fi
 export HELIXGRAD_TEST_DEVICE=$device
 [ "$device" != cpu ] || export HELIXGRAD_TEST_DEVICE=emulator
-budget=$((${HELIXGRAD_CHECK_SECONDS:-470} * patience)) limit_of_stage=0 ends=0
+budget=$((${HELIXGRAD_CHECK_SECONDS:-470} * patience))
 
 # --- Running commands ---
 
@@ -195,6 +195,7 @@ tests_of() {
 # A process a test: what hangs or traps takes nobody along.
 hopper() {
     local family test
+    [ -n "$(tests_of ./test-kernels)" ] || answer test-kernels FAILED "" "$(./test-kernels --list 2>&1 | tail -n 1)"
     # Products first: all else needs them.
     for family in $(tests_of ./test-kernels '.*_sm90' | cut -d: -f1 | sort -ru); do
         for test in $(tests_of ./test-kernels "$family"); do
