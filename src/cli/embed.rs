@@ -15,7 +15,6 @@ use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed};
 use crate::inference::encoder::Encoder;
 use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::{self, Named};
-use crate::output::keep_inputs;
 use crate::report::{Progress, format};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -40,6 +39,9 @@ pub struct Args {
     /// Names of --bed that the genome has otherwise: NAME=GENOME_NAME.
     #[arg(long, value_name = "NAME=NAME", requires = "bed")]
     alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE", requires = "bed")]
+    alias_file: Option<PathBuf>,
     /// Sequences in the first column of a table with a header, TSV or CSV; a column `name` or `id` names them.
     #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
@@ -98,8 +100,6 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     };
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
     let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
-    let inputs = [&args.fasta, &args.bed, &args.tsv, &args.genome].into_iter().flatten();
-    keep_inputs(&args.out, inputs.map(PathBuf::as_path))?;
     let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
     let k = encoder.vocabulary().k();
     let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);
@@ -109,9 +109,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let counts = if let Some(path) = &args.fasta {
         embed(&encoder, path, sequences::fasta(path)?, &options, &mut sink, &mut count)?
     } else if let (Some(path), Some(genome)) = (&args.bed, &args.genome) {
-        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, None)?);
+        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, args.alias_file.as_deref())?);
         let regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
-        embed(&encoder, path, regions, &options, &mut sink, &mut count)?
+        let counts = embed(&encoder, path, regions, &options, &mut sink, &mut count)?;
+        genome.check()?;
+        counts
     } else {
         let path = args.tsv.as_deref().unwrap_or(Path::new(""));
         embed(&encoder, path, sequences::table(path)?, &options, &mut sink, &mut count)?

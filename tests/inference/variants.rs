@@ -169,7 +169,11 @@ fn deltas_are_those_of_whole_haplotypes() {
         for (line, (position, at, replaced, inserted)) in lines.zip(&asked) {
             for (value, strand) in field(line, "HELIXGRAD").unwrap().split(',').zip(STRANDS) {
                 let columns: Vec<&str> = value.split('|').collect();
-                assert_eq!(columns.len(), 11);
+                assert_eq!(columns.len(), 12);
+                let strongest = (0..4).rev().max_by(|a, b| columns[3 + a].cmp(columns[3 + b])).unwrap();
+                let names = ["acceptor_gain", "acceptor_loss", "donor_gain", "donor_loss"];
+                let is_none = columns[3..7].iter().all(|score| *score == "0.000000");
+                assert_eq!(columns[11], if is_none { "." } else { names[strongest] }, "{value}");
                 assert_eq!(columns[2], strand.to_string());
                 let deltas = expected(&mut plain, &sequence, *at, (*replaced, inserted), strand, gt_ag);
                 for (index, (score, base)) in deltas.into_iter().enumerate() {
@@ -296,6 +300,15 @@ fn genes_give_strand_and_name() {
     let record = |position: usize| format!("x\t{position}\t.\t{}\t{}\t.\t.\t.\n", base(position), other(position));
     let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
     let records: String = [100, 101, 290, 400, 460, 515].map(record).concat();
+    // A base put in just before a gene, just behind one, and a base farther on.
+    let insertion = |position: usize| {
+        let new = *b"ACGT"
+            .iter()
+            .find(|new| [base(position), base(position + 1)].iter().all(|b| *b != char::from(**new)))
+            .unwrap();
+        format!("x\t{position}\t.\t{}\t{}{}\t.\t.\t.\n", base(position), base(position), char::from(new))
+    };
+    let records = records + &[100, 480, 481].map(insertion).concat();
     fs::write(&vcf, format!("{HEADER}{records}")).unwrap();
     annotate(&model, &genome, &vcf, &out, &["--annotation", super::support::text(&gff)]);
     let written = fs::read_to_string(&out).unwrap();
@@ -307,7 +320,17 @@ fn genes_give_strand_and_name() {
             values.map(|value| value.split('|').skip(1).take(2).collect::<Vec<_>>().join(" ")).collect()
         })
         .collect();
-    let expected: [&[&str]; 6] = [&[], &["plus%2C1 +"], &["plus%2C1 +", "minus -"], &["minus -"], &["Twin +"], &[]];
+    let expected: [&[&str]; 9] = [
+        &[],
+        &["plus%2C1 +"],
+        &["plus%2C1 +", "minus -"],
+        &["minus -"],
+        &["Twin +"],
+        &[],
+        &["plus%2C1 +"],
+        &["Twin +"],
+        &[],
+    ];
     assert_eq!(genes, expected);
     assert!(written.contains("|no_gene"));
 }
