@@ -11,7 +11,7 @@ use super::Common;
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
-use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed};
+use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed, embed_both_strands};
 use crate::inference::encoder::Encoder;
 use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::{self, Named};
@@ -63,6 +63,9 @@ pub struct Args {
     /// K-mers that neighbouring windows share at least (default: a quarter of a window).
     #[arg(long, value_name = "K-MERS")]
     overlap: Option<usize>,
+    /// One vector a sequence that is the mean of its own and that of its reverse complement.
+    #[arg(long)]
+    rc: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
@@ -106,17 +109,21 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
     let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
     let started = Instant::now();
+    let mut embed = |path: &Path, sequences: &mut dyn Iterator<Item = Result<Named>>| match args.rc {
+        true => embed_both_strands(&encoder, path, sequences, &options, &mut sink, &mut count),
+        false => embed(&encoder, path, sequences, &options, &mut sink, &mut count),
+    };
     let counts = if let Some(path) = &args.fasta {
-        embed(&encoder, path, sequences::fasta(path)?, &options, &mut sink, &mut count)?
+        embed(path, &mut sequences::fasta(path)?)?
     } else if let (Some(path), Some(genome)) = (&args.bed, &args.genome) {
         let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, args.alias_file.as_deref())?);
-        let regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
-        let counts = embed(&encoder, path, regions, &options, &mut sink, &mut count)?;
+        let mut regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
+        let counts = embed(path, &mut regions)?;
         genome.check()?;
         counts
     } else {
         let path = args.tsv.as_deref().unwrap_or(Path::new(""));
-        embed(&encoder, path, sequences::table(path)?, &options, &mut sink, &mut count)?
+        embed(path, &mut sequences::table(path)?)?
     };
     let seconds = started.elapsed().as_secs_f64();
     progress.finish("");

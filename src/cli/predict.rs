@@ -35,6 +35,9 @@ pub struct Args {
     /// one number a target (default: print it).
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Answer with the mean of two answers: to each window, and to its reverse complement.
+    #[arg(long)]
+    rc: bool,
 }
 
 /// Where windows come from.
@@ -110,6 +113,7 @@ impl Windows {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let scorer = Scorer::new(checkpoint::load(&args.model)?, device, dtype)?;
+    let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
     let mut output = Output::create(args.out.as_deref(), common.json)?;
     output.begin(scorer.labels(), scorer.task())?;
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");

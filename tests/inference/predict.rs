@@ -62,6 +62,40 @@ fn every_source_gives_the_same_probabilities() {
     assert!(printed.starts_with(b"name\tprediction\tacceptor\tdonor\tneither\n0\t"));
 }
 
+/// With `--rc` the answer to a sequence is that to its reverse complement, too: the mean of both. The middle is the same bases.
+#[test]
+fn answers_may_be_means_of_both_strands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model_path = model(folder.path(), &["active", "silent"], Some(WIDTH));
+    let windows: Vec<Vec<u8>> = (0..6).map(|seed| bases(seed + 60, WIDTH + seed as usize % 3)).collect();
+    let fasta = |turned: bool| -> String {
+        let of = |bases: &Vec<u8>| if turned { reverse_complement(bases) } else { bases.clone() };
+        windows.iter().map(|bases| format!(">w\n{}\n", String::from_utf8(of(bases)).unwrap())).collect()
+    };
+    fs::write(path("w.fa"), fasta(false)).unwrap();
+    fs::write(path("t.fa"), fasta(true)).unwrap();
+    let predict = |file: &str, extra: &[&str]| -> Vec<f64> {
+        let result = json(&[&["predict", "--model", text(&model_path), "--fasta", &path(file)], extra].concat());
+        let rows = result["windows"].as_array().unwrap().iter();
+        rows.map(|row| row["probabilities"][0].as_f64().unwrap()).collect()
+    };
+    let mut plain = Plain::new(&model_path);
+    let (both, turned, one) = (predict("w.fa", &["--rc"]), predict("t.fa", &["--rc"]), predict("w.fa", &[]));
+    for (index, bases) in windows.iter().enumerate() {
+        let middle = &bases[bases.len() / 2 - WIDTH / 2..][..WIDTH];
+        let expected = (plain.score(middle)[0] + plain.score(&reverse_complement(middle))[0]) / 2.0;
+        assert!((both[index] - expected).abs() < 1e-6);
+        // The middle of an odd sequence is another one from its other end.
+        assert!(bases.len() % 2 == 1 || (both[index] - turned[index]).abs() < 1e-6);
+    }
+    assert!(both.iter().zip(&one).any(|(both, one)| (both - one).abs() > 1e-3));
+    let splice = folder.path().join("splice");
+    fs::create_dir(&splice).unwrap();
+    let message = refused(&["predict", "--model", text(&splice_model(&splice)), "--fasta", &path("w.fa"), "--rc"]);
+    assert!(message.contains("read on its own strand"), "{message}");
+}
+
 #[test]
 fn no_command_writes_over_what_it_reads() {
     let folder = tempfile::tempdir().unwrap();
