@@ -95,12 +95,6 @@ impl AtomicFile {
     /// As [`AtomicFile::create`], written in the folder `staging`, which exists and is on the file system of the final name.
     pub(crate) fn create_in(path: &Path, staging: Option<&Path>) -> Result<Self> {
         let mut path = path.to_owned();
-        if path == Path::new("-") {
-            return Err(Error::usage(
-                "the output -, where a file is written",
-                "name a file: results go to stdout only where a command prints them, without --out",
-            ));
-        }
         if path.is_symlink() {
             // The link stays; what it points to is replaced.
             path = fs::canonicalize(&path).map_err(Error::io("follow the link", &path))?;

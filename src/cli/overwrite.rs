@@ -37,6 +37,12 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
             "read one of them from standard input, and the other from a file",
         ));
     }
+    if outputs.iter().any(|out| out == Path::new("-")) {
+        return Err(Error::usage(
+            "the output -, where a file is written",
+            "name a file: results go to stdout only where a command prints them, without --out",
+        ));
+    }
     let read: Vec<(PathBuf, &Path)> = inputs.iter().flat_map(|input| files_of(input)).collect();
     for out in &outputs {
         let page = pictured.then(|| saturation::page_path(out)).transpose()?;
@@ -61,7 +67,7 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
 
 /// What is read for an input: itself, and in a folder everything that a model, a run or a dataset has there, also in folders inside.
 fn files_of(input: &Path) -> Vec<(PathBuf, &Path)> {
-    const DEEPEST: usize = 3;
+    const DEEPEST: usize = 2;
     let Ok(real) = input.canonicalize() else { return Vec::new() };
     let mut files = vec![(real.clone(), input)];
     let mut folders = if real.is_dir() { vec![(real, 0)] } else { Vec::new() };

@@ -116,6 +116,10 @@ fn copies_at_one_place_are_told_apart_by_their_order_or_left_out() {
     assert_eq!(annotation.fates.left_out["of_one_name_and_not_told_apart"].first, ["T1"]);
     assert_eq!(left_out(&annotation.lines), [("of_transcripts_left_out", 6)]);
     // Lines that are there twice say nothing twice.
+    let line_twice = gtf(&["transcript 1001 1700", "transcript 1001 1700", "exon 1001 1200", "exon 1501 1700"]);
+    assert_eq!(exons(&read(&line_twice)), ["T1 1001..1200,1501..1700"]);
+    let whole = gtf(&["transcript 1001 1700", "exon 1001 1200", "exon 1501 1700"]);
+    assert_eq!(exons(&read(&(whole.clone() + &whole))), ["T1 1001..1200,1501..1700"; 2]);
     let twice = gtf(&["exon 1001 1200 1", "exon 1001 1200 1", "exon 1501 1700 2"]);
     assert_eq!(exons(&read(&twice)), ["T1 1001..1200,1501..1700"]);
 }

@@ -173,6 +173,17 @@ impl Grouping<'_> {
                     };
                     copies[chosen.ok_or(UNTOLD)?].push(segment);
                 }
+                // A line that only repeats another one is no transcript of its own.
+                let has_exons: Vec<bool> = copies.iter().map(|copy| !copy.is_empty()).collect();
+                let is_same = |a: usize, b: usize| {
+                    (spans[a].1.strand, &spans[a].1.range) == (spans[b].1.strand, &spans[b].1.range)
+                };
+                let repeats = |index: usize| (0..spans.len()).any(|other| has_exons[other] && is_same(index, other));
+                let mut index = 0..;
+                copies.retain(|copy| {
+                    let index = index.next().unwrap_or(0);
+                    !copy.is_empty() || !repeats(index)
+                });
                 copies
             }
         };
@@ -181,7 +192,7 @@ impl Grouping<'_> {
             copies = numbered_anew(&copies[0]);
         }
         let is_told = |copy: &Vec<&Segment>| !copy.is_empty() && !exons_of(copy).any(|(a, b)| b.start < a.end);
-        if copies.len() > 1 && !copies.iter().all(is_told) {
+        if (spans.len() > 1 || copies.len() > 1) && !copies.iter().all(is_told) {
             return Err(UNTOLD);
         }
         Ok(copies)
