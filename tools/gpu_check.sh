@@ -207,13 +207,13 @@ hopper() {
     done
 }
 
-# The f32 kernels and those of any GPU, a process a file.
+# The f32 kernels and those of any GPU, a process a file. (Tests are named in full: `norm::` alone would be layernorm's as well.)
 kernels() {
-    local module skip=()
-    [ -z "$rehearse" ] || read -r -a skip <<<" --skip ${long//|/ --skip }"
+    local module names
     # `machine` is about the emulator alone.
     for module in $(tests_of ./test-kernels | cut -d: -f1 | grep -v -E '_sm90$|^(machine|harness|emulated)$' | sort -u); do
-        run "$module" 4 20 ./test-kernels "$module::" --test-threads 1 --nocapture "${skip[@]}"
+        mapfile -t names < <(tests_of ./test-kernels "$module" | grep -v -E "${long:-^$}")
+        run "$module" 4 20 ./test-kernels --exact "${names[@]}" --test-threads 1 --nocapture
         after_hang "$module"
     done
 }
