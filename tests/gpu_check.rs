@@ -91,6 +91,10 @@ fn everything_is_answered_in_its_order() {
     ];
     assert!(order.is_sorted_by_key(|name| place(name)), "{answers:?}");
     assert!(!answers.iter().any(|answer| answer.0 == "machine"), "what is about the emulator alone");
+    let calls = fs::read_to_string(check.path("calls")).unwrap();
+    for tests in ["layernorm::any layernorm::other", "norm::any"] {
+        assert!(calls.contains(&format!("test-kernels --exact {tests} --test-threads 1")), "{tests} in {calls}");
+    }
 
     // The table: 40 and 1 ms planned, of which an instruction bound makes 44 and 1; PyTorch's best of 125 and 100 ms.
     let table = fs::read_to_string(check.path("out/table.md")).unwrap();

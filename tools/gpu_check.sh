@@ -5,7 +5,7 @@
 #
 #   gpu_check.sh                  the first call: driver hopper kernels steps time torch benches
 #   gpu_check.sh more             the second: what the first one cut, then agree train mixes lengths operations sanitize
-#   gpu_check.sh STAGE...         these stages alone
+#   gpu_check.sh STAGE...         these stages alone, and like the first call anew
 #   gpu_check.sh --rehearse ...   small shapes, ten times the patience: on a machine without a GPU, by itself (kernels in the emulator) or as
 #                                 `tools/emulated_gpu.sh tools/gpu_check.sh --rehearse` (through the CUDA driver's code). Its figures mean nothing.
 #
@@ -76,7 +76,7 @@ if [ -n "$rehearse" ]; then
 fi
 export HELIXGRAD_TEST_DEVICE=$device
 [ "$device" != cpu ] || export HELIXGRAD_TEST_DEVICE=emulator
-budget=$((${HELIXGRAD_CHECK_SECONDS:-470} * patience)) limit_of_stage=0 ends=0
+budget=$((${HELIXGRAD_CHECK_SECONDS:-470} * patience))
 
 # --- Running commands ---
 
@@ -176,7 +176,7 @@ after_hang() {
 
 driver() {
     if command -v nvidia-smi >/dev/null; then
-        timeout -k 3 20 nvidia-smi --query-gpu=index,name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv 2>&1 | show
+        timeout -k 3 20 nvidia-smi --query-gpu=index,name,driver_version,memory.total,clocks.max.sm,power.limit,persistence_mode --format=csv 2>&1 | show
     else
         say "        no nvidia-smi"
     fi
@@ -195,6 +195,7 @@ tests_of() {
 # A process a test: what hangs or traps takes nobody along.
 hopper() {
     local family test
+    [ -n "$(tests_of ./test-kernels)" ] || answer test-kernels FAILED "" "$(./test-kernels --list 2>&1 | tail -n 1)"
     # Products first: all else needs them.
     for family in $(tests_of ./test-kernels '.*_sm90' | cut -d: -f1 | sort -ru); do
         for test in $(tests_of ./test-kernels "$family"); do
@@ -206,13 +207,13 @@ hopper() {
     done
 }
 
-# The f32 kernels and those of any GPU, a process a file.
+# The f32 kernels and those of any GPU, a process a file. (Tests are named in full: `norm::` alone would be layernorm's as well.)
 kernels() {
-    local module skip=()
-    [ -z "$rehearse" ] || read -r -a skip <<<" --skip ${long//|/ --skip }"
+    local module names
     # `machine` is about the emulator alone.
     for module in $(tests_of ./test-kernels | cut -d: -f1 | grep -v -E '_sm90$|^(machine|harness|emulated)$' | sort -u); do
-        run "$module" 4 20 ./test-kernels "$module::" --test-threads 1 --nocapture "${skip[@]}"
+        mapfile -t names < <(tests_of ./test-kernels "$module" | grep -v -E "${long:-^$}")
+        run "$module" 4 20 ./test-kernels --exact "${names[@]}" --test-threads 1 --nocapture
         after_hang "$module"
     done
 }
@@ -441,6 +442,7 @@ finish() {
     say "ok: $(latest | grep -c -P '\tok\t'); $SECONDS s; all of it in $out"
     say ""
     wait "$plan" 2>/dev/null
+    [ -z "$watch" ] || { kill -KILL "$watch" && wait "$watch"; } 2>/dev/null
     timeout -k 3 20 $python bench_table.py table "$logs" 2>&1 | tee -a "$summary"
     mv "$logs"/table.{md,json} "$out" 2>/dev/null
     tar -C "$out" -czf "$out/logs.tar.gz" logs
@@ -455,6 +457,13 @@ latest() {
 
 say "helixgrad's GPU check, $(date -u '+%Y-%m-%d %H:%M') UTC, device $device${rehearse:+, a rehearsal: its figures mean nothing}: ${stages[*]}"
 find_cublaslt
+# Clocks, power and heat of all that follows; and while somebody looks at the GPU, the driver need not set it up anew for each process.
+watch=
+if command -v nvidia-smi >/dev/null; then
+    nvidia-smi --query-gpu=timestamp,index,clocks.sm,clocks.mem,power.draw,temperature.gpu,utilization.gpu,memory.used --format=csv -l 2 \
+        >>"$logs/gpu.csv" 2>&1 &
+    watch=$!
+fi
 # What the table predicts is counted on the host meanwhile.
 timeout -k 3 $((120 * patience)) ./helixgrad plan "${workload[@]}" --json --quiet >"$logs/plan.json" 2>"$logs/plan.log" &
 plan=$!
@@ -463,7 +472,7 @@ for stage in "${stages[@]}"; do
     case $stage in
     driver) limit_of_stage=60 ;;
     hopper) limit_of_stage=110 ;;
-    kernels) limit_of_stage=70 ;;
+    kernels) limit_of_stage=90 ;;
     steps) limit_of_stage=70 ;;
     time) limit_of_stage=130 ;;
     agree) limit_of_stage=150 ;;

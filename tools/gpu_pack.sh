@@ -6,7 +6,7 @@
 #   tools/gpu_pack.sh
 #
 # Under 48 MB: the four programs hold the same kernels, and xz looks back far enough to write them once. HELIXGRAD_PACK_PROFILE=dev takes
-# the profile of `cargo build` instead, which is sooner there, to rehearse.
+# the binaries of `cargo test` instead, which may be there already, to rehearse.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,17 +15,14 @@ profile=${HELIXGRAD_PACK_PROFILE:-release}
 rm -rf gpu-check gpu-check.tar.xz
 mkdir -p gpu-check/sample gpu-check/tests/fixtures
 
-# cargo names test programs by a hash; its own messages say which is which. (Tests have profile `test` where the rest has dev.)
-built() {
-    name=$1
-    shift
-    cargo "$@" --message-format=json | sed -n 's/.*"name":"'"$name"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1
-}
-[ "$profile" = dev ] && tests=test || tests=$profile
-cp "$(built helixgrad build --locked --profile "$profile" --bin helixgrad)" gpu-check/helixgrad
-cp "$(built kernels test --locked --profile "$tests" --no-run --test kernels)" gpu-check/test-kernels
-cp "$(built devices test --locked --profile "$tests" --no-run --test devices)" gpu-check/test-devices
-cp "$(built all build --locked --profile "$tests" --bench all)" gpu-check/bench-all
+# One call: with other targets cargo would choose other features of what they need, and compile everything again. It names test programs by a hash;
+# its own messages say which is which. (Tests have profile `test` where the rest has dev. The program comes with its tests.)
+[ "$profile" != dev ] || profile=test
+messages=$(cargo test --locked --profile "$profile" --no-run --test kernels --test devices --bench all --message-format=json)
+for program in helixgrad=helixgrad kernels=test-kernels devices=test-devices all=bench-all; do
+    built=$(echo "$messages" | sed -n 's/.*"name":"'"${program%=*}"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    cp "$built" "gpu-check/${program#*=}"
+done
 find gpu-check -maxdepth 1 -type f -exec strip {} +
 cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
 cp tests/fixtures/golden_* gpu-check/tests/fixtures/

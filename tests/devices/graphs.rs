@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::graphs::{Graph, GraphCounts, Graphs, Task};
-use helixgrad::device::{Choices, DType, Device, Driver, Launch};
+use helixgrad::device::{Choices, DType, Device, Driver, GemmChoice, Launch};
 use helixgrad::kmer::corpus::PretrainingData;
 use helixgrad::model::{Head, Model};
 use helixgrad::optim::AdamWConfig;
@@ -15,7 +15,7 @@ use helixgrad::{Error, Result};
 use proptest::prelude::*;
 
 use crate::sampling::{corpus, vocabulary};
-use crate::{config, device, emulated, options};
+use crate::{config, device, emulated, hopper, options};
 
 /// Writes down what it is asked to do, one line for each piece of work, whether in a graph or not.
 #[derive(Default)]
@@ -227,8 +227,10 @@ fn steps_as_graphs_change_no_bit() {
         let report = trainer.report().unwrap();
         (report.losses, report.gradient_norm, trainer.model.parameters.host_values().unwrap())
     };
-    let chips =
-        emulated::named().map_or_else(|| vec![emulated::device(), emulated::chip((9, 0))], |device| vec![device]);
+    // Hopper's products in clusters as well: a node of a graph has no field for their size, which the kernel brings along.
+    let clusters = hopper(Choices { gemm: GemmChoice::OwnCluster, ..Choices::default() });
+    let mut chips = emulated::named().map_or_else(|| vec![emulated::device()], |device| vec![device]);
+    chips.extend(clusters.runs_sm90().then_some(clusters));
     for chip in chips {
         let expected = train(&chip, DType::Bf16);
         let graphs = Graphs::over(chip);

@@ -9,7 +9,7 @@ bench_table.py*) exec python3 "$@" ;;
 -c*) exit ${NO_TORCH:-0} ;;
 --list)
     [ "$name" != test-devices ] || { printf '%s: test\n' f32_trains_as_the_cpu_does training::a_thousand_steps work::any && exit; }
-    printf '%s: test\n' attention_sm90::long attention_sm90::short gemm_sm90::long gemm_sm90::short layernorm::any layernorm::other machine::any tanh::any
+    printf '%s: test\n' attention_sm90::long attention_sm90::short gemm_sm90::long gemm_sm90::short layernorm::any layernorm::other machine::any norm::any tanh::any
     exit
     ;;
 esac
