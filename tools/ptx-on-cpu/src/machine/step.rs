@@ -299,7 +299,11 @@ impl Cluster<'_> {
             Operation::SetMaxRegisters => Ok(self.together(warp, step, u32::MAX).unwrap_or(Flow::Next)),
             Operation::MapReplace { .. } => self.map_replace(warp, operation, step),
             Operation::MapCopy { to, from } => self.map_copy(warp, *to, *from, step),
-            Operation::Fence { .. } | Operation::FenceMbarrierInit | Operation::Nothing => Ok(Flow::Next),
+            Operation::FenceMbarrierInit => {
+                self.publish_mbarriers(warp);
+                Ok(Flow::Next)
+            }
+            Operation::Fence { .. } | Operation::Nothing => Ok(Flow::Next),
             Operation::Trap => Err("the kernel called trap".into()),
             Operation::Unknown(text) => Err(text.as_str().into()),
             Operation::Rows(_) | Operation::Branch | Operation::BranchTable(_) | Operation::Exit => Ok(Flow::Next),
