@@ -155,11 +155,6 @@ impl Clocks {
         get(&self.warps[warp].read, agent) >= epoch
     }
 
-    /// Whether the asynchronous proxy was told of it.
-    pub fn proxy_knows(&self, warp: usize, agent: usize, epoch: u32) -> bool {
-        get(&self.warps[warp].proxied, agent) >= epoch
-    }
-
     /// What a warp knows when it ends, for the end of its block.
     pub fn leave(&self, warp: usize, end: &mut Clock) {
         end.join(&self.warps[warp], true);
@@ -282,10 +277,11 @@ impl Clocks {
         Ok(())
     }
 
-    /// A write by `warp` itself.
-    pub fn write(&mut self, warp: usize, range: Range, statement: u32) -> Result<(), Conflict> {
+    /// A write by `warp` itself. Warps that write the same value do not disturb each other, and compilers let them.
+    pub fn write(&mut self, warp: usize, range: Range, same: bool, statement: u32) -> Result<(), Conflict> {
         let epoch = self.warps[warp].happened[warp];
-        self.write_as(warp as u32, epoch, warp, range, statement)
+        let result = self.write_as(warp as u32, epoch, warp, range, statement);
+        if same { Ok(()) } else { result }
     }
 
     /// A write by an agent that `warp` set going.

@@ -48,7 +48,7 @@ impl Cluster<'_> {
         self.blocks[rank].shared[offset..][..copy.bytes].copy_from_slice(&content[..copy.bytes]);
         let Some(clocks) = &mut self.clocks else { return Ok(()) };
         let range = Range { block: rank, offset, bytes: copy.bytes };
-        clocks.write(warp.id, range, copy.statement).map_err(|conflict| self.conflict(conflict))
+        clocks.write(warp.id, range, false, copy.statement).map_err(|conflict| self.conflict(conflict))
     }
 
     pub fn copy_commit(&mut self, warp: &mut Warp) -> Flow {

@@ -51,7 +51,7 @@ impl Cluster<'_> {
                     map.copy_from_slice(&self.blocks[rank].shared[offset..][..BYTES]);
                     replace(&mut map, field, index, value).in_lane(lane)?;
                     self.blocks[rank].shared[offset..][..BYTES].copy_from_slice(&map);
-                    self.see_write(warp, Range { block: rank, offset, bytes: BYTES }, step).in_lane(lane)?;
+                    self.see_write(warp, Range { block: rank, offset, bytes: BYTES }, false, step).in_lane(lane)?;
                 }
                 Place::Global { .. } => {
                     self.read_bytes(at, &mut map).in_lane(lane)?;

@@ -93,7 +93,7 @@ impl Cluster<'_> {
             }
             self.visit(warp, rank)?;
             let barrier_there = barrier & ((1 << RANK_SHIFT) - 1) | (rank as u64) << RANK_SHIFT;
-            self.see_mbarrier(warp.id, barrier_there, true)?;
+            self.see_mbarrier(warp.id, barrier_there)?;
             let mbarrier = self.mbarrier_of(rank, barrier)?;
             mbarrier.copies += 1;
             let (agent, epoch) = (mbarrier.agent(), mbarrier.copies);

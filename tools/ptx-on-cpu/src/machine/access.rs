@@ -174,42 +174,42 @@ impl Cluster<'_> {
         let Operation::Store { space, bytes, wide, count, address } = *operation else { return Ok(Flow::Next) };
         let (bytes, count) = (bytes as usize, count as usize);
         let base = step.registers[0];
+        let length = bytes * count;
         for lane in lanes(step.mask) {
             let at = warp.address(base, address, lane);
-            let place = self.place_of(space, at, bytes * count).in_lane(lane)?;
+            let place = self.place_of(space, at, length).in_lane(lane)?;
+            let mut content = [0; 64];
             for (number, register) in step.registers[1..].iter().enumerate() {
                 let value = if wide {
                     warp.registers.wide_lane(*register, lane)
                 } else {
                     u64::from(warp.registers.lane(*register, lane))
                 };
-                let from = &value.to_le_bytes()[..bytes];
-                let skip = number * bytes;
-                match place {
-                    Place::Global { region, offset } => {
-                        let region = &self.launch.memory.regions[region];
-                        // SAFETY: place_of checked bounds and alignment; kernels' accesses are atomic.
-                        unsafe { write_global(region.pointer(offset + skip as u64), bytes, value) };
-                    }
-                    Place::Shared { rank, offset } => {
-                        self.blocks[rank].shared[offset + skip..][..bytes].copy_from_slice(from);
-                    }
-                    Place::Local(offset) => {
-                        let start = lane * self.launch.code.local_bytes + offset + skip;
-                        warp.local[start..][..bytes].copy_from_slice(from);
-                    }
-                    Place::Param(_) => return Err("writes a parameter of the kernel").in_lane(lane),
-                }
+                content[number * bytes..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
             }
+            let content = &content[..length];
             match place {
                 Place::Global { region, offset } => {
-                    self.launch.memory.regions[region].mark_written(offset, (bytes * count) as u64);
+                    let region = &self.launch.memory.regions[region];
+                    for (number, element) in content.chunks(bytes).enumerate() {
+                        let to = region.pointer(offset + (number * bytes) as u64);
+                        // SAFETY: place_of checked bounds and alignment; kernels' accesses are atomic.
+                        unsafe { write_global(to, bytes, from_bytes(element)) };
+                    }
+                    region.mark_written(offset, length as u64);
                 }
                 Place::Shared { rank, offset } => {
                     self.visit(warp, rank).in_lane(lane)?;
-                    self.see_write(warp, Range { block: rank, offset, bytes: bytes * count }, step).in_lane(lane)?;
+                    let target = &mut self.blocks[rank].shared[offset..][..length];
+                    let same = target == content;
+                    target.copy_from_slice(content);
+                    self.see_write(warp, Range { block: rank, offset, bytes: length }, same, step).in_lane(lane)?;
                 }
-                _ => {}
+                Place::Local(offset) => {
+                    let start = lane * self.launch.code.local_bytes + offset;
+                    warp.local[start..][..length].copy_from_slice(content);
+                }
+                Place::Param(_) => return Err("writes a parameter of the kernel").in_lane(lane),
             }
         }
         Ok(Flow::Next)
@@ -223,11 +223,11 @@ impl Cluster<'_> {
         clocks.read(warp.id, range, until, step.statement()).map_err(|conflict| self.conflict(conflict))
     }
 
-    /// A plain write of shared memory, for the clocks.
+    /// A plain write of shared memory, for the clocks; perhaps of what was there already.
     #[inline]
-    pub fn see_write(&mut self, warp: &Warp, range: Range, step: &Step) -> Result<(), Finding> {
+    pub fn see_write(&mut self, warp: &Warp, range: Range, same: bool, step: &Step) -> Result<(), Finding> {
         let Some(clocks) = &mut self.clocks else { return Ok(()) };
-        clocks.write(warp.id, range, step.statement()).map_err(|conflict| self.conflict(conflict))
+        clocks.write(warp.id, range, same, step.statement()).map_err(|conflict| self.conflict(conflict))
     }
 
     /// Lanes one after another, as unordered as atomics are.

@@ -76,8 +76,9 @@ impl Cluster<'_> {
         found.ok_or_else(|| format!("no mbarrier was initialised at {address:#x}").into())
     }
 
-    /// Checks that the initialisation is ordered before what a warp does with it, or a copy that the warp begins.
-    pub fn see_mbarrier(&mut self, warp: usize, address: u64, is_copy: bool) -> Result<(), Finding> {
+    /// Checks that the initialisation is ordered before what a warp does with it, or a copy that the warp begins: by a barrier, or
+    /// a relaxed one with `fence.mbarrier_init` before it.
+    pub fn see_mbarrier(&mut self, warp: usize, address: u64) -> Result<(), Finding> {
         let (owner, published) = {
             let mbarrier = self.mbarrier(address)?;
             (mbarrier.owner, mbarrier.published)
@@ -89,13 +90,6 @@ impl Cluster<'_> {
             let name = clocks.name(agent as u32);
             return Err(format!(
                 "uses the mbarrier {address:#x}, which {name} initialised, and nothing orders the two"
-            )
-            .into());
-        }
-        if is_copy && !published && !clocks.proxy_knows(warp, agent, epoch) {
-            return Err(format!(
-                "an asynchronous copy reports to the mbarrier {address:#x}, and no fence.mbarrier_init or fence.proxy.async \
-                 stands behind its initialisation"
             )
             .into());
         }
@@ -182,7 +176,7 @@ impl Cluster<'_> {
         bytes: i64,
         (relaxed, drop): (bool, bool),
     ) -> Result<u64, Finding> {
-        self.see_mbarrier(warp, address, false)?;
+        self.see_mbarrier(warp, address)?;
         let mut clocks = self.clocks.take();
         let result = self.mbarrier(address).map(|mbarrier| {
             if let Some(clocks) = &mut clocks {
@@ -208,7 +202,7 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let at = warp.address(base, address, lane);
             let bytes = i64::from(warp.registers.lane(bytes, lane));
-            self.see_mbarrier(warp.id, at, false).in_lane(lane)?;
+            self.see_mbarrier(warp.id, at).in_lane(lane)?;
             self.mbarrier(at).in_lane(lane)?.bytes += bytes;
         }
         Ok(Flow::Next)
@@ -235,7 +229,7 @@ impl Cluster<'_> {
             let answer = match asked {
                 Some((same_at, same_phase, answer)) if (same_at, same_phase) == (at, wanted) => answer,
                 _ => {
-                    self.see_mbarrier(warp.id, at, false).in_lane(lane)?;
+                    self.see_mbarrier(warp.id, at).in_lane(lane)?;
                     let mbarrier = self.mbarrier(at).in_lane(lane)?;
                     let answer = mbarrier.phase & 1 != wanted;
                     if answer && !relaxed {

@@ -139,12 +139,15 @@ impl<'a> Parser<'a> {
     /// A declaration behind its state space: `.align 4 .b8 name[12] = {1, 2}`.
     fn variable(&mut self, space: Space) -> Result<Variable, Error> {
         let mut variable = Variable { space, size: 1, ..Variable::default() };
-        let mut lanes = 1;
+        let (mut lanes, mut is_pointer) = (1, false);
         variable.name = loop {
             let word = self.word()?;
             match word {
+                // Behind `.ptr` it is the alignment of what the pointer leads to.
+                ".align" if is_pointer => _ = self.length()?,
                 ".align" => variable.align = self.length()?,
-                ".ptr" | ".volatile" | ".attribute" | ".managed" => {}
+                ".ptr" => is_pointer = true,
+                ".volatile" | ".attribute" | ".managed" => {}
                 ".v2" | ".v4" => lanes = if word == ".v2" { 2 } else { 4 },
                 _ if space_of(word).is_some() => {}
                 _ => match size_of_kind(word) {
@@ -338,7 +341,7 @@ mod tests {
         let file = parse(TEXT).unwrap();
         let kernel = &file.functions[0];
         assert_eq!((kernel.name.as_str(), kernel.is_kernel), ("kernel", true));
-        assert_eq!((kernel.parameters[0].size, kernel.parameters[0].align), (8, 16));
+        assert_eq!((kernel.parameters[0].size, kernel.parameters[0].align), (8, 8));
         assert_eq!((kernel.parameters[1].size, kernel.parameters[1].align), (128, 64));
         assert_eq!(kernel.directives[".reqntid"], [128, 1, 1]);
         assert_eq!(file.variables[1].initial, [1, 2, 255]);

@@ -66,7 +66,7 @@ impl Cluster<'_> {
                     let word = words[4 * first + second / 2];
                     bytes.copy_from_slice(&((word >> (16 * (second % 2))) as u16).to_le_bytes());
                 }
-                self.see_write(warp, range, step).in_lane(lane)?;
+                self.see_write(warp, range, false, step).in_lane(lane)?;
             }
         }
         Ok(Flow::Next)

@@ -76,13 +76,19 @@ fn copies_are_waited_for() {
 
 #[test]
 fn initialised_mbarriers_are_made_known() {
-    let body = "mov.u32 r1, tile; mov.u32 r2, bar; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
-        @q fence.mbarrier_init.release.cluster; bar.sync 0;
-        @q mbarrier.arrive.expect_tx.shared.b64 x, [r2], 256;
-        @q cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [r1], [v], 256, [r2];
-        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;";
-    needs(TILE, body, 64, "@q fence.mbarrier_init.release.cluster;", &["no fence.mbarrier_init"]);
-    needs(TILE, body, 64, "bar.sync 0;", &["nothing orders the two", "no mbarrier was initialised"]);
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; mov.u32 r4, %cluster_ctarank; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
+        @q fence.mbarrier_init.release.cluster; barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;
+        xor.b32 r3, r4, 1; mapa.shared::cluster.u32 r5, r2, r3; @q mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r5];
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    let right = Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(findings(&right, &[0], 4), Vec::<String>::new());
+    let wrong = body.replace("@q fence.mbarrier_init.release.cluster;", "");
+    let found = findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &wrong) }, &[0], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("nothing orders the two")), "{found:#?}");
+    // A barrier that is not relaxed does it as well.
+    let plain = wrong.replace("arrive.relaxed", "arrive");
+    assert_eq!(findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &plain) }, &[0], 4), Vec::<String>::new());
 }
 
 /// Two blocks that read each other's memory.
