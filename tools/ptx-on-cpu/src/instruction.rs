@@ -121,6 +121,7 @@ pub(crate) enum Operation {
     /// values.., address
     Load {
         space: Space,
+        strong: bool,
         bytes: u8,
         signed: bool,
         wide: bool,
@@ -130,6 +131,8 @@ pub(crate) enum Operation {
     /// address, values..
     Store {
         space: Space,
+        strong: bool,
+        releases: bool,
         bytes: u8,
         wide: bool,
         count: u8,
@@ -143,7 +146,6 @@ pub(crate) enum Operation {
         bytes: u8,
         address: Address,
         releases: bool,
-        acquires: bool,
     },
     Branch,
     /// index; targets are the code's.
@@ -196,7 +198,6 @@ pub(crate) enum Operation {
     /// address, values..
     StoreMatrix {
         transpose: bool,
-        count: u8,
         address: Address,
     },
     /// d.., a.., b.., c..
@@ -218,7 +219,6 @@ pub(crate) enum Operation {
         address: Address,
         relaxed: bool,
         drop: bool,
-        remote: bool,
     },
     /// barrier, bytes
     MbarrierExpect(Address),
@@ -230,8 +230,9 @@ pub(crate) enum Operation {
     },
     FenceAsyncProxy,
     FenceMbarrierInit,
+    /// Of the whole GPU, or of less.
     Fence {
-        cluster_only: bool,
+        whole: bool,
     },
     /// shared, map, barrier, mask, coordinates..
     TensorLoad {
@@ -248,10 +249,7 @@ pub(crate) enum Operation {
         reduction: Reduction,
     },
     BulkCommit,
-    BulkWait {
-        pending: u32,
-        read: bool,
-    },
+    BulkWait(u32),
     /// shared, global, bytes, barrier, mask
     BulkLoad {
         shared: Address,

@@ -9,6 +9,7 @@ use crate::fault::Fault;
 use crate::machine::{Cluster, MAX_SHARED, Prepared};
 use crate::memory::Memory;
 use crate::module::Module;
+use crate::races::Races;
 
 /// A launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +141,7 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
     let next = AtomicU64::new(0);
     let executed = Mutex::new((vec![[0u64; 2]; launch.code.instructions.len()], 0u64));
     let work = || -> Result<(), Fault> {
+        let mut races = launch.settings.hazards.then(Races::default);
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= total {
@@ -147,8 +149,9 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
             }
             let [width, height, _] = clusters;
             let id = [number % width, number / width % height, number / width / height].map(|at| at as u32);
-            let mut cluster = Cluster::new(launch, id, number);
+            let mut cluster = Cluster::new(launch, id, number, races.take());
             let result = cluster.run();
+            races = cluster.races.take();
             let mut sums = executed.lock().unwrap_or_else(PoisonError::into_inner);
             for (sum, [warps, threads]) in sums.0.iter_mut().zip(&cluster.executed) {
                 sum[0] += warps;

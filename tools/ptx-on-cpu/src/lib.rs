@@ -58,6 +58,7 @@ mod machine;
 mod memory;
 mod module;
 mod parse;
+mod races;
 mod registers;
 mod rows;
 mod syntax;

@@ -11,7 +11,7 @@ use crate::tensor_map::Swizzle;
 
 /// Addresses and sizes of bulk copies are multiples of 16.
 fn check(address: u64, bytes: usize) -> Result<(), Finding> {
-    if bytes % 16 != 0 || bytes == 0 || address % 16 != 0 {
+    if !bytes.is_multiple_of(16) || bytes == 0 || !address.is_multiple_of(16) {
         return Err(format!("a bulk copy of {bytes} bytes at {address:#x}: both must be multiples of 16").into());
     }
     Ok(())
@@ -43,7 +43,14 @@ impl Cluster<'_> {
                 _ => 4,
             };
             let pieces = vec![(0, address, bytes)];
-            let store = Store { rank: 0, pieces, swizzle: Swizzle::None, element_bytes, reduction };
+            let store = Store {
+                rank: 0,
+                pieces,
+                swizzle: Swizzle::None,
+                element_bytes,
+                reduction,
+                statement: step.statement(),
+            };
             self.start_store(warp, store, (warp.address(from, shared, lane), bytes, 16), step).in_lane(lane)?;
         }
         Ok(Flow::Next)
@@ -103,7 +110,9 @@ impl Cluster<'_> {
     }
 
     fn store_piece(&mut self, store: &Store, address: u64, piece: &[u8]) -> Result<(), Finding> {
-        let Reduction::With(operation, number) = store.reduction else { return self.write_bytes(address, piece) };
+        let Reduction::With(operation, number) = store.reduction else {
+            return self.write_bytes(address, piece, store.statement);
+        };
         let bytes = store.element_bytes;
         for (place, element) in piece.chunks_exact(bytes).enumerate() {
             let address = address + (place * bytes) as u64;

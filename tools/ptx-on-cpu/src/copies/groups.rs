@@ -5,6 +5,7 @@ use crate::clocks::Range;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{Address, NONE, Operation};
 use crate::machine::{Cluster, Flow, Step, Warp};
+use crate::races::Touch;
 use crate::registers::lanes;
 
 impl Cluster<'_> {
@@ -44,7 +45,7 @@ impl Cluster<'_> {
             );
         }
         let mut content = [0; 16];
-        self.read_bytes(copy.global, &mut content[..copy.length])?;
+        self.read_bytes(copy.global, &mut content[..copy.length], copy.statement)?;
         self.blocks[rank].shared[offset..][..copy.bytes].copy_from_slice(&content[..copy.bytes]);
         let Some(clocks) = &mut self.clocks else { return Ok(()) };
         let range = Range { block: rank, offset, bytes: copy.bytes };
@@ -90,10 +91,11 @@ impl Cluster<'_> {
     }
 
     /// Copies global memory out.
-    pub fn read_bytes(&mut self, address: u64, target: &mut [u8]) -> Result<(), Finding> {
+    pub fn read_bytes(&mut self, address: u64, target: &mut [u8], statement: u32) -> Result<(), Finding> {
         if target.is_empty() {
             return Ok(());
         }
+        self.touch(address, target.len(), Touch::Read, statement)?;
         let region = self.launch.memory.find(address, target.len() as u64)?;
         let region = &self.launch.memory.regions[region];
         let offset = address - region.base;
@@ -108,10 +110,11 @@ impl Cluster<'_> {
     }
 
     /// Copies bytes into global memory.
-    pub fn write_bytes(&mut self, address: u64, source: &[u8]) -> Result<(), Finding> {
+    pub fn write_bytes(&mut self, address: u64, source: &[u8], statement: u32) -> Result<(), Finding> {
         if source.is_empty() {
             return Ok(());
         }
+        self.touch(address, source.len(), Touch::Write, statement)?;
         let region = self.launch.memory.find(address, source.len() as u64)?;
         let region = &self.launch.memory.regions[region];
         let offset = address - region.base;

@@ -14,7 +14,7 @@ const ELEMENT_BYTES: [u8; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 4, 8, 2, 4, 4];
 
 impl Cluster<'_> {
     /// The map at an address: of a parameter, generic or not, or of global memory.
-    pub fn map_at(&mut self, warp: &Warp, address: u64) -> Result<TensorMap, Finding> {
+    pub fn map_at(&mut self, address: u64, statement: u32) -> Result<TensorMap, Finding> {
         let space = if address >> 32 == 0 { Space::Param } else { Space::Generic };
         let mut bytes = [0; BYTES];
         match self.place_of(space, address, 64)? {
@@ -24,13 +24,12 @@ impl Cluster<'_> {
                 };
                 bytes.copy_from_slice(found);
             }
-            Place::Global { .. } => self.read_bytes(address, &mut bytes)?,
+            Place::Global { .. } => self.read_bytes(address, &mut bytes, statement)?,
             Place::Shared { rank, offset } => {
                 bytes.copy_from_slice(&self.blocks[rank].shared[offset..][..BYTES]);
             }
             Place::Local(_) => return Err("a tensor map in local memory".into()),
         }
-        let _ = warp;
         Ok(TensorMap::decode(&bytes)?)
     }
 
@@ -54,9 +53,9 @@ impl Cluster<'_> {
                     self.see_write(warp, Range { block: rank, offset, bytes: BYTES }, false, step).in_lane(lane)?;
                 }
                 Place::Global { .. } => {
-                    self.read_bytes(at, &mut map).in_lane(lane)?;
+                    self.read_bytes(at, &mut map, step.statement()).in_lane(lane)?;
                     replace(&mut map, field, index, value).in_lane(lane)?;
-                    self.write_bytes(at, &map).in_lane(lane)?;
+                    self.write_bytes(at, &map, step.statement()).in_lane(lane)?;
                 }
                 _ => return Err("tensormap.replace works on global and shared memory").in_lane(lane),
             }
@@ -71,7 +70,7 @@ impl Cluster<'_> {
             let (to, from) = (warp.address(target, to, lane), warp.address(source, from, lane));
             let (rank, offset) = self.shared_place(from & 0xffff_ffff, BYTES).in_lane(lane)?;
             let map = self.blocks[rank].shared[offset..][..BYTES].to_vec();
-            self.write_bytes(to, &map).in_lane(lane)?;
+            self.write_bytes(to, &map, step.statement()).in_lane(lane)?;
         }
         Ok(Flow::Next)
     }

@@ -26,4 +26,5 @@ pub(crate) struct Store {
     pub swizzle: crate::tensor_map::Swizzle,
     pub element_bytes: usize,
     pub reduction: Reduction,
+    pub statement: u32,
 }

@@ -51,7 +51,7 @@ impl Cluster<'_> {
         let Operation::TensorLoad { shared, map, barrier, rank } = *operation else { return Ok(Flow::Next) };
         let [to, map_base, bar, mask, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
-            let tensor = self.map_at(warp, warp.address(*map_base, map, lane)).in_lane(lane)?;
+            let tensor = self.map_at(warp.address(*map_base, map, lane), step.statement()).in_lane(lane)?;
             if tensor.dims.len() != rank as usize {
                 let text = format!("a copy of {rank} dimensions with the map of a tensor of {}", tensor.dims.len());
                 return Err(text).in_lane(lane);
@@ -117,7 +117,7 @@ impl Cluster<'_> {
 
     /// Carries out a copy. All bytes of the tile count at the barrier, those outside the tensor too.
     pub fn deliver(&mut self, copy: TensorCopy) -> Result<(), Finding> {
-        let content = self.content(&copy.content)?;
+        let content = self.content(&copy.content, copy.statement)?;
         let swizzle = copy.content.swizzle();
         let first = copy.shared as usize & ((1 << RANK_SHIFT) - 1);
         for (rank, epoch) in copy.targets {
@@ -137,7 +137,7 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    fn content(&mut self, content: &Content) -> Result<Vec<u8>, Finding> {
+    fn content(&mut self, content: &Content, statement: u32) -> Result<Vec<u8>, Finding> {
         let mut bytes = vec![0; content.bytes()];
         match content {
             Content::Tile { map, at } => {
@@ -147,10 +147,10 @@ impl Cluster<'_> {
                     Ok(())
                 })?;
                 for (offset, address, length) in rows {
-                    self.read_bytes(address, &mut bytes[offset..][..length])?;
+                    self.read_bytes(address, &mut bytes[offset..][..length], statement)?;
                 }
             }
-            Content::Bytes { global, .. } => self.read_bytes(*global, &mut bytes)?,
+            Content::Bytes { global, .. } => self.read_bytes(*global, &mut bytes, statement)?,
             Content::Shared { content } => bytes.copy_from_slice(content),
         }
         Ok(bytes)
@@ -160,7 +160,7 @@ impl Cluster<'_> {
         let Operation::TensorStore { map, shared, rank, reduction } = *operation else { return Ok(Flow::Next) };
         let [map_base, from, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
-            let tensor = self.map_at(warp, warp.address(*map_base, map, lane)).in_lane(lane)?;
+            let tensor = self.map_at(warp.address(*map_base, map, lane), step.statement()).in_lane(lane)?;
             if tensor.dims.len() != rank as usize {
                 let text = format!("a copy of {rank} dimensions with the map of a tensor of {}", tensor.dims.len());
                 return Err(text).in_lane(lane);
@@ -179,6 +179,7 @@ impl Cluster<'_> {
                 swizzle: tensor.swizzle,
                 element_bytes: tensor.element_bytes as usize,
                 reduction,
+                statement: step.statement(),
             };
             let address = warp.address(*from, shared, lane);
             self.start_store(warp, store, (address, tensor.tile_bytes(), 128), step).in_lane(lane)?;

@@ -231,12 +231,12 @@ macro_rules! compare {
 pub(super) fn comparison(opcode: &Opcode, compare: &str) -> Result<RowOperation> {
     Ok(match compare {
         "eq" => compare!(opcode, |x, y| x == y),
-        "ne" => compare!(opcode, |x, y| x < y || x > y),
+        "ne" => compare!(opcode, |x, y| !x.is_nan() && !y.is_nan() && x != y),
         "lt" => compare!(opcode, |x, y| x < y),
         "le" => compare!(opcode, |x, y| x <= y),
         "gt" => compare!(opcode, |x, y| x > y),
         "ge" => compare!(opcode, |x, y| x >= y),
-        "equ" => compare!(opcode, |x, y| !(x < y || x > y)),
+        "equ" => compare!(opcode, |x, y| x.is_nan() || y.is_nan() || x == y),
         "neu" => compare!(opcode, |x, y| x != y),
         "ltu" => compare!(opcode, |x, y| !(x >= y)),
         "leu" => compare!(opcode, |x, y| !(x > y)),

@@ -18,8 +18,7 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
             let (base, address) = decoder.address(address)?;
             let mut registers = vec![base];
             registers.extend(decoder.narrow_all(sources)?);
-            let count = registers.len() as u8 - 1;
-            let operation = Operation::StoreMatrix { transpose: opcode.has("trans"), count, address };
+            let operation = Operation::StoreMatrix { transpose: opcode.has("trans"), address };
             decoder.emit(operation, &[], &registers);
         }
         ("mma", [d, a, b, c]) => mma(decoder, opcode, [d, a, b, c])?,

@@ -160,10 +160,10 @@ fn barrier(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Resu
 fn fence(decoder: &mut Decoder, opcode: &Opcode) {
     let operation = if opcode.has("mbarrier_init") {
         Operation::FenceMbarrierInit
-    } else if opcode.parts.iter().any(|part| *part == "proxy") {
+    } else if opcode.has("proxy") {
         if opcode.has("async") { Operation::FenceAsyncProxy } else { Operation::Nothing }
     } else {
-        Operation::Fence { cluster_only: opcode.has("cluster") || opcode.has("cta") }
+        Operation::Fence { whole: !opcode.has("cluster") && !opcode.has("cta") }
     };
     decoder.emit(operation, &[], &[]);
 }
@@ -185,7 +185,7 @@ fn mbarrier(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Res
             let bytes = decoder.narrow(bytes)?;
             decoder.emit(Operation::MbarrierExpect(address), &[], &[base, bytes]);
         }
-        ("arrive" | "arrive_drop", [rest @ ..]) => {
+        ("arrive" | "arrive_drop", rest) => {
             // The state may be left out in inline assembly for remote barriers.
             let (state, rest) = match rest {
                 [first, rest @ ..] if !matches!(first, Operand::Address(..)) => (Some(first), rest),
@@ -202,12 +202,8 @@ fn mbarrier(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Res
                 let number = decoder.narrow(number)?;
                 *(if opcode.has("expect_tx") { &mut bytes } else { &mut count }) = number;
             }
-            let operation = Operation::MbarrierArrive {
-                address,
-                relaxed: opcode.has("relaxed"),
-                drop: *what == "arrive_drop",
-                remote: opcode.has("shared::cluster"),
-            };
+            let operation =
+                Operation::MbarrierArrive { address, relaxed: opcode.has("relaxed"), drop: *what == "arrive_drop" };
             decoder.emit(operation, &[state], &[base, count, bytes]);
         }
         ("try_wait" | "test_wait", [done, barrier, parity, ..]) => {

@@ -20,6 +20,11 @@ fn element_bytes(opcode: &Opcode) -> Result<u8> {
     }
 }
 
+/// Accesses that may be used to synchronise (PTX ISA, "Strong operations").
+fn is_strong(opcode: &Opcode) -> bool {
+    opcode.which(&["volatile", "relaxed", "acquire", "release"]).is_some()
+}
+
 fn class_of(operands: &[Operand], bytes: u8) -> Class {
     let register = operands.iter().find_map(|operand| match operand {
         Operand::Register(register) => Some(register.class),
@@ -74,6 +79,7 @@ fn load(decoder: &mut Decoder, opcode: &Opcode, targets: &Operand, address: &Ope
     let results = elements.iter().map(|element| decoder.result(class, element, false)).collect::<Result<Vec<u32>>>()?;
     let operation = Operation::Load {
         space,
+        strong: is_strong(opcode),
         bytes,
         signed: opcode.is_signed(),
         wide: class == Class::Wide,
@@ -98,7 +104,19 @@ fn store(decoder: &mut Decoder, opcode: &Opcode, address: &Operand, sources: &Op
         registers.push(decoder.source(class, element)?);
     }
     let count = elements.len() as u8;
-    decoder.emit(Operation::Store { space, bytes, wide: class == Class::Wide, count, address }, &[], &registers);
+    decoder.emit(
+        Operation::Store {
+            space,
+            strong: is_strong(opcode),
+            releases: opcode.has("release"),
+            bytes,
+            wide: class == Class::Wide,
+            count,
+            address,
+        },
+        &[],
+        &registers,
+    );
     Ok(())
 }
 
@@ -149,8 +167,7 @@ fn atomic(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Resul
     };
     let space = opcode.space();
     let releases = opcode.has("release") || opcode.has("acq_rel");
-    let acquires = opcode.has("acquire") || opcode.has("acq_rel");
-    let operation = Operation::Atomic { space, operation, number, bytes, address, releases, acquires };
+    let operation = Operation::Atomic { space, operation, number, bytes, address, releases };
     decoder.emit(operation, &[target], &[base, a, b]);
     Ok(())
 }
@@ -211,7 +228,7 @@ fn bulk(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Result 
     }
     if opcode.has("wait_group") {
         let pending = immediate(opcode, operands.first())?;
-        decoder.emit(Operation::BulkWait { pending, read: opcode.has("read") }, &[], &[]);
+        decoder.emit(Operation::BulkWait(pending), &[], &[]);
         return Ok(());
     }
     if opcode.has("prefetch") {

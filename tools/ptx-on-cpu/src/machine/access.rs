@@ -9,6 +9,7 @@ use crate::clocks::Range;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{Atomic, NONE, Number, Operation};
 use crate::memory::window;
+use crate::races::Touch;
 use crate::registers::lanes;
 use crate::syntax::Space;
 
@@ -122,7 +123,9 @@ impl Cluster<'_> {
     }
 
     pub(super) fn load(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::Load { space, bytes, signed, wide, count, address } = *operation else { return Ok(Flow::Next) };
+        let Operation::Load { space, strong, bytes, signed, wide, count, address } = *operation else {
+            return Ok(Flow::Next);
+        };
         let (bytes, count) = (bytes as usize, count as usize);
         let base = step.registers[count];
         let mut values = [0u64; 8];
@@ -132,6 +135,10 @@ impl Cluster<'_> {
             let values = &mut values[..count];
             match place {
                 Place::Global { region, offset } => {
+                    match &mut self.races {
+                        Some(races) if strong => races.synchronize(at, false, false),
+                        _ => self.touch(at, bytes * count, Touch::Read, step.statement()).in_lane(lane)?,
+                    }
                     let region = &self.launch.memory.regions[region];
                     if self.launch.settings.poison && !region.is_written(offset, (bytes * count) as u64) {
                         let text =
@@ -171,7 +178,9 @@ impl Cluster<'_> {
     }
 
     pub(super) fn store(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::Store { space, bytes, wide, count, address } = *operation else { return Ok(Flow::Next) };
+        let Operation::Store { space, strong, releases, bytes, wide, count, address } = *operation else {
+            return Ok(Flow::Next);
+        };
         let (bytes, count) = (bytes as usize, count as usize);
         let base = step.registers[0];
         let length = bytes * count;
@@ -191,6 +200,19 @@ impl Cluster<'_> {
             match place {
                 Place::Global { region, offset } => {
                     let region = &self.launch.memory.regions[region];
+                    match &mut self.races {
+                        Some(races) if strong => races.synchronize(at, true, releases),
+                        Some(_) => {
+                            let old = content.chunks(bytes).enumerate().map(|(number, _)| {
+                                // SAFETY: place_of checked bounds and alignment.
+                                unsafe { read_global(region.pointer(offset + (number * bytes) as u64), bytes) }
+                            });
+                            let same = old.eq(content.chunks(bytes).map(from_bytes));
+                            let touch = if same { Touch::Same } else { Touch::Write };
+                            self.touch(at, length, touch, step.statement()).in_lane(lane)?;
+                        }
+                        None => {}
+                    }
                     for (number, element) in content.chunks(bytes).enumerate() {
                         let to = region.pointer(offset + (number * bytes) as u64);
                         // SAFETY: place_of checked bounds and alignment; kernels' accesses are atomic.
@@ -232,7 +254,7 @@ impl Cluster<'_> {
 
     /// Lanes one after another, as unordered as atomics are.
     pub(super) fn atomic(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::Atomic { space, operation, number, bytes, address, .. } = *operation else {
+        let Operation::Atomic { space, operation, number, bytes, address, releases } = *operation else {
             return Ok(Flow::Next);
         };
         let bytes = bytes as usize;
@@ -253,6 +275,9 @@ impl Cluster<'_> {
                         return Err(format!("atomic on global memory at {at:#x} that nobody wrote")).in_lane(lane);
                     }
                     region.mark_written(offset, bytes as u64);
+                    if let Some(races) = &mut self.races {
+                        races.synchronize(at, true, releases);
+                    }
                     // SAFETY: place_of checked bounds and alignment.
                     unsafe { update_global(region.pointer(offset), bytes, change) }
                 }

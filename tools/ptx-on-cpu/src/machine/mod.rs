@@ -23,6 +23,7 @@ use crate::fault::{Fault, Finding, source_lines};
 use crate::instruction::Code;
 use crate::launch::{Asynchronous, Settings};
 use crate::memory::{POISON, View};
+use crate::races::{Races, Touch};
 use crate::syntax::File;
 use crate::tensor::wgmma::Warpgroup;
 
@@ -135,6 +136,8 @@ pub(crate) struct Cluster<'a> {
     pub copies: VecDeque<TensorCopy>,
     pub random: Random,
     pub clocks: Option<Clocks>,
+    /// Races with other clusters, if they are looked for.
+    pub races: Option<Races>,
     /// Executions of each instruction: of warps, and of threads.
     pub executed: Vec<[u64; 2]>,
     /// Multiply-accumulates of matrix instructions.
@@ -146,7 +149,10 @@ pub(crate) struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    pub fn new(launch: &'a Prepared<'a>, id: [u32; 3], number: u64) -> Self {
+    pub fn new(launch: &'a Prepared<'a>, id: [u32; 3], number: u64, mut races: Option<Races>) -> Self {
+        if let Some(races) = &mut races {
+            races.begin(number as u32);
+        }
         let [width, height, depth] = launch.cluster;
         let count = (width * height * depth) as usize;
         let warps = launch.warps();
@@ -173,6 +179,7 @@ impl<'a> Cluster<'a> {
             copies: VecDeque::new(),
             random: Random::new(launch.settings.seed.unwrap_or(1) ^ number.wrapping_mul(0x9e37_79b9)),
             clocks: hazards.then(|| Clocks::new(count, warps, launch.shared_bytes())),
+            races,
             executed: vec![[0; 2]; launch.code.instructions.len()],
             multiplications: 0,
             progress: false,
@@ -262,6 +269,15 @@ impl<'a> Cluster<'a> {
     pub fn conflict(&self, conflict: Conflict) -> Finding {
         let Some(other) = conflict.other else { return conflict.text.into() };
         format!("{}; the other access is at {}", conflict.text, self.launch.describe(other)).into()
+    }
+
+    /// Notes a plain access of global memory, for races between clusters.
+    #[inline]
+    pub fn touch(&mut self, address: u64, bytes: usize, touch: Touch, statement: u32) -> Result<(), Finding> {
+        let Some(races) = &mut self.races else { return Ok(()) };
+        races
+            .touch(address, bytes, touch, statement)
+            .map_err(|(text, other)| self.conflict(Conflict { text, other: Some(other) }))
     }
 
     /// Notes that a warp touches another block's shared memory, which must be there, and must stay.

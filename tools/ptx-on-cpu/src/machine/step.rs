@@ -188,9 +188,8 @@ impl Cluster<'_> {
                     }
                 }
             }
-            if several && warp.groups.iter().enumerate().any(|(number, other)| number != chosen && other.pc == pc)
-                || several && *budget <= 0
-            {
+            let meets = |(number, other): (usize, &Group)| number != chosen && other.pc == pc;
+            if several && (*budget <= 0 || warp.groups.iter().enumerate().any(meets)) {
                 warp.groups[chosen].pc = pc;
                 return Ok(true);
             }
@@ -289,7 +288,7 @@ impl Cluster<'_> {
             Operation::TensorLoad { .. } => self.tensor_load(warp, operation, step),
             Operation::TensorStore { .. } => self.tensor_store(warp, operation, step),
             Operation::BulkCommit => Ok(self.bulk_commit(warp)),
-            Operation::BulkWait { pending, .. } => self.bulk_wait(warp, *pending),
+            Operation::BulkWait(pending) => self.bulk_wait(warp, *pending),
             Operation::BulkLoad { .. } => self.bulk_load(warp, operation, step),
             Operation::BulkStore { .. } => self.bulk_store(warp, operation, step),
             Operation::BulkPeer { .. } => self.bulk_peer(warp, operation, step),
@@ -303,7 +302,13 @@ impl Cluster<'_> {
                 self.publish_mbarriers(warp);
                 Ok(Flow::Next)
             }
-            Operation::Fence { .. } | Operation::Nothing => Ok(Flow::Next),
+            Operation::Fence { whole } => {
+                if let Some(races) = self.races.as_mut().filter(|_| *whole) {
+                    races.fence();
+                }
+                Ok(Flow::Next)
+            }
+            Operation::Nothing => Ok(Flow::Next),
             Operation::Trap => Err("the kernel called trap".into()),
             Operation::Unknown(text) => Err(text.as_str().into()),
             Operation::Rows(_) | Operation::Branch | Operation::BranchTable(_) | Operation::Exit => Ok(Flow::Next),

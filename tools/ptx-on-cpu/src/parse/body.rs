@@ -270,7 +270,7 @@ impl<'a> Parser<'a> {
                 if let Some(register) = body.find(name) {
                     Operand::Register(register)
                 } else if name.starts_with('%') {
-                    if name[1..].starts_with(|start: char| start.is_ascii_alphabetic()) && is_special(name) {
+                    if is_special(name) {
                         Operand::Special(name.to_owned())
                     } else {
                         self.at -= 1;

@@ -107,9 +107,9 @@ pub(super) fn accumulate_half(
     sign: f32,
 ) {
     for (places, b) in places.chunks_exact(2).zip(b.chunks_exact(16 * K)) {
-        for half in 0..2 {
+        for (half, place) in places.iter().enumerate() {
             let [even, odd] = sums(rows, half, b);
-            let target = registers.row_mut(places[half]);
+            let target = registers.row_mut(*place);
             for lane in 0..LANES {
                 let old = if keep { pair(Element::F16, target[lane]) } else { [0.0; 2] };
                 target[lane] = half_pair(even[lane].mul_add(sign, old[0]), odd[lane].mul_add(sign, old[1]));

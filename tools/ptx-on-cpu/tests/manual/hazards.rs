@@ -2,7 +2,7 @@
 
 use ptx_on_cpu::{Asynchronous, Settings};
 
-use crate::{Small, bytes};
+use crate::{Small, bytes, words};
 
 /// Findings of a kernel with all checks, under several schedules.
 fn findings(small: &Small, input: &[u8], output: usize) -> Vec<String> {
@@ -124,4 +124,32 @@ fn registers_of_wgmma_are_fenced() {
         body.replace("add.u32 r9, r0, 1; wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned; add.u32 r9, r0, 1;");
     let found = findings(&Small::new(module, &late).threads(128), &bytes(&[0; 64]), 1024);
     assert!(found.len() == 12 && found.iter().all(|text| text.contains("since the last wgmma.fence")), "{found:#?}");
+}
+
+#[test]
+fn blocks_share_global_memory_behind_a_release_and_an_acquire() {
+    // The last block to come adds up what all have written.
+    let body = "mov.u32 r1, %ctaid.x; mad.wide.u32 s0, r1, 4, w; setp.ne.u32 p, r0, 0; @p bra out; add.u32 r2, r1, 10; st.global.u32 [s0+64], r2;
+        fence.acq_rel.gpu; atom.global.add.u32 r3, [v], 1; setp.ne.u32 p, r3, 3; @p bra out; membar.gl;
+        ld.global.v4.u32 {r4, r5, r6, r7}, [w+64]; add.u32 d, r4, r5; add.u32 d, d, r6; add.u32 d, d, r7; st.global.u32 [w], d; out:";
+    let right = Small { grid: 4, ..Small::new("", body) };
+    assert_eq!(findings(&right, &[0; 4], 128), Vec::<String>::new());
+    assert_eq!(words(&right.run(&[0; 4], 128).unwrap())[0], 46);
+    for (from, to) in [("fence.acq_rel.gpu;", ""), ("fence.acq_rel.gpu;", "fence.acq_rel.cta;")] {
+        let found = findings(&Small { grid: 4, ..Small::new("", &body.replace(from, to)) }, &[0; 4], 128);
+        assert!(found.len() == 12 && found.iter().all(|text| text.contains("which cluster 0 wrote")), "{found:#?}");
+    }
+    // Two blocks write one word; the same value does no harm.
+    let writes = "mov.u32 r1, %ctaid.x; st.global.u32 [w], r1;";
+    let found = findings(&Small { grid: 2, ..Small::new("", writes) }, &[0], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("writes global memory")), "{found:#?}");
+    let same = writes.replace("r1, %ctaid.x", "r1, 7");
+    assert_eq!(findings(&Small { grid: 2, ..Small::new("", &same) }, &[0], 4), Vec::<String>::new());
+    // Neighbours in one word do not meet.
+    let halves = "mov.u32 r1, %ctaid.x; mad.wide.u32 s0, r1, 2, w; st.global.u16 [s0], r1;";
+    assert_eq!(findings(&Small { grid: 2, ..Small::new("", halves) }, &[0], 4), Vec::<String>::new());
+    // What one reads another one must not write.
+    let read = "mov.u32 r1, %ctaid.x; setp.eq.u32 p, r1, 0; @p ld.global.u32 d, [v]; @!p st.global.u32 [v], r1;";
+    let found = findings(&Small { grid: 2, ..Small::new("", read) }, &[0; 4], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("which cluster 0 read")), "{found:#?}");
 }

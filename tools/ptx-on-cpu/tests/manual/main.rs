@@ -18,18 +18,18 @@ const REGISTERS: &str =
     ".reg .pred p, q, t; .reg .b16 h<8>; .reg .b32 a, b, c, d, e, r<32>; .reg .b64 x, y, z, v, w, s<16>;";
 
 /// A kernel with one block, `out` in `w` and `in` in `v`, and the thread in `r0`.
-pub struct Small {
-    pub text: String,
-    pub grid: u32,
-    pub threads: u32,
-    pub cluster: u32,
-    pub shared: u32,
-    pub settings: Settings,
+struct Small {
+    text: String,
+    grid: u32,
+    threads: u32,
+    cluster: u32,
+    shared: u32,
+    settings: Settings,
 }
 
 impl Small {
     /// `module` stands in front of the kernel, as shared variables do.
-    pub fn new(module: &str, body: &str) -> Self {
+    fn new(module: &str, body: &str) -> Self {
         let text = format!(
             ".version 8.6\n.target sm_90a\n.address_size 64\n{module}\n\
              .visible .entry kernel(.param .u64 out, .param .u64 in) {{\n{REGISTERS}\n\
@@ -38,16 +38,16 @@ impl Small {
         Self { text, grid: 1, threads: 32, cluster: 1, shared: 0, settings: Settings::default() }
     }
 
-    pub fn threads(self, threads: u32) -> Self {
+    fn threads(self, threads: u32) -> Self {
         Self { threads, ..self }
     }
 
     /// Runs it with these bytes in `in`. Returns what `out` has, of so many bytes.
-    pub fn run(&self, input: &[u8], output: usize) -> Result<Vec<u8>, Fault> {
+    fn run(&self, input: &[u8], output: usize) -> Result<Vec<u8>, Fault> {
         self.counted(input, output).map(|(bytes, _)| bytes)
     }
 
-    pub fn counted(&self, input: &[u8], output: usize) -> Result<(Vec<u8>, Counters), Fault> {
+    fn counted(&self, input: &[u8], output: usize) -> Result<(Vec<u8>, Counters), Fault> {
         let module = Module::parse(&self.text).unwrap_or_else(|why| panic!("{why}\n{}", self.text));
         let memory = Memory::new();
         let (out, input) = (memory.allocate(output), memory.upload(input));
@@ -64,7 +64,7 @@ impl Small {
     }
 
     /// Runs it in every way: in order, and strictly with several seeds. All must agree.
-    pub fn run_all(&self, input: &[u8], output: usize) -> Vec<u8> {
+    fn run_all(&self, input: &[u8], output: usize) -> Vec<u8> {
         let run = |settings: Settings| {
             let small = Self { settings: settings.clone(), text: self.text.clone(), ..*self };
             small.run(input, output).unwrap_or_else(|fault| panic!("{settings:?}: {fault}"))
@@ -79,16 +79,16 @@ impl Small {
     }
 }
 
-pub fn words(bytes: &[u8]) -> Vec<u32> {
+fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-pub fn bytes(words: &[u32]) -> Vec<u8> {
+fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// Computes `d` of `a`, `b` and `c`, a lane for each triple.
-pub fn narrow(body: &str, operands: &[[u32; 3]]) -> Vec<u32> {
+fn narrow(body: &str, operands: &[[u32; 3]]) -> Vec<u32> {
     let small = Small::new(
         "",
         &format!(
@@ -105,7 +105,7 @@ pub fn narrow(body: &str, operands: &[[u32; 3]]) -> Vec<u32> {
 }
 
 /// Computes `z` of `x` and `y`, a lane for each pair.
-pub fn wide(body: &str, operands: &[[u64; 2]]) -> Vec<u64> {
+fn wide(body: &str, operands: &[[u64; 2]]) -> Vec<u64> {
     let small = Small::new(
         "",
         &format!(
@@ -120,7 +120,7 @@ pub fn wide(body: &str, operands: &[[u64; 2]]) -> Vec<u64> {
 }
 
 /// The same of floats.
-pub fn floats(body: &str, operands: &[[f32; 3]]) -> Vec<f32> {
+fn floats(body: &str, operands: &[[f32; 3]]) -> Vec<f32> {
     let operands: Vec<[u32; 3]> = operands.iter().map(|triple| triple.map(f32::to_bits)).collect();
     narrow(body, &operands).into_iter().map(f32::from_bits).collect()
 }
