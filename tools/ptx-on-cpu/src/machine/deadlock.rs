@@ -5,8 +5,8 @@ use crate::fault::{Fault, Finding};
 
 impl Cluster<'_> {
     /// Nobody can go on: who waits where, and for what.
-    pub(super) fn deadlock(&self) -> Fault {
-        let mut text = String::from("deadlock: every warp waits");
+    pub(super) fn deadlock(&self, what: &str) -> Fault {
+        let mut text = what.to_owned();
         let mut first = None;
         for warp in self.warps.iter().flatten().filter(|warp| warp.state != State::Ended) {
             let what = match warp.state {
@@ -15,7 +15,7 @@ impl Cluster<'_> {
                     format!("at barrier {id}, where {} threads have arrived", barrier.arrived)
                 }
                 State::Cluster { .. } => format!("at the cluster's barrier, where {} warps are", self.barrier.arrived),
-                _ => "for something that does not come".into(),
+                _ => "for something that does not come, or loops".into(),
             };
             text += &format!("\n  block {:?}, warp {} waits {what}", self.blocks[warp.block].id, warp.number);
             for group in &warp.groups {

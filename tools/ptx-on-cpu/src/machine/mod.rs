@@ -31,8 +31,10 @@ use crate::tensor::wgmma::Warpgroup;
 pub(crate) const MAX_SHARED: usize = 228 * 1024;
 /// Shared addresses have the block's rank in its cluster above this bit.
 pub(crate) const RANK_SHIFT: u32 = 24;
-/// So many rounds without anything done are a deadlock.
+/// So many rounds in which every warp waits are a deadlock.
 const IDLE_ROUNDS: u32 = 200;
+/// So many in which warps compute, and nobody comes to a barrier, a copy or the end, are a loop without an end.
+const BUSY_ROUNDS: u32 = 1_000_000;
 
 /// A launch, ready to run.
 pub(crate) struct Prepared<'a> {
@@ -142,8 +144,10 @@ pub(crate) struct Cluster<'a> {
     pub executed: Vec<[u64; 2]>,
     /// Multiply-accumulates of matrix instructions.
     pub multiplications: u64,
-    /// Whether anything was done in this round.
+    /// Whether anything was done in this round that others may wait for.
     pub progress: bool,
+    /// Whether a warp computed until its turn was over.
+    pub computed: bool,
     /// The region that was found last.
     pub region: usize,
 }
@@ -183,6 +187,7 @@ impl<'a> Cluster<'a> {
             executed: vec![[0; 2]; launch.code.instructions.len()],
             multiplications: 0,
             progress: false,
+            computed: false,
             region: 0,
         };
         for rank in 0..count {
@@ -210,11 +215,11 @@ impl<'a> Cluster<'a> {
 
     /// Runs all warps to their end.
     pub fn run(&mut self) -> Result<(), Fault> {
-        let mut idle = 0;
+        let (mut idle, mut busy) = (0, 0);
         let is_random = self.launch.settings.seed.is_some();
         let count = self.warps.len();
         loop {
-            self.progress = false;
+            (self.progress, self.computed) = (false, false);
             let mut living = false;
             let first = if is_random { self.random.below(count) } else { 0 };
             for number in (0..count).map(|number| (number + first) % count) {
@@ -238,9 +243,15 @@ impl<'a> Cluster<'a> {
             if !living {
                 return Ok(());
             }
-            idle = if self.progress { 0 } else { idle + 1 };
+            busy = if self.progress { 0 } else { busy + 1 };
+            idle = if self.progress || self.computed { 0 } else { idle + 1 };
             if idle > IDLE_ROUNDS {
-                return Err(self.deadlock());
+                return Err(self.deadlock("deadlock: every warp waits"));
+            }
+            if busy > BUSY_ROUNDS {
+                return Err(
+                    self.deadlock("a loop without an end: for a long time no warp came to a barrier or to its end")
+                );
             }
         }
     }

@@ -64,6 +64,7 @@ impl Cluster<'_> {
             }
         }
         warp.spins += u32::from(warp.groups.len() > 1);
+        self.computed = true;
         Ok(())
     }
 

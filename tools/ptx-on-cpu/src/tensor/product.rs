@@ -49,32 +49,70 @@ pub(super) fn place_b(b: &mut [f32], mn_major: bool, mn: usize, k: usize, piece:
     }
 }
 
-/// Two registers of sums: rows `half`, even and odd columns of one tile of 8.
-#[inline(always)]
+/// Two registers of sums, even and odd columns of one tile of 8, in rows `half`.
 fn sums(rows: &RowsOfA, half: usize, b: &[f32]) -> [[f32; LANES]; 2] {
     let mut sums = [[0f32; LANES]; 2];
     for (rows, b) in rows.iter().zip(b.chunks_exact(16)) {
-        let a = &rows[half];
-        for parity in 0..2 {
-            let b: &[f32; 8] = b[8 * parity..][..8].try_into().unwrap_or(&[0.0; 8]);
+        for (sums, b) in sums.iter_mut().zip(b.chunks_exact(8)) {
             for lane in 0..LANES {
-                sums[parity][lane] = a[lane].mul_add(b[lane % 8], sums[parity][lane]);
+                sums[lane] = rows[half][lane].mul_add(b[lane % 8], sums[lane]);
             }
         }
     }
     sums
 }
 
+/// The same with the eight vectors of sums in registers, which the compiler does not find by itself.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn sums_fast(rows: &RowsOfA, half: usize, b: &[f32]) -> [[f32; LANES]; 2] {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    let mut even = [_mm256_setzero_ps(); 4];
+    let mut odd = even;
+    for (rows, b) in rows.iter().zip(b.chunks_exact(16)) {
+        let a = rows[half].as_ptr();
+        // SAFETY: pieces of 8 of 16 and of 32 numbers.
+        unsafe {
+            let (b_even, b_odd) = (_mm256_loadu_ps(b.as_ptr()), _mm256_loadu_ps(b.as_ptr().add(8)));
+            for piece in 0..4 {
+                let a = _mm256_loadu_ps(a.add(8 * piece));
+                even[piece] = _mm256_fmadd_ps(a, b_even, even[piece]);
+                odd[piece] = _mm256_fmadd_ps(a, b_odd, odd[piece]);
+            }
+        }
+    }
+    let mut sums = [[0f32; LANES]; 2];
+    for piece in 0..4 {
+        // SAFETY: pieces of 8 of 32 numbers.
+        unsafe {
+            _mm256_storeu_ps(sums[0].as_mut_ptr().add(8 * piece), even[piece]);
+            _mm256_storeu_ps(sums[1].as_mut_ptr().add(8 * piece), odd[piece]);
+        }
+    }
+    sums
+}
+
+/// The sums of a tile, however they are computed.
+trait Sums: Fn(&RowsOfA, usize, &[f32]) -> [[f32; LANES]; 2] {}
+impl<F: Fn(&RowsOfA, usize, &[f32]) -> [[f32; LANES]; 2]> Sums for F {}
+
 #[inline(always)]
-fn accumulate_f32(registers: &mut Registers, places: &[u32], rows: &RowsOfA, b: &[f32], keep: bool, sign: f32) {
+fn accumulate_with(
+    registers: &mut Registers,
+    places: &[u32],
+    (rows, b): (&RowsOfA, &[f32]),
+    keep: bool,
+    sign: f32,
+    sums: impl Sums,
+) {
     for (places, b) in places.chunks_exact(4).zip(b.chunks_exact(16 * K)) {
         for half in 0..2 {
             let sums = sums(rows, half, b);
-            for parity in 0..2 {
+            for (parity, sums) in sums.iter().enumerate() {
                 let target = registers.row_mut(places[2 * half + parity]);
                 for lane in 0..LANES {
                     let old = if keep { f32::from_bits(target[lane]) } else { 0.0 };
-                    target[lane] = sums[parity][lane].mul_add(sign, old).to_bits();
+                    target[lane] = sums[lane].mul_add(sign, old).to_bits();
                 }
             }
         }
@@ -83,8 +121,8 @@ fn accumulate_f32(registers: &mut Registers, places: &[u32], rows: &RowsOfA, b: 
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn accumulate_fast(registers: &mut Registers, places: &[u32], rows: &RowsOfA, b: &[f32], keep: bool, sign: f32) {
-    accumulate_f32(registers, places, rows, b, keep, sign);
+fn accumulate_fast(registers: &mut Registers, places: &[u32], rows: &RowsOfA, b: &[f32], keep: bool, sign: f32) {
+    accumulate_with(registers, places, (rows, b), keep, sign, |rows, half, b| sums_fast(rows, half, b));
 }
 
 /// `d = a b + d` for a warp's 16 rows, d in f32: register 4 i + 2 h + p has rows g + 8 h and columns 8 i + 2 t + p.
@@ -94,7 +132,7 @@ pub(super) fn accumulate(registers: &mut Registers, places: &[u32], rows: &RowsO
         // SAFETY: the machine has these instructions.
         return unsafe { accumulate_fast(registers, places, rows, b, keep, sign) };
     }
-    accumulate_f32(registers, places, rows, b, keep, sign);
+    accumulate_with(registers, places, (rows, b), keep, sign, sums);
 }
 
 /// The same with d in pairs of f16: register 2 i + h has rows g + 8 h and columns 8 i + 2 t, 8 i + 2 t + 1.

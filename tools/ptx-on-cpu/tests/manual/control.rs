@@ -106,3 +106,9 @@ fn what_cannot_be_called_is_a_fault_with_its_line() {
         assert!(fault.finding.contains(why) && fault.line.is_some(), "{fault}");
     }
 }
+
+#[test]
+fn long_loops_are_no_deadlock() {
+    let body = "mov.u32 r1, 0; again: add.u32 r1, r1, 1; setp.lt.u32 p, r1, 500000; @p bra again; mad.wide.u32 s0, r0, 4, w; st.global.u32 [s0], r1;";
+    assert_eq!(words(&Small::new("", body).run(&[0], 128).unwrap()), [500_000; 32]);
+}
