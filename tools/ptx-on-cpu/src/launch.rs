@@ -11,6 +11,9 @@ use crate::memory::Memory;
 use crate::module::Module;
 use crate::races::Races;
 
+/// Local memory that a thread may have (CUDA C++ Programming Guide, technical specifications).
+const MAX_LOCAL: usize = 512 << 10;
+
 /// A launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -130,6 +133,9 @@ pub fn run(module: &Module, launch: &Launch, memory: &Memory, settings: &Setting
     };
     if dynamic_shared as usize > MAX_SHARED || prepared.shared_bytes() > MAX_SHARED {
         return Err(refuse(format!("{} bytes of shared memory, of {MAX_SHARED}", prepared.shared_bytes())));
+    }
+    if code.local_bytes > MAX_LOCAL {
+        return Err(refuse(format!("{} bytes of local memory a thread, of {MAX_LOCAL}", code.local_bytes)));
     }
     execute(&prepared)
 }

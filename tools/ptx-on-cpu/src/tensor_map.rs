@@ -183,7 +183,8 @@ impl TensorMap {
             let inside = (1..self.dims.len()).all(|dim| {
                 let index = i64::from(at[dim]) + (rest % self.tile[dim] as usize) as i64;
                 rest /= self.tile[dim] as usize;
-                address += index * self.strides[dim - 1].cast_signed();
+                // Far outside the product may be anything: it is not used.
+                address = address.wrapping_add(index.wrapping_mul(self.strides[dim - 1].cast_signed()));
                 (0..self.dims[dim].cast_signed()).contains(&index)
             });
             if inside {

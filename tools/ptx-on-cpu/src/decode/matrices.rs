@@ -10,6 +10,7 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
         ("ldmatrix", [targets, address]) if opcode.kind == "b16" && opcode.has("m8n8") => {
             let (base, address) = decoder.address(address)?;
             let targets = decoder.narrow_all(targets)?;
+            check_count(targets.len())?;
             let operation =
                 Operation::LoadMatrix { transpose: opcode.has("trans"), count: targets.len() as u8, address };
             decoder.emit(operation, &targets, &[base]);
@@ -18,6 +19,7 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
             let (base, address) = decoder.address(address)?;
             let mut registers = vec![base];
             registers.extend(decoder.narrow_all(sources)?);
+            check_count(registers.len() - 1)?;
             let operation = Operation::StoreMatrix { transpose: opcode.has("trans"), address };
             decoder.emit(operation, &[], &registers);
         }
@@ -35,6 +37,11 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// `ldmatrix` and `stmatrix` move 1, 2 or 4 matrices.
+fn check_count(count: usize) -> Result {
+    if matches!(count, 1 | 2 | 4) { Ok(()) } else { Err(format!("{count} matrices")) }
 }
 
 fn element(kind: &str) -> Option<Element> {

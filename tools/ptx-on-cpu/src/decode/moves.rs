@@ -21,7 +21,7 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
             decoder.compute(operation, operands, false)?;
         }
         ("slct", _) => {
-            let operation = match (opcode.parts[0], opcode.kind) {
+            let operation = match (opcode.parts.first().copied().unwrap_or(""), opcode.kind) {
                 ("b64" | "u64" | "s64" | "f64", "s32") => {
                     row!(|x: u64, y: u64, c: i32| -> u64 { if c >= 0 { x } else { y } })
                 }
@@ -37,7 +37,7 @@ pub(super) fn decode(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand
         ("setp", [targets, a, b, rest @ ..]) => set_predicates(decoder, opcode, targets, [a, b], rest.first())?,
         ("set", [target, a, b]) => {
             let flag = compare(decoder, opcode, a, b)?;
-            let operation = match opcode.parts[opcode.parts.len() - 2] {
+            let operation = match opcode.parts.iter().rev().nth(1).copied().unwrap_or("") {
                 "f32" => row!(|p: bool| -> f32 { if p { 1.0 } else { 0.0 } }),
                 _ => row!(|p: bool| -> u32 { if p { u32::MAX } else { 0 } }),
             };

@@ -25,6 +25,21 @@ fn is_strong(opcode: &Opcode) -> bool {
     opcode.which(&["volatile", "relaxed", "acquire", "release"]).is_some()
 }
 
+/// Vectors have 2, 4 or 8 elements, as their opcode says.
+fn check_vector(opcode: &Opcode, elements: &[Operand]) -> Result {
+    let wanted = match opcode.which(&["v2", "v4", "v8"]) {
+        Some("v2") => 2,
+        Some("v4") => 4,
+        Some(_) => 8,
+        None => 1,
+    };
+    if elements.len() == wanted {
+        Ok(())
+    } else {
+        Err(format!("{} elements, where {wanted} are wanted", elements.len()))
+    }
+}
+
 fn class_of(operands: &[Operand], bytes: u8) -> Class {
     let register = operands.iter().find_map(|operand| match operand {
         Operand::Register(register) => Some(register.class),
@@ -72,6 +87,7 @@ fn load(decoder: &mut Decoder, opcode: &Opcode, targets: &Operand, address: &Ope
     let space = space_of(decoder, opcode, address);
     let (base, address) = decoder.address(address)?;
     let elements = decoder.elements(targets);
+    check_vector(opcode, elements)?;
     let class = class_of(elements, bytes);
     if class == Class::Predicate || class == Class::Narrow && bytes == 8 {
         return opcode.unknown();
@@ -98,6 +114,7 @@ fn store(decoder: &mut Decoder, opcode: &Opcode, address: &Operand, sources: &Op
     let space = space_of(decoder, opcode, address);
     let (base, address) = decoder.address(address)?;
     let elements = decoder.elements(sources);
+    check_vector(opcode, elements)?;
     let class = class_of(elements, bytes);
     let mut registers = vec![base];
     for element in elements {

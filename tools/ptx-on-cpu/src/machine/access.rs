@@ -107,7 +107,7 @@ impl Cluster<'_> {
             }
             Space::Param => {
                 let size = self.launch.parameters.len();
-                if address as usize + bytes > size {
+                if address >= size as u64 || address as usize + bytes > size {
                     return Err(format!("access of {bytes} bytes at parameter {address:#x}, of {size} bytes").into());
                 }
                 Place::Param(address as usize)

@@ -136,3 +136,20 @@ fn launches_are_held_against_the_kernel() {
     }
     assert!(module.kernel("kernel").unwrap().pack(&[&bytes(&[1])]).is_err());
 }
+
+#[test]
+fn operands_that_do_not_fit_are_faults() {
+    for (body, finding) in [
+        ("ld.global.v2.u32 {a, b, c, d, e, r1, r2, r3, r4}, [v];", "9 elements, where 2"),
+        ("st.global.u32 [w], {a, b};", "2 elements, where 1"),
+        ("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {a, b, c, d, e}, [r1];", "5 matrices"),
+        ("set.x d, a, b;", "not known"),
+        ("slct d, a, b, c;", ""),
+        ("mov.u64 s1, -8; ld.param.u64 x, [s1];", "of 16 bytes"),
+        ("cvt d, a;", "not known"),
+        ("shl.b32 d, a;", "2 operands, where 3"),
+    ] {
+        let found = fault("", body).finding;
+        assert!(found.contains(finding), "{body}: {found}");
+    }
+}
