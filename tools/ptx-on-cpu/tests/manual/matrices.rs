@@ -66,12 +66,13 @@ fn mma(kind: &str, depth: usize, half_sums: bool) {
     (0..count).for_each(|number| body += &format!("ld.global.u32 r{}, [s0+{}];\n", number + 1, 4 * number));
     let of_sums = if half_sums { "f16" } else { "f32" };
     body += &format!(
-        "mma.sync.aligned.m16n8k{depth}.row.col.{of_sums}.{kind}.{kind}.{of_sums} {{{c}}}, {{{a}}}, {{{b}}}, {{{c}}};\n",
+        "mma.sync.aligned.m16n8k{depth}.row.col.{of_sums}.{kind}.{kind}.{of_sums} {{{d}}}, {{{a}}}, {{{b}}}, {{{c}}};\n",
+        d = list(20, sums),
         a = list(0, a),
         b = list(a, b),
         c = list(a + b, sums)
     );
-    (0..sums).for_each(|number| body += &format!("st.global.u32 [s1+{}], r{};\n", 4 * number, a + b + number + 1));
+    (0..sums).for_each(|number| body += &format!("st.global.u32 [s1+{}], r{};\n", 4 * number, 21 + number));
     let output = words(&Small::new("", &body).run_all(&bytes(&fragments(kind, depth, half_sums)), 128 * sums));
     for (lane, sums) in output.chunks(sums).enumerate() {
         for row in [0, 1] {
