@@ -44,6 +44,11 @@ impl Clock {
         join(&mut self.read, &other.read);
     }
 
+    /// Whether what `agent` did at `epoch` is over.
+    pub fn knows_end(&self, agent: usize, epoch: u32) -> bool {
+        get(&self.read, agent) >= epoch
+    }
+
     /// A copy of `agent` has arrived here.
     pub fn arrive(&mut self, agent: usize, epoch: u32) {
         raise(&mut self.happened, agent, epoch);
@@ -100,10 +105,10 @@ impl Range {
     }
 }
 
-/// A conflict: what to say, and the statement of the other access.
+/// A conflict: what to say, and the statement of the other access, if there was one.
 pub(crate) struct Conflict {
     pub text: String,
-    pub other: u32,
+    pub other: Option<u32>,
 }
 
 /// The clocks of a cluster.
@@ -133,6 +138,31 @@ impl Clocks {
             bulk_done: vec![vec![0]; warps],
             warps_of_block,
         }
+    }
+
+    /// The present epoch of a warp.
+    pub fn now(&self, warp: usize) -> u32 {
+        self.warps[warp].read[warp]
+    }
+
+    /// Whether what `agent` did at `epoch` happened before what this warp does now.
+    pub fn knows(&self, warp: usize, agent: usize, epoch: u32) -> bool {
+        get(&self.warps[warp].happened, agent) >= epoch
+    }
+
+    /// Whether it is known to be over, though its data may not be visible.
+    pub fn knows_end(&self, warp: usize, agent: usize, epoch: u32) -> bool {
+        get(&self.warps[warp].read, agent) >= epoch
+    }
+
+    /// Whether the asynchronous proxy was told of it.
+    pub fn proxy_knows(&self, warp: usize, agent: usize, epoch: u32) -> bool {
+        get(&self.warps[warp].proxied, agent) >= epoch
+    }
+
+    /// What a warp knows when it ends, for the end of its block.
+    pub fn leave(&self, warp: usize, end: &mut Clock) {
+        end.join(&self.warps[warp], true);
     }
 
     /// A new agent, for the copies of an mbarrier.
@@ -179,7 +209,7 @@ impl Clocks {
         self.step(warp);
     }
 
-    fn name(&self, agent: u32) -> String {
+    pub fn name(&self, agent: u32) -> String {
         let agent = agent as usize;
         if agent < self.warps.len() {
             let (block, warp) = (agent / self.warps_of_block, agent % self.warps_of_block);
@@ -215,7 +245,15 @@ impl Clocks {
         let agent = warp as u32;
         for (at, bytes) in range.cells() {
             let cell = &self.cells[range.block][at];
-            let written = cell.epoch > 0 && cell.bytes & bytes != 0 && (cell.writer != agent || is_async);
+            if cell.epoch == 0 {
+                let text = format!(
+                    "reads shared memory {:#x} of the cluster's block {}, which nobody wrote",
+                    4 * at,
+                    range.block
+                );
+                return Err(Conflict { text, other: None });
+            }
+            let written = cell.bytes & bytes != 0 && (cell.writer != agent || is_async);
             if written {
                 let writer = cell.writer as usize;
                 let clock = &self.warps[warp];
@@ -231,7 +269,7 @@ impl Clocks {
                         self.name(cell.writer),
                         if unfenced { "with no fence.proxy.async between" } else { "and nothing orders the two" },
                     );
-                    return Err(Conflict { text, other: cell.statement });
+                    return Err(Conflict { text, other: Some(cell.statement) });
                 }
             }
             let read = Read { agent, until, bytes, statement };
@@ -267,7 +305,7 @@ impl Clocks {
             if overlaps && cell.epoch > get(&clock.happened, cell.writer as usize) {
                 let text =
                     format!("writes {}, which {} wrote, and nothing orders the two", place(), self.name(cell.writer));
-                return Err(Conflict { text, other: cell.statement });
+                return Err(Conflict { text, other: Some(cell.statement) });
             }
             for read in &cell.reads {
                 let own = read.agent == agent && matches!(read.until, Reader::Plain(_));
@@ -278,7 +316,7 @@ impl Clocks {
                         Reader::Bulk(_) => "still reads in a bulk store that nobody waited for",
                     };
                     let text = format!("writes {}, which {} {how}", place(), self.name(read.agent));
-                    return Err(Conflict { text, other: read.statement });
+                    return Err(Conflict { text, other: Some(read.statement) });
                 }
             }
             let cell = &mut self.cells[range.block][at];

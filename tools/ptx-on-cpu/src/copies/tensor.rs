@@ -91,6 +91,9 @@ impl Cluster<'_> {
             if rank >= self.blocks.len() {
                 return Err(format!("a multicast to block {rank} of a cluster of {}", self.blocks.len()).into());
             }
+            self.visit(warp, rank)?;
+            let barrier_there = barrier & ((1 << RANK_SHIFT) - 1) | (rank as u64) << RANK_SHIFT;
+            self.see_mbarrier(warp.id, barrier_there, true)?;
             let mbarrier = self.mbarrier_of(rank, barrier)?;
             mbarrier.copies += 1;
             let (agent, epoch) = (mbarrier.agent(), mbarrier.copies);

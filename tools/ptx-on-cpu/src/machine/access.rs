@@ -144,6 +144,7 @@ impl Cluster<'_> {
                     }
                 }
                 Place::Shared { rank, offset } => {
+                    self.visit(warp, rank).in_lane(lane)?;
                     self.see_read(warp, Range { block: rank, offset, bytes: bytes * count }, step).in_lane(lane)?;
                     let from = &self.blocks[rank].shared[offset..][..bytes * count];
                     values.iter_mut().zip(from.chunks(bytes)).for_each(|(value, bytes)| *value = from_bytes(bytes));
@@ -162,8 +163,7 @@ impl Cluster<'_> {
                 if wide {
                     warp.registers.set_wide_lane(*register, lane, value);
                 } else {
-                    let value = if signed && bytes == 1 { value as u16 as u32 } else { value as u32 };
-                    warp.registers.row_mut(*register)[lane] = value;
+                    warp.registers.row_mut(*register)[lane] = value as u32;
                 }
             }
         }
@@ -206,6 +206,7 @@ impl Cluster<'_> {
                     self.launch.memory.regions[region].mark_written(offset, (bytes * count) as u64);
                 }
                 Place::Shared { rank, offset } => {
+                    self.visit(warp, rank).in_lane(lane)?;
                     self.see_write(warp, Range { block: rank, offset, bytes: bytes * count }, step).in_lane(lane)?;
                 }
                 _ => {}
@@ -256,6 +257,7 @@ impl Cluster<'_> {
                     unsafe { update_global(region.pointer(offset), bytes, change) }
                 }
                 Place::Shared { rank, offset } => {
+                    self.visit(warp, rank).in_lane(lane)?;
                     let cell = &mut self.blocks[rank].shared[offset..][..bytes];
                     let old = from_bytes(cell);
                     cell.copy_from_slice(&change(old).to_le_bytes()[..bytes]);

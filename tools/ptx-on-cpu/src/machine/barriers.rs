@@ -198,6 +198,9 @@ impl Cluster<'_> {
     /// The last lane of a warp has ended.
     pub(super) fn end(&mut self, warp: &mut Warp) -> Result<(), Finding> {
         self.blocks[warp.block].living -= 1;
+        if let Some(clocks) = &self.clocks {
+            clocks.leave(warp.id, &mut self.blocks[warp.block].end);
+        }
         for id in 0..self.blocks[warp.block].barriers.len() {
             self.complete_barrier(warp.block, id);
         }
@@ -208,6 +211,25 @@ impl Cluster<'_> {
         }
         if warp.wgmma.groups > warp.wgmma.done && self.hazards() {
             return Err("ends with wgmma groups that nobody waited for".into());
+        }
+        if self.blocks[warp.block].living == 0 { self.check_end(warp.block) } else { Ok(()) }
+    }
+
+    /// A block's shared memory ends with it: others must have done with it.
+    fn check_end(&self, rank: usize) -> Result<(), Finding> {
+        let block = &self.blocks[rank];
+        let Some(clocks) = &self.clocks else { return Ok(()) };
+        let late = block.visitors.iter().find(|(warp, epoch)| !block.end.knows_end(**warp, **epoch));
+        if let Some((warp, _)) = late {
+            let name = clocks.name(*warp as u32);
+            return Err(format!("the block ends while {name} may still touch its shared memory").into());
+        }
+        let copied = block.mbarriers.iter().find(|(_, mbarrier)| !mbarrier.knows_copies(&block.end));
+        if let Some((address, _)) = copied {
+            return Err(format!(
+                "the block ends with copies that report to the mbarrier {address:#x}, and nobody waited"
+            )
+            .into());
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! mbarriers (PTX ISA, "mbarrier"): a phase ends when no arrival and no byte is pending.
 
-use super::{Cluster, Flow, Step, Warp};
+use super::{Cluster, Flow, RANK_SHIFT, Step, Warp};
 use crate::clocks::Clock;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{Address, NONE, Operation};
@@ -22,6 +22,10 @@ pub(crate) struct Mbarrier {
     agent: u32,
     /// Copies that began.
     pub copies: u32,
+    /// The warp that initialised it, and when.
+    owner: (usize, u32),
+    /// Whether `fence.mbarrier_init` has made that known.
+    published: bool,
 }
 
 impl Mbarrier {
@@ -39,6 +43,11 @@ impl Mbarrier {
     pub fn describe(&self, address: u32) -> String {
         let Self { count, pending, bytes, phase, .. } = self;
         format!("mbarrier {address:#x}: phase {phase}, {pending} of {count} arrivals and {bytes} bytes pending")
+    }
+
+    /// Whether all copies that report here are known to be over.
+    pub fn knows_copies(&self, clock: &Clock) -> bool {
+        clock.knows_end(self.agent as usize, self.copies)
     }
 
     pub fn agent(&self) -> u32 {
@@ -67,10 +76,42 @@ impl Cluster<'_> {
         found.ok_or_else(|| format!("no mbarrier was initialised at {address:#x}").into())
     }
 
+    /// Checks that the initialisation is ordered before what a warp does with it, or a copy that the warp begins.
+    pub fn see_mbarrier(&mut self, warp: usize, address: u64, is_copy: bool) -> Result<(), Finding> {
+        let (owner, published) = {
+            let mbarrier = self.mbarrier(address)?;
+            (mbarrier.owner, mbarrier.published)
+        };
+        let Some(clocks) = &self.clocks else { return Ok(()) };
+        let (agent, epoch) = owner;
+        let ordered = clocks.knows(warp, agent, epoch) || published && clocks.knows_end(warp, agent, epoch);
+        if !ordered {
+            let name = clocks.name(agent as u32);
+            return Err(format!(
+                "uses the mbarrier {address:#x}, which {name} initialised, and nothing orders the two"
+            )
+            .into());
+        }
+        if is_copy && !published && !clocks.proxy_knows(warp, agent, epoch) {
+            return Err(format!(
+                "an asynchronous copy reports to the mbarrier {address:#x}, and no fence.mbarrier_init or fence.proxy.async \
+                 stands behind its initialisation"
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    /// `fence.mbarrier_init`: what this warp has initialised is known to all that it synchronises with.
+    pub(super) fn publish_mbarriers(&mut self, warp: &Warp) {
+        let mbarriers = self.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut());
+        mbarriers.filter(|mbarrier| mbarrier.owner.0 == warp.id).for_each(|mbarrier| mbarrier.published = true);
+    }
+
     /// The mbarrier at an offset of a block.
     pub fn mbarrier_of(&mut self, rank: usize, address: u64) -> Result<&mut Mbarrier, Finding> {
-        let rank_bits = (rank as u64) << super::RANK_SHIFT;
-        self.mbarrier(address & ((1 << super::RANK_SHIFT) - 1) | rank_bits)
+        let rank_bits = (rank as u64) << RANK_SHIFT;
+        self.mbarrier(address & ((1 << RANK_SHIFT) - 1) | rank_bits)
     }
 
     pub(super) fn mbarrier_init(&mut self, warp: &mut Warp, address: Address, step: &Step) -> Result<Flow, Finding> {
@@ -84,7 +125,8 @@ impl Cluster<'_> {
                 return Err(format!("mbarrier.init at {at:#x} with a count of {count}")).in_lane(lane);
             }
             let agent = self.clocks.as_mut().map_or(0, |clocks| clocks.new_agent());
-            let mbarrier = Mbarrier { count, pending: count, agent, ..Mbarrier::default() };
+            let owner = (warp.id, self.clocks.as_ref().map_or(0, |clocks| clocks.now(warp.id)));
+            let mbarrier = Mbarrier { count, pending: count, agent, owner, ..Mbarrier::default() };
             self.blocks[rank].mbarriers.insert(offset as u32, mbarrier);
         }
         Ok(Flow::Next)
@@ -118,6 +160,10 @@ impl Cluster<'_> {
             let number =
                 |register, or| if register == NONE { or } else { i64::from(warp.registers.lane(register, lane)) };
             let (count, bytes) = (number(count, 1), number(bytes, 0));
+            let rank = (at >> RANK_SHIFT & 0xff) as usize;
+            if rank < self.blocks.len() {
+                self.visit(warp, rank).in_lane(lane)?;
+            }
             let old = self.mbarrier_arrival(warp.id, at, count, bytes, (relaxed, drop)).in_lane(lane)?;
             if state != NONE {
                 warp.registers.set_wide_lane(state, lane, old);
@@ -136,6 +182,7 @@ impl Cluster<'_> {
         bytes: i64,
         (relaxed, drop): (bool, bool),
     ) -> Result<u64, Finding> {
+        self.see_mbarrier(warp, address, false)?;
         let mut clocks = self.clocks.take();
         let result = self.mbarrier(address).map(|mbarrier| {
             if let Some(clocks) = &mut clocks {
@@ -161,6 +208,7 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let at = warp.address(base, address, lane);
             let bytes = i64::from(warp.registers.lane(bytes, lane));
+            self.see_mbarrier(warp.id, at, false).in_lane(lane)?;
             self.mbarrier(at).in_lane(lane)?.bytes += bytes;
         }
         Ok(Flow::Next)
@@ -187,6 +235,7 @@ impl Cluster<'_> {
             let answer = match asked {
                 Some((same_at, same_phase, answer)) if (same_at, same_phase) == (at, wanted) => answer,
                 _ => {
+                    self.see_mbarrier(warp.id, at, false).in_lane(lane)?;
                     let mbarrier = self.mbarrier(at).in_lane(lane)?;
                     let answer = mbarrier.phase & 1 != wanted;
                     if answer && !relaxed {

@@ -16,7 +16,7 @@ pub(crate) use mbarrier::Mbarrier;
 pub(crate) use step::{Flow, Step};
 pub(crate) use warp::{State, Warp};
 
-use crate::clocks::{Clocks, Conflict};
+use crate::clocks::{Clock, Clocks, Conflict};
 use crate::copies::tensor::TensorCopy;
 use crate::decode::SHARED_BASE;
 use crate::fault::{Fault, Finding, source_lines};
@@ -115,6 +115,10 @@ pub(crate) struct Block {
     pub barriers: [NamedBarrier; 16],
     /// Warps that have not ended.
     pub living: u32,
+    /// Warps of other blocks that were here, and when last.
+    pub visitors: std::collections::BTreeMap<usize, u32>,
+    /// What the warps knew that have ended.
+    pub end: Clock,
 }
 
 /// The machine for one cluster.
@@ -154,6 +158,8 @@ impl<'a> Cluster<'a> {
                 mbarriers: Default::default(),
                 barriers: Default::default(),
                 living: warps as u32,
+                visitors: Default::default(),
+                end: Clock::default(),
             }
         };
         let hazards = launch.settings.hazards;
@@ -254,7 +260,22 @@ impl<'a> Cluster<'a> {
 
     /// A conflict in words.
     pub fn conflict(&self, conflict: Conflict) -> Finding {
-        format!("{}; the other access is at {}", conflict.text, self.launch.describe(conflict.other)).into()
+        let Some(other) = conflict.other else { return conflict.text.into() };
+        format!("{}; the other access is at {}", conflict.text, self.launch.describe(other)).into()
+    }
+
+    /// Notes that a warp touches another block's shared memory, which must be there, and must stay.
+    pub fn visit(&mut self, warp: &Warp, rank: usize) -> Result<(), Finding> {
+        if rank == warp.block {
+            return Ok(());
+        }
+        if self.blocks[rank].living == 0 {
+            return Err(format!("touches shared memory of the cluster's block {rank}, which has ended").into());
+        }
+        if let Some(clocks) = &self.clocks {
+            self.blocks[rank].visitors.insert(warp.id, clocks.now(warp.id));
+        }
+        Ok(())
     }
 
     /// Rank and offset of a shared address.
