@@ -14,7 +14,8 @@
 //!
 //! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
 //!
-//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB).
+//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB), `EMULATED_GPU_STATUS`
+//! ("cuMemAlloc_v2=4711": what that function returns, without doing anything).
 
 mod api;
 mod api_graph;
