@@ -131,10 +131,10 @@ pub const SM90_THREADS: u32 = 384;
 pub const SM90_SHARED_BYTES: u32 = 227 << 10;
 /// Threads of a block of `gemm_finish_sm90_f32`, and blocks for each tile.
 pub const SM90_FINISH: [u32; 2] = [128, 16];
-/// Multiprocessors of an H100: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
+/// Multiprocessors of an H100 and an H200: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
 const SM90_BLOCKS: usize = 132;
-/// Nanoseconds of a step's arithmetic, 2 x 128 x 256 x 64 at the data sheet's rate.
-const SM90_STEP_NS: usize = 560;
+/// Nanoseconds of a step's arithmetic, 2 x 128 x 256 x 64 at 798 TFLOP/s, which an H200 is known to reach.
+const SM90_STEP_NS: usize = 694;
 /// Bytes that a block reads from L2 in a step: its tiles of A and B; in a cluster of two a half of B comes from the other block.
 const SM90_STEP_BYTES: [usize; 2] = [48 << 10, 32 << 10];
 /// Bytes a nanosecond that L2 gives: what is said of H100s, unmeasured. See `kernels/notes/gemm.md`.

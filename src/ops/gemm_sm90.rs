@@ -65,7 +65,7 @@ pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -
     let blocks = plan.blocks(clusters, tape.device().multiprocessors());
     let launch = |name: String| {
         let launch = Launch::new(name, blocks, SM90_THREADS).shared(SM90_SHARED_BYTES).value(plan.arguments);
-        let launch = launch.work(work_of(product, epilogue));
+        let launch = launch.work(work_of(product, epilogue)).sums(m * n * parts);
         launch.tensor_map(a.clone()).tensor_map(b.clone())
     };
     let device = tape.device();

@@ -86,6 +86,12 @@ impl Gpu {
         Ok(self.functions.len() - 1)
     }
 
+    /// Blocks of a cluster that a kernel was compiled for, if any.
+    pub fn cluster(&self, function: usize) -> Answer<Option<[u32; 3]>> {
+        let function = self.functions.get(function).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        Ok(Some(function.kernel.cluster()).filter(|cluster| *cluster != [1; 3]))
+    }
+
     /// `cuFuncSetAttribute` for dynamic shared memory.
     pub fn allow_shared(&mut self, function: usize, bytes: usize) -> Answer {
         let limit = self.block_shared();
