@@ -6,7 +6,8 @@
 #   tools/emulated_gpu.sh target/debug/helixgrad doctor
 #   HELIXGRAD_TEST_DEVICE=cuda tools/emulated_gpu.sh cargo test --test devices
 #
-# Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB).
+# Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB), and to rehearse a bad day
+# EMULATED_GPU_HANGS and EMULATED_GPU_CRASHES (part of a kernel's name: a launch of it never ends, or traps).
 # The command's program must have kernels in it, so nvcc must have been there when it was built.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)

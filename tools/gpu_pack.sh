@@ -1,41 +1,42 @@
 #!/bin/sh
-# Builds what a machine with an NVIDIA GPU but without Rust needs, into gpu-check/ (ignored by git): the program with its
-# kernels, the tests that can run on a GPU, the benches, the sample and gpu_check.sh. Carry the folder there and run gpu_check.sh in it.
+# Builds what a machine with an NVIDIA GPU but without Rust needs into one archive, gpu-check.tar.xz (ignored by git): the program with its kernels,
+# the tests that can run on a GPU, the benches, the sample and gpu_check.sh. Carry it there and unpack it (`tar xf gpu-check.tar.xz`), or lay it
+# beside tools/: tools/gpu_check.sh unpacks it.
 #
 #   tools/gpu_pack.sh
 #
-# Stripped, under 60 MB together. HELIXGRAD_PACK_PROFILE=dev takes the binaries of `cargo test` instead, without benches, to rehearse.
+# Under 48 MB: the four programs hold the same kernels, and xz looks back far enough to write them once. HELIXGRAD_PACK_PROFILE=dev takes
+# the profile of `cargo build` instead, which is sooner there, to rehearse.
 set -eu
 cd "$(dirname "$0")/.."
 
 profile=${HELIXGRAD_PACK_PROFILE:-release}
 [ "$profile" = dev ] || tools/install-nvcc.sh
-[ "$profile" = dev ] && folder=debug || folder=$profile
-rm -rf gpu-check
+rm -rf gpu-check gpu-check.tar.xz
 mkdir -p gpu-check/sample gpu-check/tests/fixtures
 
-cargo build --locked --profile "$profile" --bin helixgrad
-cp "${CARGO_TARGET_DIR:-target}/$folder/helixgrad" gpu-check/helixgrad
-for test in kernels devices; do
-    # cargo names test programs by a hash; its own messages say which is which. (Tests have profile `test` where the rest has dev.)
-    [ "$profile" = dev ] && of=test || of=$profile
-    built=$(cargo test --locked --profile "$of" --no-run --test $test --message-format=json |
-        sed -n 's/.*"name":"'$test'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-    cp "$built" gpu-check/test-$test
-done
-if [ "$profile" != dev ]; then
-    built=$(cargo bench --locked --no-run --bench all --message-format=json |
-        sed -n 's/.*"name":"all".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-    cp "$built" gpu-check/bench-all
-fi
+# cargo names test programs by a hash; its own messages say which is which. (Tests have profile `test` where the rest has dev.)
+built() {
+    name=$1
+    shift
+    cargo "$@" --message-format=json | sed -n 's/.*"name":"'"$name"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1
+}
+[ "$profile" = dev ] && tests=test || tests=$profile
+cp "$(built helixgrad build --locked --profile "$profile" --bin helixgrad)" gpu-check/helixgrad
+cp "$(built kernels test --locked --profile "$tests" --no-run --test kernels)" gpu-check/test-kernels
+cp "$(built devices test --locked --profile "$tests" --no-run --test devices)" gpu-check/test-devices
+cp "$(built all build --locked --profile "$tests" --bench all)" gpu-check/bench-all
 find gpu-check -maxdepth 1 -type f -exec strip {} +
 cp sample/*.2bit sample/*.gff3.gz gpu-check/sample/
 cp tests/fixtures/golden_* gpu-check/tests/fixtures/
-cp tools/gpu_check.sh tools/gpu_bench.sh tools/torch_*.py tools/bench_table.py gpu-check/
+cp tools/gpu_check.sh tools/torch_*.py tools/bench_table.py gpu-check/
 
-kilobytes=$(du -sk gpu-check | cut -f1)
-echo "gpu-check: $((kilobytes / 1024)) MB"
-if [ "$kilobytes" -gt 61440 ]; then
-    echo "gpu_pack.sh: gpu-check/ is over 60 MB" >&2
+# The programs one behind the other, within the 192 MB that xz looks back.
+tar -cf - gpu-check/helixgrad gpu-check/test-* gpu-check/bench-all gpu-check/*.sh gpu-check/*.py gpu-check/sample gpu-check/tests |
+    xz -6 --lzma2=preset=6,dict=192MiB >gpu-check.tar.xz
+bytes=$(stat -c %s gpu-check.tar.xz)
+echo "gpu-check.tar.xz: $((bytes / 1000000)) MB, unpacked $(du -sm gpu-check | cut -f1) MB"
+if [ "$bytes" -gt 48000000 ]; then
+    echo "gpu_pack.sh: gpu-check.tar.xz is over 48 MB" >&2
     exit 1
 fi

@@ -79,8 +79,11 @@ pub struct Gpu {
     pub instances: Vec<Option<Instance>>,
     queue: VecDeque<Task>,
     /// What ended the context.
-    fault: Option<CUresult>,
+    pub fault: Option<CUresult>,
     launches: u64,
+    /// Parts of the names of kernels that never end, and of those that trap.
+    pub hangs: Option<String>,
+    pub crashes: Option<String>,
 }
 
 static GPU: Mutex<Option<Gpu>> = Mutex::new(None);
@@ -113,6 +116,8 @@ pub fn start() -> Answer {
         queue: VecDeque::new(),
         fault: None,
         launches: 0,
+        hangs: std::env::var("EMULATED_GPU_HANGS").ok(),
+        crashes: std::env::var("EMULATED_GPU_CRASHES").ok(),
     });
     Ok(())
 }
@@ -202,6 +207,17 @@ impl Gpu {
 
     fn run_launch(&mut self, launch: &Launch) -> Answer {
         let kernel = self.functions[launch.function].kernel;
+        let named = |part: &Option<String>| part.as_ref().is_some_and(|part| kernel.name().contains(part.as_str()));
+        if named(&self.hangs) {
+            eprintln!("emulated GPU: kernel {} never ends, as EMULATED_GPU_HANGS says", kernel.name());
+            loop {
+                std::thread::park();
+            }
+        }
+        if named(&self.crashes) {
+            eprintln!("emulated GPU: kernel {} traps, as EMULATED_GPU_CRASHES says", kernel.name());
+            return Err(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        }
         let mut values = launch.arguments.clone();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         self.launches += 1;

@@ -14,7 +14,8 @@
 //!
 //! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
 //!
-//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB).
+//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB); to rehearse a bad day,
+//! `EMULATED_GPU_HANGS` and `EMULATED_GPU_CRASHES` (part of a kernel's name: a launch of it never ends, or traps).
 
 mod api;
 mod api_graph;

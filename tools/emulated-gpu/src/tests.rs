@@ -140,5 +140,30 @@ fn strict_where_a_driver_may_be_kind() {
         assert_eq!(launch(32, 0), SUCCESS);
         assert_eq!(cuStreamSynchronize(stream), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
         assert_eq!(cuMemAlloc_v2(&mut address, 64), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+
+        // On a bad day: a kernel that traps, and one that never ends. Nobody gets at the GPU any more, so that comes last.
+        let is_to = |crashes: Option<&str>, hangs: Option<&str>| {
+            crate::gpu::started(|gpu| {
+                (gpu.fault, gpu.crashes, gpu.hangs) = (None, crashes.map(Into::into), hangs.map(Into::into));
+                Ok(())
+            })
+        };
+        assert_eq!(is_to(None, None), SUCCESS);
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), SUCCESS);
+        assert_eq!(is_to(Some("tanh"), None), SUCCESS);
+        let again = |x: &mut u64| {
+            let mut count = 16i64;
+            let mut arguments: [*mut c_void; 2] = [(&raw mut *x).cast(), (&raw mut count).cast()];
+            cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream, arguments.as_mut_ptr(), null_mut())
+        };
+        assert_eq!((again(&mut address), cuStreamSynchronize(stream)), (SUCCESS, Status::CUDA_ERROR_ILLEGAL_ADDRESS));
+        assert_eq!(is_to(Some("softsign"), None), SUCCESS);
+        assert_eq!((again(&mut address), cuStreamSynchronize(stream)), (SUCCESS, SUCCESS), "another kernel");
+        assert_eq!(is_to(None, Some("tanh_forward")), SUCCESS);
+        assert_eq!(again(&mut address), SUCCESS);
+        let (context, stream) = (context as usize, stream as usize);
+        let waits = std::thread::spawn(move || (cuCtxSetCurrent(context as _), cuStreamSynchronize(stream as _)));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!waits.is_finished());
     }
 }
