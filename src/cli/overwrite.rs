@@ -48,8 +48,7 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
         let page = pictured.then(|| saturation::page_path(out)).transpose()?;
         for written in [Some(out.clone()), page, Some(index_path(out))].into_iter().flatten() {
             let Ok(real) = written.canonicalize() else { continue };
-            let is_read =
-                |file: &Path| file == real || (!resume && real.is_dir() && file != real && file.starts_with(&real));
+            let is_read = |file: &Path| file == real || !resume && real.is_dir() && file.starts_with(&real);
             if let Some((_, input)) = read.iter().find(|(file, _)| is_read(file)) {
                 return Err(Error::usage(
                     format!(
