@@ -45,21 +45,19 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
     }
     let read: Vec<(PathBuf, &Path)> = inputs.iter().flat_map(|input| files_of(input)).collect();
     for out in &outputs {
-        let page = pictured.then(|| saturation::page_path(out)).transpose()?;
+        let page = pictured.then(|| out.with_extension("html"));
         for written in [Some(out.clone()), page, Some(index_path(out))].into_iter().flatten() {
             let Ok(real) = written.canonicalize() else { continue };
-            let is_read =
-                |file: &Path| file == real || (!resume && real.is_dir() && file != real && file.starts_with(&real));
+            let is_read = |file: &Path| file == real || !resume && real.is_dir() && file.starts_with(&real);
             if let Some((_, input)) = read.iter().find(|(file, _)| is_read(file)) {
                 return Err(Error::usage(
-                    format!(
-                        "the output {} is the input {}, or holds it or a part of it",
-                        written.display(),
-                        input.display()
-                    ),
+                    format!("the output {} would write over the input {}", written.display(), input.display()),
                     "give the output another name",
                 ));
             }
+        }
+        if pictured {
+            saturation::page_path(out)?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::model::ModelArgs;
 use super::{Common, config, run_folder};
 use crate::device::{DType, host_memory};
+use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::kmer::corpus::{Corpus, CorpusOptions, Parts, PretrainingData};
 use crate::kmer::masking::{Masking, Recipe};
@@ -63,6 +64,13 @@ pub struct Args {
     /// Keep a sequence (NAME) or region (NAME:START-END, 1-based) out of training and evaluate on it; may be repeated.
     #[arg(long, value_name = "REGION")]
     hold_out: Vec<String>,
+    /// Two names of the same sequence, in --hold-out and in the genome, as NC_000023.10=X; may be repeated.
+    #[arg(long, value_name = "ONE=OTHER", requires = "hold_out")]
+    alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE", requires = "hold_out")]
+    #[serde(serialize_with = "lossy::serialize", skip_serializing_if = "Option::is_none")]
+    alias_file: Option<PathBuf>,
     /// Read half of the windows from the reverse strand.
     #[arg(long)]
     reverse_complement: bool,
@@ -261,7 +269,8 @@ fn data(args: &Args, vocabulary: &Vocabulary) -> Result<(PretrainingData, Option
         return Err(Error::usage("neither --genome nor --text", "name the data to train on"));
     };
     let genome = Arc::new(Genome::open(path)?);
-    let regions = Regions::parse(&genome, &args.hold_out)?;
+    let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
+    let regions = Regions::parse_with(&genome, &aliases, &args.hold_out)?;
     let corpus = |parts: Parts| {
         let reverse_complement = args.reverse_complement;
         let options = CorpusOptions { max_length: args.max_length, reverse_complement, parts };

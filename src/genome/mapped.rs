@@ -209,12 +209,14 @@ mod tests {
     fn a_file_that_is_cut_short_is_read_as_zeros_and_found_out() {
         let folder = tempfile::tempdir().unwrap();
         let (path, file) = mapped(folder.path());
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
         File::options().write(true).open(&path).unwrap().set_len(5_000).unwrap();
         assert_eq!((file[100], file[39_999], file[20_000]), (7, 0, 0));
         let message = file.check().unwrap_err().to_string();
         assert!(message.contains("had 40000 bytes and has 5000 now"), "{message}");
-        // Even if it has its length again.
+        // Even if it has its length and its time again.
         fs::write(&path, vec![7; 40_000]).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         assert!(file.check().is_err());
         drop(file);
         let (_, file) = mapped(folder.path());

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::Result;
+use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
 use crate::genome::twobit::Genome;
 
@@ -36,7 +37,16 @@ impl Regions {
     /// # Errors
     /// As [`Region::parse`].
     pub fn parse<S: AsRef<str>>(genome: &Genome, texts: &[S]) -> Result<Self> {
-        let parse = |text: &S| Region::parse(genome, text.as_ref()).map(|region| (region.index, region.range));
+        Self::parse_with(genome, &Aliases::default(), texts)
+    }
+
+    /// As [`Regions::parse`], of sequences that may be called by other names.
+    ///
+    /// # Errors
+    /// As [`Regions::parse`].
+    pub fn parse_with<S: AsRef<str>>(genome: &Genome, aliases: &Aliases, texts: &[S]) -> Result<Self> {
+        let parse =
+            |text: &S| Region::parse_with(genome, aliases, text.as_ref()).map(|region| (region.index, region.range));
         texts.iter().map(parse).collect::<Result<_>>().map(Self::new)
     }
 
@@ -109,6 +119,8 @@ mod tests {
         let parse = |texts: &[&str]| Regions::parse(&genome, texts);
         assert_eq!(parse(&["b", "chr:1:1-1,000"]).unwrap().ranges(), [(0, 0..1000), (1, 0..4)]);
         assert_eq!(parse(&["b:4-4"]).unwrap().ranges(), [(1, 3..4)]);
+        let aliases = Aliases::parse(&["x=b".to_owned()], None).unwrap();
+        assert_eq!(Regions::parse_with(&genome, &aliases, &["x:4-4"]).unwrap().ranges(), [(1, 3..4)]);
         for wrong in ["c", "b:", "b:0-3", "b:3-2", "b:1-5", "b:x-y", "", ":"] {
             assert_eq!(parse(&[wrong]).unwrap_err().exit_code(), 2, "{wrong}");
         }

@@ -193,7 +193,7 @@ fn no_command_writes_over_what_it_reads() {
         vec!["splice", "sites", "--genome", genome, "--annotation", &bed, "--out", &bed],
     ] {
         let message = refused(&arguments);
-        assert!(message.contains("is the input"), "{message}");
+        assert!(message.contains("would write over the input"), "{message}");
     }
     // A page that is nobody's input is not written over, either, unless an earlier run made it.
     for out in [&other_table, &other_page] {

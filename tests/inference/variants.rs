@@ -40,7 +40,7 @@ fn probability(plain: &mut Plain, bases: &[u8], b: usize, strand: Strand, kind: 
     plain.site(bases, b, strand, gt_ag).map(|scores| scores[kind as usize])
 }
 
-/// The same from whole haplotypes. `at` is the first changed base.
+/// The same from whole haplotypes. `at` is the first changed base, as the record writes it.
 fn expected(
     plain: &mut Plain,
     sequence: &[u8],
@@ -50,9 +50,14 @@ fn expected(
     gt_ag: bool,
 ) -> Deltas {
     let other = [&sequence[..at], inserted, &sequence[at + replaced..]].concat();
+    // Wherever the same haplotype can be written.
+    let is_place = |p: &usize| sequence[..*p] == other[..*p] && sequence[p + replaced..] == other[p + inserted.len()..];
+    let places: Vec<usize> = (0..=sequence.len() - replaced).filter(is_place).collect();
+    let (first, last) = (places[0], places[places.len() - 1]);
+    assert!(places.contains(&at));
     // Pairs of one place: before the change, behind it, and one to one inside it where it has the same length.
-    let mut pairs: Vec<(usize, usize)> = (0..=at).map(|b| (b, b)).collect();
-    pairs.extend((at + replaced..=sequence.len()).map(|b| (b, b - replaced + inserted.len())));
+    let mut pairs: Vec<(usize, usize)> = (0..=last).map(|b| (b, b)).collect();
+    pairs.extend((first + replaced..=sequence.len()).map(|b| (b, b - replaced + inserted.len())));
     if replaced == inserted.len() {
         pairs.extend((at..at + replaced).map(|b| (b, b)));
     }
@@ -61,7 +66,7 @@ fn expected(
         for is_gain in [false, true] {
             let (here, there) = if is_gain { (other.as_slice(), sequence) } else { (sequence, other.as_slice()) };
             let changed = if is_gain { inserted.len() } else { replaced };
-            let near = at.saturating_sub(DISTANCE)..=(at + changed + DISTANCE).min(here.len());
+            let near = first.saturating_sub(DISTANCE)..=(last + changed + DISTANCE).min(here.len());
             for b in near {
                 let Some(own) = probability(plain, here, b, strand, kind, gt_ag) else { continue };
                 let mut best = 0.0_f64;
@@ -85,9 +90,9 @@ fn expected(
                     // The exon's base, in the reference.
                     let boundary = match is_gain {
                         false => b,
-                        true if b <= at => b,
-                        true if b >= at + inserted.len() => b - inserted.len() + replaced,
-                        true => at + (b - at).min(replaced),
+                        true if b <= first => b,
+                        true if b >= first + inserted.len() => b - inserted.len() + replaced,
+                        true => first + (b - first).min(replaced),
                     };
                     let before =
                         matches!((kind, strand), (Kind::Donor, Strand::Plus) | (Kind::Acceptor, Strand::Minus));
