@@ -180,3 +180,14 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_have_a_remedy() {
+        let error = Error::io("open", "x.2bit")(io::Error::from_raw_os_error(24));
+        assert!(error.to_string().contains("what to do: raise the limit of open files (ulimit -n)"), "{error}");
+    }
+}

@@ -33,7 +33,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
         let to = to.join(entry.file_name().unwrap());
-        if entry.is_dir() { copy(&entry, &to) } else { drop(fs::copy(&entry, &to).unwrap()) }
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            fs::copy(&entry, &to).unwrap();
+        }
     }
 }
 
@@ -181,7 +185,7 @@ fn an_epoch_that_was_interrupted_has_the_figures_of_an_unbroken_one() {
         std::thread::sleep(Duration::from_millis(2));
     }
     std::thread::sleep(epoch / 3);
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(matches!(child.wait().unwrap().code(), Some(130 | 0)));
     succeeds(&["finetune", "--resume", "--out", &broken]);
     let figures = |run: &str| -> Vec<Value> {
@@ -216,10 +220,13 @@ fn a_step_of_minutes_tells_its_parts_and_can_be_stopped() {
     let part = lines.by_ref().find(|line| line.contains(" done")).unwrap();
     assert!(part.contains("step 1: part ") && part.contains("of 4096"), "{part}");
     std::thread::sleep(Duration::from_secs(2));
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let asked = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        assert!(asked.elapsed() < Duration::from_secs(20), "Ctrl-C is not heeded inside a step");
+        if asked.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("a request to stop is not heeded inside a step");
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
     let rest: String = lines.collect();
@@ -262,9 +269,5 @@ fn slips_get_the_usual_message() {
         output.status.code() == Some(2) && message.contains("a pipe or a device") && message.contains("what to do"),
         "{message}"
     );
-    let limited = format!("ulimit -n 4; exec {} genome info {genome}", env!("CARGO_BIN_EXE_helixgrad"));
-    let output = Command::new("bash").args(["-c", &limited]).output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && !message.contains("panicked"), "{message}");
     assert!(!Path::new(&out).exists());
 }

@@ -15,7 +15,7 @@ use crate::autograd::Tape;
 use crate::kmer::labelled::{LabelledWindow, checksum};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
-use crate::output::write_atomic;
+use crate::output::{remove_debris, write_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::small_file;
 use crate::{Error, Result};
@@ -142,6 +142,7 @@ pub fn cross_validate(
         options.patience,
     ]);
     keep_to_plan(&options.out.join(PLAN_FILE), &plan)?;
+    remove_debris(&options.out)?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }
