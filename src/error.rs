@@ -93,6 +93,10 @@ fn remedy_for(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "\n  what to do: change its permissions, or name another place",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "\n  what to do: make room, or name another place",
         io::ErrorKind::ReadOnlyFilesystem => "\n  what to do: name another place",
+        // EMFILE and ENFILE, which have no kind of their own.
+        _ if matches!(source.raw_os_error(), Some(23 | 24)) => {
+            "\n  what to do: raise the limit of open files (ulimit -n), or close other programs"
+        }
         _ => "",
     }
 }
@@ -174,5 +178,16 @@ impl Error {
             Self::Failed(_) | Self::OutOfMemory(_) => 1,
             Self::Interrupted(_) => 130,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_have_a_remedy() {
+        let error = Error::io("open", "x.2bit")(io::Error::from_raw_os_error(24));
+        assert!(error.to_string().contains("what to do: raise the limit of open files (ulimit -n)"), "{error}");
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempPath;
 
@@ -74,6 +75,20 @@ impl Drop for Unfinished {
     }
 }
 
+/// For tests: where `HELIXGRAD_TEST_KILL_AT` is N, the Nth call ends the process as `kill -9` would. Stands before and behind every
+/// change that a command makes to its folder.
+pub(crate) fn failpoint() {
+    static LEFT: LazyLock<Option<AtomicU64>> =
+        LazyLock::new(|| Some(AtomicU64::new(std::env::var("HELIXGRAD_TEST_KILL_AT").ok()?.parse().ok()?)));
+    if let Some(left) = &*LEFT
+        && left.fetch_sub(1, Ordering::SeqCst) == 1
+    {
+        #[cfg(unix)]
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        std::process::abort();
+    }
+}
+
 /// A file written beside its final name, synced and renamed by [`AtomicFile::commit`].
 /// Dropped without a commit, it leaves nothing behind.
 pub struct AtomicFile {
@@ -120,6 +135,7 @@ impl AtomicFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o644));
         }
+        failpoint();
         let create = || builder.tempfile_in(staging.unwrap_or(&folder)).map_err(Error::io("write beside", &path));
         let (file, unfinished) = Unfinished::new(create, |file| file.path().to_owned())?;
         // What is written to the parts gives errors without the staging file's name, which nobody asked about.
@@ -158,10 +174,12 @@ impl AtomicFile {
         let Self { path, writer, staging, unfinished: staged } = self;
         let file = writer.into_inner().map_err(|error| Error::io("write", &path)(error.into_error()))?;
         file.sync_all().map_err(Error::io("write", &path))?;
+        failpoint();
         {
             let _nobody_stops_here = unfinished();
             staging.persist(&path).map_err(|error| Error::io("rename into place", &path)(error.error))?;
         }
+        failpoint();
         drop(staged);
         sync_folder(&parent(&path));
         Ok(())

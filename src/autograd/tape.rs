@@ -121,6 +121,8 @@ pub struct Tape {
     /// The operation that ran last, or is running on the way back.
     place: (&'static str, Pass),
     profile: Option<Profile>,
+    /// Asked before every operation: whether to give the pass up.
+    stop: Option<Box<dyn Fn() -> bool>>,
 }
 
 /// What dropout draws from in one micro-batch.
@@ -159,6 +161,20 @@ impl Tape {
             passes: 0,
             place: ("", Pass::Forward),
             profile: None,
+            stop: None,
+        }
+    }
+
+    /// From now on asks before every operation whether to go on; where it says so, the operation returns [`Error::Interrupted`]. The
+    /// gradients of such a pass are incomplete, and of no use.
+    pub fn stop_when(&mut self, stop: Option<Box<dyn Fn() -> bool>>) {
+        self.stop = stop;
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        match &self.stop {
+            Some(stop) if stop() => Err(Error::Interrupted(" inside a step".into())),
+            _ => Ok(()),
         }
     }
 
@@ -228,6 +244,7 @@ impl Tape {
     /// # Errors
     /// Out of memory.
     pub fn allocate_as(&mut self, len: usize, dtype: DType) -> Result<Buffer> {
+        self.check_stop()?;
         let bytes = len * dtype.size();
         // Best fit, the lowest address of equals, in whatever order they came back: so a step finds the memory that the one before
         // used for the same, and its launches are the same ones again.
@@ -455,6 +472,7 @@ impl Tape {
     /// Goes back until only the first `nodes` nodes are left.
     fn back_to(&mut self, nodes: usize, parameters: &mut Parameters) -> Result<()> {
         while self.nodes.len() > nodes {
+            self.check_stop()?;
             let Some(Node { op, layer, backward }) = self.nodes.pop() else { break };
             self.enter_layer(layer);
             let Some(op) = op else {

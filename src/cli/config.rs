@@ -1,9 +1,11 @@
 //! `--config file.toml`: any option of the command, overridden by the command line. `--resume` reads the options that the
 //! run was started with in the same way.
 
+use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
 
 use super::Common;
@@ -12,13 +14,44 @@ use crate::inference::variants::working_folder;
 use crate::small_file;
 use crate::{Error, Result};
 
+/// A command line with the options of a file in it.
+pub struct Merged {
+    /// The command line.
+    pub arguments: Vec<OsString>,
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The names of the options that come from it.
+    pub inserted: Vec<String>,
+}
+
+/// What clap has against a value that stands in the file `path`, told as one of that file.
+pub fn wrong_value(error: &clap::Error, path: &Path, inserted: &[String]) -> Option<Error> {
+    let of = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let argument = of(ContextKind::InvalidArg)?;
+    let name = argument.strip_prefix("--")?.split([' ', '=']).next()?;
+    if !inserted.iter().any(|of_file| of_file == name) {
+        return None;
+    }
+    let known = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) if !values.is_empty() => format!("choose from {}", values.join(", ")),
+        _ => error
+            .source()
+            .map_or_else(|| format!("give what {argument} takes"), |why| format!("{why}; give what {argument} takes")),
+    };
+    let found = format!("{:?} is no value of this option", of(ContextKind::InvalidValue).unwrap_or_default());
+    Some(Error::input(path, format!("key {name:?}"), found, known))
+}
+
 /// Inserts the options of the `--config` file behind the command's name, unless the command line sets them itself.
 ///
 /// # Errors
 /// [`Error::Input`] for a file that is no TOML or has an option that the command does not know.
-pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString>> {
+pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Merged> {
     let Some(path) = config_path(&arguments)? else {
-        return Ok(arguments);
+        return Ok(Merged { arguments, file: None, inserted: Vec::new() });
     };
     let text = small_file::read(&path)?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
@@ -27,7 +60,7 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
 
     let (command, position) = find_command(&arguments, cli);
     let given: Vec<String> = arguments.iter().filter_map(|argument| Some(as_option(argument)?.0)).collect();
-    let mut inserted = Vec::new();
+    let (mut inserted, mut names) = (Vec::new(), Vec::new());
     for (key, value) in &table {
         let name = key.replace('_', "-");
         let options = command.get_arguments().chain(cli.get_arguments()).filter_map(|arg| arg.get_long());
@@ -44,11 +77,12 @@ pub fn merge(arguments: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsStri
         let arguments = as_arguments(&name, value, &path)?;
         if !given.contains(&name) {
             inserted.extend(arguments);
+            names.push(name);
         }
     }
     let mut merged = arguments;
     merged.splice(position..position, inserted);
-    Ok(merged)
+    Ok(Merged { arguments: merged, file: Some(path), inserted: names })
 }
 
 /// Writes the resolved options (the command's and the common ones) as TOML, to be read back with `--config`.
@@ -125,7 +159,8 @@ fn as_arguments(name: &str, value: &toml::Value, path: &Path) -> Result<Vec<OsSt
         toml::Value::Boolean(false) => vec![],
         toml::Value::String(text) => vec![option(text.clone())],
         toml::Value::Integer(number) => vec![option(number.to_string())],
-        toml::Value::Float(number) => vec![option(number.to_string())],
+        // With its point: 1.0 is a share, 1 a number.
+        toml::Value::Float(number) => vec![option(format!("{number:?}"))],
         toml::Value::Array(items) => {
             let mut all = Vec::new();
             for item in items {

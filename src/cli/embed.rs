@@ -143,7 +143,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 }
 
 fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit, k: usize) -> Result<()> {
-    let Named { name, bases } = rows.sequence;
+    let Named { name, bases, .. } = rows.sequence;
     if rows.first == 0 {
         writer.begin(name)?;
     }

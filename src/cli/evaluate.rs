@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
-use crate::genome::splice::LABEL_NAMES;
+use crate::kmer::classes::{are_names, read_for};
 use crate::kmer::table::{Answers, Table as LabelledTable, read_table};
 use crate::model::Task;
 use crate::report::{Cell, Progress, Table};
-use crate::train::checkpoint;
-use crate::train::evaluation::{Evaluation, TaskScores, evaluate, evaluate_targets, no_classifier};
+use crate::train::checkpoint::{self, Classification};
+use crate::train::evaluation::{Evaluation, TaskScores, evaluate, evaluate_targets, no_classifier, splice_order};
 use crate::train::metrics::SpliceMetrics;
-use crate::train::scores::Estimate;
+use crate::train::scores::{ClassFigures, ClassScores, Estimate, MultiLabelScores, NumberFigures, RegressionScores};
 use crate::{Error, Result};
 
 /// Options of `helixgrad evaluate`.
@@ -28,6 +28,9 @@ pub struct Args {
     /// The windows that the baselines learn from (default: train.tsv or train.csv beside --data, if it is there).
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
+    /// Names of the table's classes 0, 1, ..., separated by commas (default: those in the dataset.json beside it, or the model's).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    labels: Vec<String>,
 }
 
 /// Runs the command.
@@ -39,35 +42,52 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut checkpoint = checkpoint::load(&args.model)?;
     let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
-    let (answers, pairs) = (answers_of(classification.task), classification.pairs);
-    let LabelledTable { windows: test, names, .. } = read_table(&data, answers, pairs, &classification.labels)?;
-    // transformers numbers the outputs of a model that nobody named.
-    let is_number = |label: &String| label.trim_start_matches("LABEL_").parse::<usize>().is_ok();
-    let are_named = classification.task != Task::SingleLabel && !classification.labels.iter().all(is_number);
-    if are_named && names != classification.labels {
-        let found = format!("columns {}, where the model has {}", names.join(", "), classification.labels.join(", "));
-        return Err(Error::input(&data, "line 1", found, "use a table with the model's columns, in its order"));
-    }
-    let mut progress = Progress::new("evaluating", test.len() as u64, common.quiet).unit("windows");
-    let mut count = |done: usize| progress.update(done as u64, done as u64, "");
+    let progress_of = |windows: usize| Progress::new("evaluating", windows as u64, common.quiet).unit("windows");
     if classification.task != Task::SingleLabel {
-        let found = evaluate_targets(&mut checkpoint, &test, &device, dtype, common.seed, &mut count);
+        let test = targets(&data, &classification, &args.labels)?;
+        test.check_lengths(&data, checkpoint.limits())?;
+        let mut progress = progress_of(test.windows.len());
+        let mut count = |done: usize| progress.update(done as u64, done as u64, "");
+        let found = evaluate_targets(&mut checkpoint, &test.windows, &device, dtype, common.seed, &mut count);
         let found = found.map_err(|error| error.about(&data))?;
         progress.finish("");
-        return common.print(&found, |found| format!("{} windows\n{}", found.windows, scores_table(&found.scores)));
+        return common.print(&found, |found| {
+            let note = found.cropped.note(found.windows);
+            format!("{} windows{note}\n{}", found.windows, scores_text(&found.scores))
+        });
     }
+    let (test, labels) = read_for(&data, classification.pairs, &classification.labels, &args.labels)?;
+    test.check_lengths(&data, checkpoint.limits())?;
     let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
-    let train_path = args.train.clone().or_else(|| (beside.is_file() && beside != data).then_some(beside));
-    let train = train_path
-        .map(|path| read_table(&path, answers, pairs, &classification.labels))
-        .transpose()?
-        .map(|table| table.windows);
     // Only splice sites have baselines.
-    let train = train.filter(|_| classification.labels.iter().eq(LABEL_NAMES.iter()) || args.train.is_some());
-    let evaluation = evaluate(&mut checkpoint, &test, train.as_deref(), &device, dtype, common.seed, &mut count);
+    let has_baselines = splice_order(&labels).is_some();
+    let train_path =
+        args.train.clone().or_else(|| (has_baselines && beside.is_file() && beside != data).then_some(beside));
+    let train = train_path
+        .map(|path| read_for(&path, classification.pairs, &labels, &args.labels))
+        .transpose()?
+        .map(|(table, _)| table.windows);
+    if let Some(classification) = &mut checkpoint.classification {
+        classification.labels = labels;
+    }
+    let (test, train) = (&test.windows, train.as_deref());
+    let mut progress = progress_of(test.len());
+    let mut count = |done: usize| progress.update(done as u64, done as u64, "");
+    let evaluation = evaluate(&mut checkpoint, test, train, &device, dtype, common.seed, &mut count);
     let evaluation = evaluation.map_err(|error| error.about(&data))?;
     progress.finish("");
     common.print(&evaluation, human)
+}
+
+/// Reads a table of numbers or of several classes at once; its columns are the model's, or those that `given` calls so.
+fn targets(data: &Path, classification: &Classification, given: &[String]) -> Result<LabelledTable> {
+    let table = read_table(data, answers_of(classification.task), classification.pairs, &[])?;
+    let names = if given.len() == table.names.len() { given } else { &table.names };
+    if are_names(&classification.labels) && *names != classification.labels {
+        let found = format!("columns {}, where the model has {}", names.join(", "), classification.labels.join(", "));
+        return Err(Error::input(data, "line 1", found, "use a table with the model's columns, in its order"));
+    }
+    Ok(table)
 }
 
 /// The file of a dataset's folder that holds one of its parts: `train`, `dev` or `test`, as TSV or CSV.
@@ -90,8 +110,42 @@ pub(super) fn answers_of(task: Task) -> Answers {
     }
 }
 
+/// The figures of a task with their intervals, of all columns together and of each.
+pub(super) fn scores_text(scores: &TaskScores) -> String {
+    const SHOWN: usize = 30;
+    let optional = |estimate: &Option<Estimate>| match estimate {
+        Some(Estimate { value, interval: [low, high] }) => Cell::estimate(*value, (*low, *high), 3),
+        None => Cell::from("-"),
+    };
+    let (each, count) = match scores {
+        TaskScores::SingleLabel(ClassScores { classes, .. })
+        | TaskScores::MultiLabel(MultiLabelScores { classes, .. }) => {
+            let mut table = Table::new(["class", "windows", "F1", "AUROC", "AUPRC"]);
+            for ClassFigures { label, examples, f1, auroc, auprc } in classes.iter().take(SHOWN) {
+                let counted = Cell::number(*examples as f64, 0);
+                table.row([Cell::from(label.as_str()), counted, optional(f1), optional(auroc), optional(auprc)]);
+            }
+            (table, classes.len())
+        }
+        TaskScores::Regression(RegressionScores { numbers, .. }) => {
+            let mut table = Table::new(["number", "MSE", "Pearson", "Spearman", "R²"]);
+            for NumberFigures { label, mse, pearson, spearman, r2 } in numbers.iter().take(SHOWN) {
+                let Estimate { value, interval: [low, high] } = mse;
+                let mse = Cell::from(format!("{value:.2e} [{low:.2e}, {high:.2e}]"));
+                table.row([Cell::from(label.as_str()), mse, optional(pearson), optional(spearman), optional(r2)]);
+            }
+            (table, numbers.len())
+        }
+    };
+    let rest =
+        if count > SHOWN { format!("and {} more columns, which --json has\n", count - SHOWN) } else { String::new() };
+    // One number alone has said everything.
+    let each = if count > 1 { format!("\n{each}{rest}") } else { String::new() };
+    format!("{}{each}", scores_table(scores))
+}
+
 /// The figures of a task with their intervals.
-pub(super) fn scores_table(scores: &TaskScores) -> Table {
+fn scores_table(scores: &TaskScores) -> Table {
     let figures: Vec<(&str, Estimate)> = match scores {
         TaskScores::SingleLabel(of) => vec![("accuracy", of.accuracy), ("macro F1", of.macro_f1), ("MCC", of.mcc)],
         TaskScores::MultiLabel(of) => {
@@ -111,11 +165,12 @@ pub(super) fn scores_table(scores: &TaskScores) -> Table {
 }
 
 fn human(evaluation: &Evaluation) -> String {
-    let scores = scores_table(&TaskScores::SingleLabel(evaluation.scores.clone()));
+    let scores = scores_text(&TaskScores::SingleLabel(evaluation.scores.clone()));
     let mut text = format!(
-        "{} windows in {} classes: share classified right, F1 averaged over the classes, MCC of all classes at once\n{scores}\n",
+        "{} windows in {} classes{}: share classified right, F1 averaged over the classes that occur, MCC of all classes at once\n{scores}\n",
         evaluation.windows,
-        evaluation.labels.len()
+        evaluation.labels.len(),
+        evaluation.cropped.note(evaluation.windows)
     );
     let mut confusion =
         Table::new(std::iter::once("label \\ predicted").chain(evaluation.labels.iter().map(String::as_str)));
@@ -124,6 +179,10 @@ fn human(evaluation: &Evaluation) -> String {
         confusion.row(std::iter::once(Cell::from(name.as_str())).chain(counts));
     }
     text += &confusion.to_string();
+    text += &format!(
+        "\nProbabilities: expected calibration error {:.3}, {:.3} nats a window\n",
+        evaluation.reliability.ece, evaluation.reliability.nll
+    );
     if let Some(splice) = &evaluation.splice {
         text += &format!("\nSplice sites\n{}{}", splice_table(splice, evaluation), SpliceMetrics::READING);
     }

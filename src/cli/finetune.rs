@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::evaluate::{answers_of, part, scores_table};
+use super::evaluate::{answers_of, part, scores_text};
 use super::model::ModelArgs;
 use super::{Common, config, run_folder};
 use crate::device::DType;
+use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
-use crate::kmer::table::{Table, read_table};
+use crate::kmer::table::{Limits, Table, read_table};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::lossy;
 use crate::model::{Head, Model, Recompute, Task};
-use crate::optim::{AdamWConfig, Decay};
+use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
-use crate::small_file;
+use crate::train::calibration::Calibration;
 use crate::train::checkpoint::{self, Classification};
-use crate::train::cross_validation::{CrossValidation, cross_validate};
+use crate::train::cross_validation::{CrossValidation, PLAN_FILE, cross_validate};
 use crate::train::evaluation::DevScores;
 use crate::train::finetune::{FinetuneOptions, FinetuneSummary, finetune};
 use crate::train::step::ProfileSteps;
@@ -89,9 +89,9 @@ pub struct Args {
     /// The highest learning rate.
     #[arg(long, default_value_t = 2e-4, value_name = "RATE")]
     learning_rate: f64,
-    /// Share of the updates in which it rises.
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    warmup: f64,
+    /// Updates in which it rises: a share of all, or a number of them as in 100.
+    #[arg(long, default_value = "0.1", value_name = "STEPS|SHARE")]
+    warmup: Warmup,
     /// How it falls afterwards.
     #[arg(long, value_enum, default_value = "linear")]
     decay: Decay,
@@ -118,6 +118,10 @@ pub struct Args {
     /// Checkpoints to keep.
     #[arg(long, default_value_t = 1, value_name = "N")]
     keep: usize,
+    /// Leave the model's probabilities as they are. Otherwise, where there are dev windows, classes' logits are divided by the
+    /// temperature that fits these best, and calibration.json says what it does; the likeliest class stays the same.
+    #[arg(long)]
+    no_calibration: bool,
     /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, as in 10..12; with --folds of each model.
     #[arg(long, value_name = "A..B")]
     #[serde(skip)]
@@ -129,49 +133,41 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
-    check_out(args)?;
+    let resume = check_out(args)?;
     let options = options(args, common)?;
     let (train_path, dev_path) = data_files(args);
     let read = |path: &PathBuf, classes: &[String]| read_table(path, answers_of(args.task), args.pairs, classes);
-    let given = if args.task == Task::SingleLabel { given_names(args)? } else { Vec::new() };
-    let Table { windows: train, rows, names, ranges } = read(&train_path, &given)?;
+    let given = if args.task == Task::SingleLabel { given_names(args, &train_path)? } else { Vec::new() };
+    let train_table = read(&train_path, &given)?;
+    let names = &train_table.names;
     let dev_path = dev_path.filter(|_| args.folds.is_none());
-    let classes = if names.is_empty() { &given } else { &names };
-    let dev = dev_path.as_ref().map(|path| read(path, classes)).transpose()?;
-    if let (Some(dev), Some(path)) = (&dev, &dev_path)
-        && dev.names != names
-    {
-        let found = match args.task {
-            Task::SingleLabel => "names of classes in one of it and the training file, numbers in the other".to_owned(),
-            _ => format!("columns {}, where the training file has {}", dev.names.join(", "), names.join(", ")),
-        };
-        return Err(Error::input(path, "line 1", found, "use files with the same columns"));
+    let classes = if names.is_empty() { &given } else { names };
+    let mut dev_table = dev_path.as_ref().map(|path| read(path, classes)).transpose()?;
+    if let (Some(dev), Some(path)) = (&mut dev_table, &dev_path) {
+        check_dev(args, dev, path, names, classes)?;
     }
-    let dev = dev.map(|table| table.windows).unwrap_or_default();
+    let dev = dev_table.as_ref().map_or(&[][..], |table| &table.windows[..]);
+    let Table { windows: train, rows, names, ranges, .. } = &train_table;
     let labels = match args.task {
         Task::SingleLabel => {
-            let classes = labelled::classes(&train).max(labelled::classes(&dev)).max(2);
-            label_names(args, classes, given, names)?
+            let classes = labelled::classes(train).max(labelled::classes(dev)).max(2);
+            label_names(args, classes, given, names.clone())?
         }
-        _ => named_columns(args, names)?,
+        _ => named_columns(args, names.clone())?,
     };
-    check_digits(&train_path, &labels, &ranges)?;
+    check_digits(&train_path, &labels, ranges)?;
     if args.task == Task::SingleLabel {
-        tracing::info!("classes of the training windows: {}", counts(&labels, &train));
+        tracing::info!("classes of the training windows: {}", counts(&labels, train));
     }
-    let window = args.window.or_else(|| if args.pairs { None } else { common_length(&train, &dev) });
-    for (windows, path) in [(&train, Some(&train_path)), (&dev, dev_path.as_ref())] {
-        let short = |(number, of): (usize, &LabelledWindow)| {
-            Some((number, of.bases.len())).filter(|(_, length)| *length < window.unwrap_or(0))
-        };
-        if let (Some((number, length)), Some(path)) = ((1..).zip(windows).find_map(short), path) {
-            let (place, found) = (format!("window {number}"), format!("{length} bases"));
-            return Err(Error::input(path, place, found, "lower --window, or leave such windows out"));
-        }
-    }
-    let classification = Classification { labels, window, task: args.task, pairs: args.pairs };
+    let window = args.window.or_else(|| if args.pairs { None } else { common_length(train, dev) });
+    let classification = Classification { labels, window, task: args.task, pairs: args.pairs, counts: Vec::new() };
     let outputs = classification.labels.len();
-    let (mut model, vocabulary) = model(args, common, &train, &dev, &classification)?;
+    let (mut model, vocabulary) = model(args, common, train, dev, &classification)?;
+    let limits = Limits { k: vocabulary.k(), window, positions: model.config.max_position_embeddings };
+    train_table.check_lengths(&train_path, limits)?;
+    if let (Some(dev), Some(path)) = (&dev_table, &dev_path) {
+        dev.check_lengths(path, limits)?;
+    }
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
     let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
@@ -184,23 +180,48 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     );
     if let Some(folds) = args.folds {
         let new_model = || {
-            let (mut model, _) = self::model(args, common, &train, &dev, &classification)?;
+            let (mut model, _) = self::model(args, common, train, dev, &classification)?;
             model.recompute = args.recompute;
             Ok(model)
         };
         drop(model);
-        let result = cross_validate(&new_model, &vocabulary, &classification, &train, &rows, folds, &options)?;
+        let result = cross_validate(&new_model, &vocabulary, &classification, train, rows, folds, &options)?;
         return common.print(&result, |result| folds_text(result, args));
     }
-    let (_, summary) = finetune(model, &vocabulary, &classification, &train, &dev, &options, args.resume)?;
+    let (_, summary) = finetune(model, &vocabulary, &classification, train, dev, &options, resume)?;
     common.print(&summary, |summary| human(summary, args))
 }
 
+/// The dev table has the columns of the training file, whose `names` these are, and the same `classes`: where they have another order
+/// there, their names decide.
+fn check_dev(args: &Args, dev: &mut Table, path: &Path, names: &[String], classes: &[String]) -> Result<()> {
+    let is_numbered = args.task == Task::SingleLabel && dev.names.is_empty();
+    let is_elsewhere = path.parent() != data_files(args).0.parent();
+    let own = if is_numbered && is_elsewhere && !classes.is_empty() { names_beside(path)? } else { Vec::new() };
+    if !own.is_empty() {
+        return renumber(dev, path, &own, classes);
+    }
+    // Rows that name their classes were looked up.
+    if dev.names == names || args.task == Task::SingleLabel && !dev.names.is_empty() && dev.names == classes {
+        return Ok(());
+    }
+    let found = match args.task {
+        Task::SingleLabel => "names of classes in one of it and the training file, numbers in the other".to_owned(),
+        _ => format!("columns {}, where the training file has {}", dev.names.join(", "), names.join(", ")),
+    };
+    Err(Error::input(path, "line 1", found, "use files with the same columns"))
+}
+
 /// The folder of a run, or of the runs of a cross-validation.
-fn check_out(args: &Args) -> Result<()> {
-    let first = args.out.join("fold-1");
+fn check_out(args: &Args) -> Result<bool> {
+    let (first, plan) = (args.out.join("fold-1"), args.out.join(PLAN_FILE));
     match args.folds {
-        Some(_) if args.resume => Ok(()),
+        Some(_) if args.resume => Ok(true),
+        Some(_) if plan.is_file() && !first.exists() => {
+            // Killed before its first fold.
+            let belongs = |name: &str, is_folder: bool| !is_folder && matches!(name, PLAN_FILE | "config.toml");
+            run_folder::check_begun(&args.out, "a cross-validation that was just begun", belongs).map(|()| false)
+        }
         Some(_) if first.exists() => Err(Error::usage(
             format!("{} already holds a cross-validation", args.out.display()),
             "go on with it (--resume), name another folder, or remove it",
@@ -227,7 +248,7 @@ fn folds_text(result: &CrossValidation, args: &Args) -> String {
         "{} windows, each predicted by the one of {} models that had not seen it\n\n{}\nby fold: {} (mean {:.4}, deviation {:.4})\nthe models are in {out}/fold-1 to fold-{}, the predictions in {out}/predictions.tsv",
         format::count(result.windows as u64),
         result.folds,
-        scores_table(&result.pooled),
+        scores_text(&result.pooled),
         each.join(" "),
         result.headline_mean,
         result.headline_deviation,
@@ -292,13 +313,10 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         return Err(Error::usage("--epochs, --batch, --save-every, --keep or --early-stop is 0", "give at least 1"));
     }
     let rates = [args.learning_rate, args.weight_decay, args.max_gradient_norm];
-    if rates.iter().any(|rate| !(rate.is_finite() && *rate >= 0.0))
-        || !(0.0..=1.0).contains(&args.warmup)
-        || !(0.0..1.0).contains(&args.beta2)
-    {
+    if rates.iter().any(|rate| !(rate.is_finite() && *rate >= 0.0)) || !(0.0..1.0).contains(&args.beta2) {
         return Err(Error::usage(
-            "a learning rate, decay, norm, warm-up share or beta is out of its range",
-            "rates are 0 or more, the warm-up from 0 to 1, beta2 from 0 up to, not including, 1",
+            "a learning rate, decay, norm or beta is out of its range",
+            "rates are 0 or more, beta2 from 0 up to, not including, 1",
         ));
     }
     let optimizer = AdamWConfig {
@@ -324,6 +342,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         save_every: args.save_every,
         keep: args.keep,
         patience: args.early_stop,
+        calibrate: !args.no_calibration,
         out: args.out.clone(),
         config: Some(config::resolved(args, common)?),
         quiet: common.quiet,
@@ -338,21 +357,9 @@ fn data_files(args: &Args) -> (PathBuf, Option<PathBuf>) {
     (part(&args.data, "train"), args.dev.clone().or_else(|| dev.is_file().then_some(dev)))
 }
 
-/// The names of the classes: those given, or those in the dataset.json of the data folder; none if there are neither.
-fn given_names(args: &Args) -> Result<Vec<String>> {
-    let path = args.data.join("dataset.json");
-    if !args.labels.is_empty() || !path.is_file() {
-        return printable(args.labels.clone());
-    }
-    let text = small_file::read(&path)?;
-    let wrong = |found: String| {
-        let remedy = "write {\"label_names\": [\"...\", ...]}, the names of the classes 0, 1, ..., or remove the file";
-        Error::input(&path, "", found, remedy)
-    };
-    let json: Value = serde_json::from_str(&text).map_err(|error| wrong(format!("no JSON: {error}")))?;
-    let Some(names) = json.get("label_names") else { return Ok(Vec::new()) };
-    let names = serde_json::from_value(names.clone()).map_err(|error| wrong(format!("label_names: {error}")))?;
-    printable(names)
+/// The names of the classes: those given, or those in the dataset.json beside the training file; none if there are neither.
+fn given_names(args: &Args, train: &Path) -> Result<Vec<String>> {
+    printable(if args.labels.is_empty() { names_beside(train)? } else { args.labels.clone() })
 }
 
 /// The names of the `classes` that the windows have: those `given`, those that the windows name, or numbers.
@@ -375,7 +382,7 @@ fn label_names(args: &Args, classes: usize, given: Vec<String>, named: Vec<Strin
             }
         }
         names if args.labels.is_empty() => Err(Error::input(
-            args.data.join("dataset.json"),
+            data_files(args).0.with_file_name("dataset.json"),
             "label names",
             format!("{names} names, but the windows have {classes} classes"),
             "use the dataset.json that belongs to these files",
@@ -437,6 +444,12 @@ fn human(summary: &FinetuneSummary, args: &Args) -> String {
     }
     if let Some(epoch) = summary.best_epoch {
         text += &format!("; the best epoch was number {epoch}, whose model was kept");
+    }
+    if let Some(Calibration { temperature, windows, before, after }) = &summary.calibration {
+        text += &format!(
+            "\nprobabilities, calibrated on {windows} dev windows: temperature {temperature:.3}, expected calibration error {:.4} before and {:.4} after",
+            before.ece, after.ece
+        );
     }
     text + &format!("\nthe model is in {}", args.out.display())
 }

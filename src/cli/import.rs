@@ -39,7 +39,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             "name a folder that does not exist yet, or remove it",
         ));
     }
-    let (checkpoint, notes) = checkpoint::import(&args.from, args.decoder_bias)?;
+    let (checkpoint, mut notes) = checkpoint::import(&args.from, args.decoder_bias)?;
+    notes.extend(checkpoint::unfinished(&args.from)?.map(|note| format!("the model is of {note}")));
     write_folder_atomic(&args.out, |folder| {
         let classification = checkpoint.classification.as_ref();
         checkpoint::save_model(folder, &checkpoint.model, &checkpoint.vocabulary, classification)

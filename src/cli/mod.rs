@@ -60,6 +60,9 @@ pub enum Precision {
     Bf16,
 }
 
+/// The heading of what the CPU does not heed, behind all other options.
+const ON_A_GPU: &str = "On a GPU";
+
 /// Options of every command.
 #[derive(clap::Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Options of every command", next_display_order = 1000)]
@@ -73,16 +76,16 @@ pub struct Common {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Precision>,
     /// Attention kernels on a GPU: the best that run there (auto), or those of one family.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FAMILY", help_heading = ON_A_GPU, display_order = 2000)]
     pub attention: AttentionPath,
     /// Who multiplies matrices on a GPU: our kernels (own; on Hopper own-single never in clusters of blocks, own-cluster always),
     /// NVIDIA's library where it is installed (cublaslt), or the faster of the two for each shape (auto: measured at first use, so
     /// two runs may differ in their last bits).
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHO", help_heading = ON_A_GPU, display_order = 2000)]
     pub gemm: GemmChoice,
     /// On a GPU: hand the kernels of a step over as one CUDA graph. The same bits; pays where kernels are short, as in small
     /// models and short sequences.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ON_A_GPU, display_order = 2000)]
     pub cuda_graphs: bool,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
@@ -207,8 +210,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<()> {
-    let arguments = config::merge(arguments, &Cli::command())?;
-    let parsed = Cli::command().try_get_matches_from(arguments);
+    let command = with_negative_numbers(Cli::command());
+    let config::Merged { arguments, file, inserted } = config::merge(arguments, &command)?;
+    let parsed = command.try_get_matches_from(arguments);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -216,7 +220,10 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Err(answer) if !answer.use_stderr() => {
             return may_be_closed(answer.print().and_then(|()| io::stdout().flush()));
         }
-        Err(error) => error.exit(),
+        Err(error) => match file.and_then(|path| config::wrong_value(&error, &path, &inserted)) {
+            Some(wrong) => return Err(wrong),
+            None => error.exit(),
+        },
     };
     let common = cli.common;
     start_logging(&common);
@@ -252,6 +259,16 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Plan(args) => plan::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
     }
+}
+
+/// Takes `-1` behind an option for its value, about which there is more to say than that no option is called so.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| {
+        let takes = arg.get_action().takes_values() && !arg.is_positional();
+        arg.allow_negative_numbers(takes)
+    });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
 }
 
 /// The log goes to stderr; `HELIXGRAD_LOG` (as tracing's filter, `debug` for instance) sets its level.

@@ -10,7 +10,7 @@ use super::attention::layers;
 use super::evaluate::part_of;
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
-use crate::kmer::table::{Answers, read_table};
+use crate::kmer::classes::read_for;
 use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
@@ -34,12 +34,15 @@ pub struct Args {
     /// The class, by its name or number; the windows of the others are what it is compared with.
     #[arg(long, value_name = "CLASS")]
     class: String,
+    /// Names of the table's classes 0, 1, ..., separated by commas (default: those in the dataset.json beside it, or the model's).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    labels: Vec<String>,
     /// The token whose attention is read: `[CLS]`, or the k-mer at the site in the middle (default: what the head reads).
     #[arg(long, value_enum)]
     from: Option<Query>,
-    /// A layer from 1, or `last`.
-    #[arg(long, default_value = "last", value_name = "LAYER")]
-    layer: String,
+    /// A layer from 1, `last`, or `all`: the one with the most significant motif (default: the last; where it finds nothing, all).
+    #[arg(long, value_name = "LAYER")]
+    layer: Option<String>,
     /// The shortest region of high attention, in bases.
     #[arg(long, value_name = "BASES", default_value_t = Options::DNABERT.min_length)]
     min_length: usize,
@@ -85,29 +88,20 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let Some(classification) = &checkpoint.classification else {
         return Err(crate::train::evaluation::no_classifier());
     };
-    let labels = classification.labels.clone();
+    let (labels, limits) = (classification.labels.clone(), checkpoint.limits());
     let class = class(&args.class, &labels)?;
     let from = args.from.unwrap_or(match checkpoint.model.head {
         crate::model::Head::Site { .. } => Query::Site,
         _ => Query::Cls,
     });
-    let layers = layers(&args.layer, checkpoint.model.config.num_hidden_layers)?;
-    let [_] = layers[..] else { return Err(Error::usage("--layer all", "motifs come from one layer: name it")) };
-    let selection = Selection { query: from, layers, heads: Heads::Mean, unit: Unit::Nucleotide };
+    let layers = layers(args.layer.as_deref().unwrap_or("all"), checkpoint.model.config.num_hidden_layers)?;
+    let selection = Selection { query: from, layers: layers.clone(), heads: Heads::Mean, unit: Unit::Nucleotide };
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
 
     let data = part_of(&args.data, "test");
-    let windows = read_table(&data, Answers::Class, false, &labels)?.windows;
-    let (least, most) = observer.lengths();
-    if let Some(index) = windows
-        .iter()
-        .position(|window| window.bases.len() < least || most.is_some_and(|most| window.bases.len() > most))
-    {
-        let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
-        let found = format!("{} bases", windows[index].bases.len());
-        let remedy = format!("this model reads windows of at least {least} bases{most}");
-        return Err(Error::input(&data, format!("window {}", index + 1), found, remedy));
-    }
+    let (table, _) = read_for(&data, false, &labels, &args.labels)?;
+    table.check_lengths(&data, limits)?;
+    let windows = table.windows;
     let (mut of_class, mut others) = (Vec::new(), Vec::new());
     for window in &windows {
         // What lies outside the model's window counts for neither side.
@@ -115,15 +109,36 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         if window.label == class as i32 { of_class.push(bases) } else { others.push(bases) }
     }
     let mut progress = Progress::new("attention", of_class.len() as u64, common.quiet).unit("sequences");
-    let mut looked_at = Vec::with_capacity(of_class.len());
+    let mut columns: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(of_class.len()); layers.len()];
     for round in of_class.chunks(1024) {
-        for (bases, profile) in round.iter().zip(observer.profiles(round)?) {
-            looked_at.push((bases.clone(), profile.columns.into_iter().next().unwrap_or_default()));
+        for profile in observer.profiles(round)? {
+            columns.iter_mut().zip(profile.columns).for_each(|(column, attention)| column.push(attention));
         }
-        progress.update(looked_at.len() as u64, looked_at.len() as u64, "");
+        progress.update(columns[0].len() as u64, columns[0].len() as u64, "");
     }
     progress.finish("");
-    let findings = find(&looked_at, &others, &options)?;
+    let mut found = Vec::with_capacity(layers.len());
+    // The last layer is the first to be asked.
+    for (layer, column) in layers.iter().zip(columns).rev() {
+        let looked_at: Vec<_> = of_class.iter().cloned().zip(column).collect();
+        let findings = Findings { layer: layer + 1, ..find(&looked_at, &others, &options)? };
+        let is_enough = args.layer.is_none() && !findings.motifs.is_empty();
+        found.push(findings);
+        if is_enough {
+            break;
+        }
+    }
+    let asked = found.len();
+    let least = |findings: &Findings| findings.motifs.iter().map(|motif| motif.fdr).fold(f64::INFINITY, f64::min);
+    let best = (0..asked).min_by(|&one, &other| least(&found[one]).total_cmp(&least(&found[other]))).unwrap_or(0);
+    let findings = found.swap_remove(best);
+    if args.layer.is_none() && asked > 1 {
+        let last = layers.len();
+        match findings.motifs.is_empty() {
+            true => tracing::warn!("no motif in any of {last} layers"),
+            false => tracing::warn!("no motif in layer {last}, the last; these are of layer {}", findings.layer),
+        }
+    }
     FOLDER.write(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
     common.print(&findings, |findings| human(findings, &args.out))
 }
@@ -150,8 +165,9 @@ fn write(folder: &Path, args: &Args, findings: &Findings, sequences: &[&[Vec<u8>
     let mut page = Page::new(&format!("Motifs of {}", args.class));
     let [class, others] = findings.sequences.map(count);
     page.lead(&format!(
-        "{} regions of high attention in {class} sequences; of {} words {} are more frequent there than in {others} others, \
+        "Layer {}: {} regions of high attention in {class} sequences; of {} words {} are more frequent there than in {others} others, \
          and make {} motifs.",
+        findings.layer,
         count(findings.regions),
         count(findings.tested),
         count(findings.words.len() as u64),
@@ -199,7 +215,8 @@ fn table(findings: &Findings) -> Table {
 fn human(findings: &Findings, out: &Path) -> String {
     let found = findings.nothing.clone().unwrap_or_else(|| table(findings).to_string());
     format!(
-        "{} regions of high attention, {} words tested, {} passed\n\n{found}\nwritten to {}",
+        "layer {}: {} regions of high attention, {} words tested, {} passed\n\n{found}\nwritten to {}",
+        findings.layer,
         count(findings.regions),
         count(findings.tested),
         count(findings.words.len() as u64),

@@ -14,6 +14,7 @@ use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
+use crate::kmer::table::Limits;
 use crate::model::{Head, Task};
 use crate::output::AtomicFile;
 use crate::report::Progress;
@@ -123,6 +124,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             count += 1;
             progress.update(count, count, "");
         });
+        let limits = Limits {
+            k: scorer.vocabulary().k(),
+            window: scorer.width(),
+            positions: scorer.model().config.max_position_embeddings,
+        };
+        let path = args.windows.files().next().unwrap_or(Path::new(""));
+        let rows = rows.map(|row| {
+            let (first, second) = row?;
+            let checked = limits.check(first.bases.len(), Some(second.len()));
+            checked.map_err(|(found, remedy)| Error::input(path, first.place(), found, remedy))?;
+            longer += u64::from(limits.window.is_some_and(|window| first.bases.len().max(second.len()) > window));
+            Ok((first, second))
+        });
         predict_pairs(&scorer, rows, &mut output)?;
     } else {
         args.windows.each(&mut |path, windows| {
@@ -165,7 +179,7 @@ fn predict_pairs(
     loop {
         let (mut names, mut windows) = (Vec::new(), Vec::new());
         for pair in pairs.by_ref().take(ROUND) {
-            let (Named { name, bases }, second) = pair?;
+            let (Named { name, bases, .. }, second) = pair?;
             names.push(name);
             windows.push(LabelledWindow { bases, second: Some(second), ..LabelledWindow::default() });
         }
@@ -181,7 +195,7 @@ fn predict_pairs(
 /// Refuses windows that are too short or too long, by their names.
 fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
     let length = window.bases.len();
-    let wrong = |remedy: String| Err(Error::input(path, window.name.as_str(), format!("{length} bases"), remedy));
+    let wrong = |remedy: String| Err(Error::input(path, window.place(), format!("{length} bases"), remedy));
     if length < scorer.least() {
         let least = scorer.least();
         let middle =

@@ -1,7 +1,9 @@
 //! `helixgrad pretrain`: masked-language modelling on a genome or on k-mer text.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,7 +19,7 @@ use crate::kmer::text::TextCorpus;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::lossy;
 use crate::model::{Config, Head, Model, Recompute};
-use crate::optim::{AdamWConfig, Decay, Schedule};
+use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::report::format;
 use crate::train::checkpoint;
 use crate::train::pretrain::{PretrainOptions, PretrainSummary, pretrain};
@@ -95,9 +97,9 @@ pub struct Args {
     /// The learning rate at the end.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     minimum_learning_rate: f64,
-    /// Updates in which the learning rate rises (default: a twentieth, at most 10,000).
-    #[arg(long, value_name = "STEPS")]
-    warmup: Option<u64>,
+    /// Updates in which the learning rate rises: a number of them, or a share of all as in 0.05 (default: a twentieth, at most 10,000).
+    #[arg(long, value_name = "STEPS|SHARE")]
+    warmup: Option<Warmup>,
     /// How the learning rate falls afterwards.
     #[arg(long, value_enum, default_value = "linear")]
     decay: Decay,
@@ -153,7 +155,7 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
-    run_folder::check(&args.out, args.resume)?;
+    let resume = run_folder::check(&args.out, args.resume)?;
     let options = options(args, common)?;
     let (mut model, vocabulary) = model(args, common, &options)?;
     model.recompute = args.recompute;
@@ -166,17 +168,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         options.device,
         model.attention_path(&options.device, options.dtype)?
     );
-    let summary = pretrain(model, &vocabulary, &data, held_out.as_ref(), &options, args.resume)?;
+    let summary = pretrain(model, &vocabulary, &data, held_out.as_ref(), &options, resume)?;
     common.print(&summary, |summary| human(summary, args))
 }
 
 fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     let micro_batches = args.micro_batches.unwrap_or(args.tokens_per_step.div_ceil(TOKENS_PER_PART).max(1));
     let log_every = args.log_every.unwrap_or((args.steps / 20).clamp(1, 50));
-    let intervals = [args.steps, args.eval_every, log_every, args.save_every, micro_batches as u64, args.keep as u64];
+    let batches = u64::from(args.eval_batches);
+    let intervals =
+        [args.steps, args.eval_every, batches, log_every, args.save_every, micro_batches as u64, args.keep as u64];
     if intervals.contains(&0) || args.steps > u64::from(u32::MAX) {
         return Err(Error::usage(
-            "a number of steps, an interval, --micro-batches or --keep is 0, or there are over 4 billion steps",
+            "a number of steps, an interval, --micro-batches, --eval-batches or --keep is 0, or there are over 4 billion steps",
             "give at least 1",
         ));
     }
@@ -206,7 +210,16 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     }
     let masking = Masking::of(args.masking, args.mask_probability);
     masking.check()?;
-    let warmup = args.warmup.unwrap_or((args.steps / 20).min(10_000));
+    if let Some(probability) = args.mask_probability.filter(|p| p * 6.0 * (args.tokens_per_step as f64) < 1.0) {
+        return Err(Error::usage(
+            format!(
+                "--mask-probability {probability} of {} tokens a step: hardly any step would hide one",
+                args.tokens_per_step
+            ),
+            "leave it out for the recipe's own, or give a larger one",
+        ));
+    }
+    let warmup = args.warmup.map_or((args.steps / 20).min(10_000), |warmup| warmup.steps(args.steps));
     let (device, dtype) = common.device()?;
     Ok(PretrainOptions {
         device,
@@ -240,7 +253,15 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
         out: args.out.clone(),
         config: Some(config::resolved(args, common)?),
         quiet: common.quiet,
+        confirm: (!common.quiet && io::stdin().is_terminal() && io::stderr().is_terminal()).then_some(confirm),
     })
+}
+
+/// Asks at the terminal whether a run of months is meant.
+fn confirm(_: Duration) -> bool {
+    eprint!("go on? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Vocabulary)> {

@@ -2,21 +2,28 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Common, config, genes};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
-use crate::genome::splice::MIN_INTRON;
+use crate::genome::splice::{GeneModel, Kind, MIN_INTRON};
 use crate::genome::twobit::Genome;
 use crate::inference::journal;
-use crate::inference::scan::{self, Format, Options, Positions, Summary, Truth, report};
+use crate::inference::scan::accuracy::{Point, Suggested};
+use crate::inference::scan::{self, Comparison, Format, Options, Positions, Summary, Truth, report};
 use crate::inference::score::Scorer;
 use crate::inference::splice::{Score, SpliceScorer};
 use crate::lossy;
+use crate::output::write_atomic;
 use crate::report::format::{count, short};
+use crate::small_file;
 use crate::train::checkpoint;
 use crate::{Error, Result};
+
+/// In the model's folder: the thresholds that a scan of a dev region has suggested.
+const THRESHOLDS: &str = "scan_thresholds.json";
+const DEFAULT_MIN_SCORE: f64 = 0.5;
 
 /// Options of `helixgrad scan`.
 ///
@@ -47,12 +54,23 @@ pub struct Args {
     /// What to write, separated by commas.
     #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',', default_values = ["bed", "bedgraph", "bigwig"])]
     format: Vec<Format>,
-    /// The lowest probability in the BED file.
-    #[arg(long, value_name = "P", default_value_t = 0.5)]
-    min_score: f64,
+    /// The lowest probability in the BED file (default: the one at which half of the calls are annotated, where --keep-thresholds has
+    /// left it with the model; else 0.5).
+    #[arg(long, value_name = "P")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_score: Option<f64>,
+    /// Leave the thresholds that --annotation suggests (for a precision of 0.5 and 0.8, and a recall of 0.9) in the model's folder: scan a
+    /// dev region so, and later scans with the same --prior take the first of them.
+    #[arg(long, requires = "annotation")]
+    keep_thresholds: bool,
     /// The lowest probability in bedGraph and bigWig.
     #[arg(long, value_name = "P", default_value_t = 0.01)]
     min_track_score: f64,
+    /// The share of scanned positions that are donors (of those with GT), and acceptors (of those with AG): probabilities are those under
+    /// this share, not under that of the windows that the model learnt from. Some 0.005 in a human genome.
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prior: Option<f64>,
     /// Bases of a window, for a model without a window of its own.
     #[arg(long, value_name = "BASES")]
     window: Option<u32>,
@@ -79,8 +97,12 @@ pub struct Args {
 /// # Errors
 /// Those of reading, scoring and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let min_score = match args.min_score {
+        Some(given) => given,
+        None => kept_threshold(args)?.unwrap_or(DEFAULT_MIN_SCORE),
+    };
     let (min_site, min_track) =
-        (probability("--min-score", args.min_score)?, probability("--min-track-score", args.min_track_score)?);
+        (probability("--min-score", min_score)?, probability("--min-track-score", args.min_track_score)?);
     let genome = Genome::open(&args.genome)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
     let region = args.region.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
@@ -94,6 +116,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
     let scorer = SpliceScorer::new(Scorer::new(checkpoint, device, dtype)?, args.window)?;
     fingerprint["window"] = scorer.width().into();
+    let scorer = match args.prior {
+        Some(prior) => {
+            fingerprint["prior"] = prior.into();
+            scorer.with_prior(prior)?
+        }
+        None => scorer,
+    };
     let options = Options {
         out: args.out.clone(),
         model: args.model.display().to_string(),
@@ -107,7 +136,56 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         quiet: common.quiet,
     };
     let summary = scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)?;
+    if args.keep_thresholds {
+        keep_thresholds(args, &summary)?;
+    }
     common.print(&summary, human)
+}
+
+/// The thresholds that a scan with an annotation left with the model.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// The prior that the probabilities were under.
+    prior: Option<f64>,
+    donor: Suggested,
+    acceptor: Suggested,
+}
+
+/// Writes what the comparison in genes suggests into the model's folder.
+fn keep_thresholds(args: &Args, summary: &Summary) -> Result<()> {
+    let of = |kind: Kind| {
+        let found = summary.accuracy.iter().filter(|comparison| comparison.kind == kind);
+        // The bodies of genes come last.
+        found.last().map(|comparison| comparison.accuracy.suggested).unwrap_or_default()
+    };
+    let kept = Kept { prior: args.prior, donor: of(Kind::Donor), acceptor: of(Kind::Acceptor) };
+    let text = serde_json::to_string_pretty(&kept).map_err(|error| Error::Failed(error.to_string()))?;
+    write_atomic(args.model.join(THRESHOLDS), text + "\n")
+}
+
+/// The threshold for a precision of one half that is kept with the model, the higher one of donors and acceptors; none if there is none
+/// for this prior.
+fn kept_threshold(args: &Args) -> Result<Option<f64>> {
+    let path = args.model.join(THRESHOLDS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let kept: Kept = serde_json::from_str(&small_file::read(&path)?).map_err(|error| {
+        Error::input(
+            &path,
+            format!("line {}", error.line()),
+            error.to_string(),
+            "remove the file, or scan with --keep-thresholds again",
+        )
+    })?;
+    let [Some(donor), Some(acceptor)] = [kept.donor.precision_50, kept.acceptor.precision_50] else { return Ok(None) };
+    if kept.prior != args.prior {
+        tracing::info!("{}: thresholds under another --prior; --min-score is {DEFAULT_MIN_SCORE}", path.display());
+        return Ok(None);
+    }
+    let threshold = donor.threshold.max(acceptor.threshold);
+    tracing::info!("--min-score {threshold}, at which half of the calls were annotated ({})", path.display());
+    Ok(Some(threshold))
 }
 
 fn probability(option: &str, value: f64) -> Result<Score> {
@@ -133,6 +211,20 @@ fn human(summary: &Summary) -> String {
     }
     if !summary.accuracy.is_empty() {
         text += &format!("\n\n{}", report::table(&summary.accuracy));
+    }
+    for Comparison { scope, kind, accuracy } in &summary.accuracy {
+        let Suggested { precision_50, precision_80, recall_90 } = accuracy.suggested;
+        let told = [("precision 0.5", precision_50), ("precision 0.8", precision_80), ("recall 0.9", recall_90)];
+        let told: Vec<String> = told
+            .iter()
+            .map(|(wish, point)| match point {
+                Some(Point { threshold, precision, recall, .. }) => {
+                    format!("{wish} from {threshold} (precision {precision:.3}, recall {recall:.3})")
+                }
+                None => format!("{wish} nowhere"),
+            })
+            .collect();
+        text += &format!("\n{scope}, {}: {}", kind.name(), told.join("; "));
     }
     text += "\n";
     for file in &summary.files {

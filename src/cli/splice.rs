@@ -91,17 +91,17 @@ struct DatasetArgs {
     #[arg(long, value_enum, default_value_t = ProtocolName::Strict)]
     protocol: ProtocolName,
     /// Strict: the sequences of the test part, separated by commas (default: the last tenth of the genes' length).
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "dev_sequences")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     test_sequences: Vec<String>,
     /// Strict: the sequences of the dev part, separated by commas (default: the tenth before the test part).
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "test_sequences")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     dev_sequences: Vec<String>,
     /// Strict: a region of the test part, as chrX:40,000,001-50,000,000; may be repeated. Genes that reach into it are in
-    /// it whole.
-    #[arg(long, value_name = "REGION", requires = "dev_region", conflicts_with = "test_sequences")]
+    /// it whole. Sequences and regions may be given together.
+    #[arg(long, value_name = "REGION")]
     test_region: Vec<String>,
     /// Strict: a region of the dev part; may be repeated.
-    #[arg(long, value_name = "REGION", requires = "test_region", conflicts_with = "dev_sequences")]
+    #[arg(long, value_name = "REGION")]
     dev_region: Vec<String>,
     /// Width of a window in bases; even.
     #[arg(long, value_name = "BASES", default_value_t = 400)]
@@ -114,7 +114,7 @@ struct DatasetArgs {
     max_sites: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum ProtocolName {
     /// GT/AG decoys as negatives; parts are regions or sequences and share no locus and no window.
@@ -248,25 +248,43 @@ fn warn_if_small(dataset: &SpliceDataset) {
 }
 
 fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
-    let (by_sequence, by_region) = (!args.test_sequences.is_empty(), !args.test_region.is_empty());
-    let split = match args.protocol {
-        ProtocolName::ModelCard if by_sequence || by_region => {
+    let by_region = !args.test_region.is_empty() || !args.dev_region.is_empty();
+    let [has_test, has_dev] = [(&args.test_sequences, &args.test_region), (&args.dev_sequences, &args.dev_region)]
+        .map(|(sequences, regions)| !sequences.is_empty() || !regions.is_empty());
+    if args.protocol == ProtocolName::ModelCard {
+        if has_test || has_dev {
             return Err(Error::usage(
-                "a test part with --protocol model-card, which divides its rows at random",
-                "use --protocol strict, or leave --test-sequences and --test-region out",
+                "a test or dev part with --protocol model-card, which divides its rows at random",
+                "use --protocol strict, or leave --test-* and --dev-* out",
             ));
         }
-        ProtocolName::ModelCard => return Ok(Protocol::ModelCard),
-        ProtocolName::Strict if by_sequence => Split::Sequences {
+        return Ok(Protocol::ModelCard);
+    }
+    let split = match (has_test, has_dev) {
+        (false, false) => Split::Region,
+        (true, true) if by_region => Split::Regions {
+            test: held_out(&args.test_sequences, &args.test_region, source)?,
+            dev: held_out(&args.dev_sequences, &args.dev_region, source)?,
+        },
+        (true, true) => Split::Sequences {
             test: indices(&args.test_sequences, source)?,
             dev: indices(&args.dev_sequences, source)?,
         },
-        ProtocolName::Strict if by_region => {
-            Split::Regions { test: regions(&args.test_region, source)?, dev: regions(&args.dev_region, source)? }
+        (true, false) | (false, true) => {
+            let (given, lacking) = if has_test { ("test", "dev") } else { ("dev", "test") };
+            return Err(Error::usage(
+                format!("a {given} part, but no {lacking} part"),
+                format!("give --{lacking}-sequences or --{lacking}-region as well, or neither part"),
+            ));
         }
-        ProtocolName::Strict => Split::Region,
     };
     Ok(Protocol::Strict { split })
+}
+
+/// Whole sequences and regions, as regions.
+fn held_out(names: &[String], texts: &[String], source: &Source) -> Result<Vec<Region>> {
+    let whole = |index: usize| Region { index, range: 0..source.genome.sequences()[index].length };
+    Ok(indices(names, source)?.into_iter().map(whole).chain(regions(texts, source)?).collect())
 }
 
 fn regions(texts: &[String], source: &Source) -> Result<Vec<Region>> {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::device::DType;
-use crate::output::{AtomicFile, Unfinished, write_atomic};
+use crate::output::{AtomicFile, Unfinished, failpoint, write_atomic};
 use crate::small_file;
 use crate::train::checkpoint::Checkpoint;
 use crate::{Error, Result};
@@ -74,14 +74,17 @@ impl Journal {
         fingerprint: Value,
         resume: bool,
     ) -> Result<(Self, Option<S>)> {
-        if resume && !is_interrupted(folder) {
+        if resume && !folder.is_dir() {
             return Err(Error::usage(
                 format!("--resume, but there is no interrupted {what} in {}", folder.display()),
                 "leave --resume out to begin one",
             ));
         }
+        // What was killed before it had saved anything goes on from its beginning.
+        let resume = resume && is_interrupted(folder);
         let folder = folder.to_owned();
         let take = || {
+            failpoint();
             fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
             lock(what, &folder)
         };
@@ -94,6 +97,7 @@ impl Journal {
         if !resume && state.exists() {
             fs::remove_file(&state).map_err(Error::io("remove", &state))?;
         }
+        failpoint();
         let mut files = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
             let path = folder.join(name);
@@ -213,7 +217,9 @@ impl Journal {
     pub fn remove(self) -> Result<()> {
         // The state goes first: without it, what a kill leaves behind is no interrupted work.
         let state = self.folder.join(STATE);
+        failpoint();
         fs::remove_file(&state).map_err(Error::io("remove", &state))?;
+        failpoint();
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
     }
 }

@@ -69,6 +69,11 @@ impl Scorer {
         &self.classification.labels
     }
 
+    /// Training windows of each class, in the order of the probabilities; none where the model does not say.
+    pub fn counts(&self) -> &[u64] {
+        &self.classification.counts
+    }
+
     /// What its answers are.
     pub fn task(&self) -> Task {
         self.classification.task

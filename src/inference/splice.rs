@@ -35,6 +35,8 @@ pub struct SpliceScorer {
     scorer: Scorer,
     classes: [usize; 2],
     width: u32,
+    /// What each class' probability is multiplied with before they are made to add up to 1 again.
+    weights: Option<Vec<f64>>,
 }
 
 impl SpliceScorer {
@@ -77,7 +79,37 @@ impl SpliceScorer {
                 format!("this model reads at least {least}{most}"),
             ));
         }
-        Ok(Self { scorer, classes: [donor, acceptor], width })
+        Ok(Self { scorer, classes: [donor, acceptor], width, weights: None })
+    }
+
+    /// The same scorer for positions of which a share of `prior` are donors, where they could be, and as many acceptors, whatever the
+    /// share was among the windows that the model learnt from. By Bayes' rule each probability is multiplied with the new share over the
+    /// one that was learnt (Saerens et al., Neural Comput. 14, 2002).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a prior that is none, and for a model that does not say what it learnt from.
+    pub fn with_prior(mut self, prior: f64) -> Result<Self> {
+        if !(prior > 0.0 && prior < 0.5) {
+            return Err(Error::usage(format!("--prior {prior}"), "give a share over 0 and below 0.5"));
+        }
+        let counts = self.scorer.counts();
+        if counts.is_empty() || counts.contains(&0) {
+            return Err(Error::usage(
+                "--prior with a model that does not say how many windows of each class it learnt from",
+                "fine-tune one with this version, with windows of every class",
+            ));
+        }
+        let total = counts.iter().sum::<u64>() as f64;
+        let sites = |class: usize| self.classes.contains(&class);
+        let learnt: f64 =
+            counts.iter().enumerate().filter(|(class, _)| !sites(*class)).map(|(_, count)| *count as f64).sum();
+        let weight = |(class, &count): (usize, &u64)| match sites(class) {
+            true => prior / (count as f64 / total),
+            // The others share what is left as they did.
+            false => (1.0 - 2.0 * prior) / (learnt / total),
+        };
+        self.weights = Some(counts.iter().enumerate().map(weight).collect());
+        Ok(self)
     }
 
     /// The scorer inside.
@@ -127,7 +159,14 @@ impl SpliceScorer {
     /// Those of the device.
     pub fn score<W: AsRef<[u8]> + Sync>(&self, windows: &[W]) -> Result<Vec<[f64; 2]>> {
         let probabilities = self.scorer.score(windows)?;
-        Ok(probabilities.iter().map(|row| self.classes.map(|class| row[class])).collect())
+        let of = |row: &Vec<f64>| match &self.weights {
+            None => self.classes.map(|class| row[class]),
+            Some(weights) => {
+                let sum: f64 = row.iter().zip(weights).map(|(probability, weight)| probability * weight).sum();
+                self.classes.map(|class| row[class] * weights[class] / sum)
+            }
+        };
+        Ok(probabilities.iter().map(of).collect())
     }
 }
 

@@ -110,7 +110,7 @@ impl ModelConfig {
         let problem = json.get("problem_type").and_then(Value::as_str).and_then(Task::of_problem_type);
         // transformers takes one label for a regression where nobody says what it is.
         let task = problem.unwrap_or(if count == 1 { Task::Regression } else { Task::SingleLabel });
-        let classification = Some(Classification { labels, window: None, task, pairs: false });
+        let classification = Some(Classification { labels, task, ..Classification::default() });
         Ok(Self { config, head, classification, standard: None, writer })
     }
 

@@ -38,10 +38,8 @@ impl LabelledWindow {
     }
 }
 
-/// Reads labelled windows in DNABERT's or GUE's format, plain or gzip. A header comes first and is passed over; its
-/// separator, tab or comma, is the file's. Every line after it has the sequence in the first column and the class
-/// number in the second; further columns are ignored. A sequence is written as bases, or as k-mers (any k) separated by
-/// spaces, which are joined: each must continue the one before.
+/// Reads labelled windows in DNABERT's or GUE's format, plain or gzip: a [table](read_table) whose classes are numbers. A sequence is
+/// written as bases, or as k-mers (any k) separated by spaces, which are joined: each must continue the one before.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Input`] with the line number for a missing header, a missing column, letters that are no
@@ -78,7 +76,7 @@ pub fn checksum<'a>(windows: impl Iterator<Item = (&'a LabelledWindow, usize)>) 
 /// [`Error::Io`]; [`Error::Input`] with the record for letters that are no bases, a record without any, damaged files,
 /// and files without records.
 pub fn read_fasta(path: impl AsRef<Path>) -> Result<Vec<(String, Vec<u8>)>> {
-    sequences::fasta(path.as_ref())?.map(|record| record.map(|Named { name, bases }| (name, bases))).collect()
+    sequences::fasta(path.as_ref())?.map(|record| record.map(|Named { name, bases, .. }| (name, bases))).collect()
 }
 
 /// Which token of a window the classifier reads.
@@ -189,7 +187,8 @@ pub(super) fn parse_label(text: &str) -> Result<i32, Finding> {
     }
 }
 
-pub(super) fn parse_sequence(text: &str) -> Result<Vec<u8>, Finding> {
+/// Bases, or k-mers that overlap; U is read as T, and counted in `uracils`.
+pub(super) fn parse_sequence(text: &str, uracils: &mut u64) -> Result<Vec<u8>, Finding> {
     let mut k_mers = text.split_ascii_whitespace().map(str::as_bytes);
     let Some(first) = k_mers.next() else {
         return Err(("an empty sequence".into(), "remove the line, or write its sequence".into()));
@@ -207,8 +206,26 @@ pub(super) fn parse_sequence(text: &str) -> Result<Vec<u8>, Finding> {
         }
         bases.push(k_mer[overlap]);
     }
+    *uracils += replace_uracils(&mut bases);
     check_bases(&bases)?;
     Ok(bases)
+}
+
+/// Writes T for U, as RNA has it, and returns how many there were.
+pub(super) fn replace_uracils(bases: &mut [u8]) -> u64 {
+    let mut count = 0;
+    for base in bases.iter_mut().filter(|base| base.eq_ignore_ascii_case(&b'U')) {
+        *base -= b'U' - b'T';
+        count += 1;
+    }
+    count
+}
+
+/// Says how many U were read as T, if there were any.
+pub(super) fn tell_uracils(path: &Path, count: u64) {
+    if count > 0 {
+        tracing::info!("{}: {count} U were read as T", path.display());
+    }
 }
 
 pub(super) fn check_bases(bases: &[u8]) -> Result<(), Finding> {
@@ -216,7 +233,7 @@ pub(super) fn check_bases(bases: &[u8]) -> Result<(), Finding> {
         None => Ok(()),
         Some(place) => {
             let found = format!("{:?} at base {}, which is no base", char::from(bases[place]), place + 1);
-            Err((found, "use A, C, G, T, or N and the other IUPAC codes for unknown bases; write U as T".into()))
+            Err((found, "use A, C, G, T (or U), and N or the other IUPAC codes for unknown bases".into()))
         }
     }
 }

@@ -5,8 +5,10 @@
 //! same batch from the same key.
 
 pub mod batch;
+pub mod classes;
 pub mod corpus;
 mod fill;
+mod header;
 pub mod hiding;
 pub mod key;
 pub mod labelled;

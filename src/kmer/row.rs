@@ -36,11 +36,6 @@ fn quoted(text: &str, separator: char) -> Option<(Cow<'_, str>, Option<&str>)> {
     }
 }
 
-/// Whether the column of this header has the rows' names.
-pub(super) fn is_name(header: &str) -> bool {
-    ["name", "id"].iter().any(|name| header.eq_ignore_ascii_case(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,9 +3,10 @@
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use super::labelled::{Finding, check_bases, parse_sequence};
+use super::header::{Columns, Wanted};
+use super::labelled::{Finding, check_bases, parse_sequence, replace_uracils, tell_uracils};
 use super::lines::{self, Lines, read_error};
-use super::row::{columns, is_name};
+use super::row::columns;
 use crate::{Error, Result};
 
 /// A sequence and what it is called.
@@ -13,8 +14,17 @@ use crate::{Error, Result};
 pub struct Named {
     /// The name; for a table without names, `window_1` and so on.
     pub name: String,
-    /// Bases as ASCII letters, as the file has them: lower case and IUPAC codes are kept.
+    /// Bases as ASCII letters, as the file has them: lower case and IUPAC codes are kept, U is T.
     pub bases: Vec<u8>,
+    /// The line of the file, from 1, if it is a table.
+    pub line: Option<usize>,
+}
+
+impl Named {
+    /// Where it stands in its file, for a message.
+    pub fn place(&self) -> String {
+        self.line.map_or_else(|| self.name.clone(), |line| format!("line {line} ({})", self.name))
+    }
 }
 
 impl AsRef<[u8]> for Named {
@@ -35,13 +45,16 @@ const LONGEST_HEADER: u64 = 64 << 10;
 /// [`Error::Io`]; in the items [`Error::Input`] with the record for letters that are no bases, a record without any or of
 /// more than a billion, damaged files, and files without records.
 pub fn fasta(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>> {
-    let mut records = Fasta { path: path.to_owned(), reader: lines::open(path)?, count: 0 };
+    let mut records = Fasta { path: path.to_owned(), reader: lines::open(path)?, count: 0, uracils: 0 };
     Ok(std::iter::from_fn(move || {
         let record = records.next().transpose();
         if record.is_none() && records.count == 0 {
             records.count = 1;
             let remedy = "give a file with `>name` lines and bases below them";
             return Some(Err(Error::input(&records.path, "", "no FASTA records", remedy)));
+        }
+        if record.is_none() {
+            tell_uracils(&records.path, std::mem::take(&mut records.uracils));
         }
         record
     }))
@@ -52,6 +65,8 @@ struct Fasta {
     reader: Box<dyn BufRead>,
     /// Records that were begun.
     count: usize,
+    /// U that were read as T.
+    uracils: u64,
 }
 
 impl Fasta {
@@ -61,7 +76,7 @@ impl Fasta {
         if bases.is_empty() {
             return Err(self.wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
         }
-        Ok(Some(Named { name, bases }))
+        Ok(Some(Named { name, bases, line: None }))
     }
 
     /// The line that begins the next record: its name.
@@ -109,6 +124,7 @@ impl Fasta {
             if begins_line {
                 bases.pop_if(|last| *last == b'\r');
             }
+            self.uracils += replace_uracils(&mut bases[checked..]);
             // What is no base ends the work here, not after the gigabytes that may follow.
             let new = &bases[checked..];
             if check_bases(new.strip_suffix(b"\r").unwrap_or(new)).is_err() {
@@ -127,8 +143,8 @@ impl Fasta {
     }
 }
 
-/// The sequences of a table, plain or gzip: the first column of every line after the header, as bases or as k-mers (see
-/// [`read_labelled`](super::labelled::read_labelled)). The header's separator, tab or comma, is the file's; with neither
+/// The sequences of a table, plain or gzip, as bases or as k-mers (see [`read_labelled`](super::labelled::read_labelled)): the column
+/// that the header calls so, or the only one but names and labels. The header's separator, tab or comma, is the file's; with neither
 /// there is one column. A further column called `name` or `id` has the names; others are not looked at.
 ///
 /// # Errors
@@ -139,7 +155,7 @@ pub fn table(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>>
     Ok(std::iter::from_fn(move || table.next().transpose()).map(|row| row.map(|(first, _)| first)))
 }
 
-/// As [`table`], of two sequences a line: the first two columns.
+/// As [`table`], of two sequences a line.
 ///
 /// # Errors
 /// As [`table`].
@@ -152,19 +168,19 @@ struct Table {
     path: PathBuf,
     lines: Lines,
     separator: char,
-    /// The column of the names.
-    names: Option<usize>,
-    pairs: bool,
+    columns: Columns,
     count: usize,
+    /// U that were read as T.
+    uracils: u64,
 }
 
 impl Table {
     fn open(path: &Path, pairs: bool) -> Result<Self> {
         let mut lines = Lines::open(path)?;
         let header = lines.next_line()?.unwrap_or_default();
-        let separator = separator_of(header).map_err(|(found, remedy)| Error::input(path, "line 1", found, remedy))?;
-        let names = columns(header, separator).iter().skip(1).position(|column| is_name(column)).map(|index| index + 1);
-        Ok(Self { path: path.to_owned(), lines, separator, names, pairs, count: 0 })
+        let wrong = |(found, remedy)| Error::input(path, "line 1", found, remedy);
+        let (separator, columns) = columns_of(header, pairs).map_err(wrong)?;
+        Ok(Self { path: path.to_owned(), lines, separator, columns, count: 0, uracils: 0 })
     }
 
     /// A row: its name and sequence, and the second sequence, empty where rows are no pairs.
@@ -175,38 +191,40 @@ impl Table {
             }
             let columns = columns(line, self.separator);
             let column = |index: usize| columns.get(index).map(|column| column.as_ref()).unwrap_or_default();
-            let name = self.names.map(column).filter(|name| !name.is_empty()).map(str::to_owned);
-            let bases = parse_sequence(column(0));
-            let second = if self.pairs { parse_sequence(column(1)) } else { Ok(Vec::new()) };
-            let place = format!("line {}", self.lines.number());
-            let wrong = |(found, remedy)| Error::input(&self.path, place.as_str(), found, remedy);
-            let (bases, second) = (bases.map_err(wrong)?, second.map_err(wrong)?);
+            let name = self.columns.name.map(column).filter(|name| !name.is_empty()).map(str::to_owned);
+            let parsed: Result<Vec<_>, Finding> =
+                self.columns.sequences.iter().map(|&index| parse_sequence(column(index), &mut self.uracils)).collect();
+            let line = self.lines.number();
+            let wrong = |(found, remedy)| Error::input(&self.path, format!("line {line}"), found, remedy);
+            let mut sequences = parsed.map_err(wrong)?.into_iter();
+            let (bases, second) = (sequences.next().unwrap_or_default(), sequences.next().unwrap_or_default());
             self.count += 1;
             let name = name.unwrap_or_else(|| format!("window_{}", self.count));
-            return Ok(Some((Named { name, bases }, second)));
+            return Ok(Some((Named { name, bases, line: Some(line) }, second)));
         }
+        tell_uracils(&self.path, std::mem::take(&mut self.uracils));
         if self.count == 0 {
             self.count = 1;
-            let remedy = "write one sequence a line, in the first column";
+            let remedy = "write one sequence a line";
             return Err(Error::input(&self.path, "", "no windows after the header", remedy));
         }
         Ok(None)
     }
 }
 
-/// A header's first word may be made of bases' letters ("DNA" is), so only what is as long as a k-mer counts as one.
-fn separator_of(header: &str) -> Result<char, Finding> {
-    const SHORTEST: usize = 6;
+/// The separator and the columns of a header.
+fn columns_of(header: &str, pairs: bool) -> Result<(char, Columns), Finding> {
     let separator = if !header.contains('\t') && header.contains(',') { ',' } else { '\t' };
     let columns = columns(header, separator);
-    let first = &columns[0];
-    if first.is_empty() {
-        return Err(("no header".into(), "begin with a header line: sequence".into()));
+    let wanted = if pairs { "sequence1 and sequence2" } else { "sequence" };
+    let found = Columns::of(&columns, pairs, Wanted::Nothing).map_err(|(found, remedy)| match remedy.is_empty() {
+        true => (found, format!("begin with a header line that names the columns: {wanted}")),
+        false => (found, remedy),
+    })?;
+    if found.is_row(&columns) {
+        return Err(("a window where the header should be".into(), format!("put a first line `{wanted}` above it")));
     }
-    if first.len() >= SHORTEST && parse_sequence(first).is_ok() {
-        return Err(("a window where the header should be".into(), "put a first line `sequence` above it".into()));
-    }
-    Ok(separator)
+    Ok((separator, found))
 }
 
 #[cfg(test)]
@@ -244,8 +262,11 @@ mod tests {
             let names: Vec<String> = read_table(text).unwrap().into_iter().map(|named| named.name).collect();
             assert_eq!(names, ["BRCA1 exon 2", "window_2", "x"], "{text:?}");
         }
-        // The first column is the sequence, whatever it is called.
-        assert_eq!(read_table("name\tx\nACGT\ty\n").unwrap()[0].name, "window_1");
+        let table = read_table("name\tx\none\tacgu\n").unwrap();
+        assert_eq!(
+            (table[0].name.as_str(), table[0].bases.as_slice(), table[0].place()),
+            ("one", &b"acgt"[..], "line 2 (one)".into())
+        );
     }
 
     #[test]
@@ -256,5 +277,8 @@ mod tests {
         assert!(error("ACGTACGT\nACGTACGT\n").contains("a window where the header should be"));
         assert!(error("ACGTACGT\t1\nACGTACGT\t0\n").contains("a window where the header should be"));
         assert!(error("sequence\nACGT\nAC-T\n").contains("line 3: '-' at base 3"));
+        assert!(
+            error("ref\talt\nACGT\tACGA\n").contains("line 1: several columns that could be the sequence: ref, alt")
+        );
     }
 }

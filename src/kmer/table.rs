@@ -1,10 +1,13 @@
 //! Training and test tables of all kinds: classes, numbers, several classes at once; one sequence a line or two.
 //!
-//! | task | columns after the sequence (or the two sequences of a pair) |
+//! | task | columns beside the sequence (or the two sequences of a pair) |
 //! | --- | --- |
 //! | classes | the class, as a number from 0 or by its name; further columns are ignored |
 //! | numbers | one or more numbers |
 //! | several classes at once | one 0 or 1 for each class |
+//!
+//! The header says which column is which, wherever they stand: `sequence` and `label`, or other usual names. A guess among several
+//! columns is refused.
 //!
 //! GUE's CSV and DNABERT's TSV are tables of classes, DNABERT's `dnapair` one of pairs.
 
@@ -12,9 +15,10 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::labelled::{Finding, LabelledWindow, MOST_CLASSES, excerpt, parse_label, parse_sequence};
+use super::header::{Columns, Wanted, is_name};
+use super::labelled::{Finding, LabelledWindow, MOST_CLASSES, excerpt, parse_label, parse_sequence, tell_uracils};
 use super::lines::Lines;
-use super::row::{columns, is_name};
+use super::row::columns;
 use crate::{Error, Result};
 
 /// What stands behind the sequence.
@@ -35,14 +39,70 @@ pub struct Table {
     pub windows: Vec<LabelledWindow>,
     /// What the rows are called: by a column `name` or `id`, or `window_1` and so on.
     pub rows: Vec<String>,
+    /// The line of the file that each row is, from 1.
+    pub lines: Vec<usize>,
     /// The header's names of the numbers or flags; the classes, where rows name theirs; none for class numbers.
     pub names: Vec<String>,
     /// The smallest and the largest of each number.
     pub ranges: Vec<(f64, f64)>,
 }
 
+/// What a model can read of a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bases in a token.
+    pub k: usize,
+    /// Bases of the window that is read, the middle of longer sequences; none: all of them.
+    pub window: Option<usize>,
+    /// Tokens of the longest input.
+    pub positions: usize,
+}
+
+impl Limits {
+    /// The fewest bases of a sequence.
+    pub fn least(&self) -> usize {
+        self.window.unwrap_or(self.k)
+    }
+
+    /// A sequence, or two, of so many bases can be read.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub fn check(&self, bases: usize, second: Option<usize>) -> Result<(), (String, String)> {
+        let lengths = [Some(bases), second];
+        let lengths = lengths.into_iter().flatten();
+        let remedy =
+            |limit: String| format!("the model reads {limit}: leave such rows out, or choose another --window");
+        if let Some(short) = lengths.clone().find(|length| *length < self.least()) {
+            let found = format!("a sequence of {short} bases");
+            return Err((found, remedy(format!("sequences of {} bases or more", self.least()))));
+        }
+        // [CLS], and for each sequence its k-mers and [SEP].
+        let tokens: usize = 1 + lengths.map(|length| self.window.unwrap_or(length) - self.k + 2).sum::<usize>();
+        if tokens > self.positions {
+            let found = format!("{} bases, which make {tokens} tokens", bases + second.unwrap_or(0));
+            return Err((found, remedy(format!("{} tokens at most", self.positions))));
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Every row can be read; `path` is the file that it comes from.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the first line that cannot.
+    pub fn check_lengths(&self, path: &Path, limits: Limits) -> Result<()> {
+        for (window, line) in self.windows.iter().zip(&self.lines) {
+            let checked = limits.check(window.bases.len(), window.second.as_ref().map(Vec::len));
+            checked.map_err(|(found, remedy)| Error::input(path, format!("line {line}"), found, remedy))?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads a table, plain or gzip. The header comes first; its separator, tab or comma, is the file's. Sequences are bases, or
-/// k-mers (any k) separated by spaces. Names of classes are looked up in `classes`, those 0, 1, ... that a model has or that
+/// k-mers (any k) separated by spaces; U is read as T. Names of classes are looked up in `classes`, those 0, 1, ... that a model has or that
 /// another table had; where there are none yet, the file's names become the classes, in alphabetical order.
 ///
 /// # Errors
@@ -54,7 +114,7 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
     let at = |line: usize, (found, remedy): Finding| Error::input(path, format!("line {line}"), found, remedy);
     let layout = Layout::of(&header, answers, pairs).map_err(|finding| at(1, finding))?;
     let mut seen = Seen { classes: classes.to_vec(), are_known: !classes.is_empty(), ..Seen::default() };
-    let (mut windows, mut rows) = (Vec::new(), Vec::new());
+    let (mut windows, mut rows, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(line) = lines.next_line()? {
         if line.trim().is_empty() {
             continue;
@@ -64,23 +124,27 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
         rows.push(name.map_or_else(|| format!("window_{}", rows.len() + 1), |name| name.to_string()));
         let window = layout.parse(&columns, &mut seen);
         windows.push(window.map_err(|finding| at(lines.number(), finding))?);
+        numbers.push(lines.number());
     }
+    tell_uracils(path, seen.uracils);
     if windows.is_empty() {
-        let remedy = format!("write one line each: {}", layout.shape());
+        let remedy = format!("write one line each: {}", shape(answers, pairs, layout.separator));
         return Err(Error::input(path, "", "no rows after the header", remedy));
     }
     let ranges = std::mem::take(&mut seen.ranges);
     let classes = seen.settle(&mut windows);
-    Ok(Table { windows, rows, names: if answers == Answers::Class { classes } else { layout.names }, ranges })
+    let names = if answers == Answers::Class { classes } else { layout.names };
+    Ok(Table { windows, rows, lines: numbers, names, ranges })
 }
 
 struct Layout {
     separator: char,
     answers: Answers,
-    pairs: bool,
     /// Columns of the header.
     columns: usize,
-    /// Those of them that hold answers: of a class the first.
+    /// Those of the sequence, or of the two of a pair.
+    sequences: Vec<usize>,
+    /// Those of the answers: of a class the one.
     answers_at: Vec<usize>,
     /// That of the rows' names.
     name: Option<usize>,
@@ -91,69 +155,53 @@ impl Layout {
     fn of(header: &str, answers: Answers, pairs: bool) -> Result<Self, Finding> {
         let separator = if header.contains('\t') { '\t' } else { ',' };
         let columns = columns(header, separator);
-        let sequences = if pairs { 2 } else { 1 };
-        let (names, mut answers_at): (Vec<usize>, Vec<usize>) =
-            (sequences..columns.len()).partition(|&column| is_name(&columns[column]));
-        if answers == Answers::Class {
-            answers_at.truncate(1);
-        }
-        let name = names.first().copied();
-        let mut layout =
-            Self { separator, answers, pairs, columns: columns.len(), answers_at, name, names: Vec::new() };
-        if layout.answers_at.is_empty() {
-            let found =
-                if header.is_empty() { "no header".into() } else { format!("a header of {} columns", columns.len()) };
-            return Err((found, format!("begin with a header that names the columns: {}", layout.shape())));
-        }
-        if answers != Answers::Class {
-            layout.names = layout.answers_at.iter().map(|&column| columns[column].to_string()).collect();
-            if let Some(name) = layout.names.iter().find(|name| name.is_empty()) {
-                return Err((format!("a column called {name:?}"), "name every column".into()));
+        let is_class = answers == Answers::Class;
+        let wanted = if is_class { Wanted::Class } else { Wanted::Others };
+        let found = Columns::of(&columns, pairs, wanted).map_err(|(found, remedy)| match remedy.is_empty() {
+            true => {
+                (found, format!("begin with a header that names the columns: {}", shape(answers, pairs, separator)))
             }
-        }
-        if layout.is_row(&columns) {
+            false => (found, remedy),
+        })?;
+        if found.is_row(&columns) {
             return Err((
                 "a row where the header should be".into(),
                 "put a line that names the columns above it".into(),
             ));
         }
-        Ok(layout)
-    }
-
-    fn shape(&self) -> String {
-        let sequences = if self.pairs { "sequence, second sequence" } else { "sequence" };
-        let answers = match self.answers {
-            Answers::Class => "class",
-            Answers::Numbers => "one or more numbers",
-            Answers::Flags => "0 or 1 for each class",
+        let answers_at: Vec<usize> = match found.label {
+            Some(label) => vec![label],
+            None => {
+                let is_other = |column: &usize| !found.sequences.contains(column) && !is_name(&columns[*column]);
+                (0..columns.len()).filter(is_other).collect()
+            }
         };
-        let separator = if self.separator == '\t' { "tabs" } else { "commas" };
-        format!("{sequences}, {answers}, with {separator} between")
-    }
-
-    /// Whether a header is none. A short one may be spelt with the letters of bases, as `dna,label` is; a name of a class can be any.
-    fn is_row(&self, header: &[Cow<str>]) -> bool {
-        const LONGEST_NAME: usize = 8;
-        let mut seen = Seen::default();
-        let parsed = self.parse(header, &mut seen);
-        parsed.is_ok_and(|window| seen.are_names != Some(true) || window.bases.len() > LONGEST_NAME)
+        let mut names = Vec::new();
+        if !is_class {
+            names = answers_at.iter().map(|&column| columns[column].to_string()).collect();
+            if let Some(name) = names.iter().find(|name| name.is_empty()) {
+                return Err((format!("a column called {name:?}"), "name every column".into()));
+            }
+        }
+        let Columns { sequences, name, .. } = found;
+        Ok(Self { separator, answers, columns: columns.len(), sequences, answers_at, name, names })
     }
 
     fn parse(&self, columns: &[Cow<str>], seen: &mut Seen) -> Result<LabelledWindow, Finding> {
         // What stands behind a class is not looked at; of numbers and flags each has its column.
-        let least = self.answers_at.last().map_or(0, |last| last + 1);
+        let least = self.answers_at.iter().chain(&self.sequences).max().map_or(0, |last| last + 1);
         let (expected, fits) = match self.answers {
             Answers::Class => (least, columns.len() >= least),
             _ => (self.columns, columns.len() == self.columns),
         };
         if !fits {
             let found = format!("{} columns, where the header has {expected}", columns.len());
-            return Err((found, format!("write {}", self.shape())));
+            let pairs = self.sequences.len() > 1;
+            return Err((found, format!("write {}", shape(self.answers, pairs, self.separator))));
         }
-        let mut window = LabelledWindow { bases: parse_sequence(&columns[0])?, ..LabelledWindow::default() };
-        if self.pairs {
-            window.second = Some(parse_sequence(&columns[1])?);
-        }
+        let mut sequences = self.sequences.iter().map(|&column| parse_sequence(&columns[column], &mut seen.uracils));
+        let bases = sequences.next().transpose()?.unwrap_or_default();
+        let mut window = LabelledWindow { bases, second: sequences.next().transpose()?, ..LabelledWindow::default() };
         let mut answers = self.answers_at.iter().map(|&column| columns[column].as_ref());
         match self.answers {
             Answers::Class => window.label = seen.class(answers.next().unwrap_or_default())?,
@@ -168,6 +216,18 @@ impl Layout {
     }
 }
 
+/// The columns that a table of this kind has, in words.
+fn shape(answers: Answers, pairs: bool, separator: char) -> String {
+    let sequences = if pairs { "sequence1, sequence2" } else { "sequence" };
+    let answers = match answers {
+        Answers::Class => "label",
+        Answers::Numbers => "one or more numbers",
+        Answers::Flags => "0 or 1 for each class",
+    };
+    let separator = if separator == '\t' { "tabs" } else { "commas" };
+    format!("{sequences}, {answers}, with {separator} between")
+}
+
 /// What the rows so far have in their columns.
 #[derive(Default)]
 struct Seen {
@@ -178,6 +238,8 @@ struct Seen {
     are_names: Option<bool>,
     /// The smallest and the largest of each number.
     ranges: Vec<(f64, f64)>,
+    /// U that were read as T.
+    uracils: u64,
 }
 
 impl Seen {
@@ -339,7 +401,7 @@ mod tests {
     fn faults_are_told_with_the_line() {
         let error = |text: &str, answers, pairs| read(text, answers, pairs).unwrap_err().to_string();
         assert!(error("", Answers::Class, false).contains("line 1: no header"));
-        assert!(error("sequence\nACG\n", Answers::Numbers, false).contains("a header of 1 columns"));
+        assert!(error("sequence\nACG\n", Answers::Numbers, false).contains("a header of 1 columns (sequence)"));
         assert!(error("ACG,1\nACG,1\n", Answers::Class, false).contains("line 1: a row where"));
         assert!(error("a,b\nACG,1\nACG,1\n", Answers::Class, true).contains("a header of 2 columns"));
         assert!(error("s,y\nACG,1\nACG,x\n", Answers::Numbers, false).contains("line 3: \"x\" is no finite number"));

@@ -69,6 +69,11 @@ impl TextCorpus {
             let found = format!("sequences of at most {max_length} tokens");
             return Err(Error::usage(found, format!("choose a maximum length of {shortest} or more")));
         }
+        // Lines are read again and again, where they stand; opening a pipe would wait for a writer.
+        if std::fs::metadata(&path).is_ok_and(|of| !of.is_file() && !of.is_dir()) {
+            let remedy = "write the text to a file first: its lines are read in random order";
+            return Err(Error::input(&path, "", "a pipe or a device", remedy));
+        }
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         let mut index = Index::new(&path, vocabulary.k(), max_length - SPECIALS_PER_SEQUENCE);
         let (mut block, mut crc) = (vec![0; BLOCK], Crc::new());

@@ -79,6 +79,8 @@ impl Vocabulary {
             digits[usize::from(base)] = digit;
             digits[usize::from(base.to_ascii_lowercase())] = digit;
         }
+        // RNA's U is its T.
+        (digits[usize::from(b'U')], digits[usize::from(b'u')]) = (digits[usize::from(b'T')], digits[usize::from(b't')]);
         let digits_of_codes = b"TCAG".map(|base| digits[usize::from(base)]);
         Ok(Self { k, order, digits, digits_of_codes })
     }

@@ -46,6 +46,9 @@ pub struct Classification {
     /// Whether it reads two sequences, the second as tokens of type 1.
     #[serde(default)]
     pub pairs: bool,
+    /// Training windows of each class: what the model takes for the classes' frequencies. None where nobody has written them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counts: Vec<u64>,
 }
 
 impl Classification {

@@ -6,4 +6,4 @@ mod adamw;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use schedule::{Decay, Schedule};
+pub use schedule::{Decay, Schedule, Warmup};

@@ -45,6 +45,38 @@ impl Schedule {
     }
 }
 
+/// How many updates the learning rate rises in: so many, or a share of all.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Warmup {
+    /// A number of updates, written without a point.
+    Steps(u64),
+    /// A share of all, from 0 to 1, written with a point.
+    Share(f64),
+}
+
+impl Warmup {
+    /// The updates of a training of `total`.
+    pub fn steps(self, total: u64) -> u64 {
+        match self {
+            Self::Steps(steps) => steps,
+            Self::Share(share) => (total as f64 * share).round() as u64,
+        }
+    }
+}
+
+impl std::str::FromStr for Warmup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.parse::<u64>(), text.parse::<f64>()) {
+            (Ok(steps), _) => Ok(Self::Steps(steps)),
+            (_, Ok(share)) if (0.0..=1.0).contains(&share) => Ok(Self::Share(share)),
+            _ => Err("give a number of updates as in 100, or a share of all from 0.0 to 1.0".into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use approx::assert_abs_diff_eq;
@@ -65,5 +97,15 @@ mod tests {
         assert!(schedule.at(30) > 0.9);
         schedule.decay = Decay::Constant;
         assert_eq!(schedule.at(1000), 1.0);
+    }
+
+    #[test]
+    fn a_warm_up_is_a_number_or_a_share() {
+        let steps = |text: &str| text.parse::<Warmup>().map(|warmup| warmup.steps(200));
+        assert_eq!(
+            [steps("7"), steps("0.1"), steps("1.0"), steps("1"), steps("0")],
+            [Ok(7), Ok(20), Ok(200), Ok(1), Ok(0)]
+        );
+        assert!(steps("1.5").is_err() && steps("-1").is_err() && steps("x").is_err());
     }
 }

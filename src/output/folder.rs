@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{ASIDE_SUFFIX, STAGING_PREFIX, STAGING_SUFFIX, Unfinished, is_staging, parent, sync_folder, unfinished};
+use super::{
+    ASIDE_SUFFIX, STAGING_PREFIX, STAGING_SUFFIX, Unfinished, failpoint, is_staging, parent, sync_folder, unfinished,
+};
 use crate::{Error, Result};
 
 /// Fills a new folder through `fill` and renames it to `path` when that succeeded. A folder already there is replaced: the
@@ -24,6 +26,7 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
     fs::create_dir_all(&folder).map_err(Error::io("create the folder", &folder))?;
     put_back(path)?;
     let (staging, staged) = staging_folder(path)?;
+    failpoint();
     fill(staging.path()).map_err(|error| error.moved(staging.path(), path))?;
     sync_folder(staging.path());
     #[cfg(unix)]
@@ -37,6 +40,7 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
             let _nobody_stops_here = unfinished();
             exchange(staging.path(), path).map_err(Error::io("put a new folder in the place of", path))?;
         }
+        failpoint();
         sync_folder(&folder);
         // The old folder has the staging name now.
         staging.close().map_err(Error::io("remove what was replaced by", path))?;
@@ -45,6 +49,7 @@ pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
         fs::rename(staging.path(), path).map_err(Error::io("rename into place", path))?;
         let _its_old_name = staging.keep();
     }
+    failpoint();
     drop(staged);
     sync_folder(&folder);
     Ok(())
@@ -126,7 +131,9 @@ fn staging_folder(path: &Path) -> Result<(TempDir, Unfinished)> {
 /// [`Error::Io`].
 pub fn remove_folder(path: &Path) -> Result<()> {
     let (aside, _unfinished) = staging_folder(path)?;
+    failpoint();
     fs::rename(path, aside.path().join("removed")).map_err(Error::io("move aside", path))?;
+    failpoint();
     aside.close().map_err(Error::io("remove", path))
 }
 

@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_seen_is_unlikely_not_impossible() {
+        let sites: [&[u8]; 3] = [b"AAAA", b"AAAA", b"CAAA"];
+        let background = composition([&b"AAAC"[..]].into_iter());
+        // Three A and one C, and half a count for each base.
+        assert_eq!(background, [3.5, 1.5, 0.5, 0.5].map(|count| count / 6.0));
+        let matrix = Matrix::of([2, 2], sites.into_iter(), background);
+        let odds = |count: f64, base: usize| (count / 5.0 / background[base]).log2();
+        assert_eq!(matrix.columns[0], [odds(2.5, 0), odds(1.5, 1), odds(0.5, 2), odds(0.5, 3)]);
+        assert_eq!(matrix.columns[3], [odds(3.5, 0), odds(0.5, 1), odds(0.5, 2), odds(0.5, 3)]);
+        assert_eq!(matrix.score(b"ANNA"), odds(2.5, 0) + odds(3.5, 0));
+    }
+
+    #[test]
     fn what_it_cannot_learn_from_is_told() {
         let window: &[u8] = &[b'A'; 60];
         assert!(WeightMatrix::train(&[window; 2], &[0, 1]).unwrap_err().to_string().contains("class 2"));

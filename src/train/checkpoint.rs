@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 pub use super::model_image::save_model;
 use super::model_image::{CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE};
-use super::run_state::newest_checkpoint;
+use super::run_state::{RunState, STATE_FILE, newest_checkpoint, parse_json};
 use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
 use crate::interop::config::{ModelConfig, Writer};
 use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
+use crate::kmer::table::Limits;
 use crate::kmer::vocabulary::Vocabulary;
 pub use crate::model::Classification;
 use crate::model::{Head, Model, Task};
@@ -25,6 +26,17 @@ pub struct Checkpoint {
     pub vocabulary: Vocabulary,
     /// What it classifies, if it is a classifier.
     pub classification: Option<Classification>,
+}
+
+impl Checkpoint {
+    /// What its model reads of a row.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            k: self.vocabulary.k(),
+            window: self.classification.as_ref().and_then(|classification| classification.window),
+            positions: self.model.config.max_position_embeddings,
+        }
+    }
 }
 
 /// The file of weights in a model's folder, if there is one.
@@ -204,11 +216,31 @@ pub(super) fn missing(path: &Path, name: &str) -> Error {
     Error::input(path, format!("tensor {name}"), "missing", remedy)
 }
 
-/// Reads a model.
+/// What there is to say of the model in `path` if it is a checkpoint of a run that has not come to its end.
+///
+/// # Errors
+/// Those of its `state.json`.
+pub fn unfinished(path: &Path) -> Result<Option<String>> {
+    let state = model_folder(path)?.join(STATE_FILE);
+    if !state.is_file() {
+        return Ok(None);
+    }
+    let RunState { step, total_steps, .. } = parse_json(&state)?;
+    Ok((step < total_steps)
+        .then(|| format!("an unfinished run: step {step} of {total_steps} (--resume goes on with it)")))
+}
+
+fn tell_unfinished(path: &Path) -> Result<()> {
+    unfinished(path)?.iter().for_each(|note| tracing::warn!("{} is of {note}", path.display()));
+    Ok(())
+}
+
+/// Reads a model. The log says if it is of an unfinished run.
 ///
 /// # Errors
 /// [`Error::Input`] that names the file and what is wrong in it.
 pub fn load(path: &Path) -> Result<Checkpoint> {
+    tell_unfinished(path)?;
     let (checkpoint, notes) = import(path, DecoderBias::Auto)?;
     notes.iter().for_each(|note| tracing::info!("{}: {note}", path.display()));
     Ok(checkpoint)
@@ -267,6 +299,7 @@ pub fn load_encoder(
     classification: Option<&Classification>,
     seed: u64,
 ) -> Result<(Model, Vocabulary)> {
+    tell_unfinished(path)?;
     let mut source = Source::open(path)?;
     let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;
     let outputs = classification.and_then(|wanted| source.outputs_for(wanted, &model));

@@ -15,10 +15,13 @@ use crate::autograd::Tape;
 use crate::kmer::labelled::{LabelledWindow, checksum};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
-use crate::output::write_atomic;
+use crate::output::{remove_debris, write_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::small_file;
 use crate::{Error, Result};
+
+/// The file that says which folds a folder's models are of: the first that is written.
+pub const PLAN_FILE: &str = "folds.json";
 
 /// What a cross-validation found.
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +63,34 @@ pub fn folds_of(windows: &[LabelledWindow], folds: usize, seed: u64) -> Vec<usiz
         group.iter().for_each(|&index| fold_of[index] = number % folds);
     }
     fold_of
+}
+
+/// What a fold is for in the training of one of the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Train,
+    /// Early stopping goes by it.
+    Stop,
+    Test,
+}
+
+/// The role of `fold` for the model that is tested on fold `tested`.
+fn role_of(fold: usize, tested: usize, folds: usize, stops_early: bool) -> Role {
+    if fold == tested {
+        Role::Test
+    } else if stops_early && fold == (tested + 1) % folds {
+        Role::Stop
+    } else {
+        Role::Train
+    }
+}
+
+/// The mean, and the standard deviation of a sample.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0)).sqrt())
 }
 
 /// Refuses to go on with models that were trained on other folds: they would be tested on what they have seen.
@@ -110,22 +141,22 @@ pub fn cross_validate(
         options.epochs,
         options.patience,
     ]);
-    keep_to_plan(&options.out.join("folds.json"), &plan)?;
+    keep_to_plan(&options.out.join(PLAN_FILE), &plan)?;
+    remove_debris(&options.out)?;
     if let Some(config) = &options.config {
         write_atomic(options.out.join("config.toml"), config)?;
     }
     let mut predictions: Vec<Vec<f64>> = vec![Vec::new(); windows.len()];
     let mut headline = Vec::new();
-    let of = |wanted: &dyn Fn(usize) -> bool| -> Vec<LabelledWindow> {
-        windows.iter().zip(&fold_of).filter(|(_, fold)| wanted(**fold)).map(|(window, _)| window.clone()).collect()
+    let of = |tested: usize, role: Role| -> Vec<LabelledWindow> {
+        let plays = |of: &(&LabelledWindow, &usize)| role_of(*of.1, tested, folds, options.patience.is_some()) == role;
+        windows.iter().zip(&fold_of).filter(plays).map(|(window, _)| window.clone()).collect()
     };
     for fold in 0..folds {
         let out = options.out.join(format!("fold-{}", fold + 1));
-        let stopper = options.patience.map(|_| (fold + 1) % folds);
-        let test = of(&|other| other == fold);
+        let test = of(fold, Role::Test);
         if !out.join("model.safetensors").is_file() {
-            let train = of(&|other| other != fold && Some(other) != stopper);
-            let dev = stopper.map(|stopper| of(&|other| other == stopper)).unwrap_or_default();
+            let (train, dev) = (of(fold, Role::Train), of(fold, Role::Stop));
             let options = FinetuneOptions { out: out.clone(), ..options.clone() };
             let resume = newest_checkpoint(&out)?.is_some();
             finetune(new_model()?, vocabulary, classification, &train, &dev, &options, resume)?;
@@ -139,8 +170,7 @@ pub fn cross_validate(
         let places = fold_of.iter().enumerate().filter(|(_, of)| **of == fold).map(|(index, _)| index);
         places.zip(found).for_each(|(index, row)| predictions[index] = row);
     }
-    let mean = headline.iter().sum::<f64>() / folds as f64;
-    let squares: f64 = headline.iter().map(|value| (value - mean).powi(2)).sum();
+    let (mean, deviation) = mean_and_deviation(&headline);
     let result = CrossValidation {
         folds,
         windows: windows.len(),
@@ -148,7 +178,7 @@ pub fn cross_validate(
         pooled: TaskScores::of(classification, &predictions, windows, options.seed),
         headline,
         headline_mean: mean,
-        headline_deviation: (squares / (folds - 1) as f64).sqrt(),
+        headline_deviation: deviation,
     };
     let json = serde_json::to_string_pretty(&result).map_err(|error| Error::Failed(error.to_string()))?;
     let named: Vec<_> = names.iter().zip(windows).collect();
@@ -196,6 +226,26 @@ fn predictions_table(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stops_a_training_is_neither_learnt_nor_tested() {
+        for tested in 0..4 {
+            let roles =
+                |stops_early| -> Vec<Role> { (0..4).map(|fold| role_of(fold, tested, 4, stops_early)).collect() };
+            let count = |roles: &[Role], role| roles.iter().filter(|of| **of == role).count();
+            let (with, without) = (roles(true), roles(false));
+            assert_eq!([Role::Test, Role::Stop, Role::Train].map(|role| count(&with, role)), [1, 1, 2]);
+            assert_eq!([Role::Test, Role::Stop, Role::Train].map(|role| count(&without, role)), [1, 0, 3]);
+            assert_eq!((with[tested], without[tested]), (Role::Test, Role::Test));
+        }
+    }
+
+    #[test]
+    fn the_deviation_is_that_of_a_sample() {
+        let (mean, deviation) = mean_and_deviation(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(mean, 2.5);
+        assert!((deviation - (5.0f64 / 3.0).sqrt()).abs() < 1e-12, "{deviation}");
+    }
 
     #[test]
     fn equal_sequences_share_a_fold_and_classes_are_spread() {

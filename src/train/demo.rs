@@ -31,7 +31,7 @@ use crate::kmer::masking::Masking;
 use crate::kmer::regions::Regions;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::model::{Head, Model, preset};
-use crate::optim::{AdamWConfig, Decay, Schedule};
+use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::output::{AtomicFile, write_atomic};
 use crate::{Error, Result};
 
@@ -347,6 +347,7 @@ fn pretrain_on(
         out: surroundings.out.join("pretrain"),
         config: None,
         quiet: surroundings.quiet,
+        confirm: None,
     };
     pretrain(model, vocabulary, &data, Some(&evaluation), &pretraining, false)
 }
@@ -384,12 +385,13 @@ fn finetune_on(
         epochs: options.epochs,
         batch: options.batch,
         learning_rate: options.learning_rate,
-        warmup: 0.1,
+        warmup: Warmup::Share(0.1),
         decay: Decay::Cosine,
         optimizer: AdamWConfig { beta2: 0.999, eps: 1e-8, ..AdamWConfig::default() },
         save_every: options.epochs,
         keep: 1,
         patience: None,
+        calibrate: true,
         out: surroundings.out.join(name),
         config: None,
         quiet: surroundings.quiet,

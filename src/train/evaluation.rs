@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{answers, check_answers, largest};
 use super::baselines::Baselines;
+use super::calibration::Reliability;
 use super::checkpoint::{Checkpoint, Classification};
 use super::metrics::{Confusion, SpliceMetrics};
 use super::scores::{ClassScores, MultiLabelScores, RegressionScores, multi_label_figures, regression_figures};
@@ -31,15 +32,61 @@ pub struct Evaluation {
     pub mcc: f64,
     /// Accuracy, macro F1 and MCC with 95 % bootstrap intervals.
     pub scores: ClassScores,
+    /// How far the probabilities can be believed.
+    pub reliability: Reliability,
     /// The splice metrics, where the classes are donor, acceptor and neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub splice: Option<SpliceMetrics>,
     /// The GT/AG rule and a position weight matrix on the same windows, where they can be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baselines: Option<Baselines>,
+    /// Windows that were not read whole.
+    #[serde(flatten)]
+    pub cropped: Cropped,
     /// The predicted class of each window.
     #[serde(skip)]
     pub predictions: Vec<u8>,
+}
+
+/// Windows of which a model read the middle only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cropped {
+    /// Bases that the model reads; none if it reads any number.
+    pub window_bases: Option<usize>,
+    /// Windows that are longer.
+    pub longer_windows: u64,
+}
+
+impl Cropped {
+    /// Counts the windows that a model with a window of its own does not read whole.
+    pub fn of(window: Option<usize>, windows: &[LabelledWindow]) -> Self {
+        let is_longer = |of: &&LabelledWindow| {
+            let longest = of.bases.len().max(of.second.as_ref().map_or(0, Vec::len));
+            window.is_some_and(|window| longest > window)
+        };
+        Self { window_bases: window, longer_windows: windows.iter().filter(is_longer).count() as u64 }
+    }
+
+    /// What it means for the figures of `windows` windows, to be put behind their number; nothing if all were read whole.
+    pub fn note(&self, windows: u64) -> String {
+        match *self {
+            Self { window_bases: Some(bases), longer_windows: longer @ 1.. } => {
+                format!(" (of {longer} of {windows} only the middle {bases} bases were read: the model's window)")
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// The place of each of a model's classes in the order donor, acceptor, neither; nothing if it has others.
+pub fn splice_order(labels: &[String]) -> Option<[u8; LABEL_NAMES.len()]> {
+    let number = |name: &str| labels.iter().position(|label| label.eq_ignore_ascii_case(name));
+    let [Some(donor), Some(acceptor), Some(neither)] = LABEL_NAMES.map(number) else { return None };
+    let mut order = [0; LABEL_NAMES.len()];
+    (labels.len() == order.len()).then(|| {
+        [donor, acceptor, neither].iter().zip(0..).for_each(|(&class, place)| order[class] = place);
+        order
+    })
 }
 
 /// Applies a classifier to `test`. With `train`, splice classifiers are put beside baselines trained on it.
@@ -71,12 +118,17 @@ pub fn evaluate(
     let labels = labels_of(test);
     let confusion = Confusion::of(&labels, &predictions, classes)?;
 
-    let is_splice = classification.labels.iter().eq(LABEL_NAMES.iter());
-    let splice = if is_splice { Some(SpliceMetrics::of(&labels, &predictions, seed)?) } else { None };
-    let baselines = match train {
-        Some(train) if is_splice => baselines(train, test, seed),
-        Some(_) => {
-            tracing::warn!("no baselines: they need the classes {}, in this order", LABEL_NAMES.join(", "));
+    let order = splice_order(&classification.labels);
+    let in_order =
+        |classes: &[u8]| order.map(|order| classes.iter().map(|&class| order[usize::from(class)]).collect::<Vec<_>>());
+    let splice = match (in_order(&labels), in_order(&predictions)) {
+        (Some(labels), Some(predictions)) => Some(SpliceMetrics::of(&labels, &predictions, seed)?),
+        _ => None,
+    };
+    let baselines = match (train, order) {
+        (Some(train), Some(order)) => baselines(train, test, order, seed),
+        (Some(_), None) => {
+            tracing::warn!("no baselines: they need the classes {}", LABEL_NAMES.join(", "));
             None
         }
         _ => None,
@@ -88,9 +140,11 @@ pub fn evaluate(
         accuracy: confusion.accuracy(),
         macro_f1: confusion.macro_f1(),
         mcc: confusion.mcc(),
-        scores: ClassScores::of(&labels, &predictions, classes, seed),
+        scores: ClassScores::of(&classification.labels, &labels, &probabilities, seed),
+        reliability: Reliability::of(&probabilities, &labels),
         splice,
         baselines,
+        cropped: Cropped::of(classification.window, test),
         predictions,
     })
 }
@@ -114,12 +168,10 @@ impl TaskScores {
         let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();
         match classification.task {
             Task::SingleLabel => {
-                let predictions: Vec<u8> = answers.iter().map(|row| largest(row) as u8).collect();
-                let classes = answers.first().map_or(0, Vec::len);
-                Self::SingleLabel(ClassScores::of(&labels_of(windows), &predictions, classes, seed))
+                Self::SingleLabel(ClassScores::of(&classification.labels, &labels_of(windows), answers, seed))
             }
-            Task::MultiLabel => Self::MultiLabel(MultiLabelScores::of(answers, &targets, seed)),
-            Task::Regression => Self::Regression(RegressionScores::of(answers, &targets, seed)),
+            Task::MultiLabel => Self::MultiLabel(MultiLabelScores::of(&classification.labels, answers, &targets, seed)),
+            Task::Regression => Self::Regression(RegressionScores::of(&classification.labels, answers, &targets, seed)),
         }
     }
 
@@ -136,7 +188,7 @@ impl TaskScores {
                     .for_each(|(window, row)| confusion.add(window.label as usize, largest(row)));
                 confusion.mcc()
             }
-            Task::MultiLabel => multi_label_figures(answers, &targets, &all)[0],
+            Task::MultiLabel => multi_label_figures(answers, &targets)[0],
             Task::Regression => regression_figures(answers, &targets, &all)[1],
         }
     }
@@ -185,7 +237,7 @@ impl DevScores {
                 Self { dev_pearson: Some(pearson), dev_r2: Some(r2), ..Self::default() }
             }
             Task::MultiLabel => {
-                let [auroc, ..] = multi_label_figures(answers, &targets, &all);
+                let [auroc, ..] = multi_label_figures(answers, &targets);
                 Self { dev_macro_auroc: Some(auroc), ..Self::default() }
             }
         })
@@ -206,6 +258,9 @@ pub struct TargetEvaluation {
     pub labels: Vec<String>,
     /// The figures.
     pub scores: TaskScores,
+    /// Windows that were not read whole.
+    #[serde(flatten)]
+    pub cropped: Cropped,
 }
 
 /// Applies a model of numbers or of several classes at once to `test`.
@@ -232,6 +287,7 @@ pub fn evaluate_targets(
         windows: test.len() as u64,
         labels: classification.labels.clone(),
         scores: TaskScores::of(classification, &answers, test, seed),
+        cropped: Cropped::of(classification.window, test),
     })
 }
 
@@ -240,8 +296,11 @@ pub fn no_classifier() -> Error {
     Error::usage("the model is no classifier", "fine-tune it first: helixgrad finetune --init MODEL --data DIR")
 }
 
-/// The baselines, or a warning where these windows cannot train them.
-fn baselines(train: &[LabelledWindow], test: &[LabelledWindow], seed: u64) -> Option<Baselines> {
+/// The baselines of classes whose places are `order`, or a warning where these windows cannot train them.
+fn baselines(train: &[LabelledWindow], test: &[LabelledWindow], order: [u8; 3], seed: u64) -> Option<Baselines> {
+    let labels_of = |windows: &[LabelledWindow]| -> Vec<u8> {
+        labels_of(windows).iter().map(|&class| order.get(usize::from(class)).copied().unwrap_or(class)).collect()
+    };
     let upper = |windows: &[LabelledWindow]| -> Vec<Vec<u8>> {
         windows.iter().map(|window| window.bases.to_ascii_uppercase()).collect()
     };

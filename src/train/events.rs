@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::output::failpoint;
 use crate::report::tensorboard;
 use crate::{Error, Result};
 
@@ -32,7 +33,8 @@ impl EventLog {
         let file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(Error::io("create", &path))?;
         let mut log = Self { path, file };
         log.append(&tensorboard::file_version(now))?;
-        if step > 0 {
+        // Begun anew in the folder of a run that was killed before its first checkpoint: what that one wrote counts no more.
+        if step > 0 || session > 0 {
             log.append(&tensorboard::session_start(now, step + 1))?;
         }
         Ok(log)
@@ -53,6 +55,7 @@ impl EventLog {
 
     /// One call of the system a record: a crash leaves whole records, and at most one torn one behind them.
     fn append(&mut self, record: &[u8]) -> Result<()> {
+        failpoint();
         self.file.write_all(record).map_err(Error::io("write", &self.path))
     }
 }

@@ -76,7 +76,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Tokens of a micro-batch: those of the step are shared out evenly.
-    fn budget(&self) -> usize {
+    pub fn budget(&self) -> usize {
         self.options.tokens_per_step / self.options.micro_batches
     }
 
@@ -100,16 +100,24 @@ impl<'a> Feed<'a> {
         Ok(Drawn::Whole(batch))
     }
 
-    /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes.
+    /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes. `part` hears how many of its
+    /// micro-batches are done, where they are computed as they come.
     ///
     /// # Errors
     /// Those of [`Trainer::advance`] and of the data.
-    pub fn advance(&self, trainer: &mut Trainer, step: u64, learning_rate: f64) -> Result<()> {
+    pub fn advance(
+        &self,
+        trainer: &mut Trainer,
+        step: u64,
+        learning_rate: f64,
+        part: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
         let key = |micro_batch| BatchKey::training(self.options.seed, step as u32, micro_batch as u32);
         let drawn: Vec<Drawn> =
             (0..self.options.micro_batches).map(|micro_batch| self.draw(key(micro_batch))).collect::<Result<_>>()?;
         let rows = drawn.iter().map(Drawn::rows).sum();
         trainer.advance_on(drawn.len(), rows, learning_rate, |model, tape, micro_batch| {
+            part(micro_batch)?;
             drawn[micro_batch].place(model, tape)
         })
     }

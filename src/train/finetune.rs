@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
+use super::calibration::Calibration;
 use super::checkpoint::{Classification, load, load_encoder};
 use super::evaluation::DevScores;
 use super::interrupt;
-use super::model_image::ModelImage;
+use super::model_image::{ModelImage, to_json};
 use super::peak::Utilisation;
-use super::pretrain::started;
-use super::run::Run;
+use super::pretrain::{hear, started};
+use super::run::{BEST_FOLDER, Run};
 use super::run_state::{Best, RunState, resume_from};
 use super::snapshot::CheckpointWriter;
 use super::standardise::Standard;
@@ -24,14 +25,14 @@ use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::model::{Head, Model, Task, preset};
 use crate::ops::Loss;
-use crate::optim::{AdamWConfig, Decay, Schedule};
-use crate::output::write_folder_atomic;
+use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
+use crate::output::{write_atomic, write_folder_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 
-/// Where in a run's folder the best epoch's model is kept.
-const BEST_FOLDER: &str = "best";
+/// What calibration found, in a run's folder.
+const CALIBRATION_FILE: &str = "calibration.json";
 /// Steps after which a device is asked for its losses, so that a training that has diverged is noticed.
 const STEPS_UNASKED: u64 = 50;
 
@@ -52,8 +53,8 @@ pub struct FinetuneOptions {
     pub batch: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
-    /// Share of the updates in which the rate rises.
-    pub warmup: f64,
+    /// Updates in which the rate rises.
+    pub warmup: Warmup,
     /// How it falls afterwards.
     pub decay: Decay,
     /// The optimizer's constants.
@@ -65,6 +66,8 @@ pub struct FinetuneOptions {
     /// Stop when so many epochs in a row have brought no better figure on the dev windows, and keep the best epoch's model;
     /// `None`: make all epochs and keep the last one's.
     pub patience: Option<u64>,
+    /// Divide classes' logits by the temperature that fits the dev windows best, where there are any.
+    pub calibrate: bool,
     /// The folder of the run. Nothing is written to it before the first step has succeeded.
     pub out: PathBuf,
     /// The resolved options, for the folder's `config.toml`.
@@ -84,12 +87,13 @@ impl FinetuneOptions {
             epochs: 5,
             batch: 32,
             learning_rate: 2e-4,
-            warmup: 0.1,
+            warmup: Warmup::Share(0.1),
             decay: Decay::Linear,
             optimizer: AdamWConfig { beta2: 0.999, eps: 1e-8, ..AdamWConfig::default() },
             save_every: 1,
             keep: 1,
             patience: None,
+            calibrate: true,
             out,
             config: None,
             quiet: false,
@@ -141,6 +145,9 @@ pub struct FinetuneSummary {
     /// The epoch whose model was kept, where the best is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_epoch: Option<u64>,
+    /// How the probabilities were calibrated on the dev windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Which attention ran.
     pub attention: String,
     /// The epochs of this session.
@@ -193,6 +200,7 @@ pub fn finetune(
     resume: bool,
 ) -> Result<(Model, FinetuneSummary)> {
     check_answers(train.iter().chain(dev), &model, classification)?;
+    let classification = &Classification { counts: class_counts(classification, train), ..classification.clone() };
     if options.patience.is_some() && dev.is_empty() {
         return Err(Error::usage("early stopping without dev windows", "give some (--dev), or leave --early-stop out"));
     }
@@ -200,7 +208,7 @@ pub fn finetune(
     let image = |model: &Model| ModelImage::of(model, vocabulary, Some(classification));
     let steps_per_epoch = train.len().div_ceil(options.batch) as u64;
     let total_steps = steps_per_epoch * options.epochs;
-    let warmup = (total_steps as f64 * options.warmup).round() as u64;
+    let warmup = options.warmup.steps(total_steps);
     let schedule = Schedule {
         peak: options.learning_rate,
         minimum: 0.0,
@@ -214,6 +222,7 @@ pub fn finetune(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
+    trainer.stops = Some(interrupt::requested);
     let settings = settings(vocabulary, classification, train, options);
     let mut state = RunState::new(total_steps, options.seed, options.optimizer, settings);
     if resume {
@@ -240,25 +249,39 @@ pub fn finetune(
             break;
         }
         let order = epoch_order(train.len(), options.seed, epoch);
-        let (mut sum, mut epoch_tokens, epoch_start) = (Loss::default(), 0, Instant::now());
+        let (mut epoch_tokens, epoch_start) = (0, Instant::now());
         let done = (state.step - epoch * steps_per_epoch) as usize;
+        // What an interrupted session has seen of the epoch counts.
+        if done == 0 {
+            state.interval = Loss::default();
+        }
         let (mut learning_rate, mut gradient_norm) = (0.0, 0.0);
         for chunk in order.chunks(options.batch).skip(done) {
             let examples: Vec<_> = chunk.iter().map(|&i| &train[i]).collect();
             let batch = example_batch(&examples, vocabulary, classification.window, rows_of(&trainer.model))?;
             let tokens = batch.total_tokens() as u64;
             learning_rate = schedule.at(state.step);
-            match classification.task {
-                Task::SingleLabel => trainer.advance(&[batch], learning_rate)?,
+            let advanced = match classification.task {
+                Task::SingleLabel => trainer.advance(&[batch], learning_rate),
                 task => {
                     let mut targets = Vec::with_capacity(batch.rows.len() * classification.labels.len());
                     examples.iter().for_each(|example| match &standard {
                         Some(standard) => targets.extend(standard.standardised(&example.targets)),
                         None => targets.extend(&example.targets),
                     });
-                    trainer.advance_towards(&batch, &targets, task, learning_rate)?;
+                    trainer.advance_towards(&batch, &targets, task, learning_rate)
                 }
+            };
+            if let Err(Error::Interrupted(why)) = advanced {
+                progress.finish("interrupted");
+                if run.is_none() {
+                    return Err(Error::Interrupted(format!("{why} before the first one of this session was done")));
+                }
+                hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
+                writer.save(&trainer, vocabulary, Some(classification), &state)?;
+                return Err(writer.interrupted(state.step));
             }
+            advanced?;
             state.step += 1;
             state.tokens += tokens;
             epoch_tokens += tokens;
@@ -267,16 +290,7 @@ pub fn finetune(
             let stops = interrupt::requested() && !epoch_ends;
             let asks = epoch_ends || stops || state.step.is_multiple_of(STEPS_UNASKED);
             if trainer.knows_losses() || run.is_none() || asks {
-                let report = trainer.report()?;
-                for (step, loss) in (state.step - report.losses.len() as u64..).zip(report.losses) {
-                    if step == 0 {
-                        state.loss_first = loss.mean();
-                    }
-                    state.loss_last = loss.mean();
-                    sum += loss;
-                }
-                gradient_norm = report.gradient_norm;
-                utilisation.add(report.flops);
+                hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
             }
             state.seconds = seconds_before + session.elapsed().as_secs_f64();
             started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
@@ -295,8 +309,8 @@ pub fn finetune(
                 EpochPoint {
                     step: state.step,
                     epoch: epoch + 1,
-                    loss: sum.mean(),
-                    accuracy: sum.accuracy(),
+                    loss: state.interval.mean(),
+                    accuracy: state.interval.accuracy(),
                     learning_rate,
                     gradient_norm,
                     tokens_per_second: epoch_tokens as f64 / seconds,
@@ -359,8 +373,22 @@ pub fn finetune(
     step::check_end(last.map_or(state.loss_last, |point| point.loss), guessing)?;
     // A run that was killed after its last step has none to make, but debris to clear away.
     started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-    image(&model)?.in_units_of(standard.as_ref().filter(|_| !in_units))?.write(&options.out)?;
-    if !in_units {
+    let mut written = image(&model)?.in_units_of(standard.as_ref().filter(|_| !in_units))?;
+    let calibration = match classification.task {
+        Task::SingleLabel if options.calibrate && !dev.is_empty() => {
+            let mut tape = Tape::new(options.device.clone(), options.dtype);
+            let answers = answers(&mut tape, &model, vocabulary, classification, dev, &mut |_| ())?;
+            let labels: Vec<u8> = dev.iter().map(|window| window.label as u8).collect();
+            Some(Calibration::of(&answers, &labels))
+        }
+        _ => None,
+    };
+    if let Some(calibration) = &calibration {
+        written = written.at_temperature(calibration.temperature, classification.labels.len())?;
+        write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;
+    }
+    written.write(&options.out)?;
+    if !in_units || calibration.is_some() {
         model = load(&options.out)?.model;
     }
     let summary = FinetuneSummary {
@@ -371,6 +399,7 @@ pub fn finetune(
         loss_last: last.map_or(state.loss_last, |point| point.loss),
         dev: dev_scores,
         best_epoch,
+        calibration,
         attention,
         points,
     };
@@ -384,7 +413,7 @@ pub(super) fn settings(
     train: &[LabelledWindow],
     options: &FinetuneOptions,
 ) -> Value {
-    let Classification { labels, window, task, pairs } = classification;
+    let Classification { labels, window, task, pairs, .. } = classification;
     json!({
         "training windows": checksum(train.iter().map(|window| (window, 0))),
         "k": vocabulary.k(),
@@ -398,6 +427,16 @@ pub(super) fn settings(
         "warmup": options.warmup,
         "decay": options.decay,
     })
+}
+
+/// Training windows of each class; none of other tasks.
+fn class_counts(classification: &Classification, train: &[LabelledWindow]) -> Vec<u64> {
+    if classification.task != Task::SingleLabel {
+        return Vec::new();
+    }
+    let mut counts = vec![0; classification.labels.len()];
+    train.iter().for_each(|window| counts[window.label as usize] += 1);
+    counts
 }
 
 /// The order of the windows in an epoch.

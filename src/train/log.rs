@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::output::failpoint;
 use crate::{Error, Result};
 
 /// The file `metrics.jsonl` of a run.
@@ -38,6 +39,7 @@ impl MetricsLog {
     pub fn write<T: Serialize>(&mut self, value: &T) -> Result<()> {
         let mut line = serde_json::to_vec(value).map_err(|error| Error::Failed(error.to_string()))?;
         line.push(b'\n');
+        failpoint();
         self.file.write_all(&line).map_err(Error::io("write", &self.path))
     }
 }

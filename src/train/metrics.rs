@@ -82,11 +82,12 @@ impl Confusion {
         ratio(self.correct(), self.total() as f64)
     }
 
-    /// F1 of each class against the rest, averaged over the classes. A class that is neither present nor predicted
-    /// counts as 0.
+    /// F1 of each class against the rest, averaged over the classes that occur in truth or prediction, as scikit-learn does it.
     pub fn macro_f1(&self) -> f64 {
-        let f1 = |class| ratio(2.0 * self.count(class, class) as f64, self.row_sum(class) + self.column_sum(class));
-        ratio((0..self.classes).map(f1).sum(), self.classes as f64)
+        let occurrences = |class| self.row_sum(class) + self.column_sum(class);
+        let occurring: Vec<usize> = (0..self.classes).filter(|&class| occurrences(class) > 0.0).collect();
+        let f1 = |&class: &usize| 2.0 * self.count(class, class) as f64 / occurrences(class);
+        ratio(occurring.iter().map(f1).sum(), occurring.len() as f64)
     }
 
     /// Gorodkin's R_K, which is Matthews' coefficient for two classes; 0 where it is undefined (one class only).
@@ -374,6 +375,25 @@ mod tests {
         assert!(SpliceMetrics::of(&[0], &[3], 1).is_err());
         assert!(SpliceMetrics::of(&[0, 1], &[0], 1).is_err());
         assert!(SpliceMetrics::of(&[], &[], 1).is_err());
+    }
+
+    /// Every example is drawn as often as any other, the last one too, and as many are drawn as there are.
+    #[test]
+    fn resamples_draw_every_example() {
+        for examples in [1_usize, 4, 5, 7] {
+            let mut drawn = [0_u64; 9];
+            for step in 0..RESAMPLES {
+                let cells: Vec<u8> = (0..examples as u8).collect();
+                let counts = resample(&cells, 3, step);
+                assert_eq!(counts.as_flattened().iter().sum::<u64>(), examples as u64);
+                drawn.iter_mut().zip(counts.as_flattened()).for_each(|(sum, count)| *sum += count);
+            }
+            // Once a resample on average; five standard deviations.
+            let spread = 5.0 * f64::from(RESAMPLES).sqrt();
+            for count in &drawn[..examples] {
+                assert!((*count as f64 - f64::from(RESAMPLES)).abs() < spread, "{drawn:?}");
+            }
+        }
     }
 
     #[test]

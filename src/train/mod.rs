@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod baselines;
+pub mod calibration;
 pub mod ceilings;
 pub mod checkpoint;
 pub mod cross_validation;

@@ -81,6 +81,15 @@ impl ModelImage {
         Ok(self)
     }
 
+    /// The same model with the logits of its classes divided by `temperature`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for a model without a classifier.
+    pub(super) fn at_temperature(mut self, temperature: f64, classes: usize) -> Result<Self> {
+        Standard(vec![(0.0, 1.0 / temperature); classes]).fold(&self.specs, &mut self.values)?;
+        Ok(self)
+    }
+
     /// The values of the head as it is trained, where those that are written are others.
     pub(super) fn standardised(&self) -> &[f32] {
         &self.standardised

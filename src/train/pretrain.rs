@@ -1,7 +1,7 @@
 //! Pretraining by masked-language modelling.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::ops::{self, Loss};
 use crate::optim::{AdamWConfig, Schedule};
+use crate::report::format::duration;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 
@@ -64,7 +65,12 @@ pub struct PretrainOptions {
     pub config: Option<String>,
     /// No progress, no log.
     pub quiet: bool,
+    /// Asked whether a run that would take longer than [`LONG_RUN`] is meant, with its estimated time; `None`: it is only warned of.
+    pub confirm: Option<fn(Duration) -> bool>,
 }
+
+/// A run that would take longer is worth a question.
+pub const LONG_RUN: Duration = Duration::from_secs(30 * 86_400);
 
 /// Masked-LM quality on held-out sequences.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -175,9 +181,31 @@ pub fn pretrain(
         points.push(point);
         writer.save(&trainer, vocabulary, None, &state)?;
     }
+    trainer.stops = Some(interrupt::requested);
+    let mut estimate = Estimate::new(&trainer, options, state.step);
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
-        feed.advance(&mut trainer, state.step, learning_rate)?;
+        let step_before = state.step;
+        let advanced = feed.advance(&mut trainer, state.step, learning_rate, &mut |parts| {
+            estimate.tell(parts)?;
+            if parts > 0 {
+                let tokens = state.tokens - tokens_before + (parts * feed.budget()) as u64;
+                let of = format!("step {}: part {parts} of {} done", step_before + 1, options.micro_batches);
+                progress.update(step_before, tokens, &of);
+            }
+            Ok(())
+        });
+        if let Err(Error::Interrupted(why)) = advanced {
+            progress.finish("interrupted");
+            if run.is_none() {
+                return Err(Error::Interrupted(format!("{why} before the first one of this session was done")));
+            }
+            hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
+            writer.save(&trainer, vocabulary, None, &state)?;
+            return Err(writer.interrupted(state.step));
+        }
+        advanced?;
+        estimate.tell(options.micro_batches)?;
         state.step += 1;
         state.tokens += tokens as u64;
         interval_tokens += tokens;
@@ -190,16 +218,7 @@ pub fn pretrain(
         // Losses cost nothing where they are; asking a device for them makes it and the host wait for each other. So nobody
         // asks between two points, but for the first step of a session, which shows whether all is well.
         if trainer.knows_losses() || run.is_none() || logs || saves {
-            let report = trainer.report()?;
-            for (step, loss) in (state.step - report.losses.len() as u64..).zip(report.losses) {
-                if step == 0 {
-                    state.loss_first = loss.mean();
-                }
-                state.loss_last = loss.mean();
-                state.interval += loss;
-            }
-            gradient_norm = report.gradient_norm;
-            utilisation.add(report.flops);
+            hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
         }
         state.seconds = seconds_before + session.elapsed().as_secs_f64();
         let run = started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
@@ -264,6 +283,65 @@ pub fn pretrain(
         evaluation,
         points,
     })
+}
+
+/// Takes what the trainer has to tell of the steps since the last time.
+pub(super) fn hear(
+    trainer: &mut Trainer,
+    state: &mut RunState,
+    gradient_norm: &mut f64,
+    utilisation: &mut Utilisation,
+) -> Result<()> {
+    let report = trainer.report()?;
+    for (step, loss) in (state.step - report.losses.len() as u64..).zip(report.losses) {
+        if step == 0 {
+            state.loss_first = loss.mean();
+        }
+        state.loss_last = loss.mean();
+        state.interval += loss;
+    }
+    *gradient_norm = report.gradient_norm;
+    utilisation.add(report.flops);
+    Ok(())
+}
+
+/// How long the whole run will take, by its first part: told once, and asked about where it is months.
+struct Estimate<'a> {
+    options: &'a PretrainOptions,
+    started: Instant,
+    /// Micro-batches that are still to be computed; 0 once everything is told, and where losses come late: there the first part is not
+    /// done when the next one begins.
+    parts: f64,
+}
+
+impl<'a> Estimate<'a> {
+    fn new(trainer: &Trainer, options: &'a PretrainOptions, step: u64) -> Self {
+        let steps = options.steps.saturating_sub(step) as f64;
+        let parts = if trainer.knows_losses() { steps * options.micro_batches as f64 } else { 0.0 };
+        Self { options, started: Instant::now(), parts }
+    }
+
+    /// Hears that so many parts of the first step are done.
+    fn tell(&mut self, done: usize) -> Result<()> {
+        if done == 0 || self.parts == 0.0 {
+            return Ok(());
+        }
+        let seconds = self.started.elapsed().as_secs_f64() / done as f64 * std::mem::take(&mut self.parts);
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let text = format!("the whole run will take about {} at the speed of its first part", duration(time));
+        if time < LONG_RUN {
+            tracing::info!("{text}");
+            return Ok(());
+        }
+        tracing::warn!("{text}: lower --steps or --tokens-per-step, or choose a smaller model, unless this is meant");
+        match self.options.confirm {
+            Some(confirm) if !confirm(time) => Err(Error::usage(
+                text,
+                "give --steps, --tokens-per-step or a model that are meant; nothing was written",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the batches and updates of a run depend on.

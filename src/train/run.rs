@@ -7,8 +7,11 @@ use serde::Serialize;
 
 use super::events::EventLog;
 use super::log::MetricsLog;
-use crate::output::{Unfinished, remove_debris, write_atomic};
+use crate::output::{Unfinished, failpoint, remove_debris, remove_folder, write_atomic};
 use crate::{Error, Result};
+
+/// Where in a run's folder the best epoch's model is kept.
+pub const BEST_FOLDER: &str = "best";
 
 /// A run's folder, locked against other runs for as long as this lives.
 pub struct Run {
@@ -57,13 +60,22 @@ impl Run {
     /// # Errors
     /// [`Error::Usage`] if another run is writing there; [`Error::Io`].
     pub fn start(folder: &Path, config: Option<&str>, step: u64) -> Result<Self> {
+        failpoint();
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+        failpoint();
         let lock = Lock::take(folder)?;
+        failpoint();
         remove_debris(folder)?;
+        // The first file that stays: it tells a folder that was begun from one of a user's own.
+        let log = MetricsLog::open(folder, step)?;
+        let best = folder.join(BEST_FOLDER);
+        if step == 0 && best.is_dir() {
+            remove_folder(&best)?;
+        }
         if let Some(config) = config {
             write_atomic(folder.join("config.toml"), config)?;
         }
-        Ok(Self { log: MetricsLog::open(folder, step)?, events: EventLog::create(folder, step)?, _lock: lock })
+        Ok(Self { log, events: EventLog::create(folder, step)?, _lock: lock })
     }
 
     /// Appends a line to the metrics, and its numbers to TensorBoard's curves.

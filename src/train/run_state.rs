@@ -9,10 +9,11 @@ use flate2::{Crc, CrcReader};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::checkpoint::{load, missing, weights_file};
+use super::checkpoint::{import, missing, weights_file};
 use super::peak::Peak;
 use super::standardise::head_of;
 use super::step::Trainer;
+use crate::interop::names::DecoderBias;
 use crate::interop::weights::Weights;
 use crate::model::Model;
 use crate::ops::Loss;
@@ -152,7 +153,7 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState, st
     let Some(folder) = newest_checkpoint(out)? else {
         return Err(nothing_to_resume(out));
     };
-    let mut saved = load(&folder)?;
+    let (mut saved, _) = import(&folder, DecoderBias::Auto)?;
     if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
         return Err(Error::usage(
             format!("--resume, but {} is of another model than the options describe", folder.display()),
@@ -259,7 +260,7 @@ pub(super) fn checksum(path: &Path) -> Result<u32> {
     Ok(crc.crc().sum())
 }
 
-fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+pub(super) fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     let text = small_file::read(path)?;
     serde_json::from_str(&text).map_err(|error| {
         Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")

@@ -1,6 +1,7 @@
 //! One training step: micro-batches forward and backward, then one update.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use crate::autograd::{DeviceBatch, Tape};
 use crate::device::{DType, Device, nvtx};
@@ -22,12 +23,18 @@ pub struct Trainer {
     pub seed: u64,
     /// The steps, from 1, that a profiler attached from outside collects.
     pub collected: Option<ProfileSteps>,
+    /// Whether somebody has asked to stop: a step that has taken [`LONG_STEP`] by then is given up, and leaves the weights as they
+    /// were; a shorter one is finished.
+    pub stops: Option<fn() -> bool>,
     /// Losses that nobody has asked for yet, and the micro-batches of each step that they are of.
     losses: Losses,
     unreported: Vec<usize>,
     /// Arithmetic of those steps.
     flops: f64,
 }
+
+/// What a step may take before it is given up for somebody who wants to stop.
+pub const LONG_STEP: Duration = Duration::from_secs(2);
 
 /// A range of steps, from 1, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +122,17 @@ impl Trainer {
         let mut optimizer = AdamW::new(optimizer, &model.parameters, device)?;
         optimizer.seed = seed;
         let (tape, losses) = (Tape::new(device.clone(), dtype), Losses::new(device)?);
-        Ok(Self { model, optimizer, tape, seed, collected: None, losses, unreported: Vec::new(), flops: 0.0 })
+        Ok(Self {
+            model,
+            optimizer,
+            tape,
+            seed,
+            collected: None,
+            stops: None,
+            losses,
+            unreported: Vec::new(),
+            flops: 0.0,
+        })
     }
 
     /// Goes on with another model of the same shape: one that was loaded from a checkpoint.
@@ -164,9 +181,9 @@ impl Trainer {
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
     ) -> Result<()> {
         let _step = self.begin()?;
-        for micro_batch in 0..micro_batches {
-            self.micro_batch(micro_batch, rows, &mut batch).map_err(|error| self.beside_what_is_held(error))?;
-        }
+        let parts = (0..micro_batches).try_for_each(|micro_batch| self.micro_batch(micro_batch, rows, &mut batch));
+        self.tape.stop_when(None);
+        parts.map_err(|error| self.beside_what_is_held(error))?;
         self.unreported.push(micro_batches);
         self.update(learning_rate)
     }
@@ -178,6 +195,14 @@ impl Trainer {
     /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
     pub fn advance_towards(&mut self, batch: &Batch, targets: &[f32], task: Task, learning_rate: f64) -> Result<()> {
         let _step = self.begin()?;
+        let part = self.towards(batch, targets, task);
+        self.tape.stop_when(None);
+        part?;
+        self.unreported.push(1);
+        self.update(learning_rate)
+    }
+
+    fn towards(&mut self, batch: &Batch, targets: &[f32], task: Task) -> Result<()> {
         self.tape.start_training(self.seed, self.optimizer.steps as u32, 0);
         let batch = self.model.upload(&mut self.tape, batch)?;
         self.flops += self.model.training_flops(&batch);
@@ -198,12 +223,15 @@ impl Trainer {
         self.tape.recycle(on_device);
         self.tape.backward(&mut self.model.parameters)?;
         self.tape.recycle_batch(batch);
-        self.unreported.push(1);
-        self.update(learning_rate)
+        Ok(())
     }
 
-    /// Tells profilers that a step begins; its range ends with what is returned.
-    fn begin(&self) -> Result<nvtx::Range> {
+    /// Tells profilers that a step begins; its range ends with what is returned. From now on a stop is heeded.
+    fn begin(&mut self) -> Result<nvtx::Range> {
+        let started = Instant::now();
+        let stop =
+            self.stops.map(|stops| Box::new(move || started.elapsed() > LONG_STEP && stops()) as Box<dyn Fn() -> bool>);
+        self.tape.stop_when(stop);
         let number = self.optimizer.steps + 1;
         if self.collected.is_some_and(|steps| steps.first == number) {
             self.tape.device().collect_profile(true)?;
@@ -304,4 +332,65 @@ fn check(loss: Loss, step: u64) -> Result<()> {
         "the loss is {} in step {step}: training has diverged; lower the learning rate, or lengthen the warm-up",
         loss.sum
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmer::labelled::{Head as Reads, classification_batch};
+    use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
+    use crate::model::{Head, preset};
+
+    /// A model without dropout, and a batch of so many windows of different bases.
+    fn trainer() -> Trainer {
+        let mut config = preset("splice-small").unwrap().config(16);
+        (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (0.0, 0.0);
+        let model = Model::initialise(config, Head::Cls { labels: 3 }, DType::F32, 1).unwrap();
+        Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap()
+    }
+
+    fn batch(windows: std::ops::Range<usize>) -> Batch {
+        let bases = |window: usize| (0..12).map(|at| b"ACGT"[(window * 7 + at * at) % 4]).collect::<Vec<u8>>();
+        let windows: Vec<(Vec<u8>, i32)> = windows.map(|window| (bases(window), (window % 3) as i32)).collect();
+        let windows: Vec<(&[u8], i32)> = windows.iter().map(|(bases, label)| (bases.as_slice(), *label)).collect();
+        classification_batch(&windows, &Vocabulary::new(3, BaseOrder::Atcg).unwrap(), None, Reads::Cls).unwrap()
+    }
+
+    #[test]
+    fn micro_batches_of_any_size_are_one_large_batch() {
+        let step = |batches: &[Batch]| {
+            let mut trainer = trainer();
+            let report = trainer.step(batches, 1e-3).unwrap();
+            (report.loss.mean(), report.gradient_norm, trainer.model.parameters.host_values().unwrap())
+        };
+        let (loss, norm, weights) = step(&[batch(0..7)]);
+        for parts in [vec![batch(0..1), batch(1..7)], vec![batch(0..5), batch(5..6), batch(6..7)]] {
+            let (parts_loss, parts_norm, parts_weights) = step(&parts);
+            assert!((loss - parts_loss).abs() < 1e-6 * loss, "{loss} {parts_loss}");
+            assert!((norm - parts_norm).abs() < 1e-5 * norm, "{norm} {parts_norm}");
+            let far = weights.iter().zip(&parts_weights).filter(|(one, other)| (**one - **other).abs() > 1e-5).count();
+            assert!(far * 1000 < weights.len(), "{far} weights of {} differ", weights.len());
+        }
+    }
+
+    #[test]
+    fn a_long_step_that_is_given_up_leaves_the_weights_as_they_were() {
+        let mut trainer = trainer();
+        let before = trainer.model.parameters.host_values().unwrap();
+        let step = |trainer: &mut Trainer, wait: Duration| {
+            trainer.advance_on(2, 4, 1e-3, |model, tape, part| {
+                if part == 1 {
+                    std::thread::sleep(wait);
+                }
+                model.upload(tape, &batch(2 * part..2 * part + 2))
+            })
+        };
+        trainer.stops = Some(|| true);
+        let error = step(&mut trainer, LONG_STEP + Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(_)), "{error}");
+        assert_eq!((before, 0), (trainer.model.parameters.host_values().unwrap(), trainer.optimizer.steps));
+        assert!(trainer.report().unwrap().losses.is_empty());
+        // A short one is finished.
+        step(&mut self::trainer(), Duration::ZERO).unwrap();
+    }
 }

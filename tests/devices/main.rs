@@ -65,6 +65,7 @@ fn options(device: &Device, dtype: DType) -> PretrainOptions {
         out: std::path::PathBuf::new(),
         config: None,
         quiet: true,
+        confirm: None,
     }
 }
 

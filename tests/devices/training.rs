@@ -324,8 +324,11 @@ fn an_attached_profiler_collects_the_steps_that_were_asked_for() {
         targets: Vec::new(),
     };
     let windows: Vec<_> = (0..8).map(|index| window(index % 2)).collect();
-    let classification =
-        Classification { labels: vec!["no".into(), "yes".into()], window: None, task: Task::SingleLabel, pairs: false };
+    let classification = Classification {
+        labels: vec!["no".into(), "yes".into()],
+        task: Task::SingleLabel,
+        ..Classification::default()
+    };
     let options = FinetuneOptions {
         device: device_of(&finetuning),
         dtype: DType::Bf16,
@@ -352,7 +355,7 @@ fn large_numbers_keep_their_digits_in_bf16() {
     };
     let windows: Vec<_> = (0..8).map(window).collect();
     let classification =
-        Classification { labels: vec!["count".into()], window: None, task: Task::Regression, pairs: false };
+        Classification { labels: vec!["count".into()], task: Task::Regression, ..Classification::default() };
     let options = FinetuneOptions {
         device: device.clone(),
         dtype: DType::Bf16,

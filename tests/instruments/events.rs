@@ -202,4 +202,18 @@ fn curves_are_the_metrics_across_a_crash() {
         curves.iter().filter(|(key, _)| key.0 == "loss").map(|(_, &value)| value).collect()
     };
     assert_eq!(losses(&again), losses(&whole));
+
+    // Killed before its first checkpoint, and begun anew in the same folder: each point is there once, with the new run's value.
+    for entry in fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+        if entry.is_dir() {
+            fs::remove_dir_all(&entry).unwrap();
+        } else if !name.contains("tfevents") && name != "metrics.jsonl" && name != "config.toml" {
+            fs::remove_file(&entry).unwrap();
+        }
+    }
+    json(&[&pretrain.concat()[..], &["--seed", "7"]].concat());
+    assert_eq!(files(&run).len(), 3);
+    assert_eq!(curves(&run), metrics(&run));
+    assert_ne!(losses(&curves(&run)), losses(&whole));
 }

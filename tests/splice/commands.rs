@@ -25,6 +25,14 @@ fn the_commands_write_what_they_print() {
     let json = run(&["splice", "dataset", "--json"], &[options, held_out.to_vec()].concat());
     assert_eq!(json["leakage"]["overlapping_windows"]["train_test"], 0);
     assert!(json["baselines"]["pwm"]["mcc_3class"].is_number() && json["baselines"]["rule"]["f1"].is_number());
+    // Sequences and regions mix.
+    let mixed = path("mixed");
+    let options = ["--out", &mixed, "--window", "80", "--k", "3", "--test-sequences", "s3", "--dev-region", "s2"];
+    run(&["splice", "dataset", "--json"], &options);
+    for part in ["train.tsv", "dev.tsv", "test.tsv"] {
+        let [one, other] = [&set, &mixed].map(|folder| fs::read(format!("{folder}/{part}")).unwrap());
+        assert!(one == other, "{part}");
+    }
     let rows = fs::read_to_string(folder.path().join("set/test.tsv")).unwrap().lines().count() - 1;
     assert_eq!(rows as u64, json["baselines"]["rule"]["examples"].as_u64().unwrap());
     let told =

@@ -141,8 +141,8 @@ fn by_given_regions(test: &[Region], dev: &[Region], locus: &Locus, genome: &Gen
     let held_out = |regions: &[Region]| regions.iter().any(|region| region.touches(&locus));
     match (held_out(test), held_out(dev)) {
         (true, true) => Err(Error::usage(
-            format!("the genes of {} reach into test and dev regions", locus.label(genome, Spelling::default())),
-            "give --test-region and --dev-region with such a stretch in one of them only",
+            format!("the genes of {} reach into the test and the dev part", locus.label(genome, Spelling::default())),
+            "give --test-* and --dev-* with such a stretch in one of them only",
         )),
         (true, false) => Ok(Part::Test),
         (false, true) => Ok(Part::Dev),

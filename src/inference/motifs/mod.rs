@@ -90,6 +90,8 @@ pub struct Motif {
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Findings {
+    /// The layer whose attention was read, from 1; 0 where whoever called has not said.
+    pub layer: usize,
     /// Sequences of the class, and others.
     pub sequences: [u64; 2],
     /// Regions of high attention.
@@ -140,7 +142,7 @@ pub fn find(class: &[(Vec<u8>, Vec<f32>)], others: &[Vec<u8>], options: &Options
     });
     let nothing = motifs.is_empty().then(|| nothing(least_fdr, passed.len(), options));
     let sequences = [class.len() as u64, others.len() as u64];
-    Ok(Findings { sequences, regions, tested, words: passed, motifs, nothing })
+    Ok(Findings { layer: 0, sequences, regions, tested, words: passed, motifs, nothing })
 }
 
 /// What a search without a motif failed on; `least_fdr` is that of the best word, if there was one.

@@ -18,7 +18,7 @@ const MULTIPLES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 pub struct Counts(BTreeMap<u32, [u64; 2]>);
 
 /// A threshold and what it gives.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Calls with this score or a higher one count as predicted.
     pub threshold: f64,
@@ -41,6 +41,29 @@ pub struct TopK {
     pub threshold: f64,
 }
 
+/// Thresholds that give what one may want.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Suggested {
+    /// The lowest one at which half of the calls are annotated; none if no threshold gives that, as for the others.
+    pub precision_50: Option<Point>,
+    /// The lowest one at which four of five calls are annotated.
+    pub precision_80: Option<Point>,
+    /// The highest one at which nine of ten annotated sites are called.
+    pub recall_90: Option<Point>,
+}
+
+impl Suggested {
+    /// From a curve that falls from the highest threshold.
+    fn of(curve: &[Point]) -> Self {
+        let precise = |least: f64| curve.iter().rev().find(|point| point.precision >= least).copied();
+        Self {
+            precision_50: precise(0.5),
+            precision_80: precise(0.8),
+            recall_90: curve.iter().find(|point| point.recall >= 0.9).copied(),
+        }
+    }
+}
+
 /// What the counts say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Accuracy {
@@ -58,6 +81,8 @@ pub struct Accuracy {
     pub best_f1: Option<Point>,
     /// F1 there.
     pub f1: f64,
+    /// Thresholds for other wishes.
+    pub suggested: Suggested,
 }
 
 impl Counts {
@@ -126,6 +151,7 @@ impl Counts {
             scored: self.0.values().map(|counts| counts[0] + counts[1]).sum(),
             average_precision: gains.sum(),
             top_k: MULTIPLES.into_iter().map(top_k).collect(),
+            suggested: Suggested::of(&curve),
             best_f1: best,
             f1: best.as_ref().map_or(0.0, f1),
         }
@@ -136,6 +162,23 @@ impl Counts {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn thresholds_for_what_one_may_want() {
+        let mut counts = Counts::default();
+        // From the top: 4 of 4, 8 of 10, 9 of 18, 10 of 40.
+        for (score, annotated, others) in [(900_000, 4, 0), (700_000, 4, 2), (500_000, 1, 7), (100_000, 1, 21)] {
+            (0..annotated).for_each(|_| counts.add(Score(score), true));
+            (0..others).for_each(|_| counts.add(Score(score), false));
+        }
+        let threshold = |point: Option<Point>| point.map(|point| point.threshold);
+        let found = counts.accuracy(10).suggested;
+        assert_eq!(
+            [found.precision_50, found.precision_80, found.recall_90].map(threshold),
+            [Some(0.5), Some(0.7), Some(0.5)]
+        );
+        assert_eq!(threshold(counts.accuracy(20).suggested.recall_90), None, "half of the sites were not scored");
+    }
 
     /// Average precision and top-k from sorted lists, ties in the worst and in the best order.
     fn by_sorting(calls: &[(u32, bool)], unscored: usize, multiple: f64, annotated_first: bool) -> (f64, f64) {

@@ -193,7 +193,7 @@ pub fn run(
     remove_debris(&options.out)?;
     let mut state = state.unwrap_or_default();
     // Before there is a state, and gone with the folder if none comes.
-    if let (false, Some(config)) = (options.resume, &options.config) {
+    if let (false, Some(config)) = (options.resume && folder.join(CONFIG).is_file(), &options.config) {
         write_atomic(folder.join(CONFIG), config)?;
     }
     let saving = interrupt::saving();
@@ -237,7 +237,8 @@ pub fn run(
 /// A folder that holds a scan is left alone, unless it is an interrupted one that is to go on.
 fn check_folder(options: &Options) -> Result<()> {
     let out = &options.out;
-    if options.resume {
+    let is_finished = out.join(SUMMARY).exists() && !is_interrupted(&out.join(WORKING_FOLDER));
+    if options.resume && !is_finished {
         return Ok(());
     }
     let (found, remedy) = if is_interrupted(&out.join(WORKING_FOLDER)) {

@@ -111,8 +111,9 @@ impl Annotator<'_> {
         }
         let opened = Journal::open("scoring", &folder, &["lines"], print, self.options.resume)?;
         opened.0.check(out)?;
-        if let (false, Some(config)) = (self.options.resume, &self.options.config) {
-            write_atomic(folder.join("config.toml"), config)?;
+        let path = folder.join("config.toml");
+        if let (false, Some(config)) = (self.options.resume && path.is_file(), &self.options.config) {
+            write_atomic(path, config)?;
         }
         Ok(opened)
     }

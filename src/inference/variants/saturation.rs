@@ -217,6 +217,11 @@ impl Annotator<'_> {
         let rows = BASES.map(|base| char::from(base).to_string());
         for (strand, matrix) in [Strand::Plus, Strand::Minus].into_iter().zip(matrices) {
             page.section(&format!("Strand {strand}"));
+            if matrix.0.iter().flatten().all(|value| value.is_nan()) {
+                let why = if self.genes.is_some() { "no gene lies on it here" } else { "an N is near everywhere" };
+                page.paragraph(&format!("Nothing was scored on this strand: {why}."));
+                continue;
+            }
             for start in (0..reference.len()).step_by(STRIP) {
                 let columns = start..reference.len().min(start + STRIP);
                 let first = u64::from(region.range.start) + start as u64 + 1;

@@ -39,7 +39,7 @@ impl HeatMap {
         Self { title: title.into(), rows, columns: Vec::new(), first: None, ends: None }
     }
 
-    /// Numbers the columns from `first`, below every tenth of them.
+    /// Numbers the columns from `first`, below both ends and round ones between.
     pub fn numbered(mut self, first: u64) -> Self {
         self.first = Some(first);
         self
@@ -87,20 +87,40 @@ impl HeatMap {
         let Some(first) = self.first else {
             return canvas.finish(bottom + 22.0, &self.title, &self.description());
         };
-        for (index, number) in (first..).take(self.columns.len()).enumerate() {
-            if !number.is_multiple_of(10) {
-                continue;
-            }
-            let x = LEFT + width * (index as f64 + 0.5);
+        let middle = |index: usize| LEFT + width * (index as f64 + 0.5);
+        for (index, label) in self.ticks(first, &middle) {
+            let x = middle(index);
             canvas.line((x, bottom + 17.0), (x, bottom + 21.0), "hx-axis");
-            let label = count(number);
-            // Long numbers below narrow columns would run into each other: every fiftieth has room.
-            if 10.0 * width > text_width(&label) + 8.0 || number.is_multiple_of(50) {
-                let x = x.min(WIDTH - text_width(&label) / 2.0);
-                canvas.text((x, bottom + 33.0), Anchor::Middle, "hx-muted", &label);
-            }
+            let half = text_width(&label) / 2.0;
+            canvas.text((x.clamp(half, WIDTH - half), bottom + 33.0), Anchor::Middle, "hx-muted", &label);
         }
         canvas.finish(bottom + 40.0, &self.title, &self.description())
+    }
+
+    /// The columns that get a number: both ends, so that the shortest map has its place, then round ones where they have room.
+    fn ticks(&self, first: u64, middle: &dyn Fn(usize) -> f64) -> Vec<(usize, String)> {
+        const GAP: f64 = 10.0;
+        let columns = self.columns.len();
+        let round = |step: u64| (0..columns).filter(move |index| (first + *index as u64).is_multiple_of(step));
+        let candidates = (0..columns.min(1)).chain(columns.checked_sub(1)).chain(round(50)).chain(round(10));
+        let mut ticks: Vec<(usize, String)> = Vec::new();
+        for index in candidates {
+            let label = count(first + index as u64);
+            let span = |index: usize, label: &str| {
+                let half = text_width(label) / 2.0;
+                let x = middle(index).clamp(half, WIDTH - half);
+                (x - half, x + half)
+            };
+            let (left, right) = span(index, &label);
+            let is_free = ticks.iter().all(|(other, text)| {
+                let (start, end) = span(*other, text);
+                right + GAP <= start || end + GAP <= left
+            });
+            if is_free {
+                ticks.push((index, label));
+            }
+        }
+        ticks
     }
 
     /// At the right of the title: the colours of the values from -1 to 1.
@@ -131,4 +151,34 @@ fn draw_cell(canvas: &mut Canvas, (x, y): (f64, f64), (width, height): (f64, f64
         "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height:.1}\" fill=\"var(--hx-{colour})\" \
          fill-opacity=\"{opacity:.3}\"/>"
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_says_where_it_lies() {
+        let ticks = |first: u64, columns: usize, width: f64| {
+            let mut map = HeatMap::new("x", &["A"]).numbered(first);
+            for _ in 0..columns {
+                map = map.column("A", &[0.0]);
+            }
+            let middle = |index: usize| LEFT + width * (index as f64 + 0.5);
+            let mut ticks: Vec<u64> =
+                map.ticks(first, &middle).iter().map(|(index, _)| first + *index as u64).collect();
+            ticks.sort_unstable();
+            ticks
+        };
+        assert_eq!(ticks(11, 1, 24.0), [11]);
+        assert_eq!(ticks(41, 6, 24.0), [41, 46]);
+        assert_eq!(ticks(1, 40, 18.0), [1, 10, 20, 30, 40]);
+        // Numbers of nine digits: those that have room.
+        let long = ticks(155_000_001, 120, 6.0);
+        assert!(
+            long.starts_with(&[155_000_001]) && long.ends_with(&[155_000_120]) && long.contains(&155_000_050),
+            "{long:?}"
+        );
+        assert!(long.windows(2).all(|pair| (pair[1] - pair[0]) as f64 * 6.0 > text_width("155,000,001")), "{long:?}");
+    }
 }
