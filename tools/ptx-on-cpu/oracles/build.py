@@ -134,7 +134,7 @@ def matmul_sizes(m, n, k, order, **more):
     return dict(m=m, n=n, k=k, transpose_a=order[0] == "t", transpose_b=order[1] == "t", **more)
 
 
-def matmul_pointer(name, capability, order, tile, m=144, n=160, k=144, **options):
+def matmul_pointer(name, capability, order, tile, m=144, n=160, k=272, **options):
     tile_m, tile_n, tile_k = tile
     t = Kernel(name, kernels.matmul_pointer, capability, **options)
     t.pointer("a", "bf16", (k, m) if order[0] == "t" else (m, k))
@@ -170,7 +170,7 @@ def matmul_descriptor(name, order, tile, m, n, k, **options):
 
 
 def matmul_made_descriptor():
-    m, n, k = 200, 168, 152
+    m, n, k = 136, 168, 280
     t = Kernel("matmul_made_descriptor_sm90", kernels.matmul_made_descriptor, num_warps=4)
     t.pointer("a", "bf16", (m, k))
     t.pointer("b", "bf16", (n, k))
@@ -313,13 +313,13 @@ def triton_kernels():
     matmul_pointer("matmul_pointer_nt_k32_sm90", 90, "nt", (64, 64, 32), num_warps=4, num_stages=3)
     matmul_pointer("matmul_pointer_nt_k16_sm90", 90, "nt", (64, 64, 16), num_warps=4, num_stages=3)
     for order in ("nn", "nt", "tn", "tt"):
-        matmul_descriptor(f"matmul_descriptor_{order}_sm90", order, (128, 128, 64), 136, 200, 152, num_warps=4, num_stages=3)
-    matmul_descriptor("matmul_descriptor_nn_n256_sm90", "nn", (128, 256, 64), 136, 200, 152, num_warps=8, num_stages=3)
+        matmul_descriptor(f"matmul_descriptor_{order}_sm90", order, (128, 128, 64), 136, 200, 280, num_warps=4, num_stages=3)
+    matmul_descriptor("matmul_descriptor_nn_n256_sm90", "nn", (128, 256, 64), 136, 200, 280, num_warps=8, num_stages=3)
     matmul_descriptor("matmul_descriptor_nn_k32_sm90", "nn", (64, 64, 32), 120, 136, 104, num_warps=4, num_stages=3)
     matmul_descriptor("matmul_descriptor_nt_n32_k16_sm90", "nt", (64, 32, 16), 120, 104, 72, num_warps=4, num_stages=3)
-    matmul_descriptor("matmul_descriptor_tn_n64_sm90", "tn", (64, 64, 64), 120, 136, 152, num_warps=4, num_stages=3)
+    matmul_descriptor("matmul_descriptor_tn_n64_sm90", "tn", (64, 64, 64), 120, 136, 280, num_warps=4, num_stages=3)
     matmul_descriptor("matmul_descriptor_tt_k16_sm90", "tt", (64, 64, 16), 120, 136, 72, num_warps=4, num_stages=3)
-    matmul_descriptor("matmul_descriptor_nn_cluster_sm90", "nn", (256, 128, 64), 264, 136, 152, num_warps=4, num_stages=3, num_ctas=2)
+    matmul_descriptor("matmul_descriptor_nn_cluster_sm90", "nn", (256, 128, 64), 264, 136, 280, num_warps=4, num_stages=3, num_ctas=2)
     matmul_made_descriptor()
     matmul_relu("nn", 128)
     matmul_relu("nt", 64)

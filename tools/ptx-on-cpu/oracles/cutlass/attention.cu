@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(Kernel::MaxThreadsPerBlock, Kernel:
 #include "launch.h"
 
 template <int variant>
-static void launch(int heads) {
+static void describe_attention(int heads) {
     using V = Variant<variant>;
     using Kernel = typename V::Kernel;
     buffers.clear();
@@ -85,7 +85,7 @@ static void launch(int heads) {
 }
 
 int main() {
-    launch<0>(2);
-    launch<1>(2);
+    describe_attention<0>(2);
+    describe_attention<1>(2);
 }
 #endif

@@ -26,7 +26,7 @@ struct PingPong {
 };
 
 template <class LayoutA, class LayoutB, class Tile, class Cluster, class Schedule>
-struct Product {
+struct OracleGemm {
     using Out = typename cutlass::epilogue::collective::CollectiveBuilder<
         cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, cutlass::epilogue::collective::EpilogueTileAuto, float,
         float, Bf16, Row, 8, Bf16, Row, 8, typename Schedule::Out>::CollectiveOp;
@@ -41,22 +41,22 @@ struct Product {
 template <int variant>
 struct Variant;
 template <>
-struct Variant<0> : Product<Row, Column, Shape<_128, _256, _64>, Shape<_2, _1, _1>, Cooperative> {
+struct Variant<0> : OracleGemm<Row, Column, Shape<_128, _256, _64>, Shape<_2, _1, _1>, Cooperative> {
     static constexpr const char* name = "gemm_nt_cooperative_2x1";
 };
 template <>
-struct Variant<1> : Product<Row, Row, Shape<_64, _128, _64>, Shape<_1, _1, _1>, PingPong> {
+struct Variant<1> : OracleGemm<Row, Row, Shape<_64, _128, _64>, Shape<_1, _1, _1>, PingPong> {
     static constexpr const char* name = "gemm_nn_pingpong_1x1";
 };
 template <>
-struct Variant<2> : Product<Column, Row, Shape<_128, _256, _64>, Shape<_1, _2, _1>, Cooperative> {
+struct Variant<2> : OracleGemm<Column, Row, Shape<_128, _256, _64>, Shape<_1, _2, _1>, Cooperative> {
     static constexpr const char* name = "gemm_tn_cooperative_1x2";
 };
 template <>
-struct Variant<3> : Product<Column, Column, Shape<_128, _128, _64>, Shape<_2, _1, _1>, Cooperative> {
+struct Variant<3> : OracleGemm<Column, Column, Shape<_128, _128, _64>, Shape<_2, _1, _1>, Cooperative> {
     static constexpr const char* name = "gemm_tt_cooperative_2x1";
 };
 template <>
-struct Variant<4> : Product<Row, Column, Shape<_64, _64, _32>, Shape<_2, _2, _1>, PingPong> {
+struct Variant<4> : OracleGemm<Row, Column, Shape<_64, _64, _32>, Shape<_2, _2, _1>, PingPong> {
     static constexpr const char* name = "gemm_nt_pingpong_2x2";
 };

@@ -9,7 +9,7 @@ static std::string matrix(const char* name, int rows, int columns, const char* r
 }
 
 template <int variant>
-static void product(int m, int n, int k, float beta) {
+static void describe_gemm(int m, int n, int k, float beta) {
     using Kernel = typename Variant<variant>::Kernel;
     // Fewer blocks than tiles, so that each computes several.
     cutlass::KernelHardwareInfo hardware;
@@ -47,9 +47,9 @@ static void product(int m, int n, int k, float beta) {
 }
 
 int main() {
-    product<0>(296, 328, 216, 0.5f);
-    product<1>(296, 328, 216, 0.5f);
-    product<2>(296, 328, 216, 0.5f);
-    product<3>(296, 328, 216, 0.5f);
-    product<4>(296, 328, 216, 0.5f);
+    describe_gemm<0>(296, 328, 216, 0.5f);
+    describe_gemm<1>(296, 328, 216, 0.5f);
+    describe_gemm<2>(296, 328, 216, 0.5f);
+    describe_gemm<3>(296, 328, 216, 0.5f);
+    describe_gemm<4>(296, 328, 216, 0.5f);
 }

@@ -22,7 +22,7 @@ static T* pointer(const char* buffer) {
     return reinterpret_cast<T*>(pointer_mark | (unsigned long long)(buffers.size() - 1) << 24);
 }
 static unsigned buffer_of(unsigned long long word) { return unsigned(word >> 24) & 0xff; }
-static bool is_pointer(unsigned long long word) {
+static bool is_marked_pointer(unsigned long long word) {
     return (word & ~0xff000000ull) == pointer_mark && buffer_of(word) < buffers.size();
 }
 
@@ -43,7 +43,7 @@ extern "C" CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMap
                                                    const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
                                                    CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
     auto word = reinterpret_cast<unsigned long long>(address);
-    bool plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && is_pointer(word) &&
+    bool plain = interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && is_marked_pointer(word) &&
                  (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_UINT16);
     for (unsigned i = 0; i < rank; ++i) plain = plain && element_strides[i] == 1;
     if (!plain) fail("a tensor map of another kind than the manifest can say, of type " + std::to_string(type));
@@ -74,7 +74,7 @@ static void describe(const typename Kernel::Arguments& arguments, const std::str
         if (at % 64 == 0 && mark[0] == map_mark && mark[1] < maps.size()) {
             place = maps[mark[1]];
             memset(&bytes[at], 0, sizeof(CUtensorMap));
-        } else if (is_pointer(word)) {
+        } else if (is_marked_pointer(word)) {
             place = "\"pointer\": \"" + buffers[buffer_of(word)] + "\"";
             memset(&bytes[at], 0, sizeof word);
         } else {

@@ -177,6 +177,7 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let at = warp.address(base, address, lane);
             let place = self.place_of(space, at, bytes * count).in_lane(lane)?;
+            let mut changes = false;
             for (number, register) in step.registers[1..].iter().enumerate() {
                 let value = if wide {
                     warp.registers.wide_lane(*register, lane)
@@ -192,7 +193,9 @@ impl Cluster<'_> {
                         unsafe { write_global(region.pointer(offset + skip as u64), bytes, value) };
                     }
                     Place::Shared { rank, offset } => {
-                        self.blocks[rank].shared[offset + skip..][..bytes].copy_from_slice(from);
+                        let target = &mut self.blocks[rank].shared[offset + skip..][..bytes];
+                        changes |= target != from;
+                        target.copy_from_slice(from);
                     }
                     Place::Local(offset) => {
                         let start = lane * self.launch.code.local_bytes + offset + skip;
@@ -206,7 +209,12 @@ impl Cluster<'_> {
                     self.launch.memory.regions[region].mark_written(offset, (bytes * count) as u64);
                 }
                 Place::Shared { rank, offset } => {
-                    self.see_write(warp, Range { block: rank, offset, bytes: bytes * count }, step).in_lane(lane)?;
+                    let range = Range { block: rank, offset, bytes: bytes * count };
+                    let seen = self.see_write(warp, range, step).in_lane(lane);
+                    // Warps that all write one value race for nothing: Triton lets them.
+                    if changes {
+                        seen?;
+                    }
                 }
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -29,6 +29,9 @@ pub struct Buffer {
     pub element: Element,
     pub shape: Vec<usize>,
     pub role: Role,
+    /// What is in an input that is not drawn at random.
+    #[serde(default)]
+    pub values: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
@@ -148,7 +151,10 @@ pub fn folder() -> PathBuf {
 }
 
 pub fn read() -> Vec<Oracle> {
-    let path = folder().join("manifest.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    read_from(&folder().join("manifest.json"))
+}
+
+pub fn read_from(path: &Path) -> Vec<Oracle> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
