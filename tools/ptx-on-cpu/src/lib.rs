@@ -50,6 +50,7 @@ mod copies;
 mod decode;
 mod error;
 mod fault;
+mod inline;
 mod instruction;
 mod launch;
 mod lex;

@@ -259,6 +259,9 @@ impl View {
         if offset.checked_add(bytes).is_some_and(|end| end <= region.bytes) {
             return Ok(next - 1);
         }
+        if offset > region.bytes + (1 << 32) {
+            return Err(format!("access of {bytes} bytes at {address:#x}, where no memory is"));
+        }
         let (base, length) = (region.base, region.bytes);
         Err(format!("access of {bytes} bytes at {address:#x}, {offset} bytes into the {length} at {base:#x}"))
     }

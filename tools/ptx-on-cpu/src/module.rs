@@ -8,7 +8,7 @@ use crate::decode::{Layout, SHARED_BASE, decode};
 use crate::error::Error;
 use crate::instruction::{Code, Operation};
 use crate::syntax::{File, Function, Space};
-use crate::{allocate, parse};
+use crate::{allocate, inline, parse};
 
 /// A PTX file. It can be shared between threads; kernels are decoded when they are first asked for.
 #[derive(Debug)]
@@ -196,8 +196,9 @@ impl<'m> Kernel<'m> {
     pub(crate) fn code(&self) -> &'m Code {
         self.module.codes[self.number].get_or_init(|| {
             let file = &self.module.file;
-            let layout = Layout::new(self.function, &file.variables, &self.module.globals.places);
-            allocate::allocate(decode(self.function, &layout))
+            let function = inline::inline(self.function, file);
+            let layout = Layout::new(&function, &file.variables, &self.module.globals.places);
+            allocate::allocate(decode(&function, &layout))
         })
     }
 }

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn damaged_files_are_refused() {
         let whole =
-            b"\x93NUMPY\x01\x00\x3a\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }  \x00\x00\x80?";
+            b"\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }  \x00\x00\x80?";
         assert_eq!(parse(whole).unwrap().values, [1.0]);
         for length in 0..whole.len() {
             assert!(parse(&whole[..length]).is_err(), "{length}");

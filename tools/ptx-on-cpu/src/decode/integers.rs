@@ -102,6 +102,9 @@ pub(super) fn operation(opcode: &Opcode) -> Result<Option<RowOperation>> {
             _ => return Ok(None),
         }));
     }
+    if opcode.base == "prmt" {
+        return permutation(opcode).map(Some);
+    }
     if matches!(opcode.base, "dp4a" | "dp2a") {
         return dot(opcode).map(Some);
     }
@@ -154,7 +157,6 @@ pub(super) fn operation(opcode: &Opcode) -> Result<Option<RowOperation>> {
             (false, true) => row!(|a: u32, b: u32, n: u32| -> u32 { (pair(a, b) >> n.min(32)) as u32 }),
             (false, false) => row!(|a: u32, b: u32, n: u32| -> u32 { (pair(a, b) >> (n & 31)) as u32 }),
         },
-        "prmt" => permutation(opcode)?,
         "bfe" => match kind {
             "u32" => row!(|x: u32, p: u32, n: u32| -> u32 { extract(i64::from(x), 32, p, n, false) as u32 }),
             "s32" => row!(|x: i32, p: u32, n: u32| -> u32 { extract(i64::from(x), 32, p, n, true) as u32 }),

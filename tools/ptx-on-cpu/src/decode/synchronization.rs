@@ -23,6 +23,14 @@ pub(super) fn decode(
         ("ret" | "exit", _) => {
             decoder.emit(Operation::Exit, &[], &[]);
         }
+        ("call", _) => {
+            let name = operands.iter().find_map(|operand| match operand {
+                Operand::Symbol(name, _) => Some(name.as_str()),
+                _ => None,
+            });
+            let why = if opcode.has("recursive") { "which calls itself" } else { "which is not in this file" };
+            return Err(format!("calls {}, {why}", name.unwrap_or("a function by its address")));
+        }
         ("trap" | "brkpt", _) => {
             decoder.emit(Operation::Trap, &[], &[]);
         }

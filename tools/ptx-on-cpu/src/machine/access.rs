@@ -162,8 +162,7 @@ impl Cluster<'_> {
                 if wide {
                     warp.registers.set_wide_lane(*register, lane, value);
                 } else {
-                    let value = if signed && bytes == 1 { value as u16 as u32 } else { value as u32 };
-                    warp.registers.row_mut(*register)[lane] = value;
+                    warp.registers.row_mut(*register)[lane] = value as u32;
                 }
             }
         }

@@ -242,12 +242,12 @@ impl Cluster<'_> {
             Operation::Store { .. } => self.store(warp, operation, step),
             Operation::Atomic { .. } => self.atomic(warp, operation, step),
             Operation::Barrier(kind) => self.named_barrier(warp, *kind, step),
-            Operation::WarpBarrier => Ok(self.warp_barrier(warp, step)),
+            Operation::WarpBarrier => self.warp_barrier(warp, step),
             Operation::Shuffle(mode) => self.shuffle(warp, *mode, step),
-            Operation::Vote(mode) => Ok(self.vote(warp, *mode, step)),
-            Operation::Elect => Ok(self.elect(warp, step)),
-            Operation::Match { wide, all } => Ok(self.match_lanes(warp, *wide, *all, step)),
-            Operation::Reduce(function) => Ok(self.reduce(warp, *function, step)),
+            Operation::Vote(mode) => self.vote(warp, *mode, step),
+            Operation::Elect => self.elect(warp, step),
+            Operation::Match { wide, all } => self.match_lanes(warp, *wide, *all, step),
+            Operation::Reduce(function) => self.reduce(warp, *function, step),
             Operation::ActiveMask => {
                 warp.registers.put(step.registers[0], &[step.mask; 32], step.mask);
                 Ok(Flow::Next)
