@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes fixtures/ anew: the PTX of every oracle, and manifest.json. Committed, so that only who changes an oracle runs this.
 #
-#   oracles/build.sh               everything: Triton's kernels in half a minute, CUTLASS's eight in a quarter of an hour
+#   oracles/build.sh               everything: Triton's kernels in half a minute, CUTLASS's seven in a quarter of an hour
 #   oracles/build.sh --triton      Triton's kernels only; the manifest's entries of CUTLASS's are kept
 #
 # Needs Python 3.11 with pip (Triton and CUTLASS come as pinned wheels into build/, ignored by git) and, for CUTLASS, nvcc:

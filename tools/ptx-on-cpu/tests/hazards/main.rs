@@ -125,14 +125,17 @@ fn errors_in_synchronization_are_noticed() {
     let mutants: Vec<(usize, Mutant)> = subjects
         .iter()
         .enumerate()
-        .flat_map(|(at, subject)| mutate::mutants(&subject.text, &subject.case.oracle.kernel, PLACES).into_iter().map(move |m| (at, m)))
+        .flat_map(|(at, subject)| {
+            mutate::mutants(&subject.text, &subject.case.oracle.kernel, PLACES).into_iter().map(move |m| (at, m))
+        })
         .collect();
     let next = AtomicUsize::new(0);
     let results = Mutex::new(vec![[false; 3]; mutants.len()]);
     let work = || {
-        while let Some((at, mutant)) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((at, mutant)) = mutants.get(number) else { return };
             let noticed = notices(&subjects[*at], mutant, &ways, &right[*at]);
-            let number = mutants.iter().position(|(_, other)| std::ptr::eq(other, mutant)).expect("it is one of them");
             results.lock().unwrap()[number] = noticed;
         }
     };
@@ -146,7 +149,9 @@ fn errors_in_synchronization_are_noticed() {
     println!("{:34} {:>5} {:>9} {:>6} {:>8} {:>5}", "error", "made", "in order", "late", "hazards", "any");
     let kinds = mutate::KINDS.iter().map(|kind| kind.name).chain(["all"]);
     for kind in kinds {
-        let of_kind = || mutants.iter().zip(&results).filter(|((_, mutant), _)| kind == "all" || mutant.kind == kind).map(|(_, r)| r);
+        let of_kind = || {
+            mutants.iter().zip(&results).filter(|((_, mutant), _)| kind == "all" || mutant.kind == kind).map(|(_, r)| r)
+        };
         let count = |by: &dyn Fn(&[bool; 3]) -> bool| of_kind().filter(|noticed| by(noticed)).count();
         let [in_order, late, hazards] = [0, 1, 2].map(|way| count(&|noticed| noticed[way]));
         let any = count(&|noticed| noticed.contains(&true));

@@ -27,10 +27,18 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "mbarrier.try_wait removed", opcodes: &["mbarrier.try_wait"], change: Change::Succeed },
     Kind { name: "bar.sync removed", opcodes: &["bar.sync", "barrier.sync"], change: Change::Remove },
     Kind { name: "bulk.wait_group removed", opcodes: &["cp.async.bulk.wait_group"], change: Change::Remove },
-    Kind { name: "cp.async.wait_group removed", opcodes: &["cp.async.wait_group", "cp.async.wait_all"], change: Change::Remove },
+    Kind {
+        name: "cp.async.wait_group removed",
+        opcodes: &["cp.async.wait_group", "cp.async.wait_all"],
+        change: Change::Remove,
+    },
     Kind { name: "cp.async.wait_group weakened", opcodes: &["cp.async.wait_group"], change: Change::Raise(3) },
     Kind { name: "expect_tx wrong", opcodes: &["mbarrier.arrive.expect_tx"], change: Change::Number(1024) },
-    Kind { name: "arrival removed", opcodes: &["mbarrier.arrive.shared", "mbarrier.arrive.relaxed", "mbarrier.arrive.release"], change: Change::Remove },
+    Kind {
+        name: "arrival removed",
+        opcodes: &["mbarrier.arrive.shared", "mbarrier.arrive.relaxed", "mbarrier.arrive.release"],
+        change: Change::Remove,
+    },
     Kind { name: "fence.mbarrier_init removed", opcodes: &["fence.mbarrier_init"], change: Change::Remove },
     Kind { name: "cluster.wait removed", opcodes: &["barrier.cluster.wait"], change: Change::Remove },
 ];
@@ -72,7 +80,8 @@ fn instructions<'a>(text: &'a str, opcode: &'a str) -> impl Iterator<Item = usiz
     text.match_indices(opcode).map(|(at, _)| at).filter(move |at| {
         let before = text[..*at].chars().next_back();
         let after = text[at + opcode.len()..].chars().next();
-        before.is_none_or(|c| c.is_whitespace() || "{};".contains(c)) && after.is_some_and(|c| !c.is_ascii_alphanumeric() && c != '_')
+        before.is_none_or(|c| c.is_whitespace() || "{};".contains(c))
+            && after.is_some_and(|c| !c.is_ascii_alphanumeric() && c != '_')
     })
 }
 

@@ -1,5 +1,7 @@
 //! An oracle with its inputs and what must come out, apart from the engine that runs it.
 
+#![allow(dead_code, reason = "one of the tests that share this only wants to know whether two runs agree")]
+
 use std::collections::BTreeMap;
 
 use crate::manifest::{Map, Oracle, Parameter, Role};
@@ -28,11 +30,20 @@ impl Case {
     }
 
     /// The parameters as bytes, given where buffers are and how the engine writes a tensor map (of elements of that many bytes).
-    pub fn parameters(&self, address: &dyn Fn(&str) -> u64, encode: &dyn Fn(&Map, u64, usize) -> Vec<u8>) -> Vec<Vec<u8>> {
+    pub fn parameters(
+        &self,
+        address: &dyn Fn(&str) -> u64,
+        encode: &dyn Fn(&Map, u64, usize) -> Vec<u8>,
+    ) -> Vec<Vec<u8>> {
         self.oracle.parameters.iter().map(|parameter| self.parameter(parameter, address, encode)).collect()
     }
 
-    fn parameter(&self, parameter: &Parameter, address: &dyn Fn(&str) -> u64, encode: &dyn Fn(&Map, u64, usize) -> Vec<u8>) -> Vec<u8> {
+    fn parameter(
+        &self,
+        parameter: &Parameter,
+        address: &dyn Fn(&str) -> u64,
+        encode: &dyn Fn(&Map, u64, usize) -> Vec<u8>,
+    ) -> Vec<u8> {
         match parameter {
             Parameter::Pointer { pointer } => address(pointer).to_le_bytes().to_vec(),
             Parameter::I32 { i32: value } => value.to_le_bytes().to_vec(),
@@ -75,7 +86,6 @@ impl Case {
     }
 
     /// The largest error of all outputs in parts of what is allowed: how tight the tolerances are.
-    #[allow(dead_code)] // of the tests that share this module, some only want to know right from wrong
     pub fn share_of_tolerance(&self, after: &BTreeMap<String, Vec<u8>>) -> f64 {
         let mut share = 0.0f64;
         for (name, expected) in &self.expected {

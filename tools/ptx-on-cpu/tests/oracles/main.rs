@@ -48,7 +48,10 @@ fn oracles_are_right_and_free_of_hazards() {
                     Ok(case.share_of_tolerance(&after))
                 }) {
                     Ok(share) => {
-                        println!("{name}, {way}: {:.2} s, errors {share:.2} of what is allowed", start.elapsed().as_secs_f64());
+                        println!(
+                            "{name}, {way}: {:.2} s, errors {share:.2} of what is allowed",
+                            start.elapsed().as_secs_f64()
+                        );
                     }
                     Err(finding) => failures.push(format!("{name}, {way}: {finding}")),
                 }

@@ -125,7 +125,8 @@ impl Element {
 
 impl Oracle {
     pub fn size(&self, name: &str) -> usize {
-        self.sizes.get(name).and_then(|v| v.as_u64()).unwrap_or_else(|| panic!("{}: sizes has no {name}", self.name)) as usize
+        self.sizes.get(name).and_then(|v| v.as_u64()).unwrap_or_else(|| panic!("{}: sizes has no {name}", self.name))
+            as usize
     }
 
     pub fn number(&self, name: &str) -> f64 {
@@ -141,7 +142,9 @@ impl Oracle {
         let path = folder().join(&self.file);
         let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut text = String::new();
-        flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        flate2::read::GzDecoder::new(file)
+            .read_to_string(&mut text)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         text
     }
 }

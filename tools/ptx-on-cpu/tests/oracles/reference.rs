@@ -173,7 +173,9 @@ fn attention_backward_keys(oracle: &Oracle, inputs: &mut Values) -> (Expected, E
     let rounded = |x: f64| f64::from(x as f32);
     let (output, log_sum_exp) = attention(oracle, inputs);
     inputs.insert("log_sum_exp".into(), log_sum_exp.value.iter().map(|x| rounded(*x)).collect());
-    let delta = |row: usize| (0..head_dim).map(|x| inputs["d_output"][row * head_dim + x] * output.value[row * head_dim + x]).sum();
+    let delta = |row: usize| {
+        (0..head_dim).map(|x| inputs["d_output"][row * head_dim + x] * output.value[row * head_dim + x]).sum()
+    };
     let delta: Vec<f64> = (0..heads * tokens).map(|row| rounded(delta(row))).collect();
     inputs.insert("delta".into(), delta);
 
@@ -235,7 +237,8 @@ fn softmax(oracle: &Oracle, inputs: &Values) -> Expected {
 fn integers(oracle: &Oracle, inputs: &Values) -> Vec<(&'static str, Expected)> {
     let columns = oracle.size("columns");
     let divisor = oracle.number("divisor") as i64;
-    let (mut prefix, mut least, mut histogram, mut quotient, mut remainder) = (vec![], vec![], vec![0.0; 16], vec![], vec![]);
+    let (mut prefix, mut least, mut histogram, mut quotient, mut remainder) =
+        (vec![], vec![], vec![0.0; 16], vec![], vec![]);
     for x in inputs["x"].chunks(columns) {
         let mut sum = 0.0;
         least.push(x.iter().fold(f64::INFINITY, |least, x| least.min(*x)));
@@ -271,7 +274,8 @@ fn philox(oracle: &Oracle) -> Expected {
         for _ in 0..10 {
             let a = u64::from(counter[0]) * 0xd251_1f53;
             let b = u64::from(counter[2]) * 0xcd9e_8d57;
-            counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+            counter =
+                [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
             key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
         }
         for (word, value) in counter.iter().enumerate() {
