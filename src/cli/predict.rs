@@ -129,7 +129,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             window: scorer.width(),
             positions: scorer.model().config.max_position_embeddings,
         };
-        let path = args.windows.files().next().unwrap_or(Path::new(""));
+        let Source { fasta, tsv, bed } = &args.windows.source;
+        let path = fasta.as_deref().or(tsv.as_deref()).or(bed.as_deref()).unwrap_or(Path::new(""));
         let rows = rows.map(|row| {
             let (first, second) = row?;
             let checked = limits.check(first.bases.len(), Some(second.len()));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Common, config, genes};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
-use crate::genome::splice::{GeneModel, Kind, MIN_INTRON};
+use crate::genome::splice::{Kind, MIN_INTRON};
 use crate::genome::twobit::Genome;
 use crate::inference::journal;
 use crate::inference::scan::accuracy::{Point, Suggested};

@@ -251,8 +251,12 @@ impl Gpu {
         let Engine::Ptx(engine) = &self.engine else { return Err(CUresult::CUDA_ERROR_INVALID_IMAGE) };
         let kernel = self.functions[launch.function].kernel;
         let failed = |why: &dyn std::fmt::Display| eprintln!("emulated GPU: {why}");
-        let values: Vec<&[u8]> =
-            launch.arguments.iter().zip(kernel.parameter_sizes()).map(|(value, size)| &value.0[..*size as usize]).collect();
+        let values: Vec<&[u8]> = launch
+            .arguments
+            .iter()
+            .zip(kernel.parameter_sizes())
+            .map(|(value, size)| &value.0[..*size as usize])
+            .collect();
         let parameters = module
             .kernel(kernel.name())
             .ok_or_else(|| "the module has lost its kernel".to_owned())
