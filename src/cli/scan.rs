@@ -154,9 +154,9 @@ struct Kept {
 /// Writes what the comparison in genes suggests into the model's folder.
 fn keep_thresholds(args: &Args, summary: &Summary) -> Result<()> {
     let of = |kind: Kind| {
-        let found = summary.accuracy.iter().filter(|comparison| comparison.kind == kind);
+        let mut found = summary.accuracy.iter().filter(|comparison| comparison.kind == kind);
         // The bodies of genes come last.
-        found.last().map(|comparison| comparison.accuracy.suggested).unwrap_or_default()
+        found.next_back().map(|comparison| comparison.accuracy.suggested).unwrap_or_default()
     };
     let kept = Kept { prior: args.prior, donor: of(Kind::Donor), acceptor: of(Kind::Acceptor) };
     let text = serde_json::to_string_pretty(&kept).map_err(|error| Error::Failed(error.to_string()))?;

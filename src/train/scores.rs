@@ -236,9 +236,9 @@ pub struct ClassFigures {
 }
 
 impl ClassFigures {
-    fn of(label: &String, examples: usize, estimates: &mut impl Iterator<Item = Estimate>) -> Self {
+    fn of(label: &str, examples: usize, estimates: &mut impl Iterator<Item = Estimate>) -> Self {
         let [f1, auroc, auprc] = std::array::from_fn(|_| next(estimates));
-        Self { label: label.clone(), examples: examples as u64, f1, auroc, auprc }
+        Self { label: label.to_owned(), examples: examples as u64, f1, auroc, auprc }
     }
 }
 

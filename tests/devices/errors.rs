@@ -25,7 +25,7 @@ fn step(watched: Watched) -> Result<()> {
     let mut options = options(&device, DType::Bf16);
     (options.tokens_per_step, options.micro_batches) = (96, 1);
     let feed = Feed::new(&data, &vocabulary, &options, &trainer)?;
-    feed.advance(&mut trainer, 0, 1e-3)?;
+    feed.advance(&mut trainer, 0, 1e-3, &mut |_| Ok(()))?;
     trainer.report().map(|_| ())
 }
 

@@ -55,7 +55,7 @@ fn train(options: &PretrainOptions, learning_rate: f64, mut after: impl FnMut(&m
     let feed = Feed::new(&data, &vocabulary, options, &trainer).unwrap();
     after(&mut trainer);
     for step in 0..options.steps {
-        feed.advance(&mut trainer, step, learning_rate).unwrap();
+        feed.advance(&mut trainer, step, learning_rate, &mut |_| Ok(())).unwrap();
         after(&mut trainer);
     }
     trainer.report().unwrap().losses
@@ -160,7 +160,7 @@ fn what_is_recomputed_changes_no_bit() {
         let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
         let options = options(device, dtype);
         let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
-        feed.advance(&mut trainer, 0, 1e-3).unwrap();
+        feed.advance(&mut trainer, 0, 1e-3, &mut |_| Ok(())).unwrap();
         let report = trainer.report().unwrap();
         let weights = trainer.model.parameters.host_values().unwrap();
         ((report.losses, report.gradient_norm), weights, trainer.tape.memory_bytes())
@@ -284,14 +284,14 @@ fn a_training_that_diverges_is_told_and_changes_no_weight() {
     let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
     let options = tiny_options(&device, DType::Bf16);
     let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
-    feed.advance(&mut trainer, 0, 1e-3).unwrap();
+    feed.advance(&mut trainer, 0, 1e-3, &mut |_| Ok(())).unwrap();
     trainer.report().unwrap();
     let before = trainer.model.parameters.host_values().unwrap();
     let mut gradients = trainer.model.parameters.gradients.to_f32().unwrap();
     gradients[5] = f32::INFINITY;
     trainer.model.parameters.gradients.write(&gradients).unwrap();
     for step in 1..4 {
-        feed.advance(&mut trainer, step, 1e-3).unwrap();
+        feed.advance(&mut trainer, step, 1e-3, &mut |_| Ok(())).unwrap();
     }
     let error = trainer.report().unwrap_err().to_string();
     assert!(error.contains("the gradient norm is") && error.contains("lower the learning rate"), "{error}");
