@@ -85,6 +85,14 @@ __device__ __forceinline__ void produce(const GemmSm90& gemm, const Operands& op
             place.next();
         }
     }
+    // What the neighbour's warps say of their last stages arrives here, perhaps behind the last cluster_sync, which orders no such arrival: this
+    // block stays until all have.
+    if (CLUSTER > 1) {
+        for (int stage = 0; stage < STAGES; ++stage) {
+            mbarrier_wait(&shared.barriers->empty[place.stage], place.parity ^ 1);
+            place.next();
+        }
+    }
 }
 
 // ---- products ----
