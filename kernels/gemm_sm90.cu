@@ -245,25 +245,37 @@ GEMM_SM90(gemm_nn_gelu_gradient, bf16, NN, GELU_GRADIENT, TO_C_FROM_X, const __g
 GEMM_SM90(gemm_tn, bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
 
 // gemm_finish_sm90_f32: C += the parts of gemm_tn_sm90, in order. gridDim.x = tiles, gridDim.y = 16: the eighths of each
-// consumer's sums. Blocks of 128 threads. C [m, n] with ldc elements from row to row.
+// consumer's sums. Blocks of 128 threads. C [m, n] with ldc elements from row to row. Where rows of C are whole pairs, a warp's access is
+// eight sectors of 32 bytes.
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     gemm_finish_sm90_f32(GemmSm90 gemm, const float* partials, float* c, int64_t ldc) {
     const Piece piece = piece_of<1>(gemm, blockIdx.x, 0);
     const int group = blockIdx.y / 8, thread = threadIdx.x;
     const int row = piece.first_m + group * GROUP_M + thread / WARP * 16 + thread % WARP / 4;
+    const bool pairs = ldc % 2 == 0 && reinterpret_cast<uintptr_t>(c) % sizeof(float2) == 0;
 #pragma unroll 1
     for (int i = 0; i < 4; ++i) {
         const int four = blockIdx.y % 8 * 4 + i;
-        float sums[4] = {};
+        float4 sums = {};
         for (int part = 0; part < gemm.parts; ++part) {
             const float4 values =
                 reinterpret_cast<const float4*>(partials)[waiting(part, gridDim.x, blockIdx.x, group, four, thread)];
-            sums[0] += values.x, sums[1] += values.y, sums[2] += values.z, sums[3] += values.w;
+            sums.x += values.x, sums.y += values.y, sums.z += values.z, sums.w += values.w;
         }
         const int column = piece.first_n + four * 8 + thread % 4 * 2;
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-            if (row + j / 2 * 8 < gemm.m && column + j % 2 < gemm.n) c[(row + j / 2 * 8) * ldc + column + j % 2] += sums[j];
+        for (int half = 0; half < 2; ++half) {
+            const float2 sum = half == 0 ? make_float2(sums.x, sums.y) : make_float2(sums.z, sums.w);
+            float* to = c + (row + half * 8) * ldc + column;
+            if (row + half * 8 >= gemm.m || column >= gemm.n) continue;
+            if (pairs && column + 1 < gemm.n) {
+                const float2 old = *reinterpret_cast<const float2*>(to);
+                *reinterpret_cast<float2*>(to) = make_float2(old.x + sum.x, old.y + sum.y);
+            } else {
+                to[0] += sum.x;
+                if (column + 1 < gemm.n) to[1] += sum.y;
+            }
+        }
     }
 }
 EXPORT_KERNEL(gemm_finish_sm90_f32)
