@@ -45,7 +45,13 @@ pub fn compile(
         _ => {
             // The key goes first and comes back last, so that an interrupted build is not taken for a finished one.
             let _ = fs::remove_file(&key_path);
-            let log = nvcc::run(compiler, &flags, source, &fatbin)?;
+            let scratch = folder.join(format!("{name}.scratch"));
+            let _ = fs::remove_dir_all(&scratch);
+            let failed = |what: &str, error: std::io::Error| format!("cannot {what} {}: {error}", scratch.display());
+            fs::create_dir_all(&scratch).map_err(|error| failed("create", error))?;
+            let log = nvcc::run(compiler, &flags, source, &fatbin, &scratch)?;
+            keep_ptx(&scratch, &name, &targets, folder)?;
+            fs::remove_dir_all(&scratch).map_err(|error| failed("remove", error))?;
             for (path, text) in [(&log_path, &log), (&key_path, &key)] {
                 fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
             }
@@ -55,10 +61,25 @@ pub fn compile(
     Ok(Compiled { name, targets, fatbin, log })
 }
 
+/// Keeps the PTX that machine code was made of, as `NAME.sm_80.ptx`: `tools/emulated-gpu` executes it in the tests.
+fn keep_ptx(scratch: &Path, name: &str, targets: &[String], folder: &Path) -> Result<(), String> {
+    for target in targets {
+        let Some(number) = target.strip_prefix("sm_") else { continue };
+        // nvcc names the architecture where there are several.
+        let made = match targets.len() {
+            1 => format!("{name}.ptx"),
+            _ => format!("{name}.compute_{number}.ptx"),
+        };
+        let (made, kept) = (scratch.join(made), folder.join(format!("{name}.{target}.ptx")));
+        fs::rename(&made, &kept).map_err(|error| format!("cannot keep {}: {error}", made.display()))?;
+    }
+    Ok(())
+}
+
 /// Everything that the machine code depends on, hashed: compiler, flags, the file and the headers it reaches.
 fn key(source: &Path, compiler: &nvcc::Compiler, flags: &[String]) -> Result<String, String> {
     let mut hasher = DefaultHasher::new();
-    (&compiler.path, &compiler.version, flags).hash(&mut hasher);
+    ("with PTX", &compiler.path, &compiler.version, flags).hash(&mut hasher);
     let mut seen = BTreeSet::new();
     hash_file(source, &mut seen, &mut hasher)?;
     Ok(format!("{:016x}", hasher.finish()))

@@ -103,10 +103,18 @@ pub fn flags(targets: &[String]) -> Vec<String> {
     flags
 }
 
-/// Compiles `source` into `fatbin` and returns what the compiler and ptxas said.
-pub fn run(compiler: &Compiler, flags: &[String], source: &Path, fatbin: &Path) -> Result<String, String> {
+/// Compiles `source` into `fatbin`, leaving intermediate files in `scratch`, and returns what the compiler and ptxas said.
+pub fn run(
+    compiler: &Compiler,
+    flags: &[String],
+    source: &Path,
+    fatbin: &Path,
+    scratch: &Path,
+) -> Result<String, String> {
     let output = Command::new(&compiler.path)
         .args(flags)
+        .args(["--keep", "--keep-dir"])
+        .arg(scratch)
         .arg("-o")
         .arg(fatbin)
         .arg(source)

@@ -206,6 +206,9 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
                 mask_tail<KEYS>(scores, head.length - tile * KEYS);
             }
             online_softmax<KEYS>(scores, rows, scale_log2, factors);
+            // ptxas moves a wait for products up to the last branch before it, and so in front of all that softmax. Here is a branch: the
+            // values were there before their product was issued, and are given back below.
+            wait_full(shared.values_ring, use);
             wgmma_wait<0>();
             wgmma_hold(output);
             hold(probabilities);

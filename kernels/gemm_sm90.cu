@@ -134,7 +134,7 @@ __device__ __forceinline__ void multiply(int steps, int group, const Shared<TILE
         wgmma_fence();
         multiply_stage<LAYOUT, TILES>(shared.ring + place.stage() * TILES::STAGE_ELEMENTS, group, sums, step > 0);
         wgmma_commit();
-        if (TILES::IN_TURN && step == steps - 1 && threadIdx.x % WARP == 0) mbarrier_arrive(&shared.barriers->turn[1 - group]);
+        if (TILES::IN_TURN && step == steps - 1 && threadIdx.x % WARP == 0) mbarrier_arrive(&shared.barriers->of[1 - group].turn);
         if (step == min(2, steps - 1)) go_on();
         // The products of the stage before are done; those of this one go on while the next is waited for.
         wgmma_wait<1>();
@@ -190,7 +190,7 @@ __device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& op
             const Piece piece = walk.piece(rank);
             const bool there = piece.first_m < gemm.m;
             if (there) exit.begin(piece);
-            if (T::IN_TURN) exit.wait_for_turn(&shared.barriers->turn[group]);
+            if (T::IN_TURN) exit.wait_for_turn();
             multiply<LAYOUT, T, CLUSTER>(piece.steps, group, shared, place, sums, [&] {
                 if (there) exit.go_on(piece);
             });
@@ -214,8 +214,8 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
             mbarrier_init(&shared.barriers->empty[stage], CLUSTER * T::READERS);
         }
         for (int group = 0; group < CONSUMERS; ++group) {
-            for (int buffer = 0; buffer < 3; ++buffer) mbarrier_init(&shared.barriers->band[group][buffer], 1);
-            mbarrier_init(&shared.barriers->turn[group], WARPGROUP / WARP);
+            for (int buffer = 0; buffer < 3; ++buffer) mbarrier_init(&shared.barriers->of[group].band[buffer], 1);
+            mbarrier_init(&shared.barriers->of[group].turn, WARPGROUP / WARP);
         }
         shared.barriers->digits = Walk<T, CLUSTER>::stride(gemm);
         mbarrier_init_fence();

@@ -24,6 +24,7 @@ pub mod cli;
 pub mod device;
 pub mod error;
 pub mod genome;
+mod gunzip;
 pub mod inference;
 pub mod interop;
 pub mod kmer;

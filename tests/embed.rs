@@ -319,6 +319,38 @@ fn all_files_and_all_sources_hold_the_same_rows() {
 }
 
 #[test]
+fn vectors_may_be_means_of_both_strands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = fixture("encoder");
+    let all = sequences();
+    let turned = |(name, bases): &(String, Vec<u8>)| {
+        let mut bases = bases.clone();
+        helixgrad::genome::region::reverse_complement(&mut bases);
+        (name.clone(), bases)
+    };
+    write_fasta(Path::new(&path("a.fa")), &all);
+    write_fasta(Path::new(&path("b.fa")), &all.iter().map(turned).collect::<Vec<_>>());
+    for pool in ["mean", "cls"] {
+        let run = |fasta: &str, extra: &[&str]| {
+            let command =
+                ["embed", "--model", &model, "--fasta", &path(fasta), "--pool", pool, "--out", &path("x.npy")];
+            let result = json(&[&command[..], extra].concat());
+            assert_eq!(result["counts"]["sequences"], all.len());
+            npy(Path::new(&path("x.npy")))
+        };
+        let (one, other, both) = (run("a.fa", &[]), run("b.fa", &[]), run("a.fa", &["--rc"]));
+        for ((one, other), both) in one.iter().zip(&other).zip(&both) {
+            let expected = one.iter().zip(other).map(|(a, b)| (a + b) / 2.0);
+            assert!(expected.zip(both).all(|(expected, found)| (expected - found).abs() < 1e-6));
+        }
+        assert!(one.iter().zip(&both).any(|(one, both)| one != both));
+    }
+    let per = ["embed", "--model", &model, "--fasta", &path("a.fa"), "--per", "token", "--rc", "--out", &path("y.npy")];
+    assert!(refused(&per).contains("--rc with vectors of k-mers"));
+}
+
+#[test]
 fn bad_input_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

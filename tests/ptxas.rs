@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use helixgrad::device::kernels::{KernelResources, embedded, nvcc_version, resources};
+use helixgrad::device::kernels::{KernelResources, nvcc_version, resources};
 use serde::Deserialize;
 
 #[path = "../build/ptxas.rs"]
@@ -85,77 +85,6 @@ fn kernels_stay_within_their_budget() {
     let budget: BTreeMap<String, Budget> = toml::from_str(include_str!("ptxas_budget.toml")).unwrap();
     let complaints = complaints(&taken, &budget);
     assert!(complaints.is_empty(), "nvcc {version}:\n{}\n(meant so? see the top of this test)", complaints.join("\n"));
-}
-
-/// cuobjdump of the toolkit: where nvcc is, or on the path.
-fn cuobjdump() -> Option<std::path::PathBuf> {
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
-    let folders = homes.map(|home| std::path::Path::new(&home).join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/.cuda/nvidia/cu13/bin");
-    let mut tools = folders.chain([installed.into()]).chain(std::env::split_paths(&path));
-    tools.find_map(|folder| Some(folder.join("cuobjdump")).filter(|tool| tool.is_file()))
-}
-
-/// Kernels of a listing of machine code that have no HGMMA, wgmma's instruction, those that touch local memory, and those in clusters that
-/// copy for themselves alone or hold up a stage by a fence of the whole GPU. Kernels that add up the parts of a product
-/// (`*_finish_*`) multiply no matrices.
-fn without_hopper_code(listing: &str) -> Vec<String> {
-    let mut complaints = Vec::new();
-    for function in listing.split("Function : ").skip(1) {
-        let name = function.lines().next().unwrap_or_default();
-        if !function.contains("HGMMA") && !name.contains("_finish_") {
-            complaints.push(format!("{name}: no HGMMA"));
-        }
-        if function.contains(" LDL") || function.contains(" STL") {
-            complaints.push(format!("{name}: local memory"));
-        }
-        if name.contains("_cluster_") {
-            if !function.lines().any(|line| line.contains("UTMALDG") && line.contains("MULTICAST")) {
-                complaints.push(format!("{name}: no multicast"));
-            }
-            if function.contains("MEMBAR.ALL.GPU") {
-                complaints.push(format!("{name}: MEMBAR.ALL.GPU"));
-            }
-        }
-    }
-    complaints
-}
-
-#[test]
-fn hopper_kernels_are_made_of_hopper_instructions() {
-    let files: Vec<_> = embedded().iter().filter(|file| file.name.ends_with("_sm90")).collect();
-    let Some(tool) = cuobjdump().filter(|_| !files.is_empty()) else {
-        println!("skipped: no kernels in this build, or no cuobjdump (in CUDA's toolkit; pip: nvidia-cuda-cuobjdump)");
-        return;
-    };
-    for file in files {
-        let fatbin = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(fatbin.path(), file.fatbin).unwrap();
-        let output = std::process::Command::new(&tool).arg("--dump-sass").arg(fatbin.path()).output().unwrap();
-        let listing = String::from_utf8_lossy(&output.stdout);
-        let kernels = listing.matches("Function : ").count();
-        assert!(output.status.success() && kernels > 0, "{}: {}", file.name, String::from_utf8_lossy(&output.stderr));
-        assert_eq!(without_hopper_code(&listing), Vec::<String>::new(), "{}", file.name);
-        println!("{}: {kernels} kernels with HGMMA", file.name);
-    }
-}
-
-#[test]
-fn a_kernel_without_hopper_code_is_named() {
-    let listing = "Function : good\n /*0010*/ HGMMA.64x64x16 R24 ;\nFunction : slow\n /*0010*/ HMMA R1 ;\n LDL R2 ;\n\
-                   Function : x_finish_f32\n FADD R1 ;\n STL R2 ;\nFunction : a_cluster_b\n HGMMA R1 ;\n UTMALDG.2D.MULTICAST [UR8] ;\n\
-                   Function : c_cluster_d\n HGMMA R1 ;\n UTMALDG.2D [UR8] ;\n MEMBAR.ALL.GPU ;\n";
-    assert_eq!(
-        without_hopper_code(listing),
-        [
-            "slow: no HGMMA",
-            "slow: local memory",
-            "x_finish_f32: local memory",
-            "c_cluster_d: no multicast",
-            "c_cluster_d: MEMBAR.ALL.GPU",
-        ]
-    );
 }
 
 #[test]

@@ -6,12 +6,22 @@
 #   tools/emulated_gpu.sh target/debug/helixgrad doctor
 #   HELIXGRAD_TEST_DEVICE=cuda tools/emulated_gpu.sh cargo test --test devices
 #
-# Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB).
+# Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB);
+# EMULATED_GPU_ENGINE=ptx runs what nvcc made of the kernels, in tools/ptx-on-cpu, instead of their C++;
+# EMULATED_GPU_HAZARDS=1 with races and missing fences looked for, many times slower; to rehearse a bad day
+# EMULATED_GPU_HANGS and EMULATED_GPU_CRASHES (part of a kernel's name: a launch of it never ends, or traps).
 # The command's program must have kernels in it, so nvcc must have been there when it was built.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --package emulated-gpu
+if [ "${EMULATED_GPU_ENGINE:-cpp}" = ptx ] && [ -z "${EMULATED_GPU_PTX:-}" ]; then
+    # build.rs keeps the PTX; cargo knows where.
+    out=$(cargo build --locked --manifest-path "$root/Cargo.toml" --package helixgrad --lib --message-format=json 2>/dev/null |
+        sed -n 's|.*"build-script-executed".*/helixgrad#.*"out_dir":"\([^"]*\)".*|\1|p')
+    [ -n "$out" ] || { echo "emulated_gpu.sh: helixgrad does not build: run cargo build to see why" >&2; exit 1; }
+    export EMULATED_GPU_PTX="$out/kernels"
+fi
 # A folder of its own: where cargo puts libraries, it lets programs look for them.
 mkdir -p "$target/emulated-gpu"
 ln -sf "$target/debug/libemulated_gpu.so" "$target/emulated-gpu/libcuda.so"

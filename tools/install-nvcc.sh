@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs NVIDIA's CUDA compiler, and the tools that list its machine code, into .cuda/ beside this repository's Cargo.toml, where
-# build.rs and tests/ptxas.rs look for them.
+# build.rs and tests/machine_code look for them.
 #
 #   tools/install-nvcc.sh          install, or check what is already there (a second or two)
 #

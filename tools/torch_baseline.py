@@ -3,7 +3,7 @@
 
     python tools/torch_baseline.py [mini|bionemo-xsmall|dnabert-6|splice-small] [--threads N] [--steps N] [--batch N]
                                    [--mix full|dnabert] [--device cuda --dtype bf16 --compile] [--json]
-    python tools/torch_baseline.py ops [--device cuda --dtype bf16] [--only attention] [--tokens N] [--lengths 512,2048]
+    python tools/torch_baseline.py ops [--device cuda --dtype bf16] [--only gemm,attention] [--tokens N] [--lengths 512,2048]
 
 `ops` prints a JSON object a row, with the names of `cargo bench`'s rows (tools/torch_ops.py); tools/bench_table.py sets both side by side.
 
@@ -106,7 +106,7 @@ def parse():
     parser.add_argument("--mix", choices=["full", "dnabert"], default="full", help="lengths of the sequences")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     operations = parser.add_argument_group("ops")
-    operations.add_argument("--only", help="the rows of one bench: gemm, attention, layernorm, ...")
+    operations.add_argument("--only", help="the rows of some benches, with commas: gemm, attention, layernorm, ...")
     operations.add_argument("--tokens", type=int, help="tokens (default: 65,536 on a GPU, 4,096 on the CPU)")
     operations.add_argument("--lengths", help="lengths for attention, with commas")
     operations.add_argument("--runs", type=int, default=20, help="timed runs of each operation")

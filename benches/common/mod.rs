@@ -8,6 +8,7 @@
 // Every bench is a crate of its own, and uses a part of this.
 #![allow(dead_code)]
 
+mod inputs;
 mod options;
 
 use std::cell::{OnceCell, RefCell};
@@ -22,10 +23,10 @@ use helixgrad::bench::profile::{Meter, Recording, rows};
 use helixgrad::device::{Buffer, Choices, DType, Device, Work};
 use helixgrad::ops::Loss;
 use helixgrad::optim::{AdamW, AdamWConfig};
-use helixgrad::philox::Philox;
 use helixgrad::report::{Cell, Table};
 use helixgrad::train::ceilings::{Ceilings, Limit, Sizes};
 use helixgrad::{Error, Result};
+use inputs::Inputs;
 use options::Options;
 
 /// Runs a bench: its rows, and the table of them at the end.
@@ -74,6 +75,7 @@ pub struct Bench {
     meter: Meter,
     ceilings: OnceCell<Ceilings>,
     flush: Rc<RefCell<Buffer>>,
+    inputs: Rc<Inputs>,
     rows: Vec<Row>,
     /// How it is computed now, if not as the device does by itself.
     way: &'static str,
@@ -111,8 +113,8 @@ impl Bench {
         };
         let (flush, (device, meter)) = (flushing(&device)?, Meter::new(&device));
         let (name, place, ceilings) = (name.into(), options.device, OnceCell::new());
-        let (rows, way, json) = (Vec::new(), "", options.json);
-        Ok(Self { name, place, criterion, device, dtype, shapes, meter, ceilings, flush, rows, way, json })
+        let (inputs, rows, way, json) = (Rc::default(), Vec::new(), "", options.json);
+        Ok(Self { name, place, criterion, device, dtype, shapes, meter, ceilings, flush, inputs, rows, way, json })
     }
 
     /// Measures, and on a GPU once more for each other way to compute, on a device opened for it. Rows end in the way's name. What this
@@ -161,7 +163,7 @@ impl Bench {
 
     /// Random numbers around 0 with a deviation of about `deviation`, on the device.
     pub fn random(&self, count: usize, deviation: f64, seed: u64) -> Result<Buffer> {
-        random(&self.device, self.dtype, count, deviation, seed)
+        self.inputs.random(&self.device, self.dtype, count, deviation, seed)
     }
 
     /// Measures an operation in both directions, or in one. `inputs` are the shapes of its tensors; `forward` calls it on them and
@@ -187,7 +189,7 @@ impl Bench {
         let gradients = RefCell::new(Vec::<Buffer>::new());
         let parameters = RefCell::new(parameters);
         let mut turn = 0;
-        let (device, dtype, flush) = (self.device.clone(), self.dtype, self.flush());
+        let (device, dtype, flush, draws) = (self.device.clone(), self.dtype, self.flush(), Rc::clone(&self.inputs));
         let iteration = |tape: &mut Tape| -> Result<()> {
             turn = (turn + 1) % ROTATION;
             tape.start_training(7, 0, 0);
@@ -204,7 +206,7 @@ impl Bench {
                     let count = output.rows * output.columns;
                     let mut known = gradients.borrow_mut();
                     if known.is_empty() {
-                        known.push(random(&device, dtype, count, 0.01, 999)?);
+                        known.push(draws.random(&device, dtype, count, 0.01, 999)?);
                     }
                     let mut gradient = tape.allocate(count)?;
                     gradient.copy_from(&device, &known[0])?;
@@ -366,14 +368,6 @@ fn seconds_of(recording: &Recording, op: &str, pass: Pass) -> f64 {
     mine.map(|span| span.seconds).sum()
 }
 
-fn random(device: &Device, dtype: DType, count: usize, deviation: f64, seed: u64) -> Result<Buffer> {
-    let draws = Philox::new(seed, 0, 0xBE);
-    // Uniform, of the same deviation: cheaper than normal, and no time depends on it.
-    let value = |index: usize| ((draws.uniform(index as u64) - 0.5) * deviation * 12f64.sqrt()) as f32;
-    let values: Vec<f32> = (0..count).map(value).collect();
-    Buffer::from_slice(&values).copy_to(device, dtype)
-}
-
 /// Parameters for one operation: matrices of `[rows, columns]`, then vectors, with random values, on the device.
 pub fn parameters(
     bench: &Bench,
@@ -396,7 +390,7 @@ pub fn parameters(
     // The buffer ends behind the last gap.
     specs.push(Spec { name: "end".into(), shape: vec![64], offset });
     let mut parameters = Parameters::zeros(specs, decayed, DType::F32);
-    parameters.values = random(&Device::Cpu, DType::F32, parameters.len(), 0.05, 3)?;
+    parameters.values = bench.inputs.random(&Device::Cpu, DType::F32, parameters.len(), 0.05, 3)?;
     parameters.move_to(&bench.device, bench.dtype)?;
     Ok((parameters, matrix_places, vector_places))
 }

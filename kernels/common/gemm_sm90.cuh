@@ -94,8 +94,10 @@ struct Digits {
 struct Barriers {
     Mbarrier full[STAGES];
     Mbarrier empty[STAGES];
-    Mbarrier band[CONSUMERS][3];
-    Mbarrier turn[CONSUMERS];
+    struct {
+        Mbarrier band[3];
+        Mbarrier turn;
+    } of[CONSUMERS];
     Digits digits;
 };
 
@@ -208,6 +210,7 @@ struct Exit {
     const Operands& operands;
     WayOut<T>& shared;
     Mbarrier* arrived;
+    Mbarrier* turn;
     int group;
     // Of the bands that come, and above them that of the turns; the first turn is taken without waiting.
     unsigned parities;
@@ -221,7 +224,8 @@ struct Exit {
         : gemm(gemm),
           operands(operands),
           shared(shared.ways_out[group]),
-          arrived(shared.barriers->band[group]),
+          arrived(shared.barriers->of[group].band),
+          turn(&shared.barriers->of[group].turn),
           group(group),
           parities(group == 0 ? 1 << T::BUFFERS : 0) {}
 
@@ -257,7 +261,7 @@ struct Exit {
     }
 
     // With tiles in turn: until the other warpgroup's last stage is full.
-    __device__ __forceinline__ void wait_for_turn(Mbarrier* turn) {
+    __device__ __forceinline__ void wait_for_turn() {
         mbarrier_wait(turn, parities >> T::BUFFERS & 1);
         parities ^= 1 << T::BUFFERS;
     }

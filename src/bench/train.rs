@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::profile::{Meter, Recording, median};
+use super::profile::{Meter, Recording, Row, median, rows};
 use super::workload::Workload;
 use crate::Result;
 use crate::autograd::Pass;
 use crate::device::graphs::GraphCounts;
 use crate::device::{DType, Device, Work};
+use crate::ops::Loss;
 use crate::train::ceilings::{Ceilings, Limit, Sizes};
 use crate::train::peak::Peak;
 
@@ -53,6 +54,10 @@ pub struct Throughput {
     pub tokens_per_second: f64,
     /// Sequences a second, by the median.
     pub sequences_per_second: f64,
+    /// Loss and gradient norm of the last of these steps, the warm-up's among them: whatever computes, roundings apart they are the same.
+    pub loss: f64,
+    /// See [`Throughput::loss`].
+    pub gradient_norm: f64,
     /// Matrix arithmetic that the step needs, over the time: TFLOP/s.
     pub tflops: f64,
     /// That rate over the peak.
@@ -70,6 +75,8 @@ pub struct Throughput {
     pub graphs: Option<GraphCounts>,
     /// Where the time goes, the longest first.
     pub ops: Vec<OpTime>,
+    /// The same by kernel, on the CPU by operation.
+    pub kernels: Vec<Row>,
 }
 
 /// Times full steps (forward, backward, clip, AdamW), dropout on.
@@ -94,7 +101,8 @@ pub fn train_throughput(
         trainer.advance(&batches, 1e-4)?;
         marks.push(device.mark()?);
     }
-    let flops = trainer.report()?.flops / steps as f64;
+    let report = trainer.report()?;
+    let flops = report.flops / steps as f64;
     let graphs = device.graph_counts();
     let seconds = marks.windows(2).map(|ends| device.seconds_between(&ends[0], &ends[1]));
     let mut seconds = seconds.collect::<Result<Vec<f64>>>()?;
@@ -115,6 +123,8 @@ pub fn train_throughput(
         seconds_per_step_range: (timed[0], timed[timed.len() - 1]),
         tokens_per_second: tokens as f64 / median,
         sequences_per_second: batches[0].sequences() as f64 / median,
+        loss: report.losses.last().map_or(f64::NAN, Loss::mean),
+        gradient_norm: report.gradient_norm,
         tflops,
         mfu: tflops * 1e12 / peak.flops_per_second,
         peak,
@@ -122,6 +132,7 @@ pub fn train_throughput(
         attention,
         graphs,
         ops: op_times(&recording, recorded, &ceilings),
+        kernels: rows(&recording.spans, recorded, &ceilings),
         ceilings,
     })
 }

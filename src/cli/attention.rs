@@ -10,7 +10,6 @@ use super::predict::Windows;
 use crate::inference::attention::{Heads, Observer, Profile, Query, Selection, Unit};
 use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::Named;
-use crate::output::keep_inputs;
 use crate::report::Progress;
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -56,7 +55,6 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let selection = Selection { query: args.from, layers, heads: heads(&args.head)?, unit: args.per };
     let observer = Observer::new(checkpoint, selection, device, dtype)?;
     let columns = observer.selection().columns(observer.heads());
-    keep_inputs(&args.out, args.windows.files())?;
     let mut writer = ArrayWriter::create(&args.out, "attention", columns.clone())?;
     let mut progress = Progress::new("attention", 0, common.quiet).unit("sequences");
     let mut count = 0;

@@ -199,7 +199,7 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
     let tokens = format::count(throughput.tokens_per_second as u64);
     let mut parts = vec![format!(
         "{title} ({}), on {} with {} threads; attention: {}\n\
-         {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps), {:.0} MiB of activations\n\
+         {tokens} tokens/s, {} sequences/s; {:.1} ms a step ({:.1} to {:.1} in {} steps, loss {:.6} in the last), {:.0} MiB of activations\n\
          {} of products, MFU {} of {} ({})\n\
          ceilings of this run: {}",
         report.dtype,
@@ -211,6 +211,7 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
         throughput.seconds_per_step_range.0 * 1e3,
         throughput.seconds_per_step_range.1 * 1e3,
         workload.steps,
+        throughput.loss,
         throughput.activation_mib,
         format::quantity(throughput.tflops * 1e12, "FLOP/s"),
         format::percent(throughput.mfu, 1),

@@ -11,11 +11,10 @@ use super::Common;
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
-use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed};
+use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed, embed_both_strands};
 use crate::inference::encoder::Encoder;
 use crate::interop::arrays::{ArrayWriter, Row};
 use crate::kmer::sequences::{self, Named};
-use crate::output::keep_inputs;
 use crate::report::{Progress, format};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -40,6 +39,9 @@ pub struct Args {
     /// Names of --bed that the genome has otherwise: NAME=GENOME_NAME.
     #[arg(long, value_name = "NAME=NAME", requires = "bed")]
     alias: Vec<String>,
+    /// A file of such pairs, two columns.
+    #[arg(long, value_name = "FILE", requires = "bed")]
+    alias_file: Option<PathBuf>,
     /// Sequences in the first column of a table with a header, TSV or CSV; a column `name` or `id` names them.
     #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
@@ -61,6 +63,9 @@ pub struct Args {
     /// K-mers that neighbouring windows share at least (default: a quarter of a window).
     #[arg(long, value_name = "K-MERS")]
     overlap: Option<usize>,
+    /// One vector a sequence that is the mean of its own and that of its reverse complement.
+    #[arg(long)]
+    rc: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
@@ -98,23 +103,27 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     };
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
     let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
-    let inputs = [&args.fasta, &args.bed, &args.tsv, &args.genome].into_iter().flatten();
-    keep_inputs(&args.out, inputs.map(PathBuf::as_path))?;
     let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
     let k = encoder.vocabulary().k();
     let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);
     let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
     let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
     let started = Instant::now();
+    let mut embed = |path: &Path, sequences: &mut dyn Iterator<Item = Result<Named>>| match args.rc {
+        true => embed_both_strands(&encoder, path, sequences, &options, &mut sink, &mut count),
+        false => embed(&encoder, path, sequences, &options, &mut sink, &mut count),
+    };
     let counts = if let Some(path) = &args.fasta {
-        embed(&encoder, path, sequences::fasta(path)?, &options, &mut sink, &mut count)?
+        embed(path, &mut sequences::fasta(path)?)?
     } else if let (Some(path), Some(genome)) = (&args.bed, &args.genome) {
-        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, None)?);
-        let regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
-        embed(&encoder, path, regions, &options, &mut sink, &mut count)?
+        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, args.alias_file.as_deref())?);
+        let mut regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
+        let counts = embed(path, &mut regions)?;
+        genome.check()?;
+        counts
     } else {
         let path = args.tsv.as_deref().unwrap_or(Path::new(""));
-        embed(&encoder, path, sequences::table(path)?, &options, &mut sink, &mut count)?
+        embed(path, &mut sequences::table(path)?)?
     };
     let seconds = started.elapsed().as_secs_f64();
     progress.finish("");

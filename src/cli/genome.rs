@@ -18,7 +18,7 @@ use crate::genome::pack::{PackSummary, pack_fasta};
 use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::inference::bed::{BedReader, Interval};
-use crate::output::{AtomicFile, keep_inputs};
+use crate::output::AtomicFile;
 use crate::{Error, Result};
 
 /// Options of `helixgrad genome`.
@@ -188,23 +188,42 @@ fn info(args: &Info, common: &Common) -> Result<()> {
         .enumerate()
         .map(|(index, sequence)| (sequence.name.as_str(), Composition::of(&genome, index)))
         .collect();
+    genome.check()?;
     let total: Composition = rows.iter().map(|(_, composition)| composition.clone()).sum();
+    let file = args.file.to_string_lossy();
+    common
+        .print(&Described { file: &file, sequences: Rows(&rows), total: Row::of("", &total) }, |_| table(&rows, &total))
+}
 
-    #[derive(Serialize)]
-    struct Row<'a> {
-        #[serde(skip_serializing_if = "str::is_empty")]
-        name: &'a str,
-        #[serde(flatten)]
-        composition: &'a Composition,
-        gc_fraction: f64,
+/// What is printed as JSON, row by row: a genome may have a million sequences.
+#[derive(Serialize)]
+struct Described<'a> {
+    file: &'a str,
+    sequences: Rows<'a>,
+    total: Row<'a>,
+}
+
+struct Rows<'a>(&'a [(&'a str, Composition)]);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(name, composition)| Row::of(name, composition)))
     }
-    let row = |name, composition| Row { name, composition, gc_fraction: Composition::gc_fraction(composition) };
-    let result = json!({
-        "file": args.file.to_string_lossy(),
-        "sequences": rows.iter().map(|(name, composition)| row(name, composition)).collect::<Vec<_>>(),
-        "total": row("", &total),
-    });
-    common.print(&result, |_| table(&rows, &total))
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(flatten)]
+    composition: &'a Composition,
+    gc_fraction: f64,
+}
+
+impl<'a> Row<'a> {
+    fn of(name: &'a str, composition: &'a Composition) -> Self {
+        Self { name, composition, gc_fraction: composition.gc_fraction() }
+    }
 }
 
 /// The table that people see.
@@ -231,9 +250,6 @@ struct Record {
 fn extract(args: &Extract, common: &Common) -> Result<()> {
     let genome = Genome::open(&args.file)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
-    if let Some(out) = &args.out {
-        keep_inputs(out, [Some(&args.file), args.bed.as_ref()].into_iter().flatten().map(PathBuf::as_path))?;
-    }
     let soft_mask = !args.upper_case;
     match (&args.bed, &args.region) {
         (Some(bed), _) => {
@@ -273,6 +289,7 @@ fn write_records(
         for record in records {
             write(&record?, path, &mut file)?;
         }
+        genome.check()?;
         file.commit()?;
         let result = match &names[..] {
             [name] if args.bed.is_none() => json!({"output": path.to_string_lossy(), "name": name, "bases": bases}),
@@ -289,6 +306,7 @@ fn write_records(
             let sequence = String::from_utf8(lines.collect::<Vec<_>>().concat()).expect("bases are ASCII");
             found.push(json!({"name": record.name, "sequence": sequence}));
         }
+        genome.check()?;
         let result = if args.bed.is_none() { found.remove(0) } else { json!({ "records": found }) };
         return common.print(&result, |_| String::new());
     }
@@ -297,7 +315,7 @@ fn write_records(
     match written.and_then(|()| out.flush().map_err(Error::io("write", stdout))) {
         // Whoever reads has seen enough, as `| head` does.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        other => other.and_then(|()| genome.check()),
     }
 }
 

@@ -11,10 +11,12 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod finetune;
+mod genes;
 mod genome;
 mod import;
 mod model;
 mod motifs;
+mod overwrite;
 mod plan;
 mod predict;
 mod pretrain;
@@ -29,7 +31,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::device::attention_kernels::AttentionPath;
@@ -128,12 +130,14 @@ impl Common {
     /// # Errors
     /// [`Error::Io`] if stdout cannot be written. A closed pipe is a graceful end.
     pub fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
-        let text = if self.json {
-            serde_json::to_string(result).map_err(|error| Error::Failed(error.to_string()))?
-        } else {
-            human(result)
-        };
-        print_line(text.trim_end())
+        if !self.json {
+            return print_line(human(result).trim_end());
+        }
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        may_be_closed(match serde_json::to_writer(&mut out, result) {
+            Err(error) if !error.is_io() => return Err(Error::Failed(error.to_string())),
+            written => written.map_err(io::Error::from).and_then(|()| writeln!(out)).and_then(|()| out.flush()),
+        })
     }
 }
 
@@ -204,8 +208,10 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> Result<()> {
     let arguments = config::merge(arguments, &Cli::command())?;
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches_from(arguments);
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         // What was asked for: help, or the version.
         Err(answer) if !answer.use_stderr() => {
             return may_be_closed(answer.print().and_then(|()| io::stdout().flush()));
@@ -225,6 +231,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
             "cannot start threads: {error}\n  what to do: give fewer (--threads), or raise the limits of this process"
         ))
     })?;
+    overwrite::check(&matches)?;
     match cli.command {
         Command::Demo(args) => demo::run(&args, &common),
         Command::Genome(args) => genome::run(&args, &common),

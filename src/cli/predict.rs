@@ -15,7 +15,7 @@ use crate::inference::score::Scorer;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
 use crate::model::{Head, Task};
-use crate::output::{AtomicFile, keep_inputs};
+use crate::output::AtomicFile;
 use crate::report::Progress;
 use crate::train::apply::{answer_text, largest, likely, prediction};
 use crate::train::checkpoint;
@@ -35,6 +35,9 @@ pub struct Args {
     /// one number a target (default: print it).
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Answer with the mean of two answers: to each window, and to its reverse complement.
+    #[arg(long)]
+    rc: bool,
 }
 
 /// Where windows come from.
@@ -75,12 +78,6 @@ struct Source {
 type Stream<'a> = &'a mut dyn Iterator<Item = Result<Named>>;
 
 impl Windows {
-    /// The files that are read.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        let Source { fasta, tsv, bed } = &self.source;
-        [fasta, tsv, bed, &self.genome].into_iter().flatten().map(PathBuf::as_path)
-    }
-
     /// Opens a table of pairs.
     fn pairs(&self) -> Result<impl Iterator<Item = Result<(Named, Vec<u8>)>> + use<>> {
         match &self.source.tsv {
@@ -101,7 +98,8 @@ impl Windows {
             (Source { tsv: Some(path), .. }, _) => work(path, &mut sequences::table(path)?),
             (Source { bed: Some(path), .. }, Some(genome)) => {
                 let intervals = BedReader::open(path, genome, &aliases)?;
-                work(path, &mut intervals.map(|interval| Ok(interval?.read(genome))))
+                work(path, &mut intervals.map(|interval| Ok(interval?.read(genome))))?;
+                genome.check()
             }
             _ => Err(Error::usage("no windows", "name a file with --fasta, --tsv, or --bed and --genome")),
         }
@@ -115,9 +113,7 @@ impl Windows {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let scorer = Scorer::new(checkpoint::load(&args.model)?, device, dtype)?;
-    if let Some(out) = &args.out {
-        keep_inputs(out, args.windows.files())?;
-    }
+    let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
     let mut output = Output::create(args.out.as_deref(), common.json)?;
     output.begin(scorer.labels(), scorer.task())?;
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");

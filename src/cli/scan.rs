@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Common, config};
+use super::{Common, config, genes};
 use crate::genome::alias::Aliases;
-use crate::genome::annotation::Annotation;
 use crate::genome::region::Region;
-use crate::genome::splice::{GeneModel, MIN_INTRON};
+use crate::genome::splice::MIN_INTRON;
 use crate::genome::twobit::Genome;
 use crate::inference::journal;
 use crate::inference::scan::{self, Format, Options, Positions, Summary, Truth, report};
@@ -86,7 +85,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
     let region = args.region.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
     let truth = args.annotation.as_ref().map(|path| {
-        let model = GeneModel::new(Annotation::open(path)?, &genome, &aliases)?;
+        let model = genes::open(path, &genome, &aliases)?;
         Ok::<_, Error>(Truth::new(&model, &genome, MIN_INTRON, &path.display().to_string()))
     });
     let truth = truth.transpose()?;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::Common;
+use super::{Common, genes};
 use crate::genome::alias::Aliases;
-use crate::genome::annotation::Annotation;
+use crate::genome::annotation::Fates;
 use crate::genome::region::Region;
 use crate::genome::splice::dataset::{Options, Protocol, SpliceDataset};
 use crate::genome::splice::leakage::Pairs;
@@ -17,7 +17,7 @@ use crate::genome::splice::write::{Description, FOLDER, write_dataset};
 use crate::genome::splice::{GeneModel, Kind, write_bed};
 use crate::genome::twobit::Genome;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-use crate::output::keep_inputs;
+use crate::report::format::count;
 use crate::train::baselines::Baselines;
 use crate::{Error, Result};
 
@@ -143,28 +143,15 @@ struct Source {
 fn open(args: &SourceArgs) -> Result<Source> {
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
     let genome = Genome::open(&args.genome)?;
-    let annotation = Annotation::open(&args.annotation)?;
-    for note in annotation.oddities.notes() {
-        tracing::warn!("{}: {note}", args.annotation.display());
-    }
-    let model = GeneModel::new(annotation, &genome, &aliases)?;
-    if !model.unplaced.is_empty() {
-        let transcripts: u64 = model.unplaced.values().sum();
-        let names: Vec<_> = model.unplaced.keys().take(5).map(String::as_str).collect();
-        tracing::warn!(
-            "{transcripts} transcripts lie on {} sequences that the genome lacks ({}{}): left out",
-            model.unplaced.len(),
-            names.join(", "),
-            if model.unplaced.len() > 5 { ", ..." } else { "" }
-        );
-    }
+    let model = genes::open(&args.annotation, &genome, &aliases)?;
     Ok(Source { genome, aliases, model })
 }
 
 #[derive(Serialize)]
 struct SitesResult {
     out: String,
-    transcripts: u64,
+    transcripts: Fates,
+    feature_lines: Fates,
     introns: u64,
     gt_ag_introns: u64,
     gt_ag_share: f64,
@@ -173,14 +160,15 @@ struct SitesResult {
 }
 
 fn sites(args: &SitesArgs, common: &Common) -> Result<()> {
-    keep_inputs(&args.out, [args.source.genome.as_path(), args.source.annotation.as_path()])?;
     let source = open(&args.source)?;
     let model = source.model.with_biotypes(&args.source.biotype)?;
     let table = model.sites(&source.genome, args.source.min_intron);
+    source.genome.check()?;
     write_bed(&args.out, &source.genome, &table.sites)?;
     let result = SitesResult {
         out: args.out.display().to_string(),
-        transcripts: model.transcripts.len() as u64,
+        transcripts: model.fates.clone(),
+        feature_lines: model.lines.clone(),
         introns: table.introns,
         gt_ag_introns: table.gt_ag,
         gt_ag_share: table.gt_ag_share(),
@@ -189,15 +177,26 @@ fn sites(args: &SitesArgs, common: &Common) -> Result<()> {
     };
     common.print(&result, |r| {
         format!(
-            "{} donors and {} acceptors of {} introns in {} transcripts, written to {}\n{:.1} % of the introns read GT..AG",
+            "{} donors and {} acceptors of {} introns in {} transcripts, written to {}\n{:.1} % of the introns read GT..AG\n{}",
             r.donors,
             r.acceptors,
             r.introns,
-            r.transcripts,
+            r.transcripts.used,
             r.out,
-            100.0 * r.gt_ag_share
+            100.0 * r.gt_ag_share,
+            accounts(&r.transcripts, &r.feature_lines)
         )
     })
+}
+
+/// What became of transcripts and feature lines, a line each.
+fn accounts(transcripts: &Fates, lines: &Fates) -> String {
+    let account = |(name, fates): (&str, &Fates)| {
+        let notes = fates.notes();
+        let rest = if notes.is_empty() { String::new() } else { format!("; left out: {}", notes.join(", ")) };
+        format!("{name}: {} of {} used{rest}", count(fates.used), count(fates.all()))
+    };
+    [("transcripts", transcripts), ("feature lines", lines)].map(account).join("\n")
 }
 
 #[derive(Serialize)]
@@ -225,6 +224,7 @@ fn dataset(args: &DatasetArgs, common: &Common) -> Result<()> {
     let dataset = SpliceDataset::build(&source.genome, &source.model, &options)?;
     warn_if_small(&dataset);
     let description = Description::new(&dataset, &source.genome, &args.source.annotation, args.k);
+    source.genome.check()?;
     write_dataset(&args.out, &source.genome, &dataset, &description)?;
     let baselines = Baselines::of_dataset(&dataset)
         .inspect_err(|error| tracing::warn!("the baselines cannot be trained on this dataset: {error}"))
@@ -300,6 +300,7 @@ fn human(result: &DatasetResult) -> String {
          conflicting classes; negatives not found: {}",
         dropped.incomplete, dropped.duplicate, dropped.conflicting, dropped.missing_negatives
     );
+    let _ = writeln!(text, "{}", accounts(&d.transcripts, &d.feature_lines));
     let _ = writeln!(text, "\n{:<28}{:>12}{:>12}{:>12}", "leakage", "train/dev", "train/test", "dev/test");
     let leakage = &d.leakage;
     for (name, pairs) in [

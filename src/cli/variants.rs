@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Common, config};
+use super::{Common, config, genes};
 use crate::genome::alias::Aliases;
-use crate::genome::annotation::Annotation;
 use crate::genome::region::Region;
-use crate::genome::splice::GeneModel;
 use crate::genome::twobit::Genome;
 use crate::inference::journal;
 use crate::inference::scan::Positions;
@@ -17,7 +15,6 @@ use crate::inference::splice::SpliceScorer;
 use crate::inference::variants::genes::Genes;
 use crate::inference::variants::{Annotator, Options, Summary, saturation};
 use crate::lossy;
-use crate::output::keep_inputs;
 use crate::report::format::{count, short};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -93,13 +90,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let found = format!("--distance {} and --max-bases {}", args.distance, args.max_bases);
         return Err(Error::usage(found, "give at most 10,000 bases for each"));
     }
-    let inputs = [Some(&args.genome), args.vcf.as_ref(), args.annotation.as_ref()];
-    keep_inputs(&args.out, inputs.into_iter().flatten().map(PathBuf::as_path))?;
     let genome = Genome::open(&args.genome)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
     let region = args.saturation.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
     let genes = args.annotation.as_ref().map(|path| {
-        let model = GeneModel::new(Annotation::open(path)?, &genome, &aliases)?;
+        let model = genes::open(path, &genome, &aliases)?;
         Ok::<_, Error>(Genes::new(&model))
     });
     let genes = genes.transpose()?;

@@ -209,6 +209,8 @@ pub struct Launch {
     pub arguments: Vec<Argument>,
     /// What it costs at the least, for profiles; nothing depends on it.
     pub work: Work,
+    /// Sums that a product's kernel takes out of its registers: elements of the result, for each part of k. For plans, as `work`.
+    pub sums: usize,
     /// The counts among the arguments, for messages: they tell the shapes.
     sizes: Vec<usize>,
     /// A count that the kernel's type for it cannot hold.
@@ -225,6 +227,7 @@ impl Launch {
             shared_bytes: 0,
             arguments: Vec::new(),
             work: Work::default(),
+            sums: 0,
             sizes: Vec::new(),
             oversized: None,
         }
@@ -233,6 +236,12 @@ impl Launch {
     /// States what the launch costs at the least.
     pub fn work(mut self, work: Work) -> Self {
         self.work = work;
+        self
+    }
+
+    /// States how many sums a product's kernel takes out of its registers: its way out costs as much again as its loop where k is short.
+    pub fn sums(mut self, sums: usize) -> Self {
+        self.sums = sums;
         self
     }
 

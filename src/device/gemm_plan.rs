@@ -140,10 +140,10 @@ impl Sm90Tiles {
         }
     }
 
-    /// Nanoseconds of a step's arithmetic, 2 x 128 x [`columns`](Self::columns) x 64 at 5.9 TFLOP/s a multiprocessor: 780 for the 132 of an H200,
-    /// which cuBLAS sustains there.
+    /// Nanoseconds of a step's arithmetic, 2 x 128 x [`columns`](Self::columns) x 64 at 6.045 TFLOP/s a multiprocessor: 798 for the 132 of
+    /// an H200, which one is known to reach.
     fn step_ns(self) -> usize {
-        2 * SM90_ROWS * self.columns() * SM90_STEP / 5900
+        2 * SM90_ROWS * self.columns() * SM90_STEP / 6045
     }
 
     /// Bytes that a block reads from L2 in a step: its tiles of A and B; in a cluster of two a half of B comes from the other block.
@@ -162,7 +162,7 @@ pub const SM90_THREADS: u32 = 384;
 pub const SM90_SHARED_BYTES: u32 = 227 << 10;
 /// Threads of a block of `gemm_finish_sm90_f32`, and blocks for each tile.
 pub const SM90_FINISH: [u32; 2] = [128, 16];
-/// Multiprocessors of an H100 or H200: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
+/// Multiprocessors of an H100 and an H200: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
 const SM90_BLOCKS: usize = 132;
 /// Bytes a nanosecond that L2 gives: what is said of H100s, unmeasured. See `kernels/notes/gemm.md`.
 const SM90_L2: usize = 6500;
@@ -306,10 +306,13 @@ mod tests {
     fn clusters_are_for_products_that_wait_for_l2() {
         let prefers_in = |shape, m, n, k, parts| Sm90Plan::new(m, n, k, parts, shape).unwrap().prefers_clusters();
         let prefers = |m, n, k, parts| prefers_in(Sm90Tiles::Together, m, n, k, parts);
-        assert_eq!((Sm90Tiles::Together.step_ns(), Sm90Tiles::InTurn.step_ns()), (710, 533));
-        // 94 blocks of 48 KB in 710 ns are 6.5 TB/s, and so are 85 of 40 KB in 533.
+        assert_eq!((Sm90Tiles::Together.step_ns(), Sm90Tiles::InTurn.step_ns()), (693, 520));
+        // 92 blocks of 48 KB in 693 ns are 6.5 TB/s, and so are 83 of 40 KB in 520.
         assert!(prefers(96 * 128, 256, 768, 1) && !prefers(90 * 128, 256, 768, 1));
-        assert!(prefers_in(Sm90Tiles::InTurn, 88 * 128, 192, 768, 1) && !prefers_in(Sm90Tiles::InTurn, 80 * 128, 192, 768, 1));
+        assert!(
+            prefers_in(Sm90Tiles::InTurn, 88 * 128, 192, 768, 1)
+                && !prefers_in(Sm90Tiles::InTurn, 80 * 128, 192, 768, 1)
+        );
         assert!(prefers_in(Sm90Tiles::InTurn, 65_536, 3072, 768, 1));
         for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072), (768, 2304)] {
             assert!(prefers(65_536, n, k, 1), "65,536 x {n} x {k}");

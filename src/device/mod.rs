@@ -6,6 +6,7 @@
 pub mod attention_kernels;
 pub mod attention_pattern;
 mod buffer;
+pub mod chips;
 pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "cust")]

@@ -5,45 +5,20 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::attention_kernels::AttentionPath;
+use super::chips::Chip;
 use super::{Driver, Launch, Work};
 use crate::Result;
 
-/// What a chip can do, from its maker's data sheet.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Chip {
-    /// Its name.
-    pub name: &'static str,
-    /// Compute capability, which kernels are chosen by.
-    pub capability: (u32, u32),
-    /// Multiprocessors.
-    pub multiprocessors: u32,
-    /// Bytes a second of its memory.
-    pub bytes_per_second: f64,
-    /// Dense bf16 additions and multiplications a second.
-    pub flops_per_second: f64,
-    /// Bytes of its memory.
-    pub memory_bytes: u64,
+/// A piece of a planned step: what it costs at the least.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// The kernel's name; `copy`, `fill` and the copies between host and device besides.
+    pub name: String,
+    /// Bytes and arithmetic.
+    pub work: Work,
+    /// Sums that a product's kernel takes out of its registers ([`Launch::sums`]).
+    pub sums: usize,
 }
-
-/// Chips that can be planned for: nvidia.com's data sheets of the H100 and A100 in their SXM form with 80 GB.
-pub const CHIPS: [Chip; 2] = [
-    Chip {
-        name: "H100 SXM",
-        capability: (9, 0),
-        multiprocessors: 132,
-        bytes_per_second: 3.35e12,
-        flops_per_second: 989e12,
-        memory_bytes: 80_000_000_000,
-    },
-    Chip {
-        name: "A100 SXM",
-        capability: (8, 0),
-        multiprocessors: 108,
-        bytes_per_second: 2.039e12,
-        flops_per_second: 312e12,
-        memory_bytes: 80_000_000_000,
-    },
-];
 
 #[derive(Default)]
 struct State {
@@ -51,7 +26,7 @@ struct State {
     next: u64,
     bytes: usize,
     most: usize,
-    launches: Vec<(String, Work)>,
+    launches: Vec<Piece>,
 }
 
 /// The driver. Reading its memory gives zeros: losses and norms of nothing, which are finite.
@@ -72,8 +47,8 @@ impl Planner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything launched, copied and filled since the last call: its name and what it costs at the least.
-    pub fn take_launches(&self) -> Vec<(String, Work)> {
+    /// Everything launched, copied and filled since the last call.
+    pub fn take_launches(&self) -> Vec<Piece> {
         std::mem::take(&mut self.state().launches)
     }
 
@@ -82,15 +57,15 @@ impl Planner {
         self.state().most
     }
 
-    fn note(&self, name: &str, work: Work) -> Result<()> {
-        self.state().launches.push((name.to_owned(), work));
+    fn note(&self, name: &str, work: Work, sums: usize) -> Result<()> {
+        self.state().launches.push(Piece { name: name.to_owned(), work, sums });
         Ok(())
     }
 }
 
 impl Driver for Planner {
     fn describe(&self) -> String {
-        format!("{}, planned", self.chip.name)
+        format!("{}, planned", self.chip.title)
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -122,24 +97,24 @@ impl Driver for Planner {
     }
 
     unsafe fn write(&self, _address: u64, bytes: &[u8]) -> Result<()> {
-        self.note("copy to device", Work::new(bytes.len(), 0))
+        self.note("copy to device", Work::new(bytes.len(), 0), 0)
     }
 
     unsafe fn read(&self, _address: u64, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0);
-        self.note("copy to host", Work::new(bytes.len(), 0))
+        self.note("copy to host", Work::new(bytes.len(), 0), 0)
     }
 
     unsafe fn copy(&self, _source: u64, _target: u64, bytes: usize) -> Result<()> {
-        self.note("copy", Work::new(2 * bytes, 0))
+        self.note("copy", Work::new(2 * bytes, 0), 0)
     }
 
     unsafe fn fill(&self, _address: u64, _byte: u8, bytes: usize) -> Result<()> {
-        self.note("fill", Work::new(bytes, 0))
+        self.note("fill", Work::new(bytes, 0), 0)
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
-        self.note(&launch.kernel, launch.work)
+        self.note(&launch.kernel, launch.work, launch.sums)
     }
 
     fn synchronize(&self) -> Result<()> {

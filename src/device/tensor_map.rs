@@ -57,6 +57,11 @@ impl TensorMap {
         }
     }
 
+    /// Bytes of the innermost dimension, from end to end.
+    pub fn row_bytes(&self) -> u64 {
+        self.dims[0] * self.dtype.size() as u64
+    }
+
     /// A matrix `[rows, columns]` whose rows are `stride` elements apart, in tiles of `tile_rows` x `tile_columns`.
     pub fn matrix(
         buffer: &Buffer,

@@ -3,19 +3,27 @@
 //! Both formats say which exons belong to which transcript; everything about splice sites follows from that. The
 //! format is recognised from the content, gzip (bgzip included) from its magic bytes, so file names do not matter.
 //!
-//! Real files have oddities that are no reason to refuse them. They are handled as [`Oddities`] says, and counted.
+//! Real files have oddities that are no reason to refuse them. They are handled as gffread handles them, or else, where that would make
+//! introns up, left out; [`Oddities`] and [`Fates`] count both, and every transcript and every feature line of the file is in one of the
+//! counts.
 
 mod assemble;
+mod attributes;
+mod fates;
+mod feature;
+mod group;
 mod lines;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use self::fates::{Fates, LeftOut};
+use crate::gunzip;
 use crate::{Error, Result};
 
 /// One of the two strands of a sequence.
@@ -95,20 +103,32 @@ impl Transcript {
     }
 }
 
-/// What was unusual in a file, and how often.
+/// A stretch of a transcript.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exon {
+    /// The sequence's name as the annotation spells it.
+    pub sequence: String,
+    /// The strand it is read from.
+    pub strand: Strand,
+    /// Plus-strand coordinates, 0-based half-open.
+    pub range: Range<u32>,
+}
+
+/// What was unusual about the transcripts that are used, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Oddities {
     /// Exons that overlap or repeat another exon of their transcript: merged with it.
     pub overlapping_exons: u64,
-    /// Transcripts with exons on both strands of one sequence (trans-splicing): left out, their introns are undefined.
-    pub transcripts_on_both_strands: u64,
     /// Transcripts with exons on several sequences (copies under one name, as in pseudo-autosomal regions): one
     /// transcript is made for each sequence.
     pub transcripts_on_several_sequences: u64,
-    /// Transcripts with several exons but no strand: left out.
-    pub transcripts_without_strand: u64,
-    /// GFF3 exons without a `Parent`: left out.
-    pub exons_without_parent: u64,
+    /// Names of several transcripts on one sequence, told apart by their own lines, by the numbers of their exons or by their distance:
+    /// one is made for each.
+    pub transcripts_at_several_places: u64,
+    /// Transcripts without exon lines, whose exons are made of coding and untranslated parts.
+    pub transcripts_of_coding_parts: u64,
+    /// Coding or untranslated parts where their transcript has no exon line, though it has others: taken as exons.
+    pub parts_outside_exons: u64,
 }
 
 impl Oddities {
@@ -116,10 +136,10 @@ impl Oddities {
     pub fn notes(&self) -> Vec<String> {
         let notes = [
             (self.overlapping_exons, "exons overlap another exon of their transcript: merged"),
-            (self.transcripts_on_both_strands, "transcripts have exons on both strands: left out"),
             (self.transcripts_on_several_sequences, "transcripts have exons on several sequences: one made for each"),
-            (self.transcripts_without_strand, "transcripts have several exons but no strand: left out"),
-            (self.exons_without_parent, "exons have no Parent: left out"),
+            (self.transcripts_at_several_places, "names belong to transcripts at several places: one made for each"),
+            (self.transcripts_of_coding_parts, "transcripts have no exon lines: exons made of their CDS and UTR lines"),
+            (self.parts_outside_exons, "CDS and UTR lines lie outside the exons of their transcript: taken as exons"),
         ];
         notes.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
     }
@@ -136,18 +156,25 @@ pub struct Annotation {
     pub transcripts: Vec<Transcript>,
     /// What was unusual.
     pub oddities: Oddities,
+    /// What became of its transcripts.
+    pub fates: Fates,
+    /// What became of its feature lines.
+    pub lines: Fates,
+    /// The exons of transcripts that were left out: their ends may be splice sites.
+    pub doubtful: Vec<Exon>,
+    /// Names of sequences that the file says are circles.
+    pub circular: BTreeSet<String>,
 }
 
 impl Annotation {
-    /// Reads a GFF3 or GTF file, plain or gzipped.
+    /// Reads a GFF3 or GTF file, plain or gzipped; `-` is standard input.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; [`Error::Input`] with the line number if a line is malformed, if the
     /// compressed data is damaged, or if there is no exon.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(Error::io("read", path))?;
-        Self::read(path, BufReader::with_capacity(1 << 17, file))
+        Self::read(path, gunzip::open_text(path)?)
     }
 
     /// As [`Annotation::open`], from any reader; `path` is only named in messages.
@@ -166,7 +193,7 @@ impl Annotation {
                     "give a GFF3 or GTF file (plain or .gz); the genome is a separate option",
                 ));
             }
-            if line == b"##FASTA" || line.starts_with(b">") {
+            if line.trim_ascii_end() == b"##FASTA" || line.starts_with(b">") {
                 break;
             }
             builder.line(number, line)?;
@@ -262,8 +289,8 @@ mod tests {
 
     #[test]
     fn a_file_without_exons_says_what_it_has() {
-        let text = message(&GFF3.replace("\texon\t", "\tCDS\t"));
-        assert!(text.contains("no exon") && text.contains("3 CDS") && text.contains("1 gene"), "{text}");
+        let text = message(&GFF3.replace("\texon\t", "\tsome_part\t"));
+        assert!(text.contains("no exon") && text.contains("3 some_part") && text.contains("1 gene"), "{text}");
         assert!(message("").contains("empty"));
         assert!(message("# only a comment\n").contains("no exon"));
         assert!(message(">chr1\nACGTACGT\n").contains("FASTA"), "{}", message(">chr1\nACGTACGT\n"));
@@ -277,19 +304,24 @@ mod tests {
             chr1\tx\texon\t300\t310\t.\t.\t.\tParent=bare\nchr1\tx\texon\t320\t330\t.\t.\t.\tParent=bare\n\
             chr1\tx\texon\t1\t2\t.\t+\t.\tName=orphan\n##FASTA";
         let annotation = read(&GFF3.replace("##FASTA", more)).unwrap();
+        let left_out = |fates: &Fates| {
+            let left = fates.left_out.iter().map(|(reason, left)| (*reason, left.count, left.first.join(" ")));
+            left.collect::<Vec<_>>()
+        };
         assert_eq!(
-            annotation.oddities,
-            Oddities {
-                overlapping_exons: 1,
-                transcripts_on_both_strands: 1,
-                transcripts_on_several_sequences: 1,
-                transcripts_without_strand: 1,
-                exons_without_parent: 1
-            }
+            left_out(&annotation.fates),
+            [("on_both_strands", 1, "trans".to_owned()), ("without_strand", 1, "bare".to_owned())]
         );
+        let lines = [("of_transcripts_left_out", 4, String::new()), ("without_parent", 1, String::new())];
+        assert_eq!(left_out(&annotation.lines), lines);
+        assert_eq!((annotation.fates.all(), annotation.lines.all()), (6, 14));
+        assert_eq!(annotation.fates.notes()[0], "1 on both strands (trans)");
+        let expected = Oddities { overlapping_exons: 1, transcripts_on_several_sequences: 1, ..Oddities::default() };
+        assert_eq!(annotation.oddities, expected);
         assert_eq!(annotation.transcripts[0].exons, [10..25, 100..200]);
         let names: Vec<_> = annotation.transcripts.iter().map(|t| (t.id.as_str(), t.sequence.as_str())).collect();
         assert_eq!(names, [("t1", "chr1"), ("t2", "chr1"), ("par", "chr1"), ("par", "chr2")]);
-        assert_eq!(annotation.oddities.notes().len(), 5);
+        assert_eq!(annotation.oddities.notes().len(), 2);
+        assert_eq!(annotation.doubtful.len(), 6);
     }
 }

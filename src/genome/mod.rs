@@ -7,6 +7,7 @@ pub mod annotation;
 pub mod checksum;
 pub mod composition;
 pub mod fasta;
+mod mapped;
 pub mod pack;
 pub mod region;
 mod source;

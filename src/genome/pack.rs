@@ -3,7 +3,6 @@
 //! One sequence at a time is in memory, at two bits a base; finished records go to a nameless temporary file beside the
 //! output, because the header that precedes them is known only at the end.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::ops::Range;
@@ -179,7 +178,6 @@ pub struct TwoBitWriter {
     body_length: u64,
     /// Names, and where their records begin in the body.
     entries: Vec<(String, u64)>,
-    names: HashSet<String>,
     /// The largest offset that version 0 can hold; lower in a test of version 1.
     narrow_limit: u64,
 }
@@ -201,7 +199,6 @@ impl TwoBitWriter {
             body: BufWriter::with_capacity(1 << 20, body),
             body_length: 0,
             entries: Vec::new(),
-            names: HashSet::new(),
             narrow_limit: u32::MAX.into(),
         })
     }
@@ -209,15 +206,12 @@ impl TwoBitWriter {
     /// Appends one sequence.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a name that is empty, longer than 255 bytes (the format's limit) or there already;
+    /// [`Error::Usage`] for a name that is empty or longer than 255 bytes (the format's limit);
     /// [`Error::Io`] if the disk is full.
     pub fn add(&mut self, name: &str, sequence: &PackedSequence) -> Result<()> {
         if name.is_empty() || name.len() > MAX_NAME {
             let found = format!("a sequence name of {} bytes", name.len());
             return Err(Error::usage(found, format!("a .2bit holds names of 1 to {MAX_NAME} bytes")));
-        }
-        if !self.names.insert(name.to_owned()) {
-            return Err(Error::usage(format!("the sequence name {name:?} twice"), "give every sequence its own name"));
         }
         self.entries.push((name.to_owned(), self.body_length));
         self.write_record(sequence).map_err(Error::io("write", &self.path))
@@ -246,8 +240,14 @@ impl TwoBitWriter {
     /// offsets) is written only when an offset needs it, because few other programs read it.
     ///
     /// # Errors
-    /// [`Error::Io`], a full disk among the causes; nothing remains under the final name then.
+    /// [`Error::Usage`] for a name that two sequences have; [`Error::Io`], a full disk among the causes. Nothing remains under the
+    /// final name then.
     pub fn finish(self) -> Result<()> {
+        let mut names: Vec<&str> = self.entries.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(name) = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) {
+            return Err(Error::usage(format!("the sequence name {name:?} twice"), "give every sequence its own name"));
+        }
         let mut output = AtomicFile::create(&self.path)?;
         let mut header = self.header(false);
         let last = self.entries.last().map_or(0, |(_, offset)| *offset);
@@ -370,7 +370,6 @@ mod tests {
             writer.narrow_limit = limit;
             writer.add("one", &PackedSequence::from_ascii(b"ACGTNNacgtA").unwrap()).unwrap();
             writer.add("two", &PackedSequence::from_ascii(b"GATTACA").unwrap()).unwrap();
-            assert!(writer.add("two", &PackedSequence::default()).is_err());
             writer.finish().unwrap();
             assert_eq!(std::fs::read(&path).unwrap()[4], version);
             let genome = Genome::open(&path).unwrap();
@@ -390,5 +389,9 @@ mod tests {
         assert!(writer.add(&"x".repeat(256), &PackedSequence::default()).is_err());
         assert!(writer.add("", &PackedSequence::default()).is_err());
         writer.add(&"x".repeat(255), &PackedSequence::default()).unwrap();
+        writer.add("two", &PackedSequence::default()).unwrap();
+        writer.add("one", &PackedSequence::default()).unwrap();
+        writer.add("two", &PackedSequence::default()).unwrap();
+        assert!(writer.finish().unwrap_err().to_string().contains("\"two\" twice"));
     }
 }

@@ -10,17 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
-
+use crate::gunzip::{self, GZIP_MAGIC, Gunzip};
 use crate::{Error, Result};
 
 /// Bytes of text that go from the reading to the parsing thread at once, and how many such pieces may wait.
 const CHUNK: usize = 256 << 10;
 const WAITING: usize = 4;
-
-/// The empty block that ends every bgzip file (SAM specification, section 4.1.2).
-const BGZF_END: [u8; 28] =
-    [0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 0, 0xFF, 6, 0, 0x42, 0x43, 2, 0, 0x1B, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// The reading and decompressing thread, seen from the packing side.
 pub struct Source {
@@ -42,16 +37,22 @@ impl Source {
             (path.to_owned(), Box::new(File::open(path).map_err(Error::io("open", path))?))
         };
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let mut raw = Watched { raw, bytes_read: bytes_read.clone(), tail: Vec::new() };
+        let mut raw = Watched { raw, bytes_read: bytes_read.clone() };
         let mut magic = Vec::new();
         (&mut raw).take(18).read_to_end(&mut magic).map_err(Error::io("read", &name))?;
         refuse_other_formats(&name, &magic)?;
 
         let (full_sender, full) = sync_channel(WAITING);
         let (empty, empty_receiver) = channel();
-        let worker = move || match magic.starts_with(&[0x1F, 0x8B]) {
-            true => send_decompressed(&magic, raw, &full_sender, &empty_receiver),
-            false => send_all(&mut magic.as_slice().chain(raw), &full_sender, &empty_receiver),
+        let worker = move || {
+            let is_packed = magic.starts_with(&GZIP_MAGIC);
+            let mut raw = magic.as_slice().chain(raw);
+            if is_packed {
+                let mut unpacked = Gunzip::new(BufReader::with_capacity(CHUNK, raw));
+                send_all(&mut unpacked, &full_sender, &empty_receiver);
+            } else {
+                send_all(&mut raw, &full_sender, &empty_receiver);
+            }
         };
         // Never joined: after an error it may hang in a read of stdin, and it ends when the channel does.
         thread::Builder::new()
@@ -76,23 +77,9 @@ impl Source {
         let Ok(received) = self.full.recv() else {
             return Err(Error::Failed(format!("the thread that reads {} stopped", self.name.display())));
         };
-        received.map_err(|error| {
-            let place = format!("after line {line}");
-            match error.kind() {
-                io::ErrorKind::UnexpectedEof => Error::input(
-                    &self.name,
-                    place,
-                    "the gzip stream ends too early",
-                    "get the file again: it is cut off",
-                ),
-                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Error::input(
-                    &self.name,
-                    place,
-                    format!("the gzip stream is damaged ({error})"),
-                    "get the file again and check it with `gzip -t`",
-                ),
-                _ => Error::io("read", &self.name)(error),
-            }
+        received.map_err(|error| match gunzip::finding(&error) {
+            Some((found, remedy)) => Error::input(&self.name, format!("after line {line}"), found, remedy),
+            None => Error::io("read", &self.name)(error),
         })
     }
 
@@ -143,34 +130,16 @@ fn send_all(reader: &mut dyn Read, full: &SyncSender<io::Result<Vec<u8>>>, empty
     let _ = full.send(last);
 }
 
-fn send_decompressed(magic: &[u8], raw: Watched, full: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
-    let is_bgzip = magic.len() >= 14 && magic[3] & 4 != 0 && magic[12..14] == *b"BC";
-    let mut decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, magic.chain(raw)));
-    let last = match send_pieces(&mut decoder, full, empty) {
-        // A bgzip file that was cut between two of its blocks is a valid gzip file: only its end block tells.
-        Ok(true) if is_bgzip && decoder.into_inner().into_inner().into_inner().1.tail != BGZF_END => {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-        Ok(true) => Ok(Vec::new()),
-        Ok(false) => return,
-        Err(error) => Err(error),
-    };
-    let _ = full.send(last);
-}
-
-/// Counts the bytes that pass, and keeps the last 28.
+/// Counts the bytes that pass.
 struct Watched {
     raw: Box<dyn Read + Send>,
     bytes_read: Arc<AtomicU64>,
-    tail: Vec<u8>,
 }
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.raw.read(buffer)?;
         self.bytes_read.fetch_add(count as u64, Ordering::Relaxed);
-        self.tail.extend(&buffer[count.saturating_sub(BGZF_END.len())..count]);
-        self.tail.drain(..self.tail.len().saturating_sub(BGZF_END.len()));
         Ok(count)
     }
 }
@@ -197,28 +166,10 @@ fn refuse_other_formats(path: &Path, magic: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+    use crate::gunzip::tests::{containers, gzip};
 
     const TEXT: &[u8] = b">a\nACGTACGTACGTACGTTTTTGGGGGACAGCAGCAGCAGACATATATATATAGGGAGGA\n";
-
-    fn gzip(text: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(text).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    /// A bgzip block: a gzip member whose extra field "BC" holds the size of the block less one.
-    fn bgzip_block(text: &[u8]) -> Vec<u8> {
-        let member = gzip(text);
-        let mut block = member[..10].to_vec();
-        block[3] = 4;
-        block.extend([6, 0, b'B', b'C', 2, 0]);
-        block.extend((member.len() as u16 + 8 - 1).to_le_bytes());
-        block.extend(&member[10..]);
-        block
-    }
 
     fn read_all(bytes: &[u8]) -> Result<Vec<u8>> {
         let folder = tempfile::tempdir().unwrap();
@@ -244,25 +195,12 @@ mod tests {
         assert_eq!(read_all(b"").unwrap(), b"");
         assert!(read_all(&long).unwrap() == long);
         assert!(read_all(&gzip(&long)).unwrap() == long);
-        assert_eq!(read_all(&[gzip(TEXT), gzip(b""), gzip(TEXT)].concat()).unwrap(), TEXT.repeat(2));
-        let bgzip = [bgzip_block(TEXT), bgzip_block(TEXT), BGZF_END.to_vec()].concat();
-        assert_eq!(read_all(&bgzip).unwrap(), TEXT.repeat(2));
-    }
-
-    #[test]
-    fn a_cut_off_or_damaged_stream_is_an_error() {
-        let whole = gzip(TEXT);
-        for length in 2..whole.len() {
-            let message = read_all(&whole[..length]).unwrap_err().to_string();
-            assert!(message.contains("ends too early"), "{length} bytes: {message}");
+        for (what, bytes, is_whole) in containers(TEXT) {
+            match read_all(&bytes) {
+                Ok(text) => assert!(is_whole && text == TEXT, "{what}"),
+                Err(error) => assert!(!is_whole && error.exit_code() == 2, "{what}: {error}"),
+            }
         }
-        let between_blocks = [bgzip_block(TEXT), bgzip_block(TEXT)].concat();
-        assert!(read_all(&between_blocks).unwrap_err().to_string().contains("ends too early"));
-        let mut damaged = whole.clone();
-        let last = damaged.len() - 6;
-        damaged[last] ^= 1;
-        assert!(read_all(&damaged).unwrap_err().to_string().contains("is damaged"));
-        assert!(read_all(&[whole, b"junk".to_vec()].concat()).is_err());
     }
 
     #[test]

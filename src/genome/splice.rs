@@ -20,7 +20,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::alias::Aliases;
-use super::annotation::{Annotation, Strand, Transcript};
+use super::annotation::{Annotation, Exon, Fates, Strand, Transcript};
 pub use super::region::reverse_complement;
 use super::twobit::Genome;
 use crate::output::AtomicFile;
@@ -84,6 +84,13 @@ impl Position {
         self.read(genome, start..end, out)
     }
 
+    /// `NAME:START-END(STRAND)` of the `width` bases around the boundary, 0-based and half-open: what bedtools getfasta calls them.
+    pub fn window_name(&self, genome: &Genome, width: u32) -> String {
+        let name = &genome.sequences()[self.sequence].name;
+        let start = self.boundary.saturating_sub(width / 2);
+        format!("{name}:{start}-{}({})", u64::from(self.boundary) + u64::from(width / 2), self.strand)
+    }
+
     /// Reads plus-strand `range` on this position's strand; false, with `out` empty, if there is an N in it.
     fn read(&self, genome: &Genome, range: Range<u32>, out: &mut Vec<u8>) -> bool {
         genome.decode(self.sequence, range, out);
@@ -145,12 +152,18 @@ impl PlacedTranscript {
 }
 
 /// The transcripts of an annotation, placed on a genome.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GeneModel {
     /// Transcripts on sequences of the genome, in the annotation's order.
     pub transcripts: Vec<PlacedTranscript>,
     /// Transcripts on sequences that the genome lacks, counted by name.
     pub unplaced: BTreeMap<String, u64>,
+    /// What became of the annotation's transcripts.
+    pub fates: Fates,
+    /// What became of its feature lines.
+    pub lines: Fates,
+    /// Ends of exons of transcripts that were left out: sites, as far as anybody knows.
+    doubtful: HashSet<Position>,
 }
 
 /// The distinct sites of a set of transcripts.
@@ -179,9 +192,11 @@ impl SiteTable {
 impl GeneModel {
     /// Places `annotation` on `genome`, whose names for the same sequences may differ as `aliases` says.
     ///
+    /// A transcript that reaches beyond the end of a circular sequence is left out.
+    ///
     /// # Errors
     /// [`Error::Input`] if no sequence of the annotation is in the genome (both lists of names are shown), or if a
-    /// transcript reaches beyond the end of its sequence: then the two belong to different assemblies.
+    /// transcript reaches beyond the end of a sequence that is no circle: then the two belong to different assemblies.
     pub fn new(annotation: Annotation, genome: &Genome, aliases: &Aliases) -> Result<Self> {
         let names: BTreeMap<String, Option<usize>> = annotation
             .sequence_names()
@@ -189,30 +204,47 @@ impl GeneModel {
             .map(|name| (name.to_owned(), aliases.resolve(genome, name)))
             .collect();
         if names.is_empty() {
-            let found = "no transcript is left after leaving out those whose strand is unclear";
-            return Err(Error::input(&annotation.path, "", found, "give an annotation whose exons have a strand"));
+            let found = format!("no transcript is left; left out: {}", annotation.fates.notes().join(", "));
+            let remedy = "give an annotation whose exons have a strand and name one transcript each";
+            return Err(Error::input(&annotation.path, "", found, remedy));
         }
         if names.values().all(Option::is_none) {
             return Err(aliases.no_match_error(genome, &annotation.path, &annotation.sequence_names()));
         }
-        let mut model =
-            Self { transcripts: Vec::with_capacity(annotation.transcripts.len()), unplaced: BTreeMap::new() };
-        for transcript in annotation.transcripts {
+        let Annotation { path, transcripts, mut fates, lines, mut doubtful, circular, .. } = annotation;
+        fates.used = 0;
+        let mut model = Self { fates, lines, ..Self::default() };
+        for transcript in transcripts {
             let Some(sequence) = names.get(&transcript.sequence).copied().flatten() else {
+                model.fates.leave_out("on_sequences_that_the_genome_lacks", &transcript.id);
                 *model.unplaced.entry(transcript.sequence).or_default() += 1;
                 continue;
             };
             let (end, length) = (transcript.span().end, genome.sequences()[sequence].length);
-            if end > length {
+            if end <= length {
+                model.fates.used += 1;
+                model.transcripts.push(PlacedTranscript { sequence, transcript });
+                continue;
+            }
+            if !circular.contains(&transcript.sequence) {
                 let found = format!(
                     "it ends at {end}, but {} in {} has {length} bases",
                     genome.sequences()[sequence].name,
                     genome.path().display()
                 );
-                let remedy = "use the annotation of the same assembly as the genome";
-                return Err(Error::input(&annotation.path, format!("transcript {}", transcript.id), found, remedy));
+                let remedy = "use the annotation of the same assembly as the genome; where the sequence is a circle, GFF3 says so \
+                              (Is_circular=true)";
+                return Err(Error::input(&path, format!("transcript {}", transcript.id), found, remedy));
             }
-            model.transcripts.push(PlacedTranscript { sequence, transcript });
+            model.fates.leave_out("past_the_end_of_a_circular_sequence", &transcript.id);
+            let Transcript { sequence, strand, exons, .. } = transcript;
+            doubtful.extend(exons.into_iter().map(|range| Exon { sequence: sequence.clone(), strand, range }));
+        }
+        for Exon { sequence, strand, range } in doubtful {
+            if let Some(sequence) = aliases.resolve(genome, &sequence) {
+                let end = |boundary| Position { sequence, boundary, strand };
+                model.doubtful.extend([range.start, range.end].map(end));
+            }
         }
         Ok(model)
     }
@@ -239,7 +271,14 @@ impl GeneModel {
                 format!("choose from the annotation's biotypes: {}", known.join(", ")),
             ));
         }
-        Ok(Self { transcripts, unplaced: self.unplaced.clone() })
+        let mut fates = self.fates.clone();
+        fates.used = transcripts.len() as u64;
+        for placed in self.transcripts.iter().filter(|placed| !wanted(placed)) {
+            fates.leave_out("of_other_biotypes", &placed.transcript.id);
+        }
+        let Self { unplaced, lines, doubtful, .. } = self;
+        let (unplaced, lines, doubtful) = (unplaced.clone(), lines.clone(), doubtful.clone());
+        Ok(Self { transcripts, unplaced, fates, lines, doubtful })
     }
 
     /// The distinct sites of introns of at least `min_intron` bases.
@@ -261,10 +300,11 @@ impl GeneModel {
         table
     }
 
-    /// Every boundary between an exon and a gap of any length, so that a decoy is never a site that some transcript has.
+    /// Every boundary between an exon and a gap of any length, so that a decoy is never a site that some transcript has; with the ends
+    /// of the exons of those that were left out.
     pub fn annotated_positions(&self) -> HashSet<Position> {
         let pairs = self.transcripts.iter().flat_map(|p| p.transcript.introns(1).map(|intron| p.sites(&intron)));
-        pairs.flatten().map(|site| site.position).collect()
+        pairs.flatten().map(|site| site.position).chain(self.doubtful.iter().copied()).collect()
     }
 }
 

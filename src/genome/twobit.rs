@@ -6,14 +6,11 @@
 //! (lower-case) blocks, a reserved word and the bases, four to a byte, the first in the high bits, T=0 C=1 A=2 G=3.
 //! Version 0 has 32-bit offsets, version 1 has 64-bit ones. The signature tells the byte order.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
+use super::mapped::MappedFile;
 use crate::{Error, Result};
 
 /// The first word of every `.2bit` file.
@@ -40,9 +37,10 @@ const DECODED: [[u8; 4]; 256] = {
 /// A `.2bit` file, mapped into memory and validated. It is `Sync`: threads share one.
 pub struct Genome {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     sequences: Vec<Sequence>,
-    by_name: HashMap<String, usize>,
+    /// Indices of sequences in the order of their names.
+    by_name: Vec<u32>,
 }
 
 /// One sequence (chromosome, scaffold) of a [`Genome`].
@@ -61,27 +59,29 @@ pub struct Sequence {
 }
 
 impl Genome {
-    /// Maps and validates a file; the bases themselves are not read.
+    /// Maps and validates a file; the bases themselves are not read. What is kept takes at most ten times the file's bytes, and that
+    /// only if the file is all names.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened; [`Error::Input`], with the byte offset, if it is no `.2bit` file, is
     /// cut short, has a block outside its sequence, overlapping blocks, a name twice, or a name that is not UTF-8.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        // Looked at before it is opened: opening a named pipe would wait for a writer.
-        if !fs::metadata(&path).map_err(Error::io("open", &path))?.is_file() {
-            return Err(Error::input(&path, "", "not a regular file, which a .2bit must be", "name a .2bit file"));
-        }
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        // SAFETY: the mapping is private and read-only, and this program never writes a .2bit in place: outputs are
-        // new files renamed over old ones, which leaves a mapped one as it was. What cannot be excluded is another
-        // program that changes or truncates the file while it is mapped: changed bases are read as other bases (every
-        // byte is a valid value here, and nothing that was validated is read twice), truncation ends the process with
-        // SIGBUS.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
+        let map = MappedFile::open(&path, ".2bit")?;
         let sequences = parse(&path, &map)?;
-        let by_name = sequences.iter().enumerate().map(|(index, sequence)| (sequence.name.clone(), index)).collect();
+        map.check()?;
+        let mut by_name: Vec<u32> = (0..sequences.len() as u32).collect();
+        by_name.sort_unstable_by(|&a, &b| sequences[a as usize].name.cmp(&sequences[b as usize].name));
         Ok(Self { path, map, sequences, by_name })
+    }
+
+    /// Whether everything that was read so far is what lay in the file when it was opened: to be asked before results are
+    /// written.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file was changed or cut short since; [`Error::Io`].
+    pub fn check(&self) -> Result<()> {
+        self.map.check()
     }
 
     /// The file this genome was opened from.
@@ -96,7 +96,8 @@ impl Genome {
 
     /// The index of the sequence called `name`.
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.by_name.get(name).copied()
+        let found = self.by_name.binary_search_by(|&index| self.sequences[index as usize].name.as_str().cmp(name));
+        found.ok().map(|at| self.by_name[at] as usize)
     }
 
     /// The packed bases of sequence `index`: base i is `(packed[i / 4] >> (6 - 2 * (i % 4))) & 3`, T=0 C=1 A=2 G=3.
@@ -203,16 +204,19 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Sequence>> {
     }
     // Grown by what is really there, not by what the count claims.
     let mut entries = Vec::new();
-    let mut seen = HashMap::new();
     for _ in 0..count {
         let at = cursor.position;
         let name = cursor.name()?;
-        if let Some(earlier) = seen.insert(name.clone(), at) {
-            return Err(cursor.wrong(at, format!("the name {name:?} a second time (first at byte {earlier})")));
-        }
         let offset = cursor.offset(wide_offsets)?;
         entries.push((name, offset, at));
     }
+    let mut by_name: Vec<u32> = (0..entries.len() as u32).collect();
+    by_name.sort_by(|&a, &b| entries[a as usize].0.cmp(&entries[b as usize].0));
+    if let Some(pair) = by_name.windows(2).find(|pair| entries[pair[0] as usize].0 == entries[pair[1] as usize].0) {
+        let [(name, _, first), (_, _, second)] = [pair[0], pair[1]].map(|index| &entries[index as usize]);
+        return Err(cursor.wrong(*second, format!("the name {name:?} a second time (first at byte {first})")));
+    }
+    drop(by_name);
 
     let index_end = cursor.position;
     let mut claimed = index_end;
@@ -381,6 +385,8 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::genome::pack::{PackedSequence, TwoBitWriter};
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encoder::Encoder;
 use super::tiling::{Blend, Tiling};
+use crate::genome::region::reverse_complement;
 use crate::kmer::sequences::{self, Named};
 use crate::kmer::vocabulary::UNK;
 use crate::{Error, Result};
@@ -112,6 +113,52 @@ pub fn means(encoder: &Encoder, fasta: impl AsRef<Path>) -> Result<Vec<(String, 
     };
     embed(encoder, fasta, sequences::fasta(fasta)?, &options, &mut sink, &mut |_| ())?;
     Ok(all)
+}
+
+/// As [`embed`] with one vector a sequence, which is the mean of its own and that of its reverse complement.
+///
+/// # Errors
+/// As [`embed`]; [`Error::Usage`] for vectors of k-mers or bases.
+pub fn embed_both_strands(
+    encoder: &Encoder,
+    path: &Path,
+    sequences: impl Iterator<Item = Result<Named>>,
+    options: &EmbedOptions,
+    sink: &mut dyn FnMut(Rows) -> Result<()>,
+    progress: &mut dyn FnMut(&Counts),
+) -> Result<Counts> {
+    if !matches!(options.unit, Unit::Mean | Unit::Cls) {
+        return Err(Error::usage("--rc with vectors of k-mers or bases", "leave out --per, for one vector a sequence"));
+    }
+    let with_turned = sequences.flat_map(|sequence| {
+        let turned = sequence.as_ref().ok().map(|sequence| {
+            let mut turned = sequence.clone();
+            reverse_complement(&mut turned.bases);
+            Ok(turned)
+        });
+        [Some(sequence), turned].into_iter().flatten()
+    });
+    let mut first: Option<Vec<f32>> = None;
+    let mut in_pairs = |rows: Rows| match first.take() {
+        None => {
+            first = Some(rows.values.to_vec());
+            Ok(())
+        }
+        Some(mut values) => {
+            values.iter_mut().zip(rows.values).for_each(|(one, other)| *one = (*one + other) / 2.0);
+            sink(Rows { values: &values, ..rows })
+        }
+    };
+    let of_pairs = |counts: &Counts| Counts {
+        sequences: counts.sequences / 2,
+        bases: counts.bases / 2,
+        windowed: counts.windowed / 2,
+        unknown_k_mers: counts.unknown_k_mers / 2,
+        all_unknown: counts.all_unknown / 2,
+        ..*counts
+    };
+    let counts = embed(encoder, path, with_turned, options, &mut in_pairs, &mut |counts| progress(&of_pairs(counts)))?;
+    Ok(of_pairs(&counts))
 }
 
 /// Embeds sequences in their order. `sink` gets the rows of each as they are finished, those of a long one in several

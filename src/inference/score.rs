@@ -3,14 +3,16 @@
 use std::ops::Range;
 
 use super::workers::Workers;
-use crate::Result;
 use crate::device::{DType, Device};
+use crate::genome::region::reverse_complement;
+use crate::genome::splice::Kind;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
 use crate::train::apply::{answers, classify};
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
+use crate::{Error, Result};
 
 /// Bases that a thread of the CPU works on at a time: few enough that the activations of a small model stay in its cache.
 const CPU_BASES: usize = 2048;
@@ -28,20 +30,38 @@ pub struct Scorer {
     classification: Classification,
     device: Device,
     workers: Workers,
+    both_strands: bool,
 }
 
 impl Scorer {
     /// Moves a classifier to `device`. On the CPU it will work on as many threads as rayon's pool has.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for a model that is no classifier; those of the device.
+    /// [`Error::Usage`] for a model that is no classifier; those of the device.
     pub fn new(checkpoint: Checkpoint, device: Device, dtype: DType) -> Result<Self> {
         let Checkpoint { mut model, vocabulary, classification } = checkpoint;
         let classification = classification.ok_or_else(no_classifier)?;
         let dtype = classification.answers_dtype(dtype);
         model.parameters.move_to(&device, dtype)?;
         let workers = Workers::new(device.clone(), dtype)?;
-        Ok(Self { model, vocabulary, classification, device, workers })
+        Ok(Self { model, vocabulary, classification, device, workers, both_strands: false })
+    }
+
+    /// From now on answers are the means of those to a window and to its reverse complement.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model of splice sites: a site is read on its own strand, and turned round it is another place.
+    pub fn on_both_strands(mut self) -> Result<Self> {
+        let is_site =
+            |label: &String| [Kind::Donor, Kind::Acceptor].iter().any(|kind| label.eq_ignore_ascii_case(kind.name()));
+        if self.labels().iter().any(is_site) {
+            return Err(Error::usage(
+                "--rc with a model of splice sites",
+                "leave it out: a site is read on its own strand, and its reverse complement is no site",
+            ));
+        }
+        self.both_strands = true;
+        Ok(self)
     }
 
     /// Names of the classes, in the order of the probabilities.
@@ -83,8 +103,26 @@ impl Scorer {
     /// Class probabilities of windows, `[windows][classes]`, in their order.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for windows that do not fit the model; those of the device.
+    /// [`Error::Usage`] for windows that do not fit the model; those of the device.
     pub fn score<W: AsRef<[u8]> + Sync>(&self, windows: &[W]) -> Result<Vec<Vec<f64>>> {
+        let scores = self.score_as_given(windows)?;
+        if !self.both_strands {
+            return Ok(scores);
+        }
+        let turned: Vec<Vec<u8>> = windows.iter().map(|window| self.turned(window.as_ref())).collect();
+        Ok(means(scores, &self.score_as_given(&turned)?))
+    }
+
+    /// The reverse complement of what the model reads of a sequence.
+    fn turned(&self, bases: &[u8]) -> Vec<u8> {
+        let width = self.width().unwrap_or(bases.len()).min(bases.len());
+        let start = bases.len() / 2 - width / 2;
+        let mut turned = bases[start..start + width].to_vec();
+        reverse_complement(&mut turned);
+        turned
+    }
+
+    fn score_as_given<W: AsRef<[u8]> + Sync>(&self, windows: &[W]) -> Result<Vec<Vec<f64>>> {
         let batches = self.batches(windows);
         let scored = self.workers.run(batches.len(), |tape, batch| {
             let windows: Vec<&[u8]> = windows[batches[batch].clone()].iter().map(AsRef::as_ref).collect();
@@ -103,6 +141,20 @@ impl Scorer {
     /// # Errors
     /// As [`Scorer::score`].
     pub fn score_pairs(&self, pairs: &[LabelledWindow]) -> Result<Vec<Vec<f64>>> {
+        let scores = self.score_pairs_as_given(pairs)?;
+        if !self.both_strands {
+            return Ok(scores);
+        }
+        let turned = |pair: &LabelledWindow| LabelledWindow {
+            bases: self.turned(&pair.bases),
+            second: pair.second.as_ref().map(|second| self.turned(second)),
+            ..LabelledWindow::default()
+        };
+        let turned: Vec<LabelledWindow> = pairs.iter().map(turned).collect();
+        Ok(means(scores, &self.score_pairs_as_given(&turned)?))
+    }
+
+    fn score_pairs_as_given(&self, pairs: &[LabelledWindow]) -> Result<Vec<Vec<f64>>> {
         const TOGETHER: usize = 64;
         let chunks: Vec<_> = pairs.chunks(TOGETHER).collect();
         let scored = self.workers.run(chunks.len(), |tape, chunk| {
@@ -157,4 +209,12 @@ impl Scorer {
         }
         batches
     }
+}
+
+/// Row by row.
+fn means(mut rows: Vec<Vec<f64>>, others: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    for (one, other) in rows.iter_mut().flatten().zip(others.iter().flatten()) {
+        *one = (*one + other) / 2.0;
+    }
+    rows
 }

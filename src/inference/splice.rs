@@ -8,10 +8,10 @@ use crate::genome::region::reverse_complement;
 use crate::genome::splice::{Kind, LABEL_NAMES};
 use crate::{Error, Result};
 
-/// Probabilities are told, compared and counted with so many decimals.
+/// Differences of probabilities are told with so many decimals.
 pub const DECIMALS: usize = 6;
 
-/// A probability in millionths: as exact as it is written, so that what is counted is what can be read in the files.
+/// A probability in millionths: what is counted by thresholds, and differences as exact as they are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Score(pub u32);
 
@@ -143,4 +143,16 @@ pub fn is_candidate(bases: &[u8], at: usize, kind: Kind, strand: Strand) -> bool
         (Kind::Acceptor, Strand::Minus) => b"CT",
     };
     found == Some(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_rounded_to_the_nearest_millionth() {
+        let scores = [-1.0, 0.0, 4.9e-7, 5.1e-7, 0.123_456_4, 0.123_456_6, 1.0, 2.0].map(|p| Score::of(p).0);
+        assert_eq!(scores, [0, 0, 0, 1, 123_456, 123_457, 1_000_000, 1_000_000]);
+        assert_eq!(Score(123_457).value(), 0.123_457);
+    }
 }

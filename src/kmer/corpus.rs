@@ -188,16 +188,18 @@ impl Corpus {
     /// The unmasked batch of `key`: [`Corpus::windows`] as tokens, exactly `budget` of them.
     ///
     /// # Errors
-    /// As [`Corpus::windows`].
+    /// As [`Corpus::windows`]; [`crate::Error::Input`] if the genome's file is no longer what it was.
     pub fn batch(&self, key: &BatchKey, budget: usize) -> Result<Batch> {
         let windows = self.windows(key, budget)?;
         let tokens = |window: &Window| window.bases.len() - (self.vocabulary.k() - 1) + SPECIALS_PER_SEQUENCE;
         let lengths: Vec<usize> = windows.iter().map(tokens).collect();
-        fill::pack(&lengths, |i, k_mers| {
+        let batch = fill::pack(&lengths, |i, k_mers| {
             let Window { sequence, bases, reverse_complement } = windows[i as usize].clone();
             self.vocabulary.encode_packed(self.genome.packed(sequence), bases, reverse_complement, k_mers);
             Ok(())
-        })
+        })?;
+        self.genome.check()?;
+        Ok(batch)
     }
 
     /// The windows of the batch of `key`, which fill exactly `budget` tokens, in the order of the batch.

@@ -1,53 +1,38 @@
 //! Text files line by line, with line numbers, plain or gzip.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
-
+use crate::gunzip;
 use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
 /// The longest line that is read, in bytes: longer than any window of bases, short enough for memory.
 const LONGEST_LINE: usize = 64 << 20;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
-/// Opens `path` for reading; gzip (and bgzip) is recognised by its first bytes, not by the name. A byte order mark is passed over.
+/// Opens `path` (`-` is standard input) for reading; gzip (and bgzip) is recognised by its first bytes, not by the name. A byte order
+/// mark is passed over.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or read.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut file = BufReader::with_capacity(1 << 16, file);
-    let start = file.fill_buf().map_err(Error::io("read", path))?;
-    if start.starts_with(&GZIP_MAGIC) {
-        Ok(without_mark(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))))
-    } else {
-        Ok(without_mark(file))
-    }
+    Ok(without_mark(gunzip::open_text(path)?))
 }
 
 /// The text behind the byte order mark, if there is one. An error will come again where it is read.
-fn without_mark(mut reader: impl BufRead + 'static) -> Box<dyn BufRead> {
+fn without_mark(mut reader: Box<dyn BufRead>) -> Box<dyn BufRead> {
     if reader.fill_buf().is_ok_and(|start| start.starts_with(BYTE_ORDER_MARK)) {
         reader.consume(BYTE_ORDER_MARK.len());
     }
-    Box::new(reader)
+    reader
 }
 
 /// Tells what a failed read of `path` means: content that cannot be understood is bad input, the rest is the system's.
 pub fn read_error(path: &Path, place: String) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |error| match error.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => Error::input(
-            path,
-            place,
-            error.to_string(),
-            "the file is damaged or of another kind: make or fetch it again",
-        ),
-        _ => Error::io("read", path)(error),
+    move |error| match gunzip::finding(&error) {
+        Some((found, remedy)) => Error::input(path, place, found, remedy),
+        None => Error::io("read", path)(error),
     }
 }
 
@@ -106,12 +91,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-
     use super::*;
+    use crate::gunzip::tests::containers;
 
     fn lines(contents: &[u8]) -> Result<Vec<String>> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -129,11 +110,12 @@ mod tests {
         let text = b"one\r\ntwo\n\nfour";
         assert_eq!(lines(text).unwrap(), ["one", "two", "", "four"]);
         assert_eq!(lines(&[BYTE_ORDER_MARK, text].concat()).unwrap(), ["one", "two", "", "four"]);
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text).unwrap();
-        let packed = encoder.finish().unwrap();
-        assert_eq!(lines(&packed).unwrap(), ["one", "two", "", "four"]);
-        assert_eq!(lines(&packed[..packed.len() - 6]).unwrap_err().exit_code(), 2);
+        for (what, bytes, is_whole) in containers(text) {
+            match lines(&bytes) {
+                Ok(lines) => assert!(is_whole && lines == ["one", "two", "", "four"], "{what}"),
+                Err(error) => assert!(!is_whole && error.exit_code() == 2, "{what}: {error}"),
+            }
+        }
         assert!(lines(b"").unwrap().is_empty());
     }
 

@@ -55,7 +55,9 @@ fn tiles(epilogue: Epilogue) -> Sm90Tiles {
 pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()> {
     let ([m, n, k], [lda, ldb, ldc]) = (product.sizes, product.strides);
     let parts = if product.layout == Layout::Tn { sm90_parts(m, n, k) } else { 1 };
-    let Some(plan) = Sm90Plan::new(m, n, k, parts, tiles(epilogue)) else { unreachable!("`takes` has looked at the sizes") };
+    let Some(plan) = Sm90Plan::new(m, n, k, parts, tiles(epilogue)) else {
+        unreachable!("`takes` has looked at the sizes")
+    };
     let a = match product.layout {
         Layout::Tn => matrix(product.a, [k, m], lda, [64, 64]),
         _ => matrix(product.a, [m, k], lda, [128, 64]),
@@ -72,7 +74,7 @@ pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -
     let blocks = plan.blocks(clusters, tape.device().multiprocessors());
     let launch = |name: String| {
         let launch = Launch::new(name, blocks, SM90_THREADS).shared(SM90_SHARED_BYTES).value(plan.arguments);
-        let launch = launch.work(work_of(product, epilogue));
+        let launch = launch.work(work_of(product, epilogue)).sums(m * n * parts);
         launch.tensor_map(a.clone()).tensor_map(b.clone())
     };
     let device = tape.device();

@@ -31,6 +31,15 @@ pub fn decimal(value: f64, digits: usize) -> String {
     if is_zero { text.trim_start_matches('-').into() } else { text }
 }
 
+/// A probability with nine significant digits, which tell any two 32-bit floats apart: what is sorted by the text keeps its order.
+pub fn significant(probability: f64) -> String {
+    let first = if probability > 0.0 { -probability.log10().floor() } else { 0.0 };
+    let decimals = (first + 8.0).clamp(0.0, 40.0) as usize;
+    let text = format!("{probability:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    text.to_owned()
+}
+
 /// A share of one as a percentage: `percent(0.8712, 1)` is `87.1 %`.
 pub fn percent(share: f64, digits: usize) -> String {
     if share.is_finite() { format!("{} %", decimal(100.0 * share, digits)) } else { decimal(share, digits) }
@@ -112,6 +121,22 @@ mod tests {
     fn thousands_are_separated() {
         let numbers = [0, 999, 1000, 86_100_000, u64::MAX].map(count);
         assert_eq!(numbers, ["0", "999", "1,000", "86,100,000", "18,446,744,073,709,551,615"]);
+    }
+
+    #[test]
+    fn nine_digits_keep_ranks() {
+        let texts = [0.0, 1.0, 0.5, 0.123_456_789_4, 0.999_999_999_6, 0.012_345_678_96, 1.5e-12].map(significant);
+        let expected = ["0", "1", "0.5", "0.123456789", "1", "0.012345679", "0.0000000000015"];
+        assert_eq!(texts, expected);
+        for start in [0.999_999_f32, 0.5, 0.030_000_1, 1e-6, 1e-20] {
+            let (mut value, mut before) = (start, -1.0);
+            for _ in 0..100.min(((1.0 - start) / f32::EPSILON) as usize) {
+                let read: f64 = significant(value.into()).parse().unwrap();
+                assert!(read > before, "{value}");
+                assert_eq!(read as f32, value);
+                (before, value) = (read, value.next_up());
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cuda_on_cpu::{GuardedBuffer, Options, TensorElement, TensorSwizzle, TiledTensor};
 use helixgrad::device::attention_kernels::AttentionPath;
@@ -67,13 +67,16 @@ pub fn sample_genome() -> PathBuf {
     if path.is_file() { path } else { name.into() }
 }
 
-/// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set.
+/// The device that `HELIXGRAD_TEST_DEVICE` names: `emulator`, `cuda` or `cuda:1`. `None` where it is not set. A GPU is opened once a process:
+/// each time takes a context and all kernels, which with the tests that ask for a device again and again would take longer than they do.
 pub fn named() -> Option<Device> {
+    static GPU: OnceLock<Device> = OnceLock::new();
     let name = std::env::var("HELIXGRAD_TEST_DEVICE").ok()?;
     if name == "emulator" {
         return Some(device());
     }
-    Some(Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}")))
+    let open = || Device::parse(&name).unwrap_or_else(|error| panic!("HELIXGRAD_TEST_DEVICE: {error}"));
+    Some(GPU.get_or_init(open).clone())
 }
 
 impl Driver for Emulator {

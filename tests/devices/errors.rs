@@ -91,3 +91,23 @@ fn with_check_launches_the_one_that_fails_is_named() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
+
+/// A driver that is newer than our bindings may return what they do not list. Behind the emulated libcuda, whose one function is told to;
+/// the driver reads its environment when it is called, so the test runs itself in another process.
+#[test]
+fn a_status_that_nobody_knows_is_told_as_a_number() {
+    let Some(device) = crate::emulated::named().filter(|device| device.to_string().contains("emulated GPU")) else {
+        println!("skipped: not behind tools/emulated_gpu.sh");
+        return;
+    };
+    if std::env::var_os("EMULATED_GPU_STATUS").is_some() {
+        let error = helixgrad::device::Buffer::on(&device, 16, DType::F32).err().unwrap().to_string();
+        assert!(error.contains("status 4711, for which the driver has no words"), "{error}");
+        return;
+    }
+    let name = "errors::a_status_that_nobody_knows_is_told_as_a_number";
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", name]).env("EMULATED_GPU_STATUS", "cuMemAlloc_v2=4711").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}

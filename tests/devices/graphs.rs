@@ -1,11 +1,12 @@
 //! Launches handed over as graphs: the same work in the same order, the same bits of a training.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::graphs::{Graph, GraphCounts, Graphs, Task};
-use helixgrad::device::{Choices, DType, Device, Driver, Launch};
+use helixgrad::device::{Choices, DType, Device, Driver, GemmChoice, Launch};
 use helixgrad::kmer::corpus::PretrainingData;
 use helixgrad::model::{Head, Model};
 use helixgrad::optim::AdamWConfig;
@@ -15,7 +16,7 @@ use helixgrad::{Error, Result};
 use proptest::prelude::*;
 
 use crate::sampling::{corpus, vocabulary};
-use crate::{config, device, emulated, options};
+use crate::{config, device, emulated, hopper, options};
 
 /// Writes down what it is asked to do, one line for each piece of work, whether in a graph or not.
 #[derive(Default)]
@@ -212,23 +213,28 @@ fn a_graph_is_made_once_and_its_failures_are_told() {
     assert_eq!(graphs.graph_counts().unwrap().alone, 40, "a graph that failed is not used again");
 }
 
+const STEPS: u64 = 6;
+
+/// Losses, norm and weights of a short training.
+fn train(device: &Device, dtype: DType) -> impl PartialEq + use<> {
+    let model = Model::initialise(config(32), Head::MaskedLm, DType::F32, 3).unwrap();
+    let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 11).unwrap();
+    let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
+    let options = options(device, dtype);
+    let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
+    (0..STEPS).for_each(|step| feed.advance(&mut trainer, step, 1e-3).unwrap());
+    let report = trainer.report().unwrap();
+    (report.losses, report.gradient_norm, trainer.model.parameters.host_values().unwrap())
+}
+
 /// A training whose steps are graphs has the bits of one whose launches are single; numbers of masked tokens vary from step to
 /// step, and the sequence of kernels does not. Evaluation in between is a graph of its own.
 #[test]
 fn steps_as_graphs_change_no_bit() {
-    const STEPS: u64 = 6;
-    let train = |device: &Device, dtype| {
-        let model = Model::initialise(config(32), Head::MaskedLm, DType::F32, 3).unwrap();
-        let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 11).unwrap();
-        let (data, vocabulary) = (PretrainingData::Genome(corpus()), vocabulary());
-        let options = options(device, dtype);
-        let feed = Feed::new(&data, &vocabulary, &options, &trainer).unwrap();
-        (0..STEPS).for_each(|step| feed.advance(&mut trainer, step, 1e-3).unwrap());
-        let report = trainer.report().unwrap();
-        (report.losses, report.gradient_norm, trainer.model.parameters.host_values().unwrap())
-    };
-    let chips =
-        emulated::named().map_or_else(|| vec![emulated::device(), emulated::chip((9, 0))], |device| vec![device]);
+    // Hopper's products in clusters as well: a node of a graph is told their size apart.
+    let clusters = hopper(Choices { gemm: GemmChoice::OwnCluster, ..Choices::default() });
+    let mut chips = emulated::named().map_or_else(|| vec![emulated::device()], |device| vec![device]);
+    chips.extend(clusters.runs_sm90().then_some(clusters));
     for chip in chips {
         let expected = train(&chip, DType::Bf16);
         let graphs = Graphs::over(chip);
@@ -237,6 +243,30 @@ fn steps_as_graphs_change_no_bit() {
         println!("{counts:?}");
         assert!(counts.run >= STEPS - 2, "a graph each step from the second or third on: {counts:?}");
         assert!(counts.made <= 2 && counts.changed * 2 < counts.tasks, "{counts:?}");
+    }
+}
+
+/// Kernels in clusters of two are told so in a graph; a driver that will not have it gets their launches one by one. Only a driver has
+/// nodes to tell. The emulated one reads its environment when it is called, so the test runs itself in another process.
+#[test]
+fn clusters_stay_clusters_in_a_graph() {
+    let name = std::env::var("HELIXGRAD_TEST_DEVICE").unwrap_or_default();
+    let open = |graphs| Device::open(&name, Choices { gemm: GemmChoice::OwnCluster, graphs, ..Choices::default() });
+    let Some(device) = emulated::named().filter(|device| name != "emulator" && device.runs_sm90()) else {
+        println!("skipped: no CUDA driver, or not of compute capability 9.0");
+        return;
+    };
+    let refused = std::env::var_os("EMULATED_GPU_STATUS").is_some();
+    let graphs = open(true).unwrap();
+    assert!(train(&graphs, DType::Bf16) == train(&open(false).unwrap(), DType::Bf16));
+    let counts = graphs.graph_counts().unwrap();
+    assert_eq!(counts.run >= STEPS - 2, !refused, "{counts:?}");
+    if !refused && device.to_string().contains("emulated GPU") {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "graphs::clusters_stay_clusters_in_a_graph"]);
+        let output = again.env("EMULATED_GPU_STATUS", "cuGraphKernelNodeSetAttribute=801").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }
 

@@ -158,6 +158,27 @@ fn hopper_kernels_train_as_the_cpu_does() {
     }
 }
 
+/// Products by cuBLASLt, where the device that `HELIXGRAD_TEST_DEVICE` names has it.
+#[test]
+fn cublaslt_trains_as_the_cpu_does() {
+    let name = std::env::var("HELIXGRAD_TEST_DEVICE").unwrap_or_default();
+    if !name.starts_with("cuda") {
+        return eprintln!("skipped: cuBLASLt wants HELIXGRAD_TEST_DEVICE=cuda");
+    }
+    let device = match Device::open(&name, Choices { gemm: GemmChoice::CublasLt, ..Choices::default() }) {
+        Ok(device) => device,
+        Err(error) if error.to_string().contains("cuBLASLt is not on this machine") => {
+            return eprintln!("skipped: {error}");
+        }
+        Err(error) => panic!("{error}"),
+    };
+    for (head_dim, head, steps) in [(32, Head::Cls { labels: 3 }, 2), (64, Head::MaskedLm, 1)] {
+        let (cpu, _) = train(&Device::Cpu, DType::F32, head_dim, head.clone(), steps);
+        let (vendor, _) = train(&device, DType::Bf16, head_dim, head, steps);
+        close(&vendor, &cpu, 0.02);
+    }
+}
+
 /// f32 sums in another order than the CPU does, and takes exp from other functions: both are right to a few units of 2^-24 of
 /// each value, of which a loss gathers thousands.
 #[test]

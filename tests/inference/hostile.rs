@@ -306,3 +306,78 @@ fn full_streams_are_no_panic() {
         assert!(message.contains("cannot write stdout: No space left on device"), "{line}: {message}");
     }
 }
+
+/// A genome that is cut short or written to under a command ends it with an error: no signal, and no results of two files.
+#[test]
+fn a_genome_that_changes_meanwhile_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = slow_splice_model(folder.path());
+    for what in ["cut", "written to"] {
+        let (genome, out) = (folder.path().join("g.2bit"), folder.path().join(what));
+        fs::copy(SAMPLE, &genome).unwrap();
+        let arguments = ["scan", "--model", text(&model), "--genome", text(&genome), "--out", text(&out), "--quiet"];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_helixgrad"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for("no scan begins", || out.join(".partial").exists() || child.try_wait().unwrap().is_some());
+        let mut file = File::options().write(true).open(&genome).unwrap();
+        if what == "cut" {
+            file.set_len(5000).unwrap()
+        } else {
+            file.write_all(b"\x43\x27\x41\x1a").unwrap()
+        }
+        wait_for("it does not end", || child.try_wait().unwrap().is_some());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{what}: {message}");
+        assert!(message.contains("was changed while it was read"), "{message}");
+        assert!(!out.join("sites.bed").exists());
+    }
+}
+
+/// Runs a command in so many MiB of data, for everything that the process needs.
+fn within(mebibytes: usize, arguments: &[&str]) -> std::process::Output {
+    let limited = format!("ulimit -d {}; exec \"$@\"", mebibytes << 10);
+    let program = ["-c", &limited, "bash", env!("CARGO_BIN_EXE_helixgrad"), "--threads", "1", "--quiet"];
+    Command::new("bash").args(program).args(arguments).stdout(Stdio::null()).output().unwrap()
+}
+
+/// A genome in very many pieces takes at most ten times its file, and a record of very many alleles what its line takes.
+#[test]
+fn memory_is_bounded_by_the_file() {
+    const OURS: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (fasta, packed) = (path("g.fa"), path("g.2bit"));
+    let records: String = (0..400_000).map(|number| format!(">contig{number}\nACGTACGT\n")).collect();
+    fs::write(&fasta, &records).unwrap();
+    let run = |limit: usize, arguments: &[&str]| {
+        let output = within(limit, arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} in {limit} MiB: {message}");
+    };
+    run(OURS + 10 * (records.len() >> 20), &["genome", "pack", &fasta, &packed]);
+    let size = fs::metadata(&packed).unwrap().len() as usize >> 20;
+    run(OURS + 10 * size, &["genome", "info", &packed]);
+    run(OURS + 10 * size, &["genome", "info", "--json", &packed]);
+
+    let model = splice_model(folder.path());
+    let sequence = bases(51, 400);
+    let genome = genome(folder.path(), &[("x", &sequence)]);
+    let (vcf, out) = (path("v.vcf"), path("o.vcf"));
+    let record = |alleles: usize| {
+        let alternates = vec!["A,C,G,T"; alleles / 4].join(",");
+        let reference = String::from_utf8_lossy(&sequence[199..201]);
+        format!("x\t200\t.\t{reference}\t{alternates}\t.\t.\t.\n")
+    };
+    let header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n";
+    let text_of = format!("{header}{}{}", record(4000), record(1_000_000));
+    fs::write(&vcf, text_of).unwrap();
+    let arguments = ["variants", "--model", text(&model), "--genome", text(&genome), "--vcf", &vcf, "--out", &out];
+    run(OURS + 100, &arguments);
+    let written = fs::read_to_string(&out).unwrap();
+    assert!(written.lines().last().unwrap().ends_with("HELIXGRAD_SKIPPED=.|too_many_alleles"));
+}

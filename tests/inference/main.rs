@@ -4,6 +4,7 @@
 mod attention;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod placements;
 mod predict;
 mod scan;
 mod support;

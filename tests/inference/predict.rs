@@ -62,6 +62,40 @@ fn every_source_gives_the_same_probabilities() {
     assert!(printed.starts_with(b"name\tprediction\tacceptor\tdonor\tneither\n0\t"));
 }
 
+/// With `--rc` the answer to a sequence is that to its reverse complement, too: the mean of both. The middle is the same bases.
+#[test]
+fn answers_may_be_means_of_both_strands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model_path = model(folder.path(), &["active", "silent"], Some(WIDTH));
+    let windows: Vec<Vec<u8>> = (0..6).map(|seed| bases(seed + 60, WIDTH + seed as usize % 3)).collect();
+    let fasta = |turned: bool| -> String {
+        let of = |bases: &Vec<u8>| if turned { reverse_complement(bases) } else { bases.clone() };
+        windows.iter().map(|bases| format!(">w\n{}\n", String::from_utf8(of(bases)).unwrap())).collect()
+    };
+    fs::write(path("w.fa"), fasta(false)).unwrap();
+    fs::write(path("t.fa"), fasta(true)).unwrap();
+    let predict = |file: &str, extra: &[&str]| -> Vec<f64> {
+        let result = json(&[&["predict", "--model", text(&model_path), "--fasta", &path(file)], extra].concat());
+        let rows = result["windows"].as_array().unwrap().iter();
+        rows.map(|row| row["probabilities"][0].as_f64().unwrap()).collect()
+    };
+    let mut plain = Plain::new(&model_path);
+    let (both, turned, one) = (predict("w.fa", &["--rc"]), predict("t.fa", &["--rc"]), predict("w.fa", &[]));
+    for (index, bases) in windows.iter().enumerate() {
+        let middle = &bases[bases.len() / 2 - WIDTH / 2..][..WIDTH];
+        let expected = (plain.score(middle)[0] + plain.score(&reverse_complement(middle))[0]) / 2.0;
+        assert!((both[index] - expected).abs() < 1e-6);
+        // The middle of an odd sequence is another one from its other end.
+        assert!(bases.len() % 2 == 1 || (both[index] - turned[index]).abs() < 1e-6);
+    }
+    assert!(both.iter().zip(&one).any(|(both, one)| (both - one).abs() > 1e-3));
+    let splice = folder.path().join("splice");
+    fs::create_dir(&splice).unwrap();
+    let message = refused(&["predict", "--model", text(&splice_model(&splice)), "--fasta", &path("w.fa"), "--rc"]);
+    assert!(message.contains("read on its own strand"), "{message}");
+}
+
 #[test]
 fn no_command_writes_over_what_it_reads() {
     let folder = tempfile::tempdir().unwrap();
@@ -75,8 +109,78 @@ fn no_command_writes_over_what_it_reads() {
     fs::write(path("v.vcf"), "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n").unwrap();
     std::os::unix::fs::symlink(path("w.tsv"), path("link.tsv")).unwrap();
     let (table, link, bed, vcf) = (path("w.tsv"), path("link.tsv"), path("w.bed"), path("v.vcf"));
-    let before = [&table, &bed, &vcf, &genome.to_owned()].map(|path| fs::read(path).unwrap());
+    let (aliases, config, page) = (path("aliases.tsv"), path("config.toml"), path("genes.html"));
+    fs::write(&aliases, "chrX\tx\n").unwrap();
+    fs::write(&config, "distance = 10\n").unwrap();
+    fs::write(&page, "##gff-version 3\nx\tt\texon\t151\t155\t.\t-\t.\tParent=g\n").unwrap();
+    let of_model = ["model.safetensors", "config.json", "vocab.txt"].map(|name| format!("{model}/{name}"));
+    let [weights, model_config, vocabulary] = [&of_model[0], &of_model[1], &of_model[2]];
+    let (other_page, beside) = (path("other.html"), path("genes.tsv"));
+    fs::write(&other_page, "<p>mine</p>").unwrap();
+    let index = path("a.npy.index.tsv");
+    fs::write(&index, fs::read(&table).unwrap()).unwrap();
+    let (array, other_table) = (path("a.npy"), path("other.tsv"));
+    let kept = [
+        &table,
+        &bed,
+        &vcf,
+        &genome.to_owned(),
+        &aliases,
+        &config,
+        &page,
+        weights,
+        model_config,
+        vocabulary,
+        &other_page,
+        &index,
+    ];
+    let before = kept.map(|path| fs::read(path).unwrap());
     for arguments in [
+        vec!["predict", "--model", model, "--tsv", &table, "--out", weights],
+        vec!["predict", "--model", model, "--tsv", &table, "--out", model_config],
+        vec!["embed", "--model", model, "--tsv", &table, "--out", vocabulary],
+        vec![
+            "predict",
+            "--model",
+            model,
+            "--bed",
+            &bed,
+            "--genome",
+            genome,
+            "--alias-file",
+            &aliases,
+            "--out",
+            &aliases,
+        ],
+        vec!["variants", "--model", model, "--genome", genome, "--vcf", &vcf, "--config", &config, "--out", &config],
+        vec![
+            "variants",
+            "--model",
+            model,
+            "--genome",
+            genome,
+            "--vcf",
+            &vcf,
+            "--alias-file",
+            &aliases,
+            "--out",
+            &aliases,
+        ],
+        vec![
+            "variants",
+            "--model",
+            model,
+            "--genome",
+            genome,
+            "--saturation",
+            "x:141-150",
+            "--annotation",
+            &page,
+            "--out",
+            &beside,
+        ],
+        vec!["splice", "sites", "--genome", genome, "--annotation", &page, "--alias-file", &aliases, "--out", &aliases],
+        vec!["embed", "--model", model, "--tsv", &index, "--out", &array],
         vec!["predict", "--model", model, "--tsv", &table, "--out", &table],
         vec!["predict", "--model", model, "--tsv", &table, "--out", &link],
         vec!["embed", "--model", model, "--tsv", &table, "--out", &table],
@@ -91,7 +195,21 @@ fn no_command_writes_over_what_it_reads() {
         let message = refused(&arguments);
         assert!(message.contains("is the input"), "{message}");
     }
-    assert!([&table, &bed, &vcf, &genome.to_owned()].map(|path| fs::read(path).unwrap()) == before);
+    // A page that is nobody's input is not written over, either, unless an earlier run made it.
+    for out in [&other_table, &other_page] {
+        let command = ["variants", "--model", model, "--genome", genome, "--saturation", "x:141-150", "--out", out];
+        assert!(refused(&command).contains("other.html"));
+    }
+    assert!(kept.map(|path| fs::read(path).unwrap()) == before);
+    let saturation = path("s.tsv");
+    for _ in 0..2 {
+        json(&["variants", "--model", model, "--genome", genome, "--saturation", "x:141-142", "--out", &saturation]);
+    }
+    // What lies in a model's folder and is nobody's input may be replaced.
+    let predictions = format!("{model}/predictions.tsv");
+    for _ in 0..2 {
+        json(&["predict", "--model", model, "--tsv", &table, "--out", &predictions]);
+    }
     // Regions are called by other names, too.
     let by_alias = helixgrad(&["genome", "extract", genome, "chrX:1-10", "--alias", "chrX=x"]);
     assert!(by_alias.status.success() && by_alias.stdout == helixgrad(&["genome", "extract", genome, "x:1-10"]).stdout);

@@ -8,8 +8,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use bigtools::BigWigRead;
+use helixgrad::device::{DType, Device};
 use helixgrad::genome::annotation::Strand;
 use helixgrad::genome::splice::Kind;
+use helixgrad::inference::score::Scorer;
+use helixgrad::inference::splice::SpliceScorer;
+use helixgrad::train::checkpoint;
 
 use super::support::*;
 
@@ -301,4 +305,22 @@ fn bad_options_are_refused() {
     fs::rename(out.join("config.toml"), out.join(".partial/config.toml")).unwrap();
     scan(&whole, &genome, &out, &["--window", "24"]);
     assert!(out.join("sites.bed").exists());
+}
+
+/// A window of odd width has its extra base behind the boundary, on the strand that it is read on.
+#[test]
+fn odd_windows_are_alike_on_both_strands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = model(folder.path(), &["donor", "acceptor", "neither"], None);
+    let scorer = Scorer::new(checkpoint::load(&path).unwrap(), Device::Cpu, DType::F32).unwrap();
+    let scorer = SpliceScorer::new(scorer, Some(21)).unwrap();
+    let sequence = bases(41, 60);
+    let turned = reverse_complement(&sequence);
+    for at in 0..=sequence.len() {
+        let (plus, minus) =
+            (scorer.window(&sequence, at, Strand::Plus), scorer.window(&turned, sequence.len() - at, Strand::Minus));
+        assert_eq!(plus, minus, "{at}");
+        let expected = at.checked_sub(10).and_then(|start| sequence.get(start..at + 11));
+        assert_eq!(plus.as_deref(), expected, "{at}");
+    }
 }

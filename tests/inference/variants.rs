@@ -169,7 +169,11 @@ fn deltas_are_those_of_whole_haplotypes() {
         for (line, (position, at, replaced, inserted)) in lines.zip(&asked) {
             for (value, strand) in field(line, "HELIXGRAD").unwrap().split(',').zip(STRANDS) {
                 let columns: Vec<&str> = value.split('|').collect();
-                assert_eq!(columns.len(), 11);
+                assert_eq!(columns.len(), 12);
+                let strongest = (0..4).rev().max_by(|a, b| columns[3 + a].cmp(columns[3 + b])).unwrap();
+                let names = ["acceptor_gain", "acceptor_loss", "donor_gain", "donor_loss"];
+                let is_none = columns[3..7].iter().all(|score| *score == "0.000000");
+                assert_eq!(columns[11], if is_none { "." } else { names[strongest] }, "{value}");
                 assert_eq!(columns[2], strand.to_string());
                 let deltas = expected(&mut plain, &sequence, *at, (*replaced, inserted), strand, gt_ag);
                 for (index, (score, base)) in deltas.into_iter().enumerate() {
@@ -296,6 +300,15 @@ fn genes_give_strand_and_name() {
     let record = |position: usize| format!("x\t{position}\t.\t{}\t{}\t.\t.\t.\n", base(position), other(position));
     let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
     let records: String = [100, 101, 290, 400, 460, 515].map(record).concat();
+    // A base put in just before a gene, just behind one, and a base farther on.
+    let insertion = |position: usize| {
+        let new = *b"ACGT"
+            .iter()
+            .find(|new| [base(position), base(position + 1)].iter().all(|b| *b != char::from(**new)))
+            .unwrap();
+        format!("x\t{position}\t.\t{}\t{}{}\t.\t.\t.\n", base(position), base(position), char::from(new))
+    };
+    let records = records + &[100, 480, 481].map(insertion).concat();
     fs::write(&vcf, format!("{HEADER}{records}")).unwrap();
     annotate(&model, &genome, &vcf, &out, &["--annotation", super::support::text(&gff)]);
     let written = fs::read_to_string(&out).unwrap();
@@ -307,7 +320,17 @@ fn genes_give_strand_and_name() {
             values.map(|value| value.split('|').skip(1).take(2).collect::<Vec<_>>().join(" ")).collect()
         })
         .collect();
-    let expected: [&[&str]; 6] = [&[], &["plus%2C1 +"], &["plus%2C1 +", "minus -"], &["minus -"], &["Twin +"], &[]];
+    let expected: [&[&str]; 9] = [
+        &[],
+        &["plus%2C1 +"],
+        &["plus%2C1 +", "minus -"],
+        &["minus -"],
+        &["Twin +"],
+        &[],
+        &["plus%2C1 +"],
+        &["Twin +"],
+        &[],
+    ];
     assert_eq!(genes, expected);
     assert!(written.contains("|no_gene"));
 }
@@ -599,4 +622,74 @@ fn columns_but_info(contents: &[u8]) -> Vec<Vec<u8>> {
         kept.extend(columns.filter(|(index, _)| *index != 7).map(|(_, column)| column.to_vec()));
     }
     kept
+}
+
+/// An assembly has R at 100, for which VCF 4.3 wants the first base that it stands for, A; the .2bit has N there. That is no mismatch,
+/// and nothing that could be scored.
+#[test]
+fn where_the_assembly_has_a_code_no_reference_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let mut sequence = bases(17, 300);
+    sequence[99] = b'R';
+    let genome = genome(folder.path(), &[("x", &sequence)]);
+    let base = |position: usize| char::from(sequence[position - 1]);
+    let other = if base(200) == 'A' { 'C' } else { 'A' };
+    let records = format!(
+        "x\t100\t.\tA\tG\t.\t.\t.\nx\t98\t.\t{}{}A{}\t{}\t.\t.\t.\nx\t100\t.\tR\tG\t.\t.\t.\nx\t200\t.\t{}\t{other}\t.\t.\t.\n",
+        base(98),
+        base(99),
+        base(101),
+        base(98),
+        base(200),
+    );
+    let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
+    fs::write(&vcf, format!("{HEADER}{records}")).unwrap();
+    let summary = annotate(&model, &genome, &vcf, &out, &[]);
+    assert_eq!((&summary["scored"], &summary["skipped"]["unknown_bases"]), (&1.into(), &3.into()));
+    // Elsewhere a REF is what the genome has.
+    let wrong = if base(101) == 'A' { 'C' } else { 'A' };
+    fs::write(&vcf, format!("{HEADER}x\t100\t.\tA{wrong}\tG\t.\t.\t.\n")).unwrap();
+    let command = ["variants", "--model", text(&model), "--genome", text(&genome), "--vcf", text(&vcf)];
+    assert!(refused(&[&command[..], &["--out", text(&out)]].concat()).contains("line 4"));
+}
+
+/// `bcftools +split-vep` takes the names of the columns from our header, and from a pipe come what other programs print.
+#[test]
+fn other_programs_read_what_is_written_and_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = splice_model(folder.path());
+    let sequence = bases(18, 300);
+    let genome = genome(folder.path(), &[("x", &sequence)]);
+    let (base, other) = (char::from(sequence[199]), if sequence[199] == b'A' { 'C' } else { 'A' });
+    let (vcf, out, piped) =
+        (folder.path().join("in.vcf"), folder.path().join("out.vcf"), folder.path().join("piped.vcf"));
+    fs::write(&vcf, format!("{HEADER}x\t200\t.\t{base}\t{other}\t.\t.\t.\n")).unwrap();
+    annotate(&model, &genome, &vcf, &out, &[]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_helixgrad"))
+        .args(["variants", "--quiet", "--vcf", "-", "--model", text(&model), "--genome", text(&genome)])
+        .args(["--out", text(&piped)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(&vcf).unwrap()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(fs::read(&out).unwrap() == fs::read(&piped).unwrap());
+    let to_stdout = ["variants", "--model", text(&model), "--genome", text(&genome), "--vcf", text(&vcf), "--out", "-"];
+    assert!(refused(&to_stdout).contains("the output -"));
+
+    let Ok(listed) = Command::new("bcftools").args(["+split-vep", "-a", "HELIXGRAD", "-l", text(&out)]).output() else {
+        println!("skipped: bcftools is not installed");
+        return;
+    };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.split('\t').nth(1)).collect();
+    let expected = "ALLELE GENE STRAND DS_AG DS_AL DS_DG DS_DL DP_AG DP_AL DP_DG DP_DL Consequence";
+    assert_eq!(names.join(" "), expected, "{listed}");
+    let query = ["+split-vep", "-a", "HELIXGRAD", "-d", "-f", "%ALLELE %STRAND %DS_DL\n", text(&out)];
+    let answer = Command::new("bcftools").args(query).output().unwrap();
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(answer.lines().count(), 2, "{answer}");
+    assert!(answer.starts_with(&format!("{other} + 0.")), "{answer}");
 }

@@ -4,11 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use clap::Parser;
+use helixgrad::device::{DType, Device};
+use helixgrad::philox::Philox;
 
+#[path = "../../benches/common/inputs.rs"]
+mod inputs;
 #[allow(dead_code)]
 #[path = "../../benches/common/options.rs"]
 mod options;
 
+use inputs::Inputs;
 use options::{Options, split};
 
 #[test]
@@ -39,4 +44,28 @@ fn options_of_the_benches_are_told_from_criterions() {
         let (ours, rest) = split(wrong.split(' ').map(str::to_owned));
         assert!(rest.is_empty() && Options::try_parse_from(ours).is_err(), "{wrong}");
     }
+}
+
+/// Four ways to compute each shape draw no more than one does, and whatever the cores, each number is the one of its index.
+#[test]
+fn inputs_are_drawn_once_and_as_one_thread_draws_them() {
+    let alone = |count: u64, deviation: f64, seed| -> Vec<f32> {
+        let draws = Philox::new(seed, 0, 0xBE);
+        (0..count).map(|index| ((draws.uniform(index) - 0.5) * deviation * 12f64.sqrt()) as f32).collect()
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+    pool.install(|| {
+        let inputs = Inputs::default();
+        let draw = |dtype, count: usize, deviation, seed| {
+            inputs.random(&Device::Cpu, dtype, count, deviation, seed).unwrap().to_f32().unwrap()
+        };
+        for _way in 0..4 {
+            for (count, deviation, seed) in [(1000, 1.0, 1), (70_001, 1.0, 1), (70_001, 1.0, 101), (500, 0.01, 1)] {
+                assert_eq!(draw(DType::F32, count, deviation, seed), alone(count as u64, deviation, seed));
+            }
+        }
+        let rounded = |value: f32| half::bf16::from_f32(value).to_f32();
+        assert_eq!(draw(DType::Bf16, 300, 1.0, 1), alone(300, 1.0, 1).into_iter().map(rounded).collect::<Vec<_>>());
+        assert_eq!(inputs.drawn(), 2 * 70_001 + 500);
+    });
 }

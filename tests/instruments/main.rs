@@ -85,7 +85,21 @@ fn a_step_of_dnabert_is_planned_without_a_gpu() {
     let fills: f64 =
         kernels.iter().filter(|row| row["kernel"] == "fill").map(|row| row["share"].as_f64().unwrap()).sum();
     let mfu = kept["mfu_at_most"].as_f64().unwrap() / (1.0 - fills);
-    assert!((0.7..1.0).contains(&mfu), "{mfu}");
+    // The products alone cannot pass what cuBLAS reaches, 81 % of the data sheet's rate.
+    assert!((0.6..0.81).contains(&mfu), "{mfu}");
+    assert!(number(&kept, "data_sheet_milliseconds") < number(&kept, "floor_milliseconds"));
+    for kernel in kernels {
+        let floors = &kernel["floors"];
+        let each = ["memory", "arithmetic", "issue"].map(|part| floors[part].as_f64().unwrap_or(0.0));
+        let (largest, sum) = (each.into_iter().fold(0.0, f64::max), number(kernel, "floor_milliseconds"));
+        // Of calls of several shapes each has its own largest.
+        assert!(sum > 0.999 * largest && sum <= each.iter().sum::<f64>(), "{kernel}");
+        // Copies have no instructions, and the sort of tokens no hot loop that moves its bytes.
+        let known = floors["issue"].is_number() || !kernel["kernel"].as_str().unwrap().contains("bf16");
+        assert!(known, "tests/issue_budget.toml lacks {kernel}");
+    }
+    let bound = |kernel: &str| kernels.iter().find(|row| row["kernel"] == kernel).unwrap()["bound_by"].clone();
+    assert_eq!(bound("adamw_update_bf16_f32"), "memory");
     let of = |part: &str| kernels.iter().filter(|row| row["kernel"].as_str().unwrap().contains(part)).count();
     assert!(of("sm90") >= 5, "{kernels:?}");
     // The same products, whatever runs them: 6 FLOP a weight and token, and attention's.
@@ -102,6 +116,35 @@ fn a_step_of_dnabert_is_planned_without_a_gpu() {
         rows.filter(|row| row["kernel"] == "column_sums_partial_bf16").map(|row| number(row, "calls")).sum()
     };
     assert_eq!([&kept, &split].map(passes), [1.0, 13.0]);
+}
+
+/// One table of chips. What nobody here knows of one is said to be unknown, and one that no kernel runs on is not planned for.
+#[test]
+fn chips_are_listed_with_what_is_known_of_them() {
+    let chips = json(&["plan", "--preset", "mini", "--chips"]);
+    let names: Vec<_> = chips.as_array().unwrap().iter().map(|chip| chip["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["h200", "h100", "a100", "b200", "rtx4090", "rtx5090", "t4", "v100"]);
+    let listed = printed(&["plan", "--preset", "mini", "--chips"]);
+    let row = |name: &str| listed.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned();
+    assert!(row("h200").contains("4.30 (4.80)") && row("h200").contains("798 (989)"), "{listed}");
+    assert!(row("b200").contains("unknown (8.00)") && row("b200").contains("PTX"), "{listed}");
+    assert!(row("t4").contains("none") && listed.contains("h200, memory: a device-to-device copy, measured elsewhere"));
+    let small = |chip: &str| json(&["plan", "--preset", "mini", "--batch", "4", "--chip", chip]);
+    for (chip, code, known) in
+        [("h100", "hopper", true), ("rtx4090", "ampere", true), ("b200", "ptx", false), ("rtx5090", "ptx", false)]
+    {
+        let plan = small(chip);
+        assert_eq!((&plan["chip"]["name"], &plan["code"]), (&chip.into(), &code.into()));
+        let kernels = plan["kernels"].as_array().unwrap();
+        assert_eq!(kernels.iter().any(|kernel| kernel["floors"]["issue"].is_number()), known, "{chip}");
+    }
+    for chip in ["t4", "v100"] {
+        let output = helixgrad(&["plan", "--preset", "mini", "--chip", chip]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("no kernel here runs on a") && message.contains("--chips"), "{message}");
+    }
+    assert_eq!(helixgrad(&["plan", "--preset", "mini", "--chip", "h300"]).status.code(), Some(2));
 }
 
 #[test]

@@ -28,6 +28,10 @@ fn strict_datasets_are_balanced_labelled_and_free_of_leakage() {
         for part in Part::ALL {
             let [donors, _, neither] = dataset.counts(part);
             assert_eq!(donors, neither, "{part:?}");
+            // As many decoys with GT as with AG.
+            let of = |kind| dataset.part(part).iter().filter(|row| row.origin == Origin::Decoy(kind)).count() as u64;
+            let decoys = [of(Kind::Donor), of(Kind::Acceptor)];
+            assert_eq!(decoys, [neither.div_ceil(2), neither / 2], "{part:?}");
         }
         for (part, row) in all_rows(&dataset) {
             let mut bases = Vec::new();
@@ -178,6 +182,32 @@ fn given_regions_are_held_out_with_the_genes_that_reach_into_them() {
     assert!(message.contains("s2:5201-5700 reach into test and dev regions"), "{message}");
 }
 
+/// Genes closer to each other than a window is wide are one locus, which no boundary of parts cuts.
+#[test]
+fn neighbours_within_a_window_are_in_one_part() {
+    let made_up = made_up(20);
+    // Behind gene 5 of s2, which covers 5200..5700; its window reaches to 5740.
+    let neighbour = |gap: usize| {
+        let start = 5700 + gap;
+        let exon = |from: usize, to: usize| format!("s2\th\texon\t{from}\t{to}\t.\t+\t.\tParent=near;biotype=x\n");
+        format!("{}{}{}", made_up.gff3, exon(start + 1, start + 70), exon(start + 170, start + 250))
+    };
+    let region = |index, range| Region { index, range };
+    let split = Split::Regions { test: vec![region(1, 5_000..5_500)], dev: vec![region(0, 0..4_000)] };
+    for (gap, part) in [(1, Part::Test), (30, Part::Test), (79, Part::Test), (80, Part::Train)] {
+        let model = model(&made_up.genome, &neighbour(gap), &[]).unwrap();
+        let dataset = SpliceDataset::build(&made_up.genome, &model, &strict(split.clone())).unwrap();
+        let of_neighbour = |row: &&(Part, &helixgrad::genome::splice::dataset::Window)| {
+            let position = row.1.position;
+            row.1.label() == 0 && position.sequence == 1 && position.boundary == (5770 + gap) as u32
+        };
+        let parts: Vec<Part> =
+            all_rows(&dataset).collect::<Vec<_>>().iter().filter(of_neighbour).map(|row| row.0).collect();
+        assert_eq!(parts, [part], "{gap}");
+        check_every_pair_of_rows(&dataset);
+    }
+}
+
 #[test]
 fn the_folder_holds_what_the_rows_say() {
     let made_up = made_up(20);
@@ -192,10 +222,13 @@ fn the_folder_holds_what_the_rows_say() {
     write_dataset(&out, &made_up.genome, &dataset, &describe(6)).unwrap();
     for part in Part::ALL {
         let text = fs::read_to_string(out.join(format!("{}.tsv", part.name()))).unwrap();
-        assert_eq!(text.lines().next(), Some("sequence\tlabel"));
+        assert_eq!(text.lines().next(), Some("sequence\tlabel\tname"));
         assert_eq!(text.lines().count(), dataset.part(part).len() + 1);
         for (line, row) in text.lines().skip(1).zip(dataset.part(part)) {
-            let (kmers, label) = line.split_once('\t').unwrap();
+            let [kmers, label, name] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let Position { sequence, boundary, strand } = row.position;
+            let place = format!("s{}:{}-{}({strand})", sequence + 1, boundary - 40, boundary + 40);
+            assert_eq!(name, place);
             let kmers: Vec<_> = kmers.split(' ').collect();
             assert_eq!(kmers.len(), 75);
             assert!(kmers.iter().zip(row.bases.windows(6)).all(|(kmer, bases)| kmer.as_bytes() == bases));
@@ -223,6 +256,11 @@ fn the_folder_holds_what_the_rows_say() {
         for other in Part::ALL {
             let touches = regions(other.name()).iter().any(|region| region.touches(&window));
             assert_eq!(touches, part == other, "{part:?} {other:?} {window:?}");
+            let holds = |region: &Region| {
+                let (of, its) = (&region.range, &window.range);
+                region.index == window.index && of.start <= its.start && its.end <= of.end
+            };
+            assert_eq!(regions(other.name()).iter().any(holds), part == other, "{part:?} {other:?} {window:?}");
         }
     }
     assert_eq!((regions("test").len(), regions("dev").len()), (1, 1));

@@ -1,5 +1,6 @@
 //! Annotations, splice sites, datasets: coordinates checked by hand, properties, and the figures of real files.
 
+mod accounts;
 mod commands;
 mod coordinates;
 mod datasets;

@@ -31,6 +31,7 @@ fn real(folder: &Path, fasta: &Path, annotation: &Path, alias: &[&str]) -> (Geno
     let genome = Genome::open(&packed).unwrap();
     let annotation = Annotation::open(annotation).unwrap();
     assert_eq!(annotation.oddities, Oddities::default());
+    assert!(annotation.fates.left_out.is_empty(), "{:?}", annotation.fates);
     let model = GeneModel::new(annotation, &genome, &aliases(alias)).unwrap();
     (genome, model)
 }

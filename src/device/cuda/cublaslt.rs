@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::sys::CUstream;
 
+use super::library::{Failure, cublaslt, describe, driver};
 use crate::device::DType;
 use crate::device::product::{Layout, Product};
 use crate::{Error, Result};
@@ -101,10 +102,12 @@ impl CublasLt {
             ));
         }
         let cannot = |what: &str, why: String| Error::Failed(format!("cuBLASLt cannot {what}: {why}"));
-        let handle = result::create_handle().map_err(|error| cannot("start", error.to_string()))?;
-        // SAFETY: the memory is workspace, which the library writes before it reads.
-        let workspace = unsafe { cudarc::driver::result::malloc_sync(WORKSPACE_BYTES) }
-            .map_err(|error| cannot("have a workspace of 32 MiB", error.to_string()))?;
+        let (mut handle, mut workspace) = (std::ptr::null_mut(), 0);
+        // SAFETY: the library is present, and writes one handle.
+        unsafe { cublaslt::cublasLtCreate(&raw mut handle) }.map_err(|error| cannot("start", words(error)))?;
+        // SAFETY: the driver is present and its context current; the memory is workspace, which the library writes before it reads.
+        unsafe { driver::cuMemAlloc_v2(&raw mut workspace, WORKSPACE_BYTES) }
+            .map_err(|error| cannot("have a workspace of 32 MiB", describe(error)))?;
         Ok(Self { handle, workspace, plans: Mutex::default() })
     }
 
@@ -113,7 +116,7 @@ impl CublasLt {
     /// # Safety
     /// The addresses of `product` lead to matrices of its sizes and strides in the current context, and the stream belongs to it.
     pub(super) unsafe fn multiply(&self, product: &Product, stream: CUstream) -> Result<bool> {
-        let failed = |error: CublasError| Error::Failed(format!("cuBLASLt cannot compute {product}: {error}"));
+        let failed = |error| Error::Failed(format!("cuBLASLt cannot compute {product}: {}", words(error)));
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key::of(product);
         let plan = match plans.get(&key) {
@@ -130,22 +133,21 @@ impl CublasLt {
         let Some(plan) = plan else { return Ok(false) };
         if let Some(bias) = product.bias {
             // SAFETY: the description lives, and the attribute is a pointer.
-            unsafe { describe(plan.description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias) }
-                .map_err(failed)?;
+            unsafe { set(plan.description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias) }.map_err(failed)?;
         }
         let (alpha, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's promise; alpha and beta are read before the call returns (the default pointer mode, the host's); the
         // workspace has the size that the plan was made for, and the stream keeps its users in order.
         unsafe {
-            result::matmul(
+            cublaslt::cublasLtMatmul(
                 self.handle,
                 plan.description,
                 (&raw const alpha).cast(),
-                (&raw const beta).cast(),
                 product.b as *const c_void,
                 plan.first,
                 product.a as *const c_void,
                 plan.second,
+                (&raw const beta).cast(),
                 product.c as *const c_void,
                 plan.output,
                 product.c as *mut c_void,
@@ -161,7 +163,7 @@ impl CublasLt {
     }
 
     /// Descriptors and the library's choice of algorithm; `None` where it has none.
-    fn plan(&self, product: &Product, alignments: [u32; 3]) -> Result<Option<Plan>, CublasError> {
+    fn plan(&self, product: &Product, alignments: [u32; 3]) -> Result<Option<Plan>, Failure> {
         let (Some(operands), Some(output)) = (data_type(product.operands), data_type(product.output)) else {
             return Ok(None);
         };
@@ -170,24 +172,31 @@ impl CublasLt {
         }
         let call = ColumnMajor::of(product);
         let matrix = |kind, stored: Stored| {
-            result::create_matrix_layout(kind, stored.rows as u64, stored.columns as u64, stored.stride as i64)
+            let (rows, columns, stride) = (stored.rows as u64, stored.columns as u64, stored.stride as i64);
+            let mut layout = std::ptr::null_mut();
+            // SAFETY: the library is present, and writes one handle.
+            unsafe { cublaslt::cublasLtMatrixLayoutCreate(&raw mut layout, kind, rows, columns, stride) }?;
+            Ok::<_, Failure>(layout)
         };
         let first = matrix(operands, call.first.stored)?;
         let second = matrix(operands, call.second.stored)?;
         let c = matrix(output, call.output)?;
-        let description =
-            result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F)?;
-        let preference = result::create_matmul_pref()?;
+        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F);
+        let (mut description, mut preference) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: as above.
+        unsafe { cublaslt::cublasLtMatmulDescCreate(&raw mut description, compute, scale) }?;
+        // SAFETY: as above.
+        unsafe { cublaslt::cublasLtMatmulPreferenceCreate(&raw mut preference) }?;
         let epilogue = match product.bias {
             Some(_) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             None => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
         };
         // SAFETY: description, preference and layouts live; each attribute gets a value of the type that NVIDIA's manual names
         // (32-bit integers, 64-bit sizes).
-        let found = unsafe {
-            describe(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(call.first.transposed))?;
-            describe(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(call.second.transposed))?;
-            describe(description, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        unsafe {
+            set(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(call.first.transposed))?;
+            set(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(call.second.transposed))?;
+            set(description, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
             prefer(preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE_BYTES as u64))?;
             // It assumes 256 bytes unless told.
             let [a, b, c_alignment] = alignments;
@@ -195,15 +204,45 @@ impl CublasLt {
             prefer(preference, Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &a)?;
             prefer(preference, Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c_alignment)?;
             prefer(preference, Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c_alignment)?;
-            let found = result::get_matmul_algo_heuristic(self.handle, description, first, second, c, c, preference);
-            result::destroy_matmul_pref(preference)?;
-            found
+        }
+        let (mut result, mut count) = (MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(), 0);
+        // SAFETY: all handles live; there is room for the one result that is wanted.
+        let found = unsafe {
+            cublaslt::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                description,
+                first,
+                second,
+                c,
+                c,
+                preference,
+                1,
+                result.as_mut_ptr(),
+                &raw mut count,
+            )
         };
+        // SAFETY: nobody uses it any more.
+        unsafe { cublaslt::cublasLtMatmulPreferenceDestroy(preference) }?;
         match found {
-            Ok(found) => Ok(Some(Plan { description, first, second, output: c, algorithm: found.algo })),
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(None),
+            Ok(()) if count == 1 => {
+                // SAFETY: the library has written the result. Of its other fields one is a status, which is not looked at.
+                let algorithm = unsafe { (&raw const (*result.as_ptr()).algo).read() };
+                Ok(Some(Plan { description, first, second, output: c, algorithm }))
+            }
+            Ok(()) => Ok(None),
+            Err(Failure::Status(status)) if status == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32 => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Why the library failed: its statuses are few, and its manual lists them by number.
+fn words(failure: Failure) -> String {
+    match failure {
+        Failure::Status(status) => format!("its status is {status} (cublasStatus_t in NVIDIA's manual)"),
+        Failure::Missing(function) => format!("it has no {function}; install a newer one (CUDA 12.8 or later)"),
     }
 }
 
@@ -212,16 +251,18 @@ use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 
 /// # Safety
 /// The description lives, and the attribute is of type `T`.
-unsafe fn describe<T>(of: sys::cublasLtMatmulDesc_t, attribute: Attribute, value: &T) -> Result<(), CublasError> {
+unsafe fn set<T>(of: sys::cublasLtMatmulDesc_t, attribute: Attribute, value: &T) -> Result<(), Failure> {
+    let (value, bytes) = (std::ptr::from_ref(value).cast(), size_of::<T>());
     // SAFETY: the caller's promise; the value is copied.
-    unsafe { result::set_matmul_desc_attribute(of, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()) }
+    unsafe { cublaslt::cublasLtMatmulDescSetAttribute(of, attribute, value, bytes) }
 }
 
 /// # Safety
 /// The preference lives, and the attribute is of type `T`.
-unsafe fn prefer<T>(of: sys::cublasLtMatmulPreference_t, attribute: Preference, value: &T) -> Result<(), CublasError> {
+unsafe fn prefer<T>(of: sys::cublasLtMatmulPreference_t, attribute: Preference, value: &T) -> Result<(), Failure> {
+    let (value, bytes) = (std::ptr::from_ref(value).cast(), size_of::<T>());
     // SAFETY: the caller's promise; the value is copied.
-    unsafe { result::set_matmul_pref_attribute(of, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()) }
+    unsafe { cublaslt::cublasLtMatmulPreferenceSetAttribute(of, attribute, value, bytes) }
 }
 
 fn data_type(dtype: DType) -> Option<sys::cudaDataType_t> {

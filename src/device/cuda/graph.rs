@@ -4,10 +4,10 @@
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::{Gpu, encode};
+use super::library::Failure;
+use super::{Gpu, driver, encode};
 use crate::device::Launch;
 use crate::device::graphs::Task;
 use crate::{Error, Result};
@@ -29,11 +29,11 @@ impl Drop for CudaGraph {
         // SAFETY: the context lives as long as the process, and this is the handles' only owner. The driver keeps an instance that
         // is still running until it is done.
         unsafe {
-            if result::ctx::set_current(self.context).is_ok() {
+            if driver::cuCtxSetCurrent(self.context).is_ok() {
                 if !self.instance.is_null() {
-                    let _ = sys::cuGraphExecDestroy(self.instance);
+                    let _ = driver::cuGraphExecDestroy(self.instance);
                 }
-                let _ = sys::cuGraphDestroy(self.graph);
+                let _ = driver::cuGraphDestroy(self.graph);
             }
         }
     }
@@ -41,6 +41,9 @@ impl Drop for CudaGraph {
 
 /// Memory copies and fills this long are beyond what a node of one row takes (its pitch is 31 bits).
 const LONGEST: usize = i32::MAX as usize;
+
+/// What the driver said to a task.
+type Given = Result<(), Failure>;
 
 /// A task as the driver takes it.
 enum Parameters {
@@ -50,7 +53,7 @@ enum Parameters {
 }
 
 impl Gpu {
-    /// The graph of `tasks`; `None` if one of them does not fit a node.
+    /// The graph of `tasks`; `None` if one of them does not fit a node, or the driver will not have a kernel's clusters in it.
     ///
     /// # Safety
     /// As [`crate::device::Driver::launch`] and the others, when the graph runs.
@@ -64,7 +67,7 @@ impl Gpu {
         let at = |error| self.failed("make a graph", error);
         let mut graph = null_mut();
         // SAFETY: the driver writes one handle.
-        unsafe { sys::cuGraphCreate(&raw mut graph, 0) }.result().map_err(at)?;
+        unsafe { driver::cuGraphCreate(&raw mut graph, 0) }.map_err(at)?;
         let mut chain = CudaGraph { context: self.context, graph, instance: null_mut(), nodes: Vec::new() };
         for task in tasks {
             let before = chain.nodes.last().map_or(null(), |node| &raw const *node);
@@ -75,9 +78,9 @@ impl Gpu {
                 unsafe {
                     match parameters {
                         Parameters::Kernel(kernel) => {
-                            sys::cuGraphAddKernelNode_v2(&raw mut node, graph, before, count, kernel)
+                            driver::cuGraphAddKernelNode_v2(&raw mut node, graph, before, count, kernel)
                         }
-                        Parameters::Copy(copy) => sys::cuGraphAddMemcpyNode(
+                        Parameters::Copy(copy) => driver::cuGraphAddMemcpyNode(
                             &raw mut node,
                             graph,
                             before,
@@ -86,18 +89,63 @@ impl Gpu {
                             self.context,
                         ),
                         Parameters::Fill(fill) => {
-                            sys::cuGraphAddMemsetNode(&raw mut node, graph, before, count, fill, self.context)
+                            driver::cuGraphAddMemsetNode(&raw mut node, graph, before, count, fill, self.context)
                         }
                     }
                 }
             })?
-            .result()
             .map_err(|error| self.task_failed("add to a graph", task, error))?;
             chain.nodes.push(node);
+            if let Task::Launch(launch) = task
+                && let Err(error) = self.set_cluster(launch, node)?
+            {
+                let why = self.task_failed("set the clusters in a graph of", task, error);
+                tracing::warn!("no graph of these {} tasks: {why}", tasks.len());
+                return Ok(None);
+            }
         }
         // SAFETY: the graph is complete; the driver writes one handle.
-        unsafe { sys::cuGraphInstantiateWithFlags(&raw mut chain.instance, graph, 0) }.result().map_err(at)?;
+        unsafe { driver::cuGraphInstantiateWithFlags(&raw mut chain.instance, graph, 0) }.map_err(at)?;
         Ok(Some(chain))
+    }
+
+    /// Tells a node the blocks of a cluster that its kernel was compiled for. They are an attribute of the kernel, read-only and checked
+    /// at the launch; but a node's parameters have no place for them, and no document says that it takes them from there. They hold for
+    /// all its runs: a node's parameters change later, its kernel never does ([`Task::kind`]).
+    fn set_cluster(&self, launch: &Launch, node: sys::CUgraphNode) -> Result<Given> {
+        let function = self.function(&launch.kernel, launch.shared_bytes)?;
+        let [x, y, z] = self
+            .cluster(function)
+            .map_err(|error| self.failed(&format!("ask for the clusters of kernel {}", launch.kernel), error))?;
+        if x * y * z <= 1 {
+            return Ok(Ok(()));
+        }
+        let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+        value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
+        let attribute = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        // SAFETY: the node is of a live graph, and the value is copied before the call returns.
+        Ok(unsafe { driver::cuGraphKernelNodeSetAttribute(node, attribute, &raw const value) })
+    }
+
+    /// Blocks of a cluster in x, y and z that a kernel was compiled for; zeros where it has none, or the chip knows no clusters.
+    fn cluster(&self, function: sys::CUfunction) -> Result<[u32; 3], Failure> {
+        use sys::CUfunction_attribute as Attribute;
+        if self.capability < (9, 0) {
+            return Ok([0; 3]);
+        }
+        let mut sizes = [0; 3];
+        let attributes = [
+            Attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH,
+            Attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT,
+            Attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH,
+        ];
+        for (size, attribute) in sizes.iter_mut().zip(attributes) {
+            let mut value = 0;
+            // SAFETY: the function is of a module that is never unloaded; the driver writes one number.
+            unsafe { driver::cuFuncGetAttribute(&raw mut value, attribute, function) }?;
+            *size = value.max(0) as u32;
+        }
+        Ok(sizes)
     }
 
     /// Sets task `index`, which stays of its kind. Runs that were started before are not touched by it.
@@ -111,15 +159,16 @@ impl Gpu {
             // SAFETY: the node is of the graph that the instance was made of; the parameters are copied before the call returns.
             unsafe {
                 match parameters {
-                    Parameters::Kernel(kernel) => sys::cuGraphExecKernelNodeSetParams_v2(instance, node, kernel),
+                    Parameters::Kernel(kernel) => driver::cuGraphExecKernelNodeSetParams_v2(instance, node, kernel),
                     Parameters::Copy(copy) => {
-                        sys::cuGraphExecMemcpyNodeSetParams(instance, node, &raw const **copy, self.context)
+                        driver::cuGraphExecMemcpyNodeSetParams(instance, node, &raw const **copy, self.context)
                     }
-                    Parameters::Fill(fill) => sys::cuGraphExecMemsetNodeSetParams(instance, node, fill, self.context),
+                    Parameters::Fill(fill) => {
+                        driver::cuGraphExecMemsetNodeSetParams(instance, node, fill, self.context)
+                    }
                 }
             }
         })?
-        .result()
         .map_err(|error| self.task_failed("change in a graph", task, error))
     }
 
@@ -130,12 +179,11 @@ impl Gpu {
     pub(super) unsafe fn run_chain(&self, chain: &CudaGraph) -> Result<()> {
         self.enter()?;
         // SAFETY: the instance is live, and the stream is of its context.
-        unsafe { sys::cuGraphLaunch(chain.instance, self.stream) }
-            .result()
+        unsafe { driver::cuGraphLaunch(chain.instance, self.stream) }
             .map_err(|error| self.failed(&format!("run a graph of {} tasks", chain.nodes.len()), error))
     }
 
-    fn task_failed(&self, what: &str, task: &Task, error: DriverError) -> Error {
+    fn task_failed(&self, what: &str, task: &Task, error: Failure) -> Error {
         let task = match task {
             Task::Launch(launch) => format!("kernel {launch}"),
             Task::Copy { bytes, .. } => format!("a copy of {bytes} bytes"),
@@ -145,7 +193,7 @@ impl Gpu {
     }
 
     /// Calls `give` with the task's parameters, which point to what lives until it returns.
-    fn with_parameters(&self, task: &Task, give: impl FnOnce(&Parameters) -> sys::CUresult) -> Result<sys::CUresult> {
+    fn with_parameters(&self, task: &Task, give: impl FnOnce(&Parameters) -> Given) -> Result<Given> {
         Ok(match task {
             Task::Launch(launch) => {
                 self.log.note(launch);

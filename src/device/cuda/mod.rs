@@ -1,11 +1,11 @@
 //! An NVIDIA GPU through the CUDA driver. libcuda is opened at run time, so one binary serves machines with and without it.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUresult};
 
 use super::attention_kernels::AttentionPath;
 use super::gemm_choice::{GemmChoice, GemmTable};
@@ -18,9 +18,11 @@ use crate::{Error, Result};
 
 pub mod cublaslt;
 mod graph;
+mod library;
 
 use cublaslt::CublasLt;
 use graph::CudaGraph;
+use library::{Failure, describe, driver};
 
 /// What this machine has; for `helixgrad doctor` and for messages.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -57,7 +59,9 @@ pub fn library_present() -> bool {
 /// [`Error::Failed`] if there is no driver, or it does not start.
 pub fn gpus() -> Result<Vec<GpuInfo>> {
     start()?;
-    let count = result::device::get_count().map_err(|error| failed("count the GPUs", error))?;
+    let mut count = 0;
+    // SAFETY: the driver is present, and writes one integer to a live place.
+    unsafe { driver::cuDeviceGetCount(&raw mut count) }.map_err(|error| failed("count the GPUs", error))?;
     (0..count as usize).map(|ordinal| info(ordinal).map(|(_, _, info)| info)).collect()
 }
 
@@ -68,9 +72,8 @@ pub fn gpus() -> Result<Vec<GpuInfo>> {
 pub fn driver_version() -> Result<(i32, i32)> {
     start()?;
     let mut version = 0;
-    // SAFETY: the driver writes one integer to a live place.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }
-        .result()
+    // SAFETY: the driver is present, and writes one integer to a live place.
+    unsafe { driver::cuDriverGetVersion(&raw mut version) }
         .map_err(|error| failed("ask the driver's version", error))?;
     Ok((version / 1000, version % 1000 / 10))
 }
@@ -99,22 +102,30 @@ fn start() -> Result<()> {
             "install the driver, or use --device cpu",
         ));
     }
-    result::init().map_err(|error| failed("start the CUDA driver", error))
+    // SAFETY: the driver is present.
+    unsafe { driver::cuInit(0) }.map_err(|error| failed("start the CUDA driver", error))
 }
 
 fn info(ordinal: usize) -> Result<(sys::CUdevice, (u32, u32), GpuInfo)> {
     let at = |error| failed(&format!("ask about GPU {ordinal}"), error);
-    let device = result::device::get(ordinal as i32).map_err(at)?;
+    let mut device = 0;
+    // SAFETY: the driver was started; it writes one number to a live place.
+    unsafe { driver::cuDeviceGet(&raw mut device, ordinal as i32) }.map_err(at)?;
     let attribute = |attribute| {
-        // SAFETY: `device` was returned by the driver.
-        unsafe { result::device::get_attribute(device, attribute) }.map_err(at)
+        let mut value = 0;
+        // SAFETY: as above; `device` was returned by the driver.
+        unsafe { driver::cuDeviceGetAttribute(&raw mut value, attribute, device) }.map_err(at)?;
+        Ok::<i32, Error>(value)
     };
     let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let multiprocessors = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+    let (mut memory_bytes, mut name) = (0, [0u8; 256]);
     // SAFETY: as above.
-    let memory_bytes = unsafe { result::device::total_mem(device) }.map_err(at)?;
-    let name = result::device::get_name(device).map_err(at)?;
+    unsafe { driver::cuDeviceTotalMem_v2(&raw mut memory_bytes, device) }.map_err(at)?;
+    // SAFETY: as above; the driver writes no more than it is told, a zero behind the name.
+    unsafe { driver::cuDeviceGetName(name.as_mut_ptr().cast::<c_char>(), name.len() as i32, device) }.map_err(at)?;
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().into_owned();
     let compute_capability = format!("{major}.{minor}");
     Ok((
         device,
@@ -123,10 +134,8 @@ fn info(ordinal: usize) -> Result<(sys::CUdevice, (u32, u32), GpuInfo)> {
     ))
 }
 
-fn failed(what: &str, error: DriverError) -> Error {
-    let text =
-        error.error_string().map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned());
-    Error::Failed(format!("CUDA cannot {what}: {text} ({:?})", error.0))
+fn failed(what: &str, error: Failure) -> Error {
+    Error::Failed(format!("CUDA cannot {what}: {}", describe(error)))
 }
 
 /// One GPU, its context, one stream, and the loaded kernels.
@@ -167,20 +176,23 @@ impl Gpu {
             ));
         }
         let (device, capability, info) = info(ordinal)?;
+        let (mut context, mut stream) = (null_mut(), null_mut());
         // SAFETY: `device` was returned by the driver; the context is kept for the life of the process.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
+        unsafe { driver::cuDevicePrimaryCtxRetain(&raw mut context, device) }
+            .map_err(|error| failed("open the GPU", error))?;
         // SAFETY: the context was just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(|error| failed("use the GPU", error))?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| failed("make a stream", error))?;
+        unsafe { driver::cuCtxSetCurrent(context) }.map_err(|error| failed("use the GPU", error))?;
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: a context is current; the driver writes one handle.
+        unsafe { driver::cuStreamCreate(&raw mut stream, flags) }.map_err(|error| failed("make a stream", error))?;
         let mut modules = Vec::new();
         for file in kernels::embedded() {
+            let mut module = null_mut();
             // SAFETY: the image is a complete fat binary that nvcc wrote.
-            let module = unsafe { result::module::load_data(file.fatbin.as_ptr().cast::<c_void>()) };
-            match module {
-                Ok(module) => modules.push((file.name, module)),
+            match unsafe { driver::cuModuleLoadData(&raw mut module, file.fatbin.as_ptr().cast::<c_void>()) } {
+                Ok(()) => modules.push((file.name, module)),
                 // Files for one architecture only have no code for the others; their kernels are then not found by name.
-                Err(DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU)) => {}
+                Err(error) if error.is(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) => {}
                 Err(error) => {
                     let targets = file.targets.join(", ");
                     let what = format!("load the kernels of {}.cu (built for {targets}) on a {}", file.name, info.name);
@@ -228,26 +240,26 @@ impl Gpu {
 
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as the process.
-        unsafe { result::ctx::set_current(self.context) }.map_err(|error| self.failed("use the GPU", error))
+        unsafe { driver::cuCtxSetCurrent(self.context) }.map_err(|error| self.failed("use the GPU", error))
     }
 
     /// The error of a call. Where it is that of a kernel launched earlier, it names the last launches.
-    fn failed(&self, what: &str, error: DriverError) -> Error {
-        use sys::CUresult as Status;
-        let by_a_kernel = matches!(
-            error.0,
-            Status::CUDA_ERROR_ILLEGAL_ADDRESS
-                | Status::CUDA_ERROR_MISALIGNED_ADDRESS
-                | Status::CUDA_ERROR_INVALID_ADDRESS_SPACE
-                | Status::CUDA_ERROR_INVALID_PC
-                | Status::CUDA_ERROR_ILLEGAL_INSTRUCTION
-                | Status::CUDA_ERROR_HARDWARE_STACK_ERROR
-                | Status::CUDA_ERROR_LAUNCH_FAILED
-                | Status::CUDA_ERROR_LAUNCH_TIMEOUT
-                | Status::CUDA_ERROR_ASSERT
-        );
+    fn failed(&self, what: &str, error: Failure) -> Error {
+        let of_a_kernel = [
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+            CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+            CUresult::CUDA_ERROR_INVALID_PC,
+            CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+            CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
+            CUresult::CUDA_ERROR_LAUNCH_FAILED,
+            CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
+            CUresult::CUDA_ERROR_ASSERT,
+        ];
         match failed(what, error) {
-            Error::Failed(text) if by_a_kernel => Error::Failed(text + &self.log.describe()),
+            Error::Failed(text) if of_a_kernel.into_iter().any(|status| error.is(status)) => {
+                Error::Failed(text + &self.log.describe())
+            }
             other => other,
         }
     }
@@ -263,7 +275,7 @@ impl Gpu {
         if shared_bytes > function.shared_bytes {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the handle is of a module that is never unloaded.
-            unsafe { result::function::set_function_attribute(function.handle, attribute, shared_bytes as i32) }
+            unsafe { driver::cuFuncSetAttribute(function.handle, attribute, shared_bytes as i32) }
                 .map_err(|error| failed(&format!("give kernel {name} {shared_bytes} bytes of shared memory"), error))?;
             function.shared_bytes = shared_bytes;
         }
@@ -275,8 +287,9 @@ impl Gpu {
         let missing = || Error::Failed(format!("this build has no kernel {name} for a {}", self.info.name));
         let symbol = CString::new(name).map_err(|_| missing())?;
         let mut found = self.modules.iter().filter_map(|(_, module)| {
-            // SAFETY: the module is loaded and never unloaded.
-            unsafe { result::module::get_function(*module, symbol.clone()) }.ok()
+            let mut function = null_mut();
+            // SAFETY: the module is loaded and never unloaded; the name ends with a zero.
+            unsafe { driver::cuModuleGetFunction(&raw mut function, *module, symbol.as_ptr()) }.ok().map(|()| function)
         });
         found.next().ok_or_else(missing)
     }
@@ -296,16 +309,18 @@ fn encode(map: &TensorMap, launch: &Launch) -> Result<Value> {
     };
     let mut value = Value([0; 128]);
     let element_strides = vec![1u32; map.dims.len()];
-    // SAFETY: a map of 128 bytes, aligned to 64; every array has an entry for each dimension, the strides one less, and the
-    // driver only reads them. Whether the address is mapped is for the kernel that uses it.
+    // One more than the driver reads: of a tensor of one dimension it then gets a stride that would do, not the address of nothing.
+    let strides: Vec<u64> = map.strides.iter().copied().chain([map.row_bytes().next_multiple_of(16)]).collect();
+    // SAFETY: a map of 128 bytes, aligned to 64; every array has an entry for each dimension, and the driver only reads them.
+    // Whether the address is mapped is for the kernel that uses it.
     unsafe {
-        sys::cuTensorMapEncodeTiled(
+        driver::cuTensorMapEncodeTiled(
             (&raw mut value.0).cast(),
             dtype,
             map.dims.len() as u32,
             map.address as *mut c_void,
             map.dims.as_ptr(),
-            map.strides.as_ptr(),
+            strides.as_ptr(),
             map.tile.as_ptr(),
             element_strides.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -315,7 +330,6 @@ fn encode(map: &TensorMap, launch: &Launch) -> Result<Value> {
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
     }
-    .result()
     .map_err(|error| failed(&format!("encode {map:?} for kernel {}", launch.kernel), error))?;
     Ok(value)
 }
@@ -339,12 +353,15 @@ impl Driver for Gpu {
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.enter()?;
+        let mut address = 0;
         // SAFETY: the memory is unset; buffers say so, and operations write before they read.
-        unsafe { result::malloc_sync(bytes) }.map_err(|error| {
-            if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        unsafe { driver::cuMemAlloc_v2(&raw mut address, bytes) }.map(|()| address).map_err(|error| {
+            if !error.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
                 return self.failed(&format!("allocate {bytes} bytes"), error);
             }
-            let (free, total) = result::mem_get_info().unwrap_or_default();
+            let (mut free, mut total) = (0, 0);
+            // SAFETY: a context is current, and both places live. Where it fails, they stay zero.
+            let _ = unsafe { driver::cuMemGetInfo_v2(&raw mut free, &raw mut total) };
             let (device, needed) = (self.describe(), bytes);
             Error::OutOfMemory(Box::new(Shortage { device, needed, free, total, ..Shortage::default() }))
         })
@@ -353,21 +370,21 @@ impl Driver for Gpu {
     unsafe fn free(&self, address: u64) {
         if self.enter().is_ok() {
             // SAFETY: the caller's promise; the driver waits for kernels that still use the memory.
-            let _ = unsafe { result::free_sync(address) };
+            let _ = unsafe { driver::cuMemFree_v2(address) };
         }
     }
 
     unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise. The copy from pageable memory has left `bytes` when the call returns.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
+        unsafe { driver::cuMemcpyHtoDAsync_v2(address, bytes.as_ptr().cast(), bytes.len(), self.stream) }
             .map_err(|error| self.failed("copy to the GPU", error))
     }
 
     unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise; the stream is waited for before `bytes` is used.
-        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
+        unsafe { driver::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), address, bytes.len(), self.stream) }
             .map_err(|error| self.failed("copy from the GPU", error))?;
         self.synchronize()
     }
@@ -375,14 +392,14 @@ impl Driver for Gpu {
     unsafe fn copy(&self, source: u64, target: u64, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise.
-        unsafe { result::memcpy_dtod_async(target, source, bytes, self.stream) }
+        unsafe { driver::cuMemcpyDtoDAsync_v2(target, source, bytes, self.stream) }
             .map_err(|error| self.failed("copy inside GPU memory", error))
     }
 
     unsafe fn fill(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's promise.
-        unsafe { result::memset_d8_async(address, byte, bytes, self.stream) }
+        unsafe { driver::cuMemsetD8Async(address, byte, bytes, self.stream) }
             .map_err(|error| self.failed("fill GPU memory", error))
     }
 
@@ -393,10 +410,24 @@ impl Driver for Gpu {
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         let [grid_x, grid_y, grid_z] = launch.grid;
         let [block_x, block_y, block_z] = launch.block;
-        let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
+        let (shared, arguments) = (launch.shared_bytes, pointers.as_mut_ptr());
         // SAFETY: the caller's promise about the arguments; the driver copies them before it returns.
-        unsafe { result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream, &mut pointers) }
-            .map_err(|error| self.failed(&format!("launch kernel {launch}"), error))?;
+        unsafe {
+            driver::cuLaunchKernel(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                shared,
+                self.stream,
+                arguments,
+                null_mut(),
+            )
+        }
+        .map_err(|error| self.failed(&format!("launch kernel {launch}"), error))?;
         self.log.note(launch);
         Ok(())
     }
@@ -415,7 +446,7 @@ impl Driver for Gpu {
     fn synchronize(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream was made by `open` and is never destroyed.
-        unsafe { result::stream::synchronize(self.stream) }
+        unsafe { driver::cuStreamSynchronize(self.stream) }
             .map_err(|error| self.failed("finish the work launched so far", error))
     }
 
@@ -437,10 +468,12 @@ impl Driver for Gpu {
     fn mark(&self) -> Result<Mark> {
         self.enter()?;
         let at = |error| failed("mark a place in the stream", error);
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(at)?;
-        let event = Event { handle: event, context: self.context };
+        let mut event = Event { handle: null_mut(), context: self.context };
+        // SAFETY: the context is current; the driver writes one handle.
+        unsafe { driver::cuEventCreate(&raw mut event.handle, sys::CUevent_flags::CU_EVENT_DEFAULT as u32) }
+            .map_err(at)?;
         // SAFETY: the event was just made in this context, to which the stream belongs.
-        unsafe { result::event::record(event.handle, self.stream) }.map_err(at)?;
+        unsafe { driver::cuEventRecord(event.handle, self.stream) }.map_err(at)?;
         Ok(Mark::of_event(event))
     }
 
@@ -451,17 +484,18 @@ impl Driver for Gpu {
         self.enter()?;
         let at = |error| failed("measure the time between two places in the stream", error);
         // SAFETY: both events live, and were recorded when they were made.
-        unsafe { result::event::synchronize(last.handle) }.map_err(at)?;
-        // SAFETY: as above.
-        let milliseconds = unsafe { result::event::elapsed(first.handle, last.handle) }.map_err(at)?;
+        unsafe { driver::cuEventSynchronize(last.handle) }.map_err(at)?;
+        let mut milliseconds = 0f32;
+        // SAFETY: as above; the driver writes one number.
+        unsafe { driver::cuEventElapsedTime(&raw mut milliseconds, first.handle, last.handle) }.map_err(at)?;
         Ok(f64::from(milliseconds) * 1e-3)
     }
 
     fn collect_profile(&self, on: bool) -> Result<()> {
         self.synchronize()?;
         // SAFETY: neither call takes anything; the context is current.
-        let status = unsafe { if on { sys::cuProfilerStart() } else { sys::cuProfilerStop() } };
-        status.result().map_err(|error| failed("start or stop the profiler's collection", error))
+        let done = unsafe { if on { driver::cuProfilerStart() } else { driver::cuProfilerStop() } };
+        done.map_err(|error| failed("start or stop the profiler's collection", error))
     }
 }
 
@@ -481,8 +515,8 @@ impl Drop for Event {
         // SAFETY: the context lives as long as the process, and this is the event's only owner. The driver keeps what a
         // stream still needs of it.
         unsafe {
-            if result::ctx::set_current(self.context).is_ok() {
-                let _ = result::event::destroy(self.handle);
+            if !self.handle.is_null() && driver::cuCtxSetCurrent(self.context).is_ok() {
+                let _ = driver::cuEventDestroy_v2(self.handle);
             }
         }
     }

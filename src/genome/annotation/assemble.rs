@@ -1,15 +1,13 @@
-//! From feature lines to transcripts.
+//! From feature lines to what they say of transcripts: exons and parts of exons, and the lines that name transcripts and genes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
-use noodles_gff::feature::record::Strand as FileStrand;
-use noodles_gff::record::attributes::field::Value as GffValue;
-use noodles_gtf::record::attributes::field::Value as GtfValue;
-use {noodles_gff as gff, noodles_gtf as gtf};
-
-use super::{Annotation, Format, Oddities, Strand, Transcript};
+use super::attributes::{Attributes, decoded};
+use super::fates::Fates;
+use super::feature::Feature;
+use super::{Annotation, Format, Strand};
 use crate::{Error, Result};
 
 const GIVE_ANNOTATION: &str = "give a GFF3 or GTF file (plain or .gz)";
@@ -21,35 +19,49 @@ const GENE_BIOTYPE: [&str; 3] = ["gene_biotype", "gene_type", "biotype"];
 /// as `gene`.
 const GFF3_GENE_NAME: [&str; 2] = ["gene_name", "Name"];
 const GTF_GENE_NAME: [&str; 2] = ["gene_name", "gene"];
+/// Where they write an exon's number in its transcript.
+const EXON_NUMBER: [&str; 2] = ["exon_number", "rank"];
 
-/// One exon line, once for each of its parents.
-struct Exon {
-    transcript: usize,
-    sequence: usize,
-    strand: Option<Strand>,
-    range: Range<u32>,
+/// An exon line, or one of a part of an exon; once for each of its parents.
+pub(super) struct Segment {
+    pub(super) transcript: usize,
+    /// Among the lines of exons and of their parts.
+    pub(super) line: usize,
+    /// Among all lines.
+    pub(super) order: u64,
+    pub(super) is_exon: bool,
+    pub(super) number: Option<u32>,
+    pub(super) is_trans_spliced: bool,
+    pub(super) place: Place,
+}
+
+/// Where a line lies.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) sequence: usize,
+    pub(super) strand: Option<Strand>,
+    pub(super) range: Range<u32>,
 }
 
 /// What the file says about a transcript or a gene apart from its exons.
 #[derive(Default)]
-struct Entry {
-    parent: Option<String>,
-    biotype: Option<String>,
-    name: Option<String>,
-}
-
-/// The parts of a line that do not depend on the format.
-struct Place {
-    sequence: String,
-    strand: Option<Strand>,
-    range: Range<u32>,
+pub(super) struct Entry {
+    /// Lines with this ID that are no exons, and the first one's kind; `None` where there is none.
+    pub(super) lines: u64,
+    pub(super) feature: Option<Feature>,
+    pub(super) parent: Option<String>,
+    pub(super) biotype: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) is_trans_spliced: bool,
+    /// Where these lines lie, with their numbers among all lines.
+    pub(super) places: Vec<(u64, Place)>,
 }
 
 /// Numbers names in the order in which they come.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     numbers: HashMap<String, usize>,
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
 }
 
 impl Names {
@@ -61,21 +73,30 @@ impl Names {
         self.numbers.insert(name.to_owned(), self.names.len() - 1);
         self.names.len() - 1
     }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.numbers.contains_key(name)
+    }
 }
 
-/// Collects lines, then groups exons into transcripts.
+/// Collects lines; [`Builder::finish`] makes transcripts of them.
 pub(super) struct Builder<'a> {
-    path: &'a Path,
-    format: Option<Format>,
-    exons: Vec<Exon>,
-    sequences: Names,
-    transcripts: Names,
+    pub(super) path: &'a Path,
+    pub(super) format: Option<Format>,
+    pub(super) segments: Vec<Segment>,
+    /// Lines that became segments.
+    pub(super) segment_lines: usize,
+    pub(super) sequences: Names,
+    pub(super) transcripts: Names,
     /// GFF3: every feature with an ID that may be above an exon. GTF: transcripts.
-    entries: HashMap<String, Entry>,
+    pub(super) entries: HashMap<String, Entry>,
     /// GTF: genes, whose IDs are a name space of their own there.
-    genes: HashMap<String, Entry>,
+    pub(super) genes: HashMap<String, Entry>,
+    /// Sequences that are said to be circles.
+    pub(super) circular: BTreeSet<String>,
+    pub(super) lines: Fates,
     types: BTreeMap<String, u64>,
-    oddities: Oddities,
+    order: u64,
 }
 
 impl<'a> Builder<'a> {
@@ -83,13 +104,16 @@ impl<'a> Builder<'a> {
         Self {
             path,
             format: None,
-            exons: Vec::new(),
+            segments: Vec::new(),
+            segment_lines: 0,
             sequences: Names::default(),
             transcripts: Names::default(),
             entries: HashMap::new(),
             genes: HashMap::new(),
+            circular: BTreeSet::new(),
+            lines: Fates::default(),
             types: BTreeMap::new(),
-            oddities: Oddities::default(),
+            order: 0,
         }
     }
 
@@ -108,193 +132,161 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let columns: Vec<&[u8]> = line.split(|&byte| byte == b'\t').collect();
-        if columns.len() != 9 {
+        let Ok(columns) = <[&[u8]; 9]>::try_from(columns.as_slice()) else {
             let found = format!("{} tab-separated columns where GFF3 and GTF have 9", columns.len());
             return Err(self.error(number, found, GIVE_ANNOTATION));
-        }
-        let kind = String::from_utf8_lossy(columns[2]).into_owned();
-        let is_exon = kind == "exon";
-        // CDS, UTR and codon lines are the bulk of a file and say nothing that the exons do not.
-        let is_container = !matches!(kind.as_str(), "CDS" | "start_codon" | "stop_codon") && !kind.contains("UTR");
-        *self.types.entry(kind).or_default() += 1;
+        };
+        let feature = Feature::of(columns[2]);
+        *self.types.entry(String::from_utf8_lossy(columns[2]).into_owned()).or_default() += 1;
+        self.order += 1;
         self.format = self.format.or_else(|| recognise(columns[8]));
         match self.format {
-            Some(Format::Gff3) if is_exon || is_container => self.gff3(number, line, is_exon),
-            Some(Format::Gtf) if is_exon || is_container => self.gtf(number, line, is_exon),
-            None if is_exon => {
+            Some(Format::Gff3) => self.gff3(number, feature, &columns),
+            Some(Format::Gtf) => self.gtf(number, feature, &columns),
+            None if feature == Feature::Exon => {
                 Err(self.error(number, "an exon without attributes".into(), "add Parent (GFF3) or transcript_id (GTF)"))
             }
-            _ => Ok(()),
+            None => {
+                self.lines.leave_out_lines("of_other_features", 1);
+                Ok(())
+            }
         }
     }
 
-    fn gff3(&mut self, number: u64, bytes: &[u8], is_exon: bool) -> Result<()> {
-        let mut line = gff::Line::default();
-        gff::io::Reader::new(bytes).read_line(&mut line).map_err(Error::io("read", self.path))?;
-        let Some(record) = line.as_record() else { return Ok(()) };
-        let record = record.map_err(|_| self.error(number, "no GFF3 line".into(), GIVE_ANNOTATION))?;
-        let attributes = record.attributes();
-        let get = |tag: &str| gff_values(&attributes, tag);
-        let parents = get("Parent");
-        if !is_exon {
-            if let Some(id) = get("ID").into_iter().next() {
-                let tags = if parents.is_empty() { GENE_BIOTYPE } else { TRANSCRIPT_BIOTYPE };
-                let biotype = tags.iter().find_map(|tag| get(tag).into_iter().next());
-                let name = GFF3_GENE_NAME.iter().find_map(|tag| get(tag).into_iter().next());
-                self.entries.insert(id, Entry { parent: parents.into_iter().next(), biotype, name });
+    fn gff3(&mut self, number: u64, feature: Feature, columns: &[&[u8]; 9]) -> Result<()> {
+        let attributes = Attributes::new(Format::Gff3, columns[8]);
+        let parents = attributes.values("Parent");
+        let sequence = decoded(columns[0]);
+        if attributes.get("Is_circular").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            self.circular.insert(sequence.clone());
+        }
+        if matches!(feature, Feature::Exon | Feature::Part) {
+            if parents.is_empty() {
+                self.lines.leave_out_lines("without_parent", 1);
+                return Ok(());
             }
+            let place = self.place(number, &sequence, columns)?;
+            self.segment(&parents, feature, &attributes, &place);
             return Ok(());
         }
-        if parents.is_empty() {
-            self.oddities.exons_without_parent += 1;
+        let Some(id) = attributes.get("ID") else {
+            self.lines.leave_out_lines("of_other_features", 1);
             return Ok(());
-        }
-        let sequence = String::from_utf8_lossy(&record.reference_sequence_name()).into_owned();
-        let (start, end) = (record.start().ok().map(usize::from), record.end().ok().map(usize::from));
-        let place = self.place(number, sequence, start, end, record.strand().ok())?;
-        for parent in &parents {
-            self.exon(parent, &place);
-        }
+        };
+        let place = self.place(number, &sequence, columns).ok();
+        let tags = if parents.is_empty() { GENE_BIOTYPE } else { TRANSCRIPT_BIOTYPE };
+        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag));
+        let entry = self.entries.entry(id).or_default();
+        entry.lines += 1;
+        entry.feature = entry.feature.or(Some(feature));
+        entry.parent = entry.parent.take().or_else(|| parents.into_iter().next());
+        entry.biotype = entry.biotype.take().or_else(|| first(&tags));
+        entry.name = entry.name.take().or_else(|| first(&GFF3_GENE_NAME));
+        entry.is_trans_spliced |= is_trans_spliced(&attributes);
+        entry.places.extend(place.map(|place| (self.order, place)));
         Ok(())
     }
 
-    fn gtf(&mut self, number: u64, bytes: &[u8], is_exon: bool) -> Result<()> {
-        let mut line = gtf::Line::default();
-        gtf::io::Reader::new(bytes).read_line(&mut line).map_err(Error::io("read", self.path))?;
-        let Some(record) = line.as_record() else { return Ok(()) };
-        let record = record.map_err(|_| self.error(number, "no GTF line".into(), GIVE_ANNOTATION))?;
-        let attributes = match record.attributes() {
-            Ok(attributes) => attributes,
-            Err(_) if !is_exon => return Ok(()),
-            Err(_) => {
-                let found = "attributes that are no `key \"value\";` list".into();
-                return Err(self.error(number, found, "repair the ninth column of this line"));
-            }
-        };
-        let get = |tag: &str| match attributes.get(tag.as_bytes()) {
-            Some(Ok(value)) => gtf_first(value).filter(|text| !text.is_empty()),
-            _ => None,
-        };
-        let (gene, transcript) = (get("gene_id"), get("transcript_id"));
+    fn gtf(&mut self, number: u64, feature: Feature, columns: &[&[u8]; 9]) -> Result<()> {
+        let attributes = Attributes::new(Format::Gtf, columns[8]);
+        let is_exon = feature == Feature::Exon;
+        if is_exon && !attributes.is_readable() {
+            let found = "attributes that are no `key \"value\";` list".into();
+            return Err(self.error(number, found, "repair the ninth column of this line"));
+        }
+        let (gene, transcript) = (attributes.get("gene_id"), attributes.get("transcript_id"));
+        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag));
         if let Some(gene) = &gene {
             let known = self.genes.entry(gene.clone()).or_default();
-            known.biotype = known.biotype.take().or_else(|| GENE_BIOTYPE.iter().find_map(|tag| get(tag)));
-            known.name = known.name.take().or_else(|| GTF_GENE_NAME.iter().find_map(|tag| get(tag)));
+            known.biotype = known.biotype.take().or_else(|| first(&GENE_BIOTYPE));
+            known.name = known.name.take().or_else(|| first(&GTF_GENE_NAME));
+            if feature == Feature::Gene {
+                known.lines += 1;
+                known.feature = Some(feature);
+                known.is_trans_spliced |= is_trans_spliced(&attributes);
+                return Ok(());
+            }
+        }
+        if matches!(feature, Feature::Gene | Feature::Other) {
+            self.lines.leave_out_lines("of_other_features", 1);
+            return Ok(());
         }
         let Some(transcript) = transcript else {
             if is_exon {
                 let found = "an exon without a transcript_id".into();
-                return Err(self.error(
-                    number,
-                    found,
-                    "every GTF exon needs transcript_id \"...\"; in its ninth column",
-                ));
+                let remedy = "every GTF exon needs transcript_id \"...\"; in its ninth column";
+                return Err(self.error(number, found, remedy));
             }
+            self.lines.leave_out_lines("without_parent", 1);
             return Ok(());
         };
+        let sequence = String::from_utf8_lossy(columns[0]).into_owned();
+        let place = self.place(number, &sequence, columns);
         let entry = self.entries.entry(transcript.clone()).or_default();
         entry.parent = entry.parent.take().or(gene);
-        entry.biotype = entry.biotype.take().or_else(|| TRANSCRIPT_BIOTYPE.iter().find_map(|tag| get(tag)));
-        if is_exon {
-            let sequence = String::from_utf8_lossy(record.reference_sequence_name()).into_owned();
-            let (start, end) = (record.start().ok().map(usize::from), record.end().ok().map(usize::from));
-            let place = self.place(number, sequence, start, end, record.strand().ok())?;
-            self.exon(&transcript, &place);
+        entry.biotype = entry.biotype.take().or_else(|| first(&TRANSCRIPT_BIOTYPE));
+        if feature == Feature::Transcript {
+            entry.lines += 1;
+            entry.feature = Some(feature);
+            entry.is_trans_spliced |= is_trans_spliced(&attributes);
+            entry.places.extend(place.ok().map(|place| (self.order, place)));
+        } else {
+            self.segment(&[transcript], feature, &attributes, &place?);
         }
         Ok(())
     }
 
-    /// Checks an exon's coordinates (1-based, closed in both formats) and converts them.
-    fn place(
-        &self,
-        number: u64,
-        sequence: String,
-        start: Option<usize>,
-        end: Option<usize>,
-        strand: Option<FileStrand>,
-    ) -> Result<Place> {
-        let coordinate = |value: Option<usize>, name: &str| {
-            value.and_then(|value| u32::try_from(value).ok()).ok_or_else(|| {
-                let found = format!("the {name} of the exon is not a whole number from 1 to {}", u32::MAX);
+    /// Checks a line's coordinates (1-based, closed in both formats) and strand, and converts them.
+    fn place(&mut self, number: u64, sequence: &str, columns: &[&[u8]; 9]) -> Result<Place> {
+        let term = String::from_utf8_lossy(columns[2]);
+        let coordinate = |column: usize, name: &str| {
+            let text =
+                str::from_utf8(columns[column]).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            text.and_then(|text| text.parse::<u32>().ok()).filter(|&value| value > 0).ok_or_else(|| {
+                let found = format!("the {name} of the {term} is not a whole number from 1 to {}", u32::MAX);
                 self.error(number, found, "repair the fourth and fifth columns of this line")
             })
         };
-        let (start, end) = (coordinate(start, "start")?, coordinate(end, "end")?);
+        let (start, end) = (coordinate(3, "start")?, coordinate(4, "end")?);
         if start > end {
-            let found = format!("the exon's start {start} lies behind its end {end}");
+            let found = format!("the {term}'s start {start} lies behind its end {end}");
             return Err(self.error(number, found, "write the smaller coordinate first, on both strands"));
         }
-        let strand = match strand {
-            Some(FileStrand::Forward) => Some(Strand::Plus),
-            Some(FileStrand::Reverse) => Some(Strand::Minus),
-            Some(FileStrand::None | FileStrand::Unknown) => None,
-            None => {
-                let found = "the strand of the exon is none of + - . ?".into();
+        let strand = match columns[6] {
+            b"+" => Some(Strand::Plus),
+            b"-" => Some(Strand::Minus),
+            b"." | b"?" => None,
+            _ => {
+                let found = format!("the strand of the {term} is none of + - . ?");
                 return Err(self.error(number, found, "repair the seventh column of this line"));
             }
         };
-        Ok(Place { sequence, strand, range: start - 1..end })
+        Ok(Place { sequence: self.sequences.number(sequence), strand, range: start - 1..end })
     }
 
-    fn exon(&mut self, transcript: &str, place: &Place) {
-        self.exons.push(Exon {
-            transcript: self.transcripts.number(transcript),
-            sequence: self.sequences.number(&place.sequence),
-            strand: place.strand,
-            range: place.range.clone(),
-        });
+    fn segment(&mut self, parents: &[String], feature: Feature, attributes: &Attributes, place: &Place) {
+        let is_exon = feature == Feature::Exon;
+        let number = EXON_NUMBER.iter().find_map(|tag| attributes.get(tag)?.parse().ok()).filter(|_| is_exon);
+        for parent in parents {
+            self.segments.push(Segment {
+                transcript: self.transcripts.number(parent),
+                line: self.segment_lines,
+                order: self.order,
+                is_exon,
+                number,
+                is_trans_spliced: is_trans_spliced(attributes),
+                place: place.clone(),
+            });
+        }
+        self.segment_lines += 1;
     }
 
-    /// Groups the exons.
-    pub(super) fn finish(mut self) -> Result<Annotation> {
-        let Some(format) = self.format.filter(|_| !self.exons.is_empty()) else {
-            return Err(self.no_exons());
-        };
-        let mut exons = std::mem::take(&mut self.exons);
-        exons.sort_by_key(|exon| (exon.transcript, exon.sequence, exon.range.start, exon.range.end));
-        let mut transcripts = Vec::new();
-        for copies in exons.chunk_by(|a, b| a.transcript == b.transcript) {
-            let mut sequences = 0;
-            for group in copies.chunk_by(|a, b| a.sequence == b.sequence) {
-                sequences += 1;
-                transcripts.extend(self.transcript(group));
-            }
-            self.oddities.transcripts_on_several_sequences += u64::from(sequences > 1);
+    /// Makes transcripts of what was collected.
+    pub(super) fn finish(self) -> Result<Annotation> {
+        match self.format {
+            Some(format) if !self.segments.is_empty() => Ok(super::group::transcripts(self, format)),
+            _ => Err(self.no_exons()),
         }
-        Ok(Annotation { path: self.path.to_owned(), format, transcripts, oddities: self.oddities })
-    }
-
-    /// The transcript made of `exons` (sorted, of one transcript on one sequence), unless its strand is unclear.
-    fn transcript(&mut self, exons: &[Exon]) -> Option<Transcript> {
-        let strands: HashSet<_> = exons.iter().filter_map(|exon| exon.strand).collect();
-        if strands.len() > 1 {
-            self.oddities.transcripts_on_both_strands += 1;
-            return None;
-        }
-        let Some(&strand) = strands.iter().next() else {
-            self.oddities.transcripts_without_strand += u64::from(exons.len() > 1);
-            return None;
-        };
-        let mut merged: Vec<Range<u32>> = Vec::with_capacity(exons.len());
-        for exon in exons {
-            match merged.last_mut() {
-                Some(last) if exon.range.start < last.end => {
-                    last.end = last.end.max(exon.range.end);
-                    self.oddities.overlapping_exons += 1;
-                }
-                _ => merged.push(exon.range.clone()),
-            }
-        }
-        let id = self.transcripts.names[exons[0].transcript].clone();
-        let entry = self.entries.get(&id);
-        let gene = entry.and_then(|entry| entry.parent.clone()).unwrap_or_else(|| id.clone());
-        let genes = if self.format == Some(Format::Gtf) { &self.genes } else { &self.entries };
-        let of_gene = genes.get(&gene);
-        let biotype = entry.into_iter().chain(of_gene).find_map(|entry| entry.biotype.clone());
-        let name = of_gene.and_then(|entry| entry.name.clone());
-        let gene_name = name.unwrap_or_else(|| gene.strip_prefix("gene:").unwrap_or(&gene).to_owned());
-        let sequence = self.sequences.names[exons[0].sequence].clone();
-        Some(Transcript { sequence, strand, exons: merged, biotype, id, gene, gene_name })
     }
 
     fn no_exons(&self) -> Error {
@@ -302,14 +294,14 @@ impl<'a> Builder<'a> {
             "no exon, and no other feature either".to_owned()
         } else {
             let types: Vec<_> = self.types.iter().map(|(name, count)| format!("{count} {name}")).collect();
-            let orphans = match self.oddities.exons_without_parent {
-                0 => String::new(),
-                _ => " (exons without a Parent belong to no transcript)".to_owned(),
+            let orphans = match self.lines.left_out.get("without_parent") {
+                None => "",
+                Some(_) => " (exons without a Parent belong to no transcript)",
             };
             format!("no exon of a transcript; its features are: {}{orphans}", types.join(", "))
         };
         let remedy =
-            "give an annotation with `exon` lines that name their transcript (GFF3: Parent, GTF: transcript_id)";
+            "give an annotation with `exon` or CDS lines that name their transcript (GFF3: Parent, GTF: transcript_id)";
         Error::input(self.path, "", found, remedy)
     }
 
@@ -328,20 +320,7 @@ fn recognise(attributes: &[u8]) -> Option<Format> {
     }
 }
 
-/// The values of a GFF3 tag. Some files write `; ` between attributes, so blanks around a tag do not count.
-fn gff_values(attributes: &gff::record::Attributes<'_>, tag: &str) -> Vec<String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    // Iteration does not advance over a malformed attribute: it ends there.
-    let found = attributes.iter().map_while(|field| field.ok()).find(|(name, _)| name.trim_ascii() == tag.as_bytes());
-    let mut values: Vec<String> = match found {
-        Some((_, GffValue::String(value))) => vec![text(&value)],
-        Some((_, GffValue::Array(values))) => values.iter().map(|value| text(&value)).collect(),
-        None => Vec::new(),
-    };
-    values.retain(|value| !value.is_empty());
-    values
-}
-
-fn gtf_first(value: &GtfValue<'_>) -> Option<String> {
-    value.iter().next().map(|text| String::from_utf8_lossy(text).into_owned())
+/// Whether a line says that it is of a transcript which is joined from several (INSDC's and RefSeq's `exception`).
+fn is_trans_spliced(attributes: &Attributes) -> bool {
+    attributes.values("exception").iter().any(|value| value.replace(['_', ' '], "-").contains("trans-splicing"))
 }

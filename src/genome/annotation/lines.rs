@@ -3,8 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
-
+use crate::gunzip::{self, GZIP_MAGIC, Gunzip};
 use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
@@ -12,13 +11,10 @@ use crate::{Error, Result};
 /// fill the memory.
 const LONGEST_LINE: u64 = 1 << 20;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
 /// Reads line by line, counting from 1.
 pub(super) struct Lines<'a> {
     path: &'a Path,
     reader: Box<dyn BufRead + 'a>,
-    compressed: bool,
     number: u64,
     line: Vec<u8>,
 }
@@ -26,17 +22,20 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Looks at the first two bytes to see whether the data is gzipped.
     pub(super) fn new(path: &'a Path, mut reader: impl BufRead + 'a) -> Result<Self> {
-        let start = reader.fill_buf().map_err(Error::io("read", path))?;
+        let failure = |error: io::Error| match gunzip::finding(&error) {
+            Some((found, remedy)) => Error::input(path, "line 1", found, remedy),
+            None => Error::io("read", path)(error),
+        };
+        let start = reader.fill_buf().map_err(failure)?;
         if start.is_empty() {
             return Err(Error::input(path, "", "the file is empty", "give a GFF3 or GTF file (plain or .gz)"));
         }
-        let compressed = start.starts_with(&GZIP_MAGIC);
-        let reader: Box<dyn BufRead + 'a> = if compressed {
-            Box::new(BufReader::with_capacity(1 << 17, MultiGzDecoder::new(reader)))
+        let reader: Box<dyn BufRead + 'a> = if start.starts_with(&GZIP_MAGIC) {
+            Box::new(BufReader::with_capacity(1 << 17, Gunzip::new(reader)))
         } else {
             Box::new(reader)
         };
-        Ok(Self { path, reader, compressed, number: 0, line: Vec::new() })
+        Ok(Self { path, reader, number: 0, line: Vec::new() })
     }
 
     /// The next line's number and its bytes without the line end; `None` after the last.
@@ -68,13 +67,9 @@ impl<'a> Lines<'a> {
 
     /// Damage in compressed data is the file's fault, other failures are the system's.
     fn failure(&self, error: io::Error) -> Error {
-        if self.compressed {
-            self.error(
-                format!("the compressed data is damaged or cut short ({error})"),
-                "download or compress the file again; `gzip -t` checks it",
-            )
-        } else {
-            Error::io("read", self.path)(error)
+        match gunzip::finding(&error) {
+            Some((found, remedy)) => self.error(found, remedy),
+            None => Error::io("read", self.path)(error),
         }
     }
 
@@ -85,9 +80,8 @@ impl<'a> Lines<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+    use crate::gunzip::tests::{containers, gzip};
 
     fn numbered(bytes: &[u8]) -> Result<Vec<(u64, String)>> {
         let path = Path::new("x.gff3");
@@ -99,24 +93,22 @@ mod tests {
         Ok(all)
     }
 
-    fn gzip(text: &str) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
-        encoder.finish().unwrap()
-    }
-
     #[test]
     fn plain_and_gzip_members_read_alike() {
         let expected = [(1, "a".to_owned()), (2, String::new()), (3, "b".to_owned())];
         assert_eq!(numbered(b"a\r\n\nb").unwrap(), expected);
-        assert_eq!(numbered(&[gzip("a\n"), gzip("\nb\n")].concat()).unwrap(), expected);
+        assert_eq!(numbered(&[gzip(b"a\n"), gzip(b"\nb\n")].concat()).unwrap(), expected);
     }
 
     #[test]
     fn damage_and_foreign_files_are_told() {
-        let whole = gzip(&"some line\n".repeat(1000));
-        let text = numbered(&whole[..whole.len() - 9]).unwrap_err().to_string();
-        assert!(text.contains("damaged or cut short") && text.contains("gzip -t"), "{text}");
+        let expected = [(1, "a".to_owned()), (2, "b".to_owned())];
+        for (what, bytes, is_whole) in containers(b"a\nb\n") {
+            match numbered(&bytes) {
+                Ok(lines) => assert!(is_whole && lines == expected, "{what}"),
+                Err(error) => assert!(!is_whole && error.exit_code() == 2, "{what}: {error}"),
+            }
+        }
         let text = numbered(&vec![7; 2 << 20]).unwrap_err().to_string();
         assert!(text.contains("line 1: the line is longer"), "{text}");
     }

@@ -14,6 +14,7 @@ use super::decoys::{Bodies, Likeness, Sampler};
 use super::leakage::Leakage;
 use super::split::{Part, Split, assign, loci, locus_of};
 use super::{GeneModel, Kind, MIN_INTRON, Position, Site, window_key};
+use crate::genome::annotation::Fates;
 use crate::genome::region::Region;
 use crate::genome::twobit::Genome;
 use crate::philox::{Philox, Purpose, shuffle};
@@ -118,6 +119,10 @@ pub struct SpliceDataset {
     pub test: Vec<Window>,
     /// How it was made.
     pub options: Options,
+    /// What became of the annotation's transcripts.
+    pub transcripts: Fates,
+    /// What became of its feature lines.
+    pub lines: Fates,
     /// Distinct annotated sites before anything was left out: donors, acceptors.
     pub annotated: [u64; 2],
     /// What was left out.
@@ -153,7 +158,9 @@ impl SpliceDataset {
             Protocol::ModelCard => maker.model_card(sites)?,
         };
         let leakage = Leakage::measure([&train, &dev, &test], &loci(&genes, 0));
-        let dataset = Self { train, dev, test, options: options.clone(), annotated, dropped: maker.dropped, leakage };
+        let (options, dropped) = (options.clone(), maker.dropped);
+        let (transcripts, lines) = (genes.fates.clone(), genes.lines.clone());
+        let dataset = Self { train, dev, test, options, transcripts, lines, annotated, dropped, leakage };
         dataset.check_parts()?;
         Ok(dataset)
     }
@@ -350,5 +357,40 @@ impl Maker<'_> {
         let test = rows.split_off(rows.len() * 9 / 10);
         let dev = rows.split_off(rows.len() * 8 / 9);
         Ok([rows, dev, test])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::genome::annotation::Strand;
+    use crate::genome::pack::{PackedSequence, TwoBitWriter};
+
+    /// Their windows stay known, so that no decoy has one of them.
+    #[test]
+    fn conflicting_windows_are_removed_and_never_drawn_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("g.2bit");
+        let mut writer = TwoBitWriter::create(&path).unwrap();
+        writer.add("s", &PackedSequence::from_ascii(b"ACGT").unwrap()).unwrap();
+        writer.finish().unwrap();
+        let (genome, genes, options) = (Genome::open(&path).unwrap(), GeneModel::default(), Options::default());
+        let taken = HashSet::new();
+        let mut maker = Maker { genome: &genome, genes: &genes, options: &options, taken, dropped: Dropped::default() };
+        let row = |bases: &[u8], boundary, kind| {
+            let position = Position { sequence: 0, boundary, strand: Strand::Plus };
+            (Part::Train, Window { bases: bases.to_vec(), position, origin: Origin::Site(kind) })
+        };
+        let rows = vec![
+            row(b"AAGTCC", 10, Kind::Donor),
+            // Its reverse complement.
+            row(b"GGACTT", 20, Kind::Acceptor),
+            row(b"CCGTAA", 30, Kind::Donor),
+            row(b"CCGTAA", 40, Kind::Donor),
+        ];
+        let (kept, seen) = maker.without_duplicates(rows);
+        assert_eq!(kept.iter().map(|(_, window)| window.position.boundary).collect::<Vec<_>>(), [30]);
+        assert_eq!((maker.dropped.conflicting, maker.dropped.duplicate), (2, 1));
+        assert!([b"AAGTCC", b"GGACTT", b"CCGTAA"].iter().all(|window| seen.contains(&window_key(*window))));
     }
 }

@@ -206,7 +206,7 @@ mod tests {
             placed("b", 30..40),
             placed("c", 120..130),
         ];
-        let model = GeneModel { transcripts, unplaced: Default::default() };
+        let model = GeneModel { transcripts, ..GeneModel::default() };
         assert_eq!(loci(&model, 0), [locus(0, 10..100), locus(0, 120..130), locus(0, far..far + 9)]);
         assert_eq!(loci(&model, 21)[0], locus(0, 10..130));
         assert_eq!(loci(&model, 20).len(), 3);

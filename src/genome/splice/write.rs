@@ -6,10 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::dataset::{Dropped, Options, Origin, SpliceDataset, Window};
+use super::dataset::{Dropped, Options, Origin, SpliceDataset};
 use super::leakage::Leakage;
 use super::split::Part;
 use super::{Kind, LABEL_NAMES};
+use crate::genome::annotation::Fates;
 use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::output::{AtomicFile, FolderKind, write_atomic};
@@ -63,6 +64,10 @@ pub struct Description {
     pub k: usize,
     /// Class names by number.
     pub label_names: [&'static str; 3],
+    /// What became of the annotation's transcripts: used, or left out and why.
+    pub transcripts: Fates,
+    /// What became of its feature lines: used for a transcript, or left out and why.
+    pub feature_lines: Fates,
     /// Distinct annotated donors and acceptors, before anything was left out.
     pub annotated: [u64; 2],
     /// Rows.
@@ -90,6 +95,8 @@ impl Description {
             options: dataset.options.clone(),
             k,
             label_names: LABEL_NAMES,
+            transcripts: dataset.transcripts.clone(),
+            feature_lines: dataset.lines.clone(),
             annotated: dataset.annotated,
             parts: Parts { train: counts(Part::Train), dev: counts(Part::Dev), test: counts(Part::Test) },
             dropped: dataset.dropped,
@@ -111,25 +118,26 @@ pub fn write_dataset(folder: &Path, genome: &Genome, dataset: &SpliceDataset, de
     let json = serde_json::to_string_pretty(description).map_err(|error| Error::Failed(error.to_string()))?;
     FOLDER.write(folder, |folder| {
         for part in Part::ALL {
-            write_tsv(&folder.join(format!("{}.tsv", part.name())), dataset.part(part), k)?;
+            write_tsv(&folder.join(format!("{}.tsv", part.name())), genome, dataset, part, k)?;
         }
         write_rows_bed(&folder.join("sites.bed"), genome, dataset)?;
         write_atomic(folder.join("dataset.json"), json + "\n")
     })
 }
 
-/// One row a window: its k-mers with stride 1, all of them, separated by blanks; a tab; the class.
-fn write_tsv(path: &Path, rows: &[Window], k: usize) -> Result<()> {
+/// One row a window: its k-mers with stride 1, all of them, separated by blanks; the class; and as its name where it lies.
+fn write_tsv(path: &Path, genome: &Genome, dataset: &SpliceDataset, part: Part, k: usize) -> Result<()> {
     let mut file = AtomicFile::create(path)?;
-    let mut text = b"sequence\tlabel\n".to_vec();
-    for row in rows {
+    let mut text = b"sequence\tlabel\tname\n".to_vec();
+    for row in dataset.part(part) {
         for (index, kmer) in row.bases.windows(k).enumerate() {
             if index > 0 {
                 text.push(b' ');
             }
             text.extend_from_slice(kmer);
         }
-        text.extend_from_slice(&[b'\t', b'0' + row.label(), b'\n']);
+        let name = row.position.window_name(genome, dataset.options.window);
+        text.extend_from_slice(format!("\t{}\t{name}\n", row.label()).as_bytes());
         file.write_all(&text).map_err(Error::io("write", path))?;
         text.clear();
     }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::accuracy::Accuracy;
 pub use self::truth::{Truth, TruthCounts};
 use super::journal::{Journal, is_interrupted};
-use super::splice::{DECIMALS, Score, SpliceScorer, is_candidate};
+use super::splice::{Score, SpliceScorer, is_candidate};
 use crate::genome::annotation::Strand;
 use crate::genome::checksum::checksum;
 use crate::genome::region::{Region, Spelling};
@@ -29,7 +29,7 @@ use crate::genome::twobit::Genome;
 use crate::lossy;
 use crate::output::{is_staging, remove_debris, write_atomic};
 use crate::report::Progress;
-use crate::report::format::date;
+use crate::report::format::{date, significant};
 use crate::small_file;
 use crate::train::interrupt;
 use crate::{Error, Result};
@@ -161,11 +161,12 @@ struct State {
     counts: TruthCounts,
 }
 
-/// A score at a base.
+/// What the model says of a base. Thresholds and counts go by the score, files have the probability.
 struct Call {
     base: u32,
     site: Site,
     score: Score,
+    probability: f64,
 }
 
 /// Scans `genome`, compares with `truth` where there is one, and writes everything into `options.out`. `fingerprint` holds
@@ -349,12 +350,14 @@ fn score_piece(
         }
     }
     let scores = scorer.score(&windows)?;
+    genome.check()?;
     (state.windows, state.unscored) = (state.windows + windows.len() as u64, state.unscored + unscored);
     let mut calls = Vec::with_capacity(windows.len());
     for ((boundary, strand, kinds), scores) in wanted.into_iter().zip(scores) {
         for (kind, base) in kinds.into_iter().flatten() {
             let site = Site { position: Position { sequence: piece.index, boundary, strand }, kind };
-            calls.push(Call { base, site, score: Score::of(scores[kind as usize]) });
+            let probability = scores[kind as usize];
+            calls.push(Call { base, site, score: Score::of(probability), probability });
         }
     }
     calls.sort_by_key(|call| (call.base, call.site.kind, call.site.position.strand));
@@ -379,22 +382,24 @@ fn write_calls(
     for (index, (kind, strand, _)) in TRACKS.into_iter().enumerate() {
         let mut text = String::new();
         let of_track = |call: &&Call| call.site.kind == kind && call.site.position.strand == strand;
-        for Call { base, score, .. } in calls.iter().filter(of_track).filter(|call| call.score >= options.min_track) {
-            let _ = writeln!(text, "{name}\t{base}\t{}\t{:.DECIMALS$}", base + 1, score.value());
+        for Call { base, probability, .. } in
+            calls.iter().filter(of_track).filter(|call| call.score >= options.min_track)
+        {
+            let _ = writeln!(text, "{name}\t{base}\t{}\t{}", base + 1, significant(*probability));
         }
         journal.append(index, text)?;
     }
     let mut rows = Vec::new();
-    for Call { site, score, .. } in calls.iter().filter(|call| call.score >= options.min_site) {
+    for Call { site, score, probability, .. } in calls.iter().filter(|call| call.score >= options.min_site) {
         if let Some(range) = site.position.dinucleotide(site.kind) {
-            rows.push((range.start, range.end, site.kind, site.position.strand, *score));
+            rows.push((range.start, range.end, site.kind, site.position.strand, *score, *probability));
         }
     }
-    rows.sort();
+    rows.sort_by_key(|&(start, end, kind, strand, score, _)| (start, end, kind, strand, score));
     state.sites += rows.len() as u64;
     let mut text = String::new();
-    for (start, end, kind, strand, score) in rows {
-        let _ = writeln!(text, "{name}\t{start}\t{end}\t{}\t{:.0}\t{strand}", kind.name(), 1000.0 * score.value());
+    for (start, end, kind, strand, _, probability) in rows {
+        let _ = writeln!(text, "{name}\t{start}\t{end}\t{}\t{:.0}\t{strand}", kind.name(), 1000.0 * probability);
     }
     journal.append(TRACKS.len(), text)
 }

@@ -7,11 +7,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::effect::{Effect, Questions, trimmed};
+use super::effect::{Change, Effect, Questions, trimmed};
 use super::genes::Gene;
-use super::vcf::{self, Allele, Finding, Reader, Record, escaped, with_info};
+use super::round::{Line, Outcome, Round};
+use super::vcf::{self, Finding, Reader, Record, escaped, with_info};
 use super::{Annotator, Positions, Summary, deltas};
 use crate::genome::annotation::Strand;
+use crate::inference::splice::DECIMALS;
 use crate::report::Progress;
 use crate::train::interrupt;
 use crate::{Error, Result};
@@ -20,19 +22,6 @@ use crate::{Error, Result};
 const FIELD: &str = "HELIXGRAD";
 /// The INFO field with the alleles that have none, and why.
 const SKIPPED: &str = "HELIXGRAD_SKIPPED";
-
-/// Lines, their bytes, and windows that are worked on at a time, and after which the work can be gone on with.
-const ROUND_LINES: usize = 4096;
-const ROUND_BYTES: usize = 32 << 20;
-
-/// An allele in work: for each gene or strand what was asked, or why it is skipped.
-type Asked = Result<Vec<(Option<Gene>, Questions)>, &'static str>;
-
-/// A line on its way to the output.
-struct Line {
-    bytes: Vec<u8>,
-    record: Option<(Record, Vec<Asked>)>,
-}
 
 /// How far a file is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -74,25 +63,14 @@ impl Annotator<'_> {
         let (done_before, seconds_before, started) = (done(&state.summary), state.summary.seconds, Instant::now());
         let mut progress = Progress::new("variants", 0, self.options.quiet).unit("alleles").resume_at(done_before);
         let saving = interrupt::saving();
-        let round_windows = self.scorer.round_windows();
         loop {
             let before = state.clone();
-            let (mut lines, mut windows, mut size) = (Vec::new(), Vec::new(), 0);
-            while lines.len() < ROUND_LINES && size < ROUND_BYTES && windows.len() < round_windows {
-                let Some(bytes) = reader.next_line()? else { break };
-                size += bytes.len();
-                let bytes = bytes.to_vec();
-                let line = self.line(bytes, &mut state.names, &mut windows);
-                let place = || format!("line {}", reader.number());
-                lines.push(line.map_err(|(found, remedy)| Error::input(input, place(), found, remedy))?);
-            }
-            if lines.is_empty() {
+            let round = self.scored(input, &mut reader, &mut state);
+            let round = journal.save_if_interrupted(&before, round)?;
+            if round.lines.is_empty() {
                 break;
             }
-            let scores = self.scores(&windows, &mut state.summary.windows);
-            let scores = journal.save_if_interrupted(&before, scores)?;
-            let text: Vec<u8> =
-                lines.iter().flat_map(|line| self.annotated(line, &scores, &mut state.summary)).collect();
+            let text: Vec<u8> = round.lines.iter().flat_map(|line| self.annotated(line, &mut state.summary)).collect();
             journal.append(0, encode(&text)?)?;
             (state.lines, state.checksum) = (reader.number(), reader.checksum());
             state.summary.seconds = seconds_before + started.elapsed().as_secs_f64();
@@ -176,10 +154,10 @@ impl Annotator<'_> {
         [
             format!(
                 "##INFO=<ID={FIELD},Number=.,Type=String,Description=\"Largest changes in splice-site probability within \
-                 {distance} bases of the allele, {positions}. For each allele and gene, or strand, ALLELE|GENE|STRAND|\
-                 DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL: DS the change in probability (AG acceptor gain, AL \
-                 acceptor loss, DG donor gain, DL donor loss), DP where: the exon's base at the site minus POS, . if \
-                 nothing changes\">"
+                 {distance} bases of the allele, {positions}. For each allele and gene, or strand: DS the change in \
+                 probability (AG acceptor gain, AL acceptor loss, DG donor gain, DL donor loss), DP where: the exon's base \
+                 at the site minus POS, . if nothing changes; Consequence which of them is the largest. Format: \
+                 ALLELE|GENE|STRAND|DS_AG|DS_AL|DS_DG|DS_DL|DP_AG|DP_AL|DP_DG|DP_DL|Consequence\">"
             ),
             format!(
                 "##INFO=<ID={SKIPPED},Number=.,Type=String,Description=\"Alleles that were not scored, and why: \
@@ -188,11 +166,34 @@ impl Annotator<'_> {
         ]
     }
 
-    fn line(&self, bytes: Vec<u8>, names: &mut Names, windows: &mut Vec<Vec<u8>>) -> Result<Line, Finding> {
-        if bytes.starts_with(b"#") || bytes.trim_ascii().is_empty() {
-            return Ok(Line { bytes, record: None });
+    /// Reads lines and scores them, as many as are worked on at a time; none at the end of the file.
+    fn scored(&self, input: &Path, reader: &mut Reader, state: &mut State) -> Result<Round> {
+        let most_windows = self.scorer.round_windows();
+        let mut round = Round::default();
+        while !round.is_full(most_windows) {
+            let Some(bytes) = reader.next_line()? else { break };
+            let bytes = bytes.to_vec();
+            let failed = |(found, remedy)| Error::input(input, format!("line {}", reader.number()), found, remedy);
+            if bytes.starts_with(b"#") || bytes.trim_ascii().is_empty() {
+                round.push(bytes, None);
+                continue;
+            }
+            let record = vcf::parse(&bytes).map_err(failed)?;
+            let place = self.place(&bytes, &record, &mut state.names).map_err(failed)?;
+            let alleles = record.alternates.len();
+            round.push(bytes, Some(record));
+            for index in 0..alleles {
+                round.allele(|record, windows| self.ask(record, place?, index, windows));
+                round.answer(self, most_windows, &mut state.summary.windows)?;
+            }
         }
-        let record = vcf::parse(&bytes)?;
+        round.answer(self, 0, &mut state.summary.windows)?;
+        self.genome.check()?;
+        Ok(round)
+    }
+
+    /// The sequence that a record lies on, or why its alleles cannot be scored.
+    fn place(&self, bytes: &[u8], record: &Record, names: &mut Names) -> Result<Result<usize, &'static str>, Finding> {
         let keys = bytes[record.info.clone()]
             .split(|&byte| byte == b';')
             .filter_map(|field| field.split(|&byte| byte == b'=').next());
@@ -206,22 +207,21 @@ impl Annotator<'_> {
         }
         let Some(sequence) = self.aliases.resolve(self.genome, &record.sequence) else {
             names.missing(&record.sequence);
-            let asked = record.alternates.iter().map(|_| Err("sequence_not_in_genome")).collect();
-            return Ok(Line { bytes, record: Some((record, asked)) });
+            return Ok(Err("sequence_not_in_genome"));
         };
         names.found = true;
-        let checked = if record.position > 0 { self.check_reference(&record, sequence) } else { Ok(()) };
-        if checked.is_err() && self.options.skip_mismatches {
-            let asked = record.alternates.iter().map(|_| Err("ref_mismatch")).collect();
-            return Ok(Line { bytes, record: Some((record, asked)) });
+        if record.position == 0 {
+            return Ok(Ok(sequence));
         }
-        checked?;
-        let asked = record.alternates.iter().map(|allele| self.ask(&record, sequence, allele, windows)).collect();
-        Ok(Line { bytes, record: Some((record, asked)) })
+        match self.check_reference(record, sequence) {
+            Err(_) if self.options.skip_mismatches => Ok(Err("ref_mismatch")),
+            checked => checked.map(|known| known.map(|()| sequence)),
+        }
     }
 
-    /// REF is what the genome has.
-    fn check_reference(&self, record: &Record, sequence: usize) -> Result<(), Finding> {
+    /// REF is what the genome has; inside, whether the genome's bases are known. Where it has N, an assembly may have another
+    /// IUPAC code, for which VCF 4.3 (section 1.6.1.4) wants the first base that it stands for, and no REF contradicts it.
+    fn check_reference(&self, record: &Record, sequence: usize) -> Result<Result<(), &'static str>, Finding> {
         let Record { position, reference, .. } = record;
         let of_genome = &self.genome.sequences()[sequence];
         let remedy =
@@ -232,7 +232,7 @@ impl Annotator<'_> {
         // One past the end is a telomere (VCF 4.2, section 1.4.1), which no base stands on.
         let is_telomere = start == of_genome.length && record.alternates.iter().all(|allele| allele.bases.is_err());
         if is_telomere {
-            return Ok(());
+            return Ok(Ok(()));
         }
         if end > of_genome.length.into() {
             let found = format!(
@@ -247,7 +247,7 @@ impl Annotator<'_> {
         let mut bases = Vec::new();
         self.genome.decode(sequence, start..end as u32, &mut bases);
         if reference.iter().zip(&bases).all(|(&letter, &base)| vcf::agrees(letter, base)) {
-            return Ok(());
+            return Ok(if bases.contains(&b'N') { Err("unknown_bases") } else { Ok(()) });
         }
         let found = format!(
             "{}:{position} has REF {}, but {} has {} there",
@@ -259,9 +259,9 @@ impl Annotator<'_> {
         Err((found, remedy))
     }
 
-    /// What has to be scored for an allele.
-    fn ask(&self, record: &Record, sequence: usize, allele: &Allele, windows: &mut Vec<Vec<u8>>) -> Asked {
-        let bases = allele.bases.as_deref().map_err(|reason| *reason)?;
+    /// What has to be scored for alternate allele `index`.
+    fn ask(&self, record: &Record, sequence: usize, index: usize, windows: &mut Vec<Vec<u8>>) -> Outcome<Questions> {
+        let bases = record.alternates[index].bases.as_deref().map_err(|reason| *reason)?;
         if record.position == 0 {
             return Err("telomere");
         }
@@ -270,18 +270,18 @@ impl Annotator<'_> {
             return Err("too_long");
         }
         let at = record.position - 1 + shared as u32;
+        let change = Change::new(self.genome, sequence, at, replaced.len(), inserted).ok_or("repeat_too_long")?;
         let strands: Vec<(Option<Gene>, Strand)> = match self.genes {
             None => vec![(None, Strand::Plus), (None, Strand::Minus)],
             Some(genes) => {
-                // An insertion lies between two bases, and in a gene that has either.
-                let range = at.saturating_sub(u32::from(replaced.is_empty()))..at + replaced.len().max(1) as u32;
-                genes.over(sequence, &range).into_iter().map(|gene| (Some(gene.clone()), gene.strand)).collect()
+                let over = genes.over(sequence, &change.bases());
+                over.into_iter().map(|gene| (Some(gene.clone()), gene.strand)).collect()
             }
         };
         if strands.is_empty() {
             return Err("no_gene");
         }
-        let haplotypes = self.haplotypes(sequence, at, replaced.len(), inserted);
+        let haplotypes = self.haplotypes(sequence, &change);
         let mut asked: Vec<(Option<Gene>, Questions)> = Vec::with_capacity(strands.len());
         for (gene, strand) in strands {
             // Genes on the same strand share their answer.
@@ -296,24 +296,22 @@ impl Annotator<'_> {
     }
 
     /// The line with its scores.
-    fn annotated(&self, line: &Line, scores: &[[f64; 2]], summary: &mut Summary) -> Vec<u8> {
-        let Some((record, asked)) = &line.record else { return line.bytes.clone() };
+    fn annotated(&self, line: &Line, summary: &mut Summary) -> Vec<u8> {
+        let Some(record) = &line.record else { return line.bytes.clone() };
         summary.records += 1;
         let (mut values, mut skipped) = (Vec::new(), Vec::new());
-        for (allele, asked) in record.alternates.iter().zip(asked) {
-            let effects = asked.as_ref().map_err(|reason| *reason).and_then(|asked| {
-                let effects: Vec<_> =
-                    asked.iter().map(|(gene, asked)| (gene, asked.strand, asked.effect(scores))).collect();
+        for (allele, effects) in record.alternates.iter().zip(&line.effects) {
+            let effects = effects.as_ref().map_err(|reason| *reason).and_then(|effects| {
                 // Nothing changes where all can be read; where some cannot, that would be a guess.
-                let is_unknown = |(_, _, effect): &(_, _, Effect)| effect.unreadable > 0 && effect.largest().0 == 0;
+                let is_unknown = |(_, (_, effect)): &(_, (_, Effect))| effect.unreadable > 0 && effect.largest().0 == 0;
                 if effects.iter().all(is_unknown) { Err("window_not_readable") } else { Ok(effects) }
             });
             match effects {
                 Ok(effects) => {
                     summary.scored += 1;
-                    let largest = effects.iter().map(|(_, _, effect)| effect.largest().value()).fold(0.0, f64::max);
+                    let largest = effects.iter().map(|(_, (_, effect))| effect.largest().value()).fold(0.0, f64::max);
                     summary.strong += u64::from(largest >= 0.5);
-                    values.extend(effects.iter().map(|(gene, strand, effect)| {
+                    values.extend(effects.iter().map(|(gene, (strand, effect))| {
                         let gene = gene.as_ref().map_or(".".to_owned(), |gene| escaped(&gene.name));
                         format!("{}|{gene}|{strand}|{}", allele.text, fields(effect, record.position))
                     }));
@@ -324,7 +322,10 @@ impl Annotator<'_> {
                 }
             }
         }
-        if record.alternates.is_empty() {
+        if record.passed_over > 0 {
+            *summary.skipped.entry("too_many_alleles".to_owned()).or_default() += record.passed_over;
+            skipped.push(".|too_many_alleles".to_owned());
+        } else if record.alternates.is_empty() {
             skipped.push(".|no_alternate_allele".to_owned());
         }
         let fields = [(FIELD, values), (SKIPPED, skipped)];
@@ -334,15 +335,18 @@ impl Annotator<'_> {
     }
 }
 
-/// Four scores and four positions, relative to the 1-based `position`.
+/// Four scores, four positions relative to the 1-based `position`, and the name of the largest score.
 fn fields(effect: &Effect, position: u32) -> String {
     let deltas = deltas(effect);
-    let scores = deltas.map(|delta| format!("{:.4}", delta.score.value()));
+    let scores = deltas.map(|delta| format!("{:.DECIMALS$}", delta.score.value()));
     let places = deltas.map(|delta| match delta.score.0 {
         0 => ".".to_owned(),
         _ => (i64::from(delta.base) + 1 - i64::from(position)).to_string(),
     });
-    format!("{}|{}", scores.join("|"), places.join("|"))
+    let names = ["acceptor_gain", "acceptor_loss", "donor_gain", "donor_loss"];
+    let strongest = deltas.iter().zip(names).rev().max_by_key(|(delta, _)| delta.score);
+    let consequence = strongest.filter(|(delta, _)| delta.score.0 > 0).map_or(".", |(_, name)| name);
+    format!("{}|{}|{consequence}", scores.join("|"), places.join("|"))
 }
 
 /// Which sequence names were met.

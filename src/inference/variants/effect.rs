@@ -4,24 +4,81 @@
 //! the other. What a boundary of the reference loses and what one of the other gains are the differences of
 //! probabilities. At the ends of an insertion or deletion a boundary has two places in the other haplotype, and the better
 //! one counts: a site that survives at the junction is neither lost nor gained.
+//!
+//! In a repeat the same haplotype can be written in several ways (`CAA` to `CA` or `AAT` to `AT`). None is the right one, so all
+//! count: a boundary has the places that any of them gives it ([`Change`]), and the effect does not depend on the record.
 
 use std::ops::Range;
 
 use crate::genome::annotation::Strand;
 use crate::genome::splice::Kind;
+use crate::genome::twobit::Genome;
 use crate::inference::scan::Positions;
 use crate::inference::splice::{Score, SpliceScorer, is_candidate};
 
-/// An allele with the bases that it shares with the reference taken off, and the reference around it.
+/// What an allele changes, in every way in which it can be written: at `first`, the left-most, `replaced` bases give way to
+/// `inserted`, and bases of the same number at every place up to `last` make the same haplotype.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The left-most place, 0-based.
+    pub first: u32,
+    /// The right-most place; `first` unless bases are only inserted or only deleted, in a repeat of them.
+    pub last: u32,
+    /// How many bases give way.
+    pub replaced: usize,
+    /// What takes their place at `first`.
+    pub inserted: Vec<u8>,
+}
+
+/// The repeats through which an insertion or deletion is followed, in bases.
+pub const LONGEST_REPEAT: u32 = 10_000;
+
+impl Change {
+    /// From one way to write it: at base `at`, `replaced` bases give way to `inserted`; the two share no base at either end
+    /// ([`trimmed`]). Unknown bases end a repeat. `None` for a repeat of more than [`LONGEST_REPEAT`] bases.
+    pub fn new(genome: &Genome, sequence: usize, at: u32, replaced: usize, inserted: &[u8]) -> Option<Self> {
+        let mut change = Self { first: at, last: at, replaced, inserted: inserted.to_vec() };
+        if (replaced == 0) == inserted.is_empty() {
+            return Some(change);
+        }
+        let from = at.saturating_sub(LONGEST_REPEAT + 1);
+        let to = at.saturating_add(replaced as u32).saturating_add(LONGEST_REPEAT + 1);
+        let mut bases = Vec::new();
+        genome.decode(sequence, from..to.min(genome.sequences()[sequence].length), &mut bases);
+        let at = (at - from) as usize;
+        let unit = if replaced > 0 { bases[at..at + replaced].to_vec() } else { inserted.to_vec() };
+        let period = unit.len();
+        // Moved by n bases, the change takes its unit from n bases farther on in the repeat.
+        let left = (0..at).take_while(|&n| bases[at - 1 - n] == unit[period - 1 - n % period]).count();
+        let behind = &bases[at + replaced..];
+        let right = behind.iter().zip(unit.iter().cycle()).take_while(|(base, unit)| base == unit).count();
+        if left + right > LONGEST_REPEAT as usize {
+            return None;
+        }
+        change.first -= left as u32;
+        change.last += right as u32;
+        change.inserted.rotate_right(left % inserted.len().max(1));
+        Some(change)
+    }
+
+    /// The bases of the sequence of which this may be a change: those replaced, and where some are only inserted the one before
+    /// and the one behind, in every way to write it.
+    pub fn bases(&self) -> Range<u32> {
+        self.first.saturating_sub(u32::from(self.replaced == 0))..self.last.saturating_add(self.replaced.max(1) as u32)
+    }
+}
+
+/// A changed haplotype beside the reference.
 #[derive(Clone, Debug)]
 pub struct Haplotypes {
     reference: Vec<u8>,
     alternate: Vec<u8>,
     /// Where `reference` begins in the sequence.
     from: u32,
-    /// Where the changed bases begin in both haplotypes.
-    at: usize,
-    /// How many bases the allele replaces, and by how many.
+    /// Where the changed bases begin in both haplotypes, at the left-most and at the right-most.
+    first: usize,
+    last: usize,
+    /// How many bases give way, and to how many.
     replaced: usize,
     inserted: usize,
 }
@@ -71,32 +128,33 @@ pub fn trimmed<'a>(mut reference: &'a [u8], mut alternate: &'a [u8]) -> (usize, 
 }
 
 impl Haplotypes {
-    /// `context` holds the sequence from base `from` on, upper case; from `at` (in the sequence) on `replaced` bases give
-    /// way to `inserted`.
-    pub fn new(context: &[u8], from: u32, at: u32, replaced: usize, inserted: &[u8]) -> Self {
-        let at = (at - from) as usize;
-        let alternate = [&context[..at], inserted, &context[at + replaced..]].concat();
-        Self { reference: context.to_vec(), alternate, from, at, replaced, inserted: inserted.len() }
+    /// `context` holds the sequence from base `from` on, upper case, with all of `change`.
+    pub fn new(context: &[u8], from: u32, change: &Change) -> Self {
+        let [first, last] = [change.first, change.last].map(|base| (base - from) as usize);
+        let Change { replaced, inserted, .. } = change;
+        let alternate = [&context[..first], inserted, &context[first + replaced..]].concat();
+        let inserted = inserted.len();
+        Self { reference: context.to_vec(), alternate, from, first, last, replaced: *replaced, inserted }
     }
 
     /// The places in the other haplotype of boundary `b` of the one with `here` changed bases, where the other has
     /// `there`.
     fn places(&self, b: usize, here: usize, there: usize) -> impl Iterator<Item = usize> + use<> {
-        let (start, end) = (self.at, self.at + here);
-        let first = (b <= start || (b < end && here == there)).then_some(b);
-        let second = (b >= end).then(|| b - here + there);
-        first.into_iter().chain(second.filter(|second| first != Some(*second)))
+        let Self { first, last, .. } = *self;
+        let before = (b <= last || (b < last + here && here == there)).then_some(b);
+        let behind = (b >= first + here).then(|| b - here + there);
+        before.into_iter().chain(behind.filter(|behind| before != Some(*behind)))
     }
 
-    /// The exon's base, in the sequence, at boundary `b` of a haplotype with `here` changed bases; inside an insertion
-    /// the last base before it.
+    /// The exon's base, in the sequence, at boundary `b` of a haplotype with `here` changed bases, as written at the left-most
+    /// place; inside an insertion the last base before it.
     fn exon_base(&self, b: usize, here: usize, kind: Kind, strand: Strand) -> u32 {
-        let reference = if b <= self.at {
+        let reference = if here == self.replaced || b <= self.first {
             b
-        } else if b >= self.at + here {
+        } else if b >= self.first + here {
             b - here + self.replaced
         } else {
-            self.at + (b - self.at).min(self.replaced)
+            self.first + (b - self.first).min(self.replaced)
         };
         let before = (kind == Kind::Donor) == (strand == Strand::Plus);
         (self.from + reference as u32).saturating_sub(u32::from(before))
@@ -109,10 +167,10 @@ impl Haplotypes {
         ]
     }
 
-    /// The boundaries within `distance` of the changed bases.
+    /// The boundaries within `distance` of the changed bases, wherever they are written.
     fn near(&self, side: &Side, distance: u32) -> Range<usize> {
         let distance = distance as usize;
-        self.at.saturating_sub(distance)..(self.at + side.here + distance).min(side.bases.len()) + 1
+        self.first.saturating_sub(distance)..(self.last + side.here + distance).min(side.bases.len()) + 1
     }
 
     /// Collects what has to be scored on `strand`: pairs of a site of one haplotype and its places in the other. `windows`
@@ -221,9 +279,31 @@ mod tests {
     }
 
     #[test]
+    fn sites_are_compared_up_to_the_distance_and_no_farther() {
+        let near = |first, last, replaced, inserted: &[u8], distance| {
+            let change = Change { first, last, replaced, inserted: inserted.to_vec() };
+            let haplotypes = Haplotypes::new(b"ACGTACGTAC", 100, &change);
+            haplotypes.sides().map(|side| haplotypes.near(&side, distance))
+        };
+        assert_eq!(near(104, 104, 1, b"T", 3), [1..9, 1..9]);
+        assert_eq!(near(104, 104, 0, b"TTT", 2), [2..7, 2..10]);
+        assert_eq!(near(104, 106, 2, b"", 1), [3..10, 3..8]);
+        assert_eq!(near(104, 104, 1, b"T", 50), [0..11, 0..11]);
+    }
+
+    #[test]
+    fn an_insertion_has_a_base_on_either_side_and_a_repeat_has_all_its_bases() {
+        let bases = |first, last, replaced| Change { first, last, replaced, inserted: Vec::new() }.bases();
+        assert_eq!((bases(4, 4, 1), bases(4, 4, 0), bases(0, 0, 0)), (4..5, 3..5, 0..1));
+        assert_eq!((bases(4, 6, 2), bases(4, 6, 0)), (4..8, 3..7));
+    }
+
+    #[test]
     fn boundaries_and_their_places() {
-        let haplotypes =
-            |replaced: usize, inserted: &[u8]| Haplotypes::new(b"ACGTACGTAC", 100, 104, replaced, inserted);
+        let haplotypes = |replaced: usize, inserted: &[u8]| {
+            let change = Change { first: 104, last: 104, replaced, inserted: inserted.to_vec() };
+            Haplotypes::new(b"ACGTACGTAC", 100, &change)
+        };
         let places = |h: &Haplotypes, b: usize, alternate: bool| {
             let (here, there) = if alternate { (h.inserted, h.replaced) } else { (h.replaced, h.inserted) };
             h.places(b, here, there).collect::<Vec<_>>()

@@ -3,6 +3,7 @@
 mod annotate;
 pub mod effect;
 pub mod genes;
+mod round;
 pub mod saturation;
 pub mod vcf;
 
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::effect::{Delta, Effect, Haplotypes, flank};
+use self::effect::{Change, Delta, Effect, Haplotypes, flank};
 use self::genes::Genes;
 use super::journal::{Journal, is_interrupted};
 use super::scan::Positions;
@@ -133,15 +134,15 @@ impl Annotator<'_> {
         Ok(numbers.into_iter().map(|number| scores[number]).collect())
     }
 
-    /// The two haplotypes of a change at base `at`, with what lies around it.
-    fn haplotypes(&self, sequence: usize, at: u32, replaced: usize, inserted: &[u8]) -> Haplotypes {
+    /// The two haplotypes of a change, with what lies around it.
+    fn haplotypes(&self, sequence: usize, change: &Change) -> Haplotypes {
         let flank = flank(self.scorer, self.options.distance);
-        let from = at.saturating_sub(flank);
+        let from = change.first.saturating_sub(flank);
         let length = self.genome.sequences()[sequence].length;
-        let to = length.min(at.saturating_add(replaced as u32).saturating_add(flank));
+        let to = length.min(change.last.saturating_add(change.replaced as u32).saturating_add(flank));
         let mut context = Vec::new();
         self.genome.decode(sequence, from..to, &mut context);
-        Haplotypes::new(&context, from, at, replaced, inserted)
+        Haplotypes::new(&context, from, change)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::effect::Effect;
+use super::effect::{Change, Effect};
 use super::{Annotator, deltas};
 use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
@@ -63,6 +63,26 @@ struct State {
     summary: Summary,
 }
 
+/// Where the page of the table `out` lies.
+///
+/// # Errors
+/// [`Error::Usage`] where the table has that name, or another page has it.
+pub fn page_path(out: &Path) -> Result<PathBuf> {
+    let path = out.with_extension("html");
+    let is_other = || fs::read(&path).is_ok_and(|page| !String::from_utf8_lossy(&page).contains(MADE_BY));
+    if path == out || (path.is_file() && is_other()) {
+        let found = if path == out { "a page for a table" } else { "a page of another kind" };
+        return Err(Error::usage(
+            format!("{found} has the name {}, which the picture beside the table gets", path.display()),
+            "give --out another name, that ends with .tsv",
+        ));
+    }
+    Ok(path)
+}
+
+/// What the last line of a page has, after the version.
+const MADE_BY: &str = " variants --saturation";
+
 impl Annotator<'_> {
     /// Scores every single-base change of `region` on both strands, or with genes on the strands of those over it. Writes
     /// `out`, a TSV file, and beside it, for a region of at most 4,000 bases, a page with the same name and `.html`. Killed, it
@@ -113,7 +133,7 @@ impl Annotator<'_> {
         drop(saving);
         let mut summary = state.summary;
         if length <= LONGEST_PICTURE as usize {
-            let path = out.with_extension("html");
+            let path = page_path(out)?;
             write_atomic(&path, self.page(region, &matrices(journal.path(0), region)?))?;
             summary.files.push(path);
         } else {
@@ -141,7 +161,8 @@ impl Annotator<'_> {
         for (at, &base) in round.zip(&reference) {
             let strands = self.strands(sequence, at);
             for alternate in BASES.into_iter().filter(|&alternate| alternate != base) {
-                let haplotypes = self.haplotypes(sequence, at, 1, &[alternate]);
+                let change = Change { first: at, last: at, replaced: 1, inserted: vec![alternate] };
+                let haplotypes = self.haplotypes(sequence, &change);
                 let (distance, positions) = (self.options.distance, self.options.positions);
                 let ask = |(strand, genes): &(Strand, Option<String>)| {
                     let questions = haplotypes.questions(self.scorer, *strand, distance, positions, &mut windows);
@@ -151,6 +172,7 @@ impl Annotator<'_> {
             }
         }
         let scores = self.scores(&windows, &mut summary.windows)?;
+        self.genome.check()?;
         let mut text = String::new();
         for (at, base, alternate, of_strands) in asked {
             summary.changes += 1;
@@ -208,7 +230,7 @@ impl Annotator<'_> {
                 page.figure(&map.render(), "Below: the reference on the plus strand, and positions as in the table.");
             }
         }
-        page.footer(concat!("helixgrad ", env!("CARGO_PKG_VERSION"), " variants --saturation"));
+        page.footer(&format!("helixgrad {}{MADE_BY}", env!("CARGO_PKG_VERSION")));
         page.render()
     }
 }

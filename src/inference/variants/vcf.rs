@@ -15,6 +15,10 @@ use crate::{Error, Result};
 /// The longest line that is read, in bytes: a record of a hundred thousand samples fits.
 const LONGEST_LINE: u64 = 256 << 20;
 
+/// The alternate alleles of a record that are looked at, as many as BCF can hold: one of more would take some hundred times its
+/// bytes of memory.
+pub const MOST_ALLELES: usize = u16::MAX as usize - 1;
+
 /// Reads the lines of a VCF file, plain, gzip or bgzip.
 pub struct Reader {
     path: PathBuf,
@@ -105,8 +109,10 @@ pub struct Record {
     pub position: u32,
     /// The fourth column, upper case.
     pub reference: Vec<u8>,
-    /// The fifth column's alleles; none where it is `.`.
+    /// The fifth column's alleles; none where it is `.`, or where they are more than [`MOST_ALLELES`].
     pub alternates: Vec<Allele>,
+    /// How many there are, where they are too many.
+    pub passed_over: u64,
     /// Where the eighth column lies in the line, in bytes.
     pub info: Range<usize>,
 }
@@ -173,15 +179,18 @@ pub fn parse(line: &[u8]) -> Result<Record, Finding> {
         return Err((found, "write the reference's bases: A, C, G, T or N".into()));
     }
     let column = text(4)?;
+    let alleles = column.split(',').count();
+    let passed_over = if alleles > MOST_ALLELES { alleles as u64 } else { 0 };
     let alternates = match column {
         "." => Vec::new(),
+        _ if passed_over > 0 => Vec::new(),
         _ => column.split(',').map(|text| allele(text, &reference)).collect::<Result<_, _>>()?,
     };
     if content[columns[7].clone()].is_empty() {
         return Err(("an empty INFO column".into(), "write . where there is nothing to say".into()));
     }
     let [.., info] = columns;
-    Ok(Record { sequence: sequence.to_owned(), position, reference, alternates, info })
+    Ok(Record { sequence: sequence.to_owned(), position, reference, alternates, passed_over, info })
 }
 
 fn allele(text: &str, reference: &[u8]) -> Result<Allele, Finding> {
@@ -215,7 +224,7 @@ fn is_base_letter(base: u8) -> bool {
     b"ACGTNRYSWKMBDHV".contains(&base)
 }
 
-/// Whether a genome's base is what a letter of REF, an IUPAC code perhaps, stands for.
+/// Whether a genome's base can be what a letter of REF, an IUPAC code perhaps, stands for; N can be anything.
 pub fn agrees(letter: u8, base: u8) -> bool {
     let codes: &[u8] = match letter {
         b'R' => b"AG",
@@ -228,10 +237,9 @@ pub fn agrees(letter: u8, base: u8) -> bool {
         b'D' => b"AGT",
         b'H' => b"ACT",
         b'V' => b"ACG",
-        b'N' => b"ACGTN",
-        _ => return letter == base,
+        b'N' => b"ACGT",
+        _ => return base == b'N' || letter == base,
     };
-    // The genome file writes every code as N.
     base == b'N' || codes.contains(&base)
 }
 
@@ -325,7 +333,8 @@ mod tests {
     fn codes_and_escapes() {
         assert!(
             agrees(b'A', b'A')
-                && !agrees(b'A', b'N')
+                && agrees(b'A', b'N')
+                && !agrees(b'A', b'G')
                 && agrees(b'R', b'G')
                 && !agrees(b'R', b'T')
                 && agrees(b'R', b'N')

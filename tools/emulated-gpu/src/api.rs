@@ -44,6 +44,31 @@ pub unsafe fn give<T>(place: *mut T, value: T) -> Answer {
     Ok(())
 }
 
+/// What a function returns: a number, as the interface has it. A driver may be newer than the codes that its callers know, and
+/// `EMULATED_GPU_STATUS` makes this one return such a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Status(pub u32);
+
+impl From<CUresult> for Status {
+    fn from(status: CUresult) -> Self {
+        Self(status as u32)
+    }
+}
+
+impl PartialEq<CUresult> for Status {
+    fn eq(&self, other: &CUresult) -> bool {
+        self.0 == *other as u32
+    }
+}
+
+/// The status that `EMULATED_GPU_STATUS` ("cuMemAlloc_v2=4711") says for a function.
+pub fn told(function: &str) -> Option<Status> {
+    let told = std::env::var("EMULATED_GPU_STATUS").ok()?;
+    let (name, status) = told.split_once('=')?;
+    status.parse().ok().filter(|_| name == function).map(Status)
+}
+
 /// Exports functions under the names of the interface.
 macro_rules! driver_functions {
     ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
@@ -54,10 +79,14 @@ macro_rules! driver_functions {
             /// As the driver's function of this name.
             #[unsafe(no_mangle)]
             #[allow(non_snake_case, clippy::too_many_arguments, reason = "the interface's names and arguments")]
-            pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
+            pub unsafe extern "C" fn $name($($argument: $type),*) -> $crate::api::Status {
+                if let Some(status) = $crate::api::told(stringify!($name)) {
+                    return status;
+                }
                 // SAFETY: the caller's promise holds for everything in the body.
                 #[allow(unused_unsafe, reason = "not every function has pointers")]
-                unsafe { $body }
+                let work = || -> CUresult { unsafe { $body } };
+                work().into()
             }
         )*
     };
@@ -79,9 +108,18 @@ driver_functions! {
         give(version, 13_000).err().unwrap_or(CUresult::CUDA_SUCCESS)
     }
 
-    /// The name of a status as text.
-    fn cuGetErrorString(error: CUresult, text: *mut *const c_char) {
-        give(text, describe(error).as_ptr()).err().unwrap_or(CUresult::CUDA_SUCCESS)
+    /// A status in words.
+    fn cuGetErrorString(error: u32, text: *mut *const c_char) {
+        describe(error).map_or(Err(CUresult::CUDA_ERROR_INVALID_VALUE), |(_, words)| give(text, words.as_ptr()))
+            .err()
+            .unwrap_or(CUresult::CUDA_SUCCESS)
+    }
+
+    /// The name of a status.
+    fn cuGetErrorName(error: u32, text: *mut *const c_char) {
+        describe(error).map_or(Err(CUresult::CUDA_ERROR_INVALID_VALUE), |(name, _)| give(text, name.as_ptr()))
+            .err()
+            .unwrap_or(CUresult::CUDA_SUCCESS)
     }
 
     /// One.
@@ -172,6 +210,19 @@ driver_functions! {
         current(|gpu| {
             let found = gpu.function(index(MODULE, module)?, CStr::from_ptr(name))?;
             give(function, handle(FUNCTION, found))
+        })
+    }
+
+    /// Blocks of a cluster, where the kernel was compiled for clusters.
+    fn cuFuncGetAttribute(value: *mut c_int, attribute: CUfunction_attribute, function: CUfunction) {
+        current(|gpu| {
+            let cluster = gpu.cluster(index(FUNCTION, function)?)?.unwrap_or_default();
+            give(value, match attribute {
+                CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH => cluster[0] as c_int,
+                CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT => cluster[1] as c_int,
+                CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH => cluster[2] as c_int,
+                _ => return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED),
+            })
         })
     }
 
@@ -349,6 +400,12 @@ driver_functions! {
         if !(1..=5).contains(&rank) || !dense || !map.is_aligned() || !(map as usize).is_multiple_of(64) {
             return CUresult::CUDA_ERROR_INVALID_VALUE;
         }
+        // Of one dimension no stride is read, and a driver may look all the same: it must be there, and one that a map could have.
+        let lone = rank == 1 && ((strides as usize) < 4096 || !strides.is_aligned() || !(*strides).is_multiple_of(16));
+        if lone || strides.is_null() {
+            eprintln!("emulated GPU: cuTensorMapEncodeTiled: the strides of {rank} dimensions are no array of strides");
+            return CUresult::CUDA_ERROR_INVALID_VALUE;
+        }
         if std::slice::from_raw_parts(element_strides, rank).iter().any(|stride| *stride != 1) {
             return CUresult::CUDA_ERROR_NOT_SUPPORTED;
         }
@@ -387,19 +444,37 @@ impl Gpu {
     }
 }
 
-fn describe(status: CUresult) -> &'static CStr {
-    match status {
-        CUresult::CUDA_SUCCESS => c"no error",
-        CUresult::CUDA_ERROR_INVALID_VALUE => c"invalid argument",
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => c"out of memory",
-        CUresult::CUDA_ERROR_NOT_INITIALIZED => c"initialization error",
-        CUresult::CUDA_ERROR_INVALID_CONTEXT => c"invalid device context",
-        CUresult::CUDA_ERROR_INVALID_HANDLE => c"invalid resource handle",
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS => c"an illegal memory access was encountered",
-        CUresult::CUDA_ERROR_LAUNCH_FAILED => c"unspecified launch failure",
-        CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => c"too many resources requested for launch",
-        CUresult::CUDA_ERROR_NOT_READY => c"device not ready",
-        CUresult::CUDA_ERROR_NOT_SUPPORTED => c"operation not supported by the emulated GPU",
-        _ => c"an error of the emulated GPU",
+/// The name of a status, and what it means; nothing for one that this driver does not know.
+fn describe(status: u32) -> Option<(&'static CStr, &'static CStr)> {
+    macro_rules! known {
+        ($($name:ident => $words:literal,)*) => {
+            $(if status == CUresult::$name as u32 {
+                // SAFETY: the text ends with its only zero.
+                let name = unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) };
+                return Some((name, $words));
+            })*
+        };
     }
+    known! {
+        CUDA_SUCCESS => c"no error",
+        CUDA_ERROR_INVALID_VALUE => c"invalid argument",
+        CUDA_ERROR_OUT_OF_MEMORY => c"out of memory",
+        CUDA_ERROR_NOT_INITIALIZED => c"initialization error",
+        CUDA_ERROR_INVALID_DEVICE => c"invalid device ordinal",
+        CUDA_ERROR_INVALID_IMAGE => c"device kernel image is invalid",
+        CUDA_ERROR_INVALID_CONTEXT => c"invalid device context",
+        CUDA_ERROR_NO_BINARY_FOR_GPU => c"no kernel image is available for execution on the device",
+        CUDA_ERROR_INVALID_HANDLE => c"invalid resource handle",
+        CUDA_ERROR_NOT_FOUND => c"named symbol not found",
+        CUDA_ERROR_NOT_READY => c"device not ready",
+        CUDA_ERROR_ILLEGAL_ADDRESS => c"an illegal memory access was encountered",
+        CUDA_ERROR_MISALIGNED_ADDRESS => c"misaligned address",
+        CUDA_ERROR_ASSERT => c"device-side assert triggered",
+        CUDA_ERROR_LAUNCH_TIMEOUT => c"the launch timed out and was terminated",
+        CUDA_ERROR_LAUNCH_FAILED => c"unspecified launch failure",
+        CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => c"too many resources requested for launch",
+        CUDA_ERROR_NOT_PERMITTED => c"operation not permitted",
+        CUDA_ERROR_NOT_SUPPORTED => c"operation not supported by the emulated GPU",
+    }
+    None
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_uint, c_ulonglong};
 
 use cudarc::driver::sys::{
     CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUgraph, CUgraphExec, CUgraphNode,
-    CUmemorytype, CUresult, CUstream,
+    CUkernelNodeAttrID, CUkernelNodeAttrValue, CUmemorytype, CUresult, CUstream,
 };
 
 use crate::api::{FUNCTION, driver_functions, give, handle, index};
@@ -46,6 +46,21 @@ driver_functions! {
         current(|gpu| {
             let task = launch_task(gpu, &*parameters)?;
             add(gpu, place, graph, before, count, task)
+        })
+    }
+
+    /// Blocks of a cluster of a launch in a graph, as its kernel was compiled for.
+    fn cuGraphKernelNodeSetAttribute(
+        place: CUgraphNode,
+        attribute: CUkernelNodeAttrID,
+        value: *const CUkernelNodeAttrValue,
+    ) {
+        current(|gpu| {
+            if attribute != CUkernelNodeAttrID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION {
+                return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+            }
+            let cluster = (*value).clusterDim;
+            gpu.set_cluster(node(place)?, [cluster.x, cluster.y, cluster.z])
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use cuda_on_cpu::{FaultKind, Options};
 use cudarc::driver::sys::CUresult;
 
+use crate::engine::Engine;
 use crate::fatbin::Image;
 use crate::graph::{Graph, Instance};
 use crate::launch::{Function, Launch};
@@ -77,10 +78,14 @@ pub struct Gpu {
     pub events: Vec<Option<Arc<Event>>>,
     pub graphs: Vec<Option<Graph>>,
     pub instances: Vec<Option<Instance>>,
+    pub engine: Engine,
     queue: VecDeque<Task>,
     /// What ended the context.
-    fault: Option<CUresult>,
+    pub fault: Option<CUresult>,
     launches: u64,
+    /// Parts of the names of kernels that never end, and of those that trap.
+    pub hangs: Option<String>,
+    pub crashes: Option<String>,
 }
 
 static GPU: Mutex<Option<Gpu>> = Mutex::new(None);
@@ -102,6 +107,10 @@ pub fn start() -> Answer {
     };
     let memory = std::env::var("EMULATED_GPU_MEMORY").unwrap_or_else(|_| (4u64 << 30).to_string());
     let Ok(total) = memory.parse() else { return Err(refuse("EMULATED_GPU_MEMORY", &memory)) };
+    let engine = Engine::from_environment((major, minor)).map_err(|why| {
+        eprintln!("emulated GPU: {why}");
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    })?;
     *gpu = Some(Gpu {
         capability: (major, minor),
         memory: Memory::new(total),
@@ -110,9 +119,12 @@ pub fn start() -> Answer {
         events: Vec::new(),
         graphs: Vec::new(),
         instances: Vec::new(),
+        engine,
         queue: VecDeque::new(),
         fault: None,
         launches: 0,
+        hangs: std::env::var("EMULATED_GPU_HANGS").ok(),
+        crashes: std::env::var("EMULATED_GPU_CRASHES").ok(),
     });
     Ok(())
 }
@@ -202,6 +214,20 @@ impl Gpu {
 
     fn run_launch(&mut self, launch: &Launch) -> Answer {
         let kernel = self.functions[launch.function].kernel;
+        let named = |part: &Option<String>| part.as_ref().is_some_and(|part| kernel.name().contains(part.as_str()));
+        if named(&self.hangs) {
+            eprintln!("emulated GPU: kernel {} never ends, as EMULATED_GPU_HANGS says", kernel.name());
+            loop {
+                std::thread::park();
+            }
+        }
+        if named(&self.crashes) {
+            eprintln!("emulated GPU: kernel {} traps, as EMULATED_GPU_CRASHES says", kernel.name());
+            return Err(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        }
+        if let Some(module) = self.functions[launch.function].ptx.clone() {
+            return self.run_ptx(launch, &module);
+        }
         let mut values = launch.arguments.clone();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         self.launches += 1;
@@ -219,5 +245,36 @@ impl Gpu {
                     _ => CUresult::CUDA_ERROR_LAUNCH_FAILED,
                 }
             })
+    }
+
+    fn run_ptx(&mut self, launch: &Launch, module: &ptx_on_cpu::Module) -> Answer {
+        let Engine::Ptx(engine) = &self.engine else { return Err(CUresult::CUDA_ERROR_INVALID_IMAGE) };
+        let kernel = self.functions[launch.function].kernel;
+        let failed = |why: &dyn std::fmt::Display| eprintln!("emulated GPU: {why}");
+        let values: Vec<&[u8]> =
+            launch.arguments.iter().zip(kernel.parameter_sizes()).map(|(value, size)| &value.0[..*size as usize]).collect();
+        let parameters = module
+            .kernel(kernel.name())
+            .ok_or_else(|| "the module has lost its kernel".to_owned())
+            .and_then(|kernel| kernel.pack(&values))
+            .map_err(|why| {
+                failed(&why);
+                CUresult::CUDA_ERROR_INVALID_VALUE
+            })?;
+        self.launches += 1;
+        let ptx_launch = ptx_on_cpu::Launch {
+            kernel: kernel.name().to_owned(),
+            grid: launch.grid,
+            block: launch.block,
+            cluster: kernel.cluster(),
+            dynamic_shared: launch.shared as u32,
+            parameters,
+        };
+        let settings = engine.settings(self.launches);
+        ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
+            failed(&fault);
+            CUresult::CUDA_ERROR_LAUNCH_FAILED
+        })?;
+        Ok(())
     }
 }

@@ -10,12 +10,15 @@ use crate::gpu::{Answer, Gpu, Task};
 #[derive(Default)]
 pub struct Graph {
     pub nodes: Vec<Task>,
+    /// Blocks of a cluster that each node was told, ones where it was told nothing.
+    clusters: Vec<[u32; 3]>,
 }
 
 /// A graph that can run.
 pub struct Instance {
     graph: usize,
     tasks: Vec<Task>,
+    clusters: Vec<[u32; 3]>,
 }
 
 /// A node: the number of its graph, and its own.
@@ -33,33 +36,57 @@ impl Gpu {
     /// Adds a node behind `before`. A chain is what is made of them here: without an order between two tasks, a GPU may
     /// run them at once, so a node that does not wait for the one before it is refused.
     pub fn add_node(&mut self, graph: usize, before: &[Node], task: Task) -> Answer<Node> {
-        let nodes = &mut self.graph(graph)?.nodes;
+        let Graph { nodes, clusters } = self.graph(graph)?;
         let last = nodes.len().checked_sub(1).map(|last| (graph, last));
         if last.is_some_and(|last| !before.contains(&last)) || before.iter().any(|node| *node >= (graph, nodes.len())) {
             eprintln!("emulated GPU: node {} of a graph does not wait for the node before it", nodes.len());
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         nodes.push(task);
+        clusters.push([1; 3]);
         Ok((graph, nodes.len() - 1))
+    }
+
+    /// `cuGraphKernelNodeSetAttribute` for blocks of a cluster.
+    pub fn set_cluster(&mut self, (graph, node): Node, cluster: [u32; 3]) -> Answer {
+        let place = self.graph(graph)?.clusters.get_mut(node).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        *place = cluster;
+        Ok(())
+    }
+
+    /// Refuses a launch whose kernel was compiled for other clusters than its node was told. That the kernel's own would do is what
+    /// no document says.
+    fn check_cluster(&self, task: &Task, told: [u32; 3]) -> Answer {
+        let Task::Launch(launch) = task else { return Ok(()) };
+        let compiled = self.cluster(launch.function)?.unwrap_or([1; 3]);
+        if compiled != told {
+            eprintln!("emulated GPU: a graph's node was told of clusters of {told:?}, and its kernel has {compiled:?}");
+            return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+        }
+        Ok(())
     }
 
     /// `cuGraphInstantiateWithFlags`.
     pub fn instantiate(&mut self, graph: usize) -> Answer<usize> {
-        let tasks = self.graph(graph)?.nodes.clone();
-        self.instances.push(Some(Instance { graph, tasks }));
+        let Graph { nodes, clusters } = self.graph(graph)?;
+        let (tasks, clusters) = (nodes.clone(), clusters.clone());
+        tasks.iter().zip(&clusters).try_for_each(|(task, &told)| self.check_cluster(task, told))?;
+        self.instances.push(Some(Instance { graph, tasks, clusters }));
         Ok(self.instances.len() - 1)
     }
 
     /// Changes a task of an instance, which stays of its kind. Runs under way are not touched.
-    pub fn set_node(&mut self, instance: usize, (graph, node): Node, task: Task) -> Answer {
-        let instance = self.instance(instance)?;
+    pub fn set_node(&mut self, of: usize, (graph, node): Node, task: Task) -> Answer {
+        let instance = self.instance(of)?;
         if instance.graph != graph || node >= instance.tasks.len() {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
         if discriminant(&instance.tasks[node]) != discriminant(&task) {
             return Err(CUresult::CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE);
         }
-        instance.tasks[node] = task;
+        let told = instance.clusters[node];
+        self.check_cluster(&task, told)?;
+        self.instance(of)?.tasks[node] = task;
         Ok(())
     }
 

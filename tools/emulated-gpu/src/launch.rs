@@ -1,11 +1,13 @@
 //! Kernels and launches of them, held against what a chip can do.
 
 use std::ffi::{CStr, c_void};
+use std::sync::Arc;
 
 use cuda_on_cpu::Kernel;
 use cudarc::driver::sys::CUresult;
 
 use crate::cubin::Resources;
+use crate::engine::Engine;
 use crate::fatbin::Image;
 use crate::gpu::{Answer, Gpu};
 
@@ -17,6 +19,8 @@ const REGISTER_UNIT: u32 = 256;
 /// A kernel of a module.
 pub struct Function {
     pub kernel: Kernel,
+    /// Where the PTX runs instead of the emulator.
+    pub ptx: Option<Arc<ptx_on_cpu::Module>>,
     /// `None` where the module has PTX only.
     resources: Option<Resources>,
     /// Dynamic shared memory that a launch may ask for.
@@ -70,9 +74,22 @@ impl Gpu {
             );
             return Err(CUresult::CUDA_ERROR_INVALID_IMAGE);
         }
+        let ptx = match &mut self.engine {
+            Engine::Cpp => None,
+            Engine::Ptx(engine) => Some(engine.module(name).map_err(|why| {
+                eprintln!("emulated GPU: {why}");
+                CUresult::CUDA_ERROR_NOT_FOUND
+            })?),
+        };
         let shared = resources.as_ref().map_or(0, |resources| resources.shared);
-        self.functions.push(Function { kernel, resources, allowed: (48 << 10) - shared });
+        self.functions.push(Function { kernel, ptx, resources, allowed: (48 << 10) - shared });
         Ok(self.functions.len() - 1)
+    }
+
+    /// Blocks of a cluster that a kernel was compiled for, if any.
+    pub fn cluster(&self, function: usize) -> Answer<Option<[u32; 3]>> {
+        let function = self.functions.get(function).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        Ok(Some(function.kernel.cluster()).filter(|cluster| *cluster != [1; 3]))
     }
 
     /// `cuFuncSetAttribute` for dynamic shared memory.

@@ -14,11 +14,18 @@
 //!
 //! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
 //!
-//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB).
+//! A launch runs in one of two engines: the kernels' C++ in the emulator, or the PTX that nvcc made of it in [`ptx_on_cpu`].
+//!
+//! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB),
+//! `EMULATED_GPU_ENGINE` (`cpp` where not set, or `ptx`), `EMULATED_GPU_PTX` (the folder of PTX files),
+//! `EMULATED_GPU_HAZARDS` (1: the PTX with all checks, slowly); to rehearse a bad day,
+//! `EMULATED_GPU_HANGS` and `EMULATED_GPU_CRASHES` (part of a kernel's name: a launch of it never ends, or traps), and
+//! `EMULATED_GPU_STATUS` ("cuMemAlloc_v2=4711": what that function returns, without doing anything).
 
 mod api;
 mod api_graph;
 mod cubin;
+mod engine;
 mod fatbin;
 mod gpu;
 mod graph;

@@ -11,6 +11,8 @@ pub struct Memory {
     buffers: BTreeMap<u64, GuardedBuffer>,
     used: usize,
     total: usize,
+    /// The same bytes, as the engine for PTX sees them.
+    pub mapped: ptx_on_cpu::Memory,
 }
 
 impl Memory {
@@ -35,6 +37,9 @@ impl Memory {
         }
         let buffer =
             GuardedBuffer::poisoned::<u8>("device memory", bytes).map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        // SAFETY: the buffer stays until `free` unmaps it, and while a launch runs the GPU's lock is held.
+        let mapped = unsafe { self.mapped.map(buffer.as_ptr().cast(), bytes) };
+        mapped.map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
         let address = buffer.as_ptr() as u64;
         self.used += bytes;
         self.buffers.insert(address, buffer);
@@ -43,6 +48,7 @@ impl Memory {
 
     pub fn free(&mut self, address: u64) -> Result<(), CUresult> {
         let buffer = self.buffers.remove(&address).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        self.mapped.unmap(address).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
         self.used -= buffer.bytes();
         Ok(())
     }

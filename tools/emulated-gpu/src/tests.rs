@@ -3,7 +3,11 @@
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
-use cudarc::driver::sys::{CUDA_MEMSET_NODE_PARAMS, CUresult as Status};
+use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH as WIDTH;
+use cudarc::driver::sys::{
+    CUDA_KERNEL_NODE_PARAMS, CUDA_MEMSET_NODE_PARAMS, CUresult as Status, CUtensorMap, CUtensorMapDataType,
+    CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle,
+};
 
 use crate::api::*;
 use crate::api_graph::*;
@@ -77,7 +81,7 @@ fn strict_where_a_driver_may_be_kind() {
         assert_eq!(cuEventSynchronize(last), SUCCESS);
         assert_eq!(cuEventElapsedTime(&mut milliseconds, first, last), SUCCESS);
         assert!(milliseconds >= 0.0);
-        assert_eq!((cuEventDestroy_v2(last), cuEventDestroy_v2(last)), (SUCCESS, Status::CUDA_ERROR_INVALID_HANDLE));
+        assert_eq!([cuEventDestroy_v2(last), cuEventDestroy_v2(last)], [SUCCESS, Status::CUDA_ERROR_INVALID_HANDLE]);
 
         // A graph that is changed does not change what was started before.
         let fill = |byte: u32, height| CUDA_MEMSET_NODE_PARAMS {
@@ -106,9 +110,11 @@ fn strict_where_a_driver_may_be_kind() {
             found[0]
         };
         assert_eq!((bytes_after(3), bytes_after(4)), (1, 3));
-        assert_eq!((cuGraphExecDestroy(instance), cuGraphDestroy(graph)), (SUCCESS, SUCCESS));
+        assert_eq!([cuGraphExecDestroy(instance), cuGraphDestroy(graph)], [SUCCESS; 2]);
 
         // Launches.
+        let no_words = cuGetErrorName(4711, &mut null());
+        assert_eq!(no_words, Status::CUDA_ERROR_INVALID_VALUE, "a status that nobody knows");
         let (mut module, mut kernel) = (null_mut(), null_mut());
         assert_eq!(
             cuModuleLoadData(&mut module, fat_binary(&[(2, 80)]).as_ptr().cast()),
@@ -135,10 +141,84 @@ fn strict_where_a_driver_may_be_kind() {
         let half = cuLaunchKernel(pair, 3, 1, 1, 384, 1, 1, 0, stream, nothing.as_mut_ptr(), null_mut());
         assert_eq!(half, Status::CUDA_ERROR_INVALID_VALUE, "half a cluster");
 
+        // A graph's node is told of its kernel's clusters.
+        use cudarc::driver::sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION as CLUSTER;
+        use cudarc::driver::sys::{CUlaunchAttributeValue, CUlaunchAttributeValue_union__bindgen_ty_1 as Blocks};
+        let (mut members, mut values) = (0, [[0u8; 128]; 8]);
+        assert_eq!(cuFuncGetAttribute(&mut members, WIDTH, pair), SUCCESS);
+        assert_eq!(members, 2);
+        let mut pointers = values.each_mut().map(|value| value.as_mut_ptr().cast::<c_void>());
+        let mut parameters = std::mem::zeroed::<CUDA_KERNEL_NODE_PARAMS>();
+        (parameters.func, parameters.kernelParams) = (pair, pointers.as_mut_ptr());
+        (parameters.gridDimX, parameters.gridDimY, parameters.gridDimZ) = (2, 1, 1);
+        (parameters.blockDimX, parameters.blockDimY, parameters.blockDimZ) = (384, 1, 1);
+        assert_eq!(cuGraphCreate(&mut graph, 0), SUCCESS);
+        assert_eq!(cuGraphAddKernelNode_v2(&mut node, graph, null(), 0, &parameters), SUCCESS);
+        let mut instantiate = || cuGraphInstantiateWithFlags(&mut instance, graph, 0);
+        assert_eq!(instantiate(), Status::CUDA_ERROR_INVALID_CLUSTER_SIZE, "the node was told of no clusters");
+        for (x, expected) in [(4, Status::CUDA_ERROR_INVALID_CLUSTER_SIZE), (2, SUCCESS)] {
+            let value = CUlaunchAttributeValue { clusterDim: Blocks { x, y: 1, z: 1 } };
+            assert_eq!(cuGraphKernelNodeSetAttribute(node, CLUSTER, &value), SUCCESS);
+            assert_eq!(instantiate(), expected, "clusters of {x}");
+        }
+
+        // A tensor of one dimension has no strides to read; the array must be one all the same.
+        let encode = |strides: *const u64| {
+            let mut map = std::mem::zeroed::<CUtensorMap>();
+            cuTensorMapEncodeTiled(
+                &mut map,
+                CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                1,
+                address as *mut c_void,
+                &16,
+                strides,
+                &16,
+                &1,
+                CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        let (whole, odd) = (64u64, 4u64);
+        for (strides, expected) in [
+            (&raw const whole, SUCCESS),
+            (&raw const odd, Status::CUDA_ERROR_INVALID_VALUE),
+            (std::ptr::dangling(), Status::CUDA_ERROR_INVALID_VALUE),
+            (null(), Status::CUDA_ERROR_INVALID_VALUE),
+        ] {
+            assert_eq!(encode(strides), expected, "strides at {strides:?}");
+        }
+
         // What goes wrong is told by whoever waits, and by everybody after.
         assert_eq!(cuMemFree_v2(address), SUCCESS);
         assert_eq!(launch(32, 0), SUCCESS);
         assert_eq!(cuStreamSynchronize(stream), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
         assert_eq!(cuMemAlloc_v2(&mut address, 64), Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+
+        // On a bad day: a kernel that traps, and one that never ends. Nobody gets at the GPU any more, so that comes last.
+        let is_to = |crashes: Option<&str>, hangs: Option<&str>| {
+            crate::gpu::started(|gpu| {
+                (gpu.fault, gpu.crashes, gpu.hangs) = (None, crashes.map(Into::into), hangs.map(Into::into));
+                Ok(())
+            })
+        };
+        assert_eq!(is_to(None, None), SUCCESS);
+        assert_eq!(cuMemAlloc_v2(&mut address, 64), SUCCESS);
+        assert_eq!(is_to(Some("tanh"), None), SUCCESS);
+        let again = |x: &mut u64| {
+            let mut count = 16i64;
+            let mut arguments: [*mut c_void; 2] = [(&raw mut *x).cast(), (&raw mut count).cast()];
+            cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream, arguments.as_mut_ptr(), null_mut())
+        };
+        assert_eq!((again(&mut address), cuStreamSynchronize(stream)), (SUCCESS, Status::CUDA_ERROR_ILLEGAL_ADDRESS));
+        assert_eq!(is_to(Some("softsign"), None), SUCCESS);
+        assert_eq!((again(&mut address), cuStreamSynchronize(stream)), (SUCCESS, SUCCESS), "another kernel");
+        assert_eq!(is_to(None, Some("tanh_forward")), SUCCESS);
+        assert_eq!(again(&mut address), SUCCESS);
+        let (context, stream) = (context as usize, stream as usize);
+        let waits = std::thread::spawn(move || (cuCtxSetCurrent(context as _), cuStreamSynchronize(stream as _)));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!waits.is_finished());
     }
 }

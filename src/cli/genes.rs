@@ -1,0 +1,31 @@
+//! The genes of an annotation, for every command that takes one.
+
+use std::path::Path;
+
+use crate::Result;
+use crate::genome::alias::Aliases;
+use crate::genome::annotation::Annotation;
+use crate::genome::splice::GeneModel;
+use crate::genome::twobit::Genome;
+
+/// Reads an annotation and places it; what was unusual in it goes to the log.
+///
+/// # Errors
+/// Those of [`Annotation::open`] and [`GeneModel::new`].
+pub fn open(path: &Path, genome: &Genome, aliases: &Aliases) -> Result<GeneModel> {
+    let annotation = Annotation::open(path)?;
+    let oddities = annotation.oddities.notes();
+    let model = GeneModel::new(annotation, genome, aliases)?;
+    oddities.iter().for_each(|note| tracing::warn!("{}: {note}", path.display()));
+    let notes = model.fates.notes();
+    if !notes.is_empty() {
+        tracing::warn!("{}: transcripts left out: {}", path.display(), notes.join(", "));
+    }
+    if !model.unplaced.is_empty() {
+        const SHOWN: usize = 5;
+        let names: Vec<_> = model.unplaced.keys().take(SHOWN).map(String::as_str).collect();
+        let more = if model.unplaced.len() > SHOWN { ", ..." } else { "" };
+        tracing::warn!("{} sequences are not in the genome: {}{more}", model.unplaced.len(), names.join(", "));
+    }
+    Ok(model)
+}

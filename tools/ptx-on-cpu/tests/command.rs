@@ -1,0 +1,130 @@
+//! The command, as a user types it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const PTX: &str = ".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry scale(.param .u64 .ptr .align 1 from, .param .u64 to, .param .f32 factor, .param .u32 count)
+.maxntid 64, 1, 1
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<6>;
+    .reg .b64 %d<6>;
+    ld.param.u64 %d1, [from];
+    ld.param.u64 %d2, [to];
+    ld.param.f32 %r1, [factor];
+    ld.param.u32 %r2, [count];
+    mov.u32 %r3, %tid.x;
+    setp.ge.u32 %p1, %r3, %r2;
+    @%p1 bra done;
+    mad.wide.u32 %d3, %r3, 4, %d1;
+    mad.wide.u32 %d4, %r3, 4, %d2;
+    ld.global.f32 %r4, [%d3];
+    mul.f32 %r4, %r4, %r1;
+    st.global.f32 [%d4], %r4;
+done:
+    ret;
+}
+.visible .entry strange() { frobnicate; ret; }
+";
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("ptx-on-cpu-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("kernels.ptx"), PTX).unwrap();
+    folder
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ptx-on-cpu")).current_dir(folder).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file of f32 as NumPy writes it.
+fn npy(values: &[f32]) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}\n", values.len());
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn kernels_are_listed() {
+    let folder = folder("list");
+    let output = run(&folder, &["list", "kernels.ptx"]);
+    let listed = text(&output.stdout);
+    assert!(output.status.success(), "{listed}{}", text(&output.stderr));
+    for expected in
+        ["scale\n", "parameter 2: f32, at 16", "a block at most: 64", "13, 0 of them not known", "1 of them not known"]
+    {
+        assert!(listed.contains(expected), "{expected}: {listed}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_kernel_runs_and_its_faults_are_told() {
+    let folder = folder("run");
+    std::fs::write(folder.join("in.npy"), npy(&[1.0, 2.0, -3.0])).unwrap();
+    let launch = |kernel: &str, count: &str| {
+        let scalar = format!("u32:{count}");
+        let arguments = [
+            "run",
+            "kernels.ptx",
+            kernel,
+            "--grid",
+            "1",
+            "--block",
+            "32",
+            "--buffer",
+            "f32:in.npy",
+            "--buffer",
+            "f32:4:out.npy",
+            "--scalar",
+            "f32:-2.5",
+            "--scalar",
+            &scalar,
+            "--seed",
+            "3",
+            "--hazards",
+            "--lines",
+        ];
+        run(&folder, &arguments)
+    };
+    let output = launch("scale", "3");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("4 bytes were never written"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("line 20: 1 of warps, 3 of threads"), "{}", text(&output.stdout));
+    let written = std::fs::read(folder.join("out.npy")).unwrap();
+    let values: Vec<f32> =
+        written[written.len() - 16..].chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(values[..3], [-2.5, -5.0, 7.5]);
+    assert!(values[3].is_nan());
+    let output = launch("scale", "4");
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("kernel scale, block (0, 0, 0), warp 0, lane 3, PTX line 19"), "{told}");
+    for (arguments, expected) in [
+        (vec!["run", "kernels.ptx", "none", "--grid", "1", "--block", "1"], "no kernel none"),
+        (vec!["run", "other.ptx", "scale", "--grid", "1", "--block", "1"], "other.ptx"),
+        (vec!["run", "kernels.ptx", "scale", "--grid", "1", "--block", "1"], "has 4 parameters"),
+        (vec!["run", "kernels.ptx", "scale", "--grid", "1", "--block", "1", "--scalar", "f99:1"], "type f99"),
+        (vec!["run", "kernels.ptx", "scale", "--grid", "1", "--block", "1", "--buffer", "f32:gone.npy"], "gone.npy"),
+        (vec!["run", "kernels.ptx", "scale", "--grid", "x", "--block", "1"], "invalid"),
+    ] {
+        let output = run(&folder, &arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(expected), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let output = run(&folder, &["run", "kernels.ptx", "strange", "--grid", "1", "--block", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("frobnicate is not known"), "{}", text(&output.stderr));
+    std::fs::remove_dir_all(folder).unwrap();
+}

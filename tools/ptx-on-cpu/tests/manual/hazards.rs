@@ -1,0 +1,155 @@
+//! Hazards: each kernel is right with its fence or barrier, and found without it.
+
+use ptx_on_cpu::{Asynchronous, Settings};
+
+use crate::{Small, bytes, words};
+
+/// Findings of a kernel with all checks, under several schedules.
+fn findings(small: &Small, input: &[u8], output: usize) -> Vec<String> {
+    let mut findings = Vec::new();
+    for seed in 0..6 {
+        for asynchronous in [Asynchronous::BySeed, Asynchronous::Late] {
+            let settings = Settings { asynchronous, ..Settings::strict(seed) };
+            let small = Small { settings, text: small.text.clone(), ..*small };
+            findings.extend(small.run(input, output).err().map(|fault| fault.finding));
+        }
+    }
+    findings
+}
+
+/// Right as it is; without `needed`, every schedule finds one of these.
+fn needs(module: &str, body: &str, threads: u32, needed: &str, expected: &[&str]) {
+    let input = bytes(&(0..64).collect::<Vec<u32>>());
+    let right = Small::new(module, body).threads(threads);
+    assert_eq!(findings(&right, &input, 1024), Vec::<String>::new());
+    assert!(body.contains(needed));
+    let wrong = Small::new(module, &body.replacen(needed, "", 1)).threads(threads);
+    let found = findings(&wrong, &input, 1024);
+    let told = |text: &String| expected.iter().any(|finding| text.contains(finding));
+    assert!(found.len() == 12 && found.iter().all(told), "{needed}: {found:#?}");
+}
+
+const TILE: &str = ".shared .align 128 .b8 tile[512]; .shared .align 8 .b8 bar[8];";
+
+#[test]
+fn writes_are_read_behind_a_barrier() {
+    let body = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r3, r1, r2; st.shared.u32 [r3], r0; bar.sync 0;
+        xor.b32 r2, r2, 128; add.u32 r3, r1, r2; ld.shared.u32 d, [r3]; mad.wide.u32 s0, r0, 4, w; st.global.u32 [s0], d;";
+    needs(TILE, body, 64, "bar.sync 0;", &["nothing orders the two", "nobody wrote"]);
+}
+
+#[test]
+fn what_is_read_is_overwritten_behind_a_barrier() {
+    let body = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r3, r1, r2; st.shared.u32 [r3], r0; bar.sync 0;
+        xor.b32 r4, r2, 128; add.u32 r5, r1, r4; ld.shared.u32 d, [r5]; barrier.sync 0; st.shared.u32 [r3], d;";
+    needs(TILE, body, 64, "barrier.sync 0;", &["nothing orders the two", "nobody wrote"]);
+}
+
+#[test]
+fn the_asynchronous_proxy_is_told_of_writes() {
+    let body = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r3, r1, r2; st.shared.u32 [r3], r0; fence.proxy.async; bar.sync 0;
+        setp.ne.u32 p, r0, 0; @p bra out; cp.async.bulk.global.shared::cta.bulk_group [w], [r1], 256;
+        cp.async.bulk.commit_group; cp.async.bulk.wait_group.read 0; out:";
+    needs(TILE, body, 64, "fence.proxy.async;", &["fence.proxy.async"]);
+    needs(TILE, body, 64, "cp.async.bulk.wait_group.read 0;", &["bulk stores"]);
+    // The readers may tell it as well.
+    let other = body.replacen("fence.proxy.async; bar.sync 0;", "bar.sync 0; fence.proxy.async;", 1);
+    assert_eq!(findings(&Small::new(TILE, &other).threads(64), &[0], 1024), Vec::<String>::new());
+}
+
+#[test]
+fn copies_are_waited_for() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
+        @q fence.mbarrier_init.release.cluster; bar.sync 0;
+        @q mbarrier.arrive.expect_tx.shared.b64 x, [r2], 256;
+        @q cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [r1], [v], 256, [r2];
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        shl.b32 r3, r0, 2; add.u32 r3, r3, r1; ld.shared.u32 d, [r3]; mad.wide.u32 s0, r0, 4, w; st.global.u32 [s0], d;";
+    needs(
+        TILE,
+        body,
+        64,
+        "again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;",
+        &["nothing orders the two", "nobody wrote"],
+    );
+}
+
+#[test]
+fn initialised_mbarriers_are_made_known() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; mov.u32 r4, %cluster_ctarank; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
+        @q fence.mbarrier_init.release.cluster; barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;
+        xor.b32 r3, r4, 1; mapa.shared::cluster.u32 r5, r2, r3; @q mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r5];
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    let right = Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(findings(&right, &[0], 4), Vec::<String>::new());
+    let wrong = body.replace("@q fence.mbarrier_init.release.cluster;", "");
+    let found = findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &wrong) }, &[0], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("nothing orders the two")), "{found:#?}");
+    // A barrier that is not relaxed does it as well.
+    let plain = wrong.replace("arrive.relaxed", "arrive");
+    assert_eq!(findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &plain) }, &[0], 4), Vec::<String>::new());
+}
+
+/// Two blocks that read each other's memory.
+#[test]
+fn a_block_stays_while_others_read_it() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, %cluster_ctarank; setp.eq.u32 q, r0, 0; @q st.shared.u32 [r1], r2;
+        barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+        xor.b32 r3, r2, 1; mapa.shared::cluster.u32 r4, r1, r3; ld.shared::cluster.u32 d, [r4];
+        barrier.cluster.arrive.release.aligned; barrier.cluster.wait.aligned;";
+    let right = Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(findings(&right, &[0], 4), Vec::<String>::new());
+    let wrong = body.replace("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.aligned;", "");
+    let found = findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &wrong) }, &[0], 4);
+    let told = |text: &String| text.contains("may still touch") || text.contains("has ended");
+    assert!(found.len() == 12 && found.iter().all(told), "{found:#?}");
+}
+
+#[test]
+fn registers_of_wgmma_are_fenced() {
+    let body = "mov.u32 r1, tile; shl.b32 r2, r0, 4; mov.u32 r3, 0; mov.u32 r4, 0; add.u32 r3, r1, r2; st.shared.v4.u32 [r3], {r4, r4, r4, r4};
+        setp.lt.u32 p, r0, 16; @p st.shared.v4.u32 [r3+2048], {r4, r4, r4, r4}; fence.proxy.async; bar.sync 0;
+        shr.u32 r5, r1, 4; cvt.u64.u32 x, r5; or.b64 x, x, 0x1000080000; add.u64 y, x, 128; setp.ne.u32 p, r1, 0;
+        mov.u32 r6, 0; mov.u32 r7, 0; mov.u32 r8, 0; add.u32 r9, r0, 1; wgmma.fence.sync.aligned;
+        wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {r6, r7, r8, r9}, x, y, p, 1, 1, 0, 0;
+        wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;
+        mad.wide.u32 s0, r0, 4, w; st.global.u32 [s0], r9;";
+    let module = ".shared .align 128 .b8 tile[2304];";
+    needs(module, body, 128, "wgmma.fence.sync.aligned;", &["wgmma.fence"]);
+    needs(module, body, 128, "wgmma.wait_group.sync.aligned 0;", &["accumulator of wgmma group 1"]);
+    needs(module, body, 128, "fence.proxy.async;", &["fence.proxy.async"]);
+    // Written behind the fence.
+    let late =
+        body.replace("add.u32 r9, r0, 1; wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned; add.u32 r9, r0, 1;");
+    let found = findings(&Small::new(module, &late).threads(128), &bytes(&[0; 64]), 1024);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("since the last wgmma.fence")), "{found:#?}");
+}
+
+#[test]
+fn blocks_share_global_memory_behind_a_release_and_an_acquire() {
+    // The last block to come adds up what all have written.
+    let body = "mov.u32 r1, %ctaid.x; mad.wide.u32 s0, r1, 4, w; setp.ne.u32 p, r0, 0; @p bra out; add.u32 r2, r1, 10; st.global.u32 [s0+64], r2;
+        fence.acq_rel.gpu; atom.global.add.u32 r3, [v], 1; setp.ne.u32 p, r3, 3; @p bra out; membar.gl;
+        ld.global.v4.u32 {r4, r5, r6, r7}, [w+64]; add.u32 d, r4, r5; add.u32 d, d, r6; add.u32 d, d, r7; st.global.u32 [w], d; out:";
+    let right = Small { grid: 4, ..Small::new("", body) };
+    assert_eq!(findings(&right, &[0; 4], 128), Vec::<String>::new());
+    assert_eq!(words(&right.run(&[0; 4], 128).unwrap())[0], 46);
+    for (from, to) in [("fence.acq_rel.gpu;", ""), ("fence.acq_rel.gpu;", "fence.acq_rel.cta;")] {
+        let found = findings(&Small { grid: 4, ..Small::new("", &body.replace(from, to)) }, &[0; 4], 128);
+        assert!(found.len() == 12 && found.iter().all(|text| text.contains("which cluster 0 wrote")), "{found:#?}");
+    }
+    // Two blocks write one word; the same value does no harm.
+    let writes = "mov.u32 r1, %ctaid.x; st.global.u32 [w], r1;";
+    let found = findings(&Small { grid: 2, ..Small::new("", writes) }, &[0], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("writes global memory")), "{found:#?}");
+    let same = writes.replace("r1, %ctaid.x", "r1, 7");
+    assert_eq!(findings(&Small { grid: 2, ..Small::new("", &same) }, &[0], 4), Vec::<String>::new());
+    // Neighbours in one word do not meet.
+    let halves = "mov.u32 r1, %ctaid.x; mad.wide.u32 s0, r1, 2, w; st.global.u16 [s0], r1;";
+    assert_eq!(findings(&Small { grid: 2, ..Small::new("", halves) }, &[0], 4), Vec::<String>::new());
+    // What one reads another one must not write.
+    let read = "mov.u32 r1, %ctaid.x; setp.eq.u32 p, r1, 0; @p ld.global.u32 d, [v]; @!p st.global.u32 [v], r1;";
+    let found = findings(&Small { grid: 2, ..Small::new("", read) }, &[0; 4], 4);
+    assert!(found.len() == 12 && found.iter().all(|text| text.contains("which cluster 0 read")), "{found:#?}");
+}
