@@ -10,17 +10,18 @@
 // All matrices are row-major, described by tensor maps: addresses and rows are multiples of 16 bytes, sizes are any. A bias is
 // [n] or null, never null beside GELU. What cannot be mapped goes to gemm.cu.
 //
-// A block stays on its multiprocessor and takes every gridDim.x-th piece of work: a tile of C, and in gemm_tn_sm90 a part of k of
-// one, all tiles of a part before the next part, so that the blocks at work read the same rows of A and B, once from memory and
+// A block stays on its multiprocessor and takes every gridDim.x-th piece of work: a tile of C, of both multiplying warpgroups together or, with
+// GELU and its gradient, of one, in turn (common/gemm_sm90.cuh); and in gemm_tn_sm90 a part of k of one, all tiles of a part before the next part, so that the blocks at work read the same rows of A and B, once from memory and
 // then from L2. In the others all tiles of a row come first: they share a panel of A, and a layer's weight (at most 4.7 MB)
 // stays in L2. The parts are a function of the shape alone (src/device/gemm_plan.rs) and are added in order.
 //
 // Each has a second self, as in gemm_nt_cluster_sm90, which runs in clusters of two blocks: they have tiles below each other and share
 // that of B, half of which each brings for both. The same bits; gemm_plan.rs says which shapes it is for.
 //
-// Floor, y = x W^T with 65,536 x 768 x 3072: 309 GFLOP, 0.313 ms at 989 TFLOP/s; 508 MB, 0.169 ms at 3.0 TB/s. From L2 a tile of
-// 128 x 256 needs 48 KB for each 4.2 MFLOP, 11 TB/s at full rate: more than L2 gives (some 6 to 7 TB/s), so single blocks are
-// predicted to stop at 550 to 600 TFLOP/s. In clusters of two it is 32 KB, 7.5 TB/s. No figure from a GPU has been seen yet.
+// Floor on an H200, y = x W^T with 65,536 x 768 x 3072: 309 GFLOP, 0.396 ms at the 780 TFLOP/s that cuBLAS sustains there at 8192^3; 508 MB, 0.118 ms
+// at the 4.3 TB/s of a copy. From L2 a tile of 128 x 256 needs 48 KB for each 4.2 MFLOP, 9.1 TB/s at that rate: more than L2 gives (some 6 to 7
+// TB/s), so single blocks are predicted to stop at 550 to 600 TFLOP/s. In clusters of two it is 32 KB, 6.1 TB/s. No figure of these kernels
+// from a GPU has been seen yet.
 //
 // Versions.
 //   1. One warpgroup issues copies, two multiply 64 x 256 each; four stages; sums leave through shared memory and the copy
@@ -28,6 +29,8 @@
 //   2. Clusters of two blocks, with multicast of B. For the copying thread's sake 40 and 232 registers instead of 24 and 240.
 //   3. GELU in half the instructions, and a band's values before its buffer is waited for: notes/gemm.md, "GELU behind the sums".
 //   4. GELU of x as it is kept: the same bits when it is computed again.
+//   5. GELU and its gradient by turns, tile by tile; biases through shared memory; what C was is read while its products go on; pieces
+//      are counted on, not divided for; a cluster's blocks wait for each other's last arrivals. notes/gemm.md, "Turns".
 
 #include "common/gemm_sm90.cuh"
 
@@ -44,64 +47,72 @@ __device__ __forceinline__ void copy_b(const Operands& operands, bf16* tile, Mba
         tma_multicast(tile, operands.b, full, at, (1 << CLUSTER) - 1);
 }
 
-// Of B's columns a block of a pair brings its half, and gets the other from its neighbour.
-template <Layout LAYOUT, int CLUSTER>
-__device__ __forceinline__ void copy_stage(const Operands& operands, const Piece& piece, int rank, int step, bf16* stage,
-                                           Mbarrier* full) {
-    const int k = step * TILE_K;
-    bf16* tile_b = stage + A_ELEMENTS;
-    mbarrier_arrive_expect_tx(full, STAGE_BYTES);
+// Of B a block of a pair brings a half, columns along k or rows of k, and gets the other from its neighbour.
+template <Layout LAYOUT, typename TILES, int CLUSTER>
+__device__ __forceinline__ void copy_stage(const Operands& operands, const Piece& piece, int rank, int k, bf16* stage, Mbarrier* full) {
+    bf16* tile_b = stage + TILES::A_ELEMENTS;
+    mbarrier_arrive_expect_tx(full, TILES::STAGE_BYTES);
     if (LAYOUT == Layout::TN) {
         for (int i = 0; i < TILE_M / WIDTH; ++i)
             tma_load(stage + i * WIDTH_ELEMENTS, operands.a, full, {piece.first_m + i * WIDTH, k});
     } else {
         tma_load(stage, operands.a, full, {k, piece.first_m});
     }
-    constexpr int SHARE = TILE_N / CLUSTER, COLUMNS = LAYOUT == Layout::NT ? TILE_N / 2 : WIDTH;
-    bf16* share = tile_b + rank * SHARE * TILE_K;
-    const int first_n = piece.first_n + rank * SHARE;
+    if constexpr (LAYOUT == Layout::NT) {
+        constexpr int COLUMNS = TILES::N / 2;
 #pragma unroll
-    for (int column = 0; column < SHARE; column += COLUMNS) {
-        if (LAYOUT == Layout::NT)
-            copy_b<CLUSTER>(operands, share + column * TILE_K, full, {k, first_n + column});
-        else
-            copy_b<CLUSTER>(operands, share + column * TILE_K, full, {first_n + column, k});
+        for (int i = 0; i < 2 / CLUSTER; ++i)
+            copy_b<CLUSTER>(operands, tile_b + (rank + i) * COLUMNS * TILE_K, full, {k, piece.first_n + (rank + i) * COLUMNS});
+    } else {
+        constexpr int ROWS = TILE_K / CLUSTER;
+#pragma unroll
+        for (int i = 0; i < TILES::N / WIDTH; ++i)
+            copy_b<CLUSTER>(operands, tile_b + i * WIDTH_ELEMENTS + rank * ROWS * WIDTH, full, {piece.first_n + i * WIDTH, k + rank * ROWS});
     }
 }
 
-template <Layout LAYOUT, int CLUSTER>
-__device__ __forceinline__ void produce(const GemmSm90& gemm, const Operands& operands, const Shared& shared, int rank) {
+template <Layout LAYOUT, typename TILES, int CLUSTER>
+__device__ __forceinline__ void produce(const GemmSm90& gemm, const Operands& operands, const Shared<TILES>& shared, int rank) {
     tma_prefetch(operands.a);
     tma_prefetch(operands.b);
     Place place;
-    const int pieces = groups_of<CLUSTER>(gemm) * gemm.parts;
-    for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
-        const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
-        for (int step = piece.first_step; step < piece.end_step; ++step) {
+    for (Walk<TILES, CLUSTER> walk(gemm, shared.barriers->digits); !walk.ended(); walk.next()) {
+        const Piece piece = walk.piece(rank);
+        for (int step = 0; step < piece.steps; ++step, ++place.step) {
             // Read by all blocks that this one copies to.
-            mbarrier_wait(&shared.barriers->empty[place.stage], place.parity ^ 1);
-            copy_stage<LAYOUT, CLUSTER>(operands, piece, rank, step, shared.ring + place.stage * STAGE_ELEMENTS,
-                                        &shared.barriers->full[place.stage]);
-            place.next();
+            mbarrier_wait(&shared.barriers->empty[place.stage()], place.parity() ^ 1);
+            copy_stage<LAYOUT, TILES, CLUSTER>(operands, piece, rank, (piece.first_step + step) * TILE_K,
+                                               shared.ring + place.stage() * TILES::STAGE_ELEMENTS, &shared.barriers->full[place.stage()]);
         }
+    }
+    // What the neighbour's warps say of their last stages arrives here, perhaps behind the last cluster_sync, which orders no such arrival: this
+    // block stays until all have.
+    if (CLUSTER > 1) {
+        for (int stage = 0; stage < STAGES; ++stage, ++place.step)
+            mbarrier_wait(&shared.barriers->empty[place.stage()], place.parity() ^ 1);
     }
 }
 
 // ---- products ----
 
-// The operands of consumer `group` in a stage. A k of 16 is 32 bytes on in rows along k, and 16 rows on in the others.
-template <Layout LAYOUT>
-__device__ __forceinline__ void multiply_stage(const bf16* stage, int group, float (&sums)[SUMS], bool accumulate) {
+// A consumer's operands in a stage. A k of 16 is 32 bytes on in rows along k, and 16 rows on in the others.
+template <Layout LAYOUT, typename TILES>
+__device__ __forceinline__ void multiply_stage(const bf16* stage, int group, float (&sums)[TILES::HALVES][TILES::SUMS], bool accumulate) {
     constexpr bool A_ALONG_M = LAYOUT == Layout::TN, B_ALONG_N = LAYOUT != Layout::NT;
     constexpr unsigned EIGHT_ROWS = 8 * 128;
-    const uint64_t a = wgmma_descriptor(stage + group * GROUP_M * TILE_K, Swizzle::rows_128, WIDTH_ELEMENTS * sizeof(bf16), EIGHT_ROWS);
-    const uint64_t b = wgmma_descriptor(stage + A_ELEMENTS, Swizzle::rows_128, WIDTH_ELEMENTS * sizeof(bf16), EIGHT_ROWS);
+    const int first = TILES::IN_TURN ? 0 : group;
+    const uint64_t a = wgmma_descriptor(stage + first * GROUP_M * TILE_K, Swizzle::rows_128, WIDTH_ELEMENTS * sizeof(bf16), EIGHT_ROWS);
+    const uint64_t b = wgmma_descriptor(stage + TILES::A_ELEMENTS, Swizzle::rows_128, WIDTH_ELEMENTS * sizeof(bf16), EIGHT_ROWS);
 #pragma unroll
-    for (int k = 0; k < TILE_K / 16; ++k)
-        wgmma<TILE_N, A_ALONG_M, B_ALONG_N>(sums, wgmma_step(a, k * (A_ALONG_M ? 2 * EIGHT_ROWS : 32)),
-                                            wgmma_step(b, k * (B_ALONG_N ? 2 * EIGHT_ROWS : 32)), accumulate || k > 0);
+    for (int k = 0; k < TILE_K / 16; ++k) {
+#pragma unroll
+        for (int half = 0; half < TILES::HALVES; ++half)
+            wgmma<TILES::N, A_ALONG_M, B_ALONG_N>(
+                sums[half], wgmma_step(a, half * GROUP_M * TILE_K * sizeof(bf16) + k * (A_ALONG_M ? 2 * EIGHT_ROWS : 32)),
+                wgmma_step(b, k * (B_ALONG_N ? 2 * EIGHT_ROWS : 32)), accumulate || k > 0);
+    }
 }
-static_assert(GROUP_M == WIDTH, "consumer g's rows of A along m are tile g of those that the copies write");
+static_assert(GROUP_M == WIDTH, "64 rows of A along m are a tile of those that the copies write");
 
 // A warp says that it is through with a stage, to every block that copies into it; the four of a warpgroup run apart a little.
 template <int CLUSTER>
@@ -114,62 +125,78 @@ __device__ __forceinline__ void give_back(Mbarrier* empty) {
     }
 }
 
-template <Layout LAYOUT, int CLUSTER>
-__device__ __forceinline__ void multiply(const Piece& piece, int group, const Shared& shared, Place& place,
-                                         float (&sums)[SUMS]) {
-    int last = 0;
-    for (int step = piece.first_step; step < piece.end_step; ++step) {
-        mbarrier_wait(&shared.barriers->full[place.stage], place.parity);
+// `go_on` is called once, behind the third step's products if there are as many.
+template <Layout LAYOUT, typename TILES, int CLUSTER, typename GoOn>
+__device__ __forceinline__ void multiply(int steps, int group, const Shared<TILES>& shared, Place& place,
+                                         float (&sums)[TILES::HALVES][TILES::SUMS], const GoOn& go_on) {
+    for (int step = 0; step < steps; ++step, ++place.step) {
+        mbarrier_wait(&shared.barriers->full[place.stage()], place.parity());
         wgmma_fence();
-        multiply_stage<LAYOUT>(shared.ring + place.stage * STAGE_ELEMENTS, group, sums, step > piece.first_step);
+        multiply_stage<LAYOUT, TILES>(shared.ring + place.stage() * TILES::STAGE_ELEMENTS, group, sums, step > 0);
         wgmma_commit();
+        if (TILES::IN_TURN && step == steps - 1 && threadIdx.x % WARP == 0) mbarrier_arrive(&shared.barriers->of[1 - group].turn);
+        if (step == min(2, steps - 1)) go_on();
         // The products of the stage before are done; those of this one go on while the next is waited for.
         wgmma_wait<1>();
-        if (step > piece.first_step) give_back<CLUSTER>(&shared.barriers->empty[last]);
-        last = place.stage;
-        place.next();
+        if (step > 0) give_back<CLUSTER>(&shared.barriers->empty[place.stage_before()]);
     }
     wgmma_wait<0>();
-    wgmma_hold(sums);
-    give_back<CLUSTER>(&shared.barriers->empty[last]);
+#pragma unroll
+    for (int half = 0; half < TILES::HALVES; ++half) wgmma_hold(sums[half]);
+    give_back<CLUSTER>(&shared.barriers->empty[place.stage_before()]);
 }
 
 // ---- sums ----
 
 // Where four sums of a thread wait for gemm_finish_sm90, in float4: thread by thread, so that a warp writes 512 bytes.
+constexpr int PART_SUMS = Tiles<Epilogue::PARTIALS>::SUMS;
 __device__ __forceinline__ int64_t waiting(int part, int tiles, int tile, int group, int four, int thread) {
-    return ((static_cast<int64_t>(part) * tiles + tile) * CONSUMERS + group) * (SUMS / 4 * WARPGROUP) + four * WARPGROUP + thread;
+    return ((static_cast<int64_t>(part) * tiles + tile) * CONSUMERS + group) * (PART_SUMS / 4 * WARPGROUP) + four * WARPGROUP + thread;
 }
 
 __device__ __forceinline__ void write_partials(const GemmSm90& gemm, const Piece& piece, int group, float* partials,
-                                               const float (&sums)[SUMS]) {
+                                               const float (&sums)[PART_SUMS]) {
+    const int tiles = divide_up(gemm.m, TILE_M) * divide_up(gemm.n, Tiles<Epilogue::PARTIALS>::N);
     float4* to = reinterpret_cast<float4*>(partials) +
-                 waiting(piece.part, tiles_of(gemm), piece.tile, group, 0, static_cast<int>(threadIdx.x) % WARPGROUP);
+                 waiting(piece.part, tiles, piece.tile, group, 0, static_cast<int>(threadIdx.x) % WARPGROUP);
 #pragma unroll
-    for (int four = 0; four < SUMS / 4; ++four)
+    for (int four = 0; four < PART_SUMS / 4; ++four)
         to[four * WARPGROUP] = make_float4(sums[4 * four], sums[4 * four + 1], sums[4 * four + 2], sums[4 * four + 3]);
 }
 
 template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
-__device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& operands, const Shared& shared, int group,
+__device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& operands, const Shared<Tiles<EPILOGUE>>& shared, int group,
                                         int rank) {
+    using T = Tiles<EPILOGUE>;
+    // Two warpgroups in turn: the steps of the other's tile pass by. One begins when the other has seen its last stage full, and so every stage before:
+    // the parity of a stage's phase says no more than that it is this one or the last but one.
+    Walk<T, CLUSTER> walk(gemm, shared.barriers->digits);
     Place place;
-    const int pieces = groups_of<CLUSTER>(gemm) * gemm.parts;
-    float sums[SUMS];
+    const auto pass = [&] {
+        place.step += walk.piece(rank).steps;
+        walk.next();
+    };
+    if (T::IN_TURN && group == 1) pass();
+    float sums[T::HALVES][T::SUMS];
     if constexpr (EPILOGUE == Epilogue::PARTIALS) {
-        for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
-            const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
-            multiply<LAYOUT, CLUSTER>(piece, group, shared, place, sums);
-            if (piece.first_m < gemm.m) write_partials(gemm, piece, group, operands.partials, sums);
+        for (; !walk.ended(); walk.next()) {
+            const Piece piece = walk.piece(rank);
+            multiply<LAYOUT, T, CLUSTER>(piece.steps, group, shared, place, sums, [] {});
+            if (piece.first_m < gemm.m) write_partials(gemm, piece, group, operands.partials, sums[0]);
         }
     } else {
         Exit<EPILOGUE> exit(gemm, operands, shared, group);
-        for (int number = blockIdx.x / CLUSTER; number < pieces; number += gridDim.x / CLUSTER) {
-            const Piece piece = piece_of<CLUSTER>(gemm, number, rank);
+        while (!walk.ended()) {
+            const Piece piece = walk.piece(rank);
             const bool there = piece.first_m < gemm.m;
             if (there) exit.begin(piece);
-            multiply<LAYOUT, CLUSTER>(piece, group, shared, place, sums);
+            if (T::IN_TURN) exit.wait_for_turn();
+            multiply<LAYOUT, T, CLUSTER>(piece.steps, group, shared, place, sums, [&] {
+                if (there) exit.go_on(piece);
+            });
             if (there) exit.write(piece, sums);
+            walk.next();
+            if (T::IN_TURN) pass();
         }
         // Shared memory must outlive the stores that read it.
         if (exit.leads()) bulk_wait_read<0>();
@@ -178,27 +205,29 @@ __device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& op
 
 template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
 __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& operands, unsigned char* memory) {
-    const Shared shared(memory);
+    using T = Tiles<EPILOGUE>;
+    const Shared<T> shared(memory);
     const int rank = CLUSTER == 1 ? 0 : cluster_rank();
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {
             mbarrier_init(&shared.barriers->full[stage], 1);
-            mbarrier_init(&shared.barriers->empty[stage], CLUSTER * CONSUMERS * WARPGROUP / WARP);
+            mbarrier_init(&shared.barriers->empty[stage], CLUSTER * T::READERS);
         }
-        for (int group = 0; group < CONSUMERS; ++group)
-            for (int buffer = 0; buffer < BUFFERS; ++buffer) mbarrier_init(&shared.barriers->band[group][buffer], 1);
+        for (int group = 0; group < CONSUMERS; ++group) {
+            for (int buffer = 0; buffer < 3; ++buffer) mbarrier_init(&shared.barriers->of[group].band[buffer], 1);
+            mbarrier_init(&shared.barriers->of[group].turn, WARPGROUP / WARP);
+        }
+        shared.barriers->digits = Walk<T, CLUSTER>::stride(gemm);
         mbarrier_init_fence();
     }
-    if (CLUSTER == 1)
-        __syncthreads();
-    else
-        cluster_sync();
+    __syncthreads();
+    if (CLUSTER > 1) cluster_sync();
     const int warpgroup = static_cast<int>(threadIdx.x) / WARPGROUP;
     if (warpgroup == CONSUMERS) {
-        registers_decrease<PRODUCER_REGISTERS>();
-        if (threadIdx.x % WARPGROUP == 0) produce<LAYOUT, CLUSTER>(gemm, operands, shared, rank);
+        registers_decrease<T::PRODUCER_REGISTERS>();
+        if (threadIdx.x % WARPGROUP == 0) produce<LAYOUT, T, CLUSTER>(gemm, operands, shared, rank);
     } else {
-        registers_increase<CONSUMER_REGISTERS>();
+        registers_increase<T::CONSUMER_REGISTERS>();
         consume<LAYOUT, EPILOGUE, CLUSTER>(gemm, operands, shared, warpgroup, rank);
     }
     // The neighbour still arrives at barriers here.
@@ -237,25 +266,38 @@ GEMM_SM90(gemm_nn_gelu_gradient, bf16, NN, GELU_GRADIENT, TO_C_FROM_X, const __g
 GEMM_SM90(gemm_tn, bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
 
 // gemm_finish_sm90_f32: C += the parts of gemm_tn_sm90, in order. gridDim.x = tiles, gridDim.y = 16: the eighths of each
-// consumer's sums. Blocks of 128 threads. C [m, n] with ldc elements from row to row.
+// consumer's sums. Blocks of 128 threads. C [m, n] with ldc elements from row to row. Where rows of C are whole pairs, a warp's access is
+// eight sectors of 32 bytes.
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     gemm_finish_sm90_f32(GemmSm90 gemm, const float* partials, float* c, int64_t ldc) {
-    const Piece piece = piece_of<1>(gemm, blockIdx.x, 0);
+    constexpr int N = Tiles<Epilogue::PARTIALS>::N;
+    const int columns = divide_up(gemm.n, N);
     const int group = blockIdx.y / 8, thread = threadIdx.x;
-    const int row = piece.first_m + group * GROUP_M + thread / WARP * 16 + thread % WARP / 4;
+    const int row = blockIdx.x / columns * TILE_M + group * GROUP_M + thread / WARP * 16 + thread % WARP / 4;
+    const bool pairs = ldc % 2 == 0 && reinterpret_cast<uintptr_t>(c) % sizeof(float2) == 0;
 #pragma unroll 1
     for (int i = 0; i < 4; ++i) {
         const int four = blockIdx.y % 8 * 4 + i;
-        float sums[4] = {};
+        float4 sums = {};
         for (int part = 0; part < gemm.parts; ++part) {
             const float4 values =
                 reinterpret_cast<const float4*>(partials)[waiting(part, gridDim.x, blockIdx.x, group, four, thread)];
-            sums[0] += values.x, sums[1] += values.y, sums[2] += values.z, sums[3] += values.w;
+            sums.x += values.x, sums.y += values.y, sums.z += values.z, sums.w += values.w;
         }
-        const int column = piece.first_n + four * 8 + thread % 4 * 2;
+        const int column = blockIdx.x % columns * N + four * 8 + thread % 4 * 2;
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-            if (row + j / 2 * 8 < gemm.m && column + j % 2 < gemm.n) c[(row + j / 2 * 8) * ldc + column + j % 2] += sums[j];
+        for (int half = 0; half < 2; ++half) {
+            const float2 sum = half == 0 ? make_float2(sums.x, sums.y) : make_float2(sums.z, sums.w);
+            float* to = c + (row + half * 8) * ldc + column;
+            if (row + half * 8 >= gemm.m || column >= gemm.n) continue;
+            if (pairs && column + 1 < gemm.n) {
+                const float2 old = *reinterpret_cast<const float2*>(to);
+                *reinterpret_cast<float2*>(to) = make_float2(old.x + sum.x, old.y + sum.y);
+            } else {
+                to[0] += sum.x;
+                if (column + 1 < gemm.n) to[1] += sum.y;
+            }
+        }
     }
 }
 EXPORT_KERNEL(gemm_finish_sm90_f32)

@@ -10,6 +10,8 @@
 //             when another block's share is first: a phase ends with the last arrival alone. (Seen: wrong counts deadlock.)
 //   refill    whoever copies into another block waits for that block's readers, too: they arrive there with mbarrier_arrive_in.
 //             (Seen: a product whose operand changes under it.)
+//   drain     before its end a block waits for all phases that another block arrives for: cluster_sync() orders no such arrival, which may
+//             be on its way still when the block is gone. (Seen: an arrival from another block that nobody waited for.)
 //   end       cluster_sync() of all threads: shared memory goes with its block. (Seen: reaching into a block that has returned.)
 #pragma once
 

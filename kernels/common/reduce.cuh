@@ -51,6 +51,17 @@ __device__ __forceinline__ void warp_column_sums(float (&sums)[16]) {
     share_sums<4>(sums, WARP / 4);
     share_sums<2>(sums, WARP / 8);
 }
+// The same of 16 columns, in the registers of four sums; sums[0] becomes the sum of column warp_sum_column_of_16(), in the lanes of both rows that it
+// may be asked of.
+__device__ __forceinline__ void warp_column_sums(float (&sums)[4]) {
+    share_sums<2>(sums, WARP / 2);
+    share_sums<1>(sums, WARP / 4);
+    sums[0] += __shfl_xor_sync(FULL_WARP, sums[0], WARP / 8);
+}
+__device__ __forceinline__ int warp_sum_column_of_16() {
+    const int lane = threadIdx.x % WARP;
+    return lane / 16 * 8 + lane % 4 * 2 + lane / 8 % 2;
+}
 __device__ __forceinline__ int warp_sum_column() {
     const int lane = threadIdx.x % WARP;
     // Of the eights of columns, the one that the lane's bits above the second say.

@@ -119,8 +119,39 @@ pub fn splits(m: usize, n: usize, k: usize) -> usize {
     (SPLIT_BLOCKS / tiles).min(k / SPLIT_K).max(1)
 }
 
-/// Rows and columns of C that a block of `kernels/gemm_sm90.cu` computes.
-const SM90_TILE: [usize; 2] = [128, 256];
+/// Rows of C of a tile of `kernels/gemm_sm90.cu`.
+const SM90_ROWS: usize = 128;
+
+/// The tiles of C that a kernel of `kernels/gemm_sm90.cu` has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sm90Tiles {
+    /// 128 x 256: both of a block's multiplying warpgroups have one together.
+    Together,
+    /// 128 x 192: each has its own, in turn, so that the long way out of one is behind the products of the other (GELU and its gradient).
+    InTurn,
+}
+
+impl Sm90Tiles {
+    /// Columns of a tile.
+    pub fn columns(self) -> usize {
+        match self {
+            Self::Together => 256,
+            Self::InTurn => 192,
+        }
+    }
+
+    /// Nanoseconds of a step's arithmetic, 2 x 128 x [`columns`](Self::columns) x 64 at 6.045 TFLOP/s a multiprocessor: 798 for the 132 of
+    /// an H200, which one is known to reach.
+    fn step_ns(self) -> usize {
+        2 * SM90_ROWS * self.columns() * SM90_STEP / 6045
+    }
+
+    /// Bytes that a block reads from L2 in a step: its tiles of A and B; in a cluster of two a half of B comes from the other block.
+    fn step_bytes(self, clusters: bool) -> usize {
+        (SM90_ROWS + self.columns() / if clusters { 2 } else { 1 }) * SM90_STEP * 2
+    }
+}
+
 /// Elements of k in one of its stages.
 const SM90_STEP: usize = 64;
 /// Rows whose column sums it writes as one.
@@ -133,10 +164,6 @@ pub const SM90_SHARED_BYTES: u32 = 227 << 10;
 pub const SM90_FINISH: [u32; 2] = [128, 16];
 /// Multiprocessors of an H100 and an H200: what a weight's gradient is cut for, and clusters are weighed by, on any chip.
 const SM90_BLOCKS: usize = 132;
-/// Nanoseconds of a step's arithmetic, 2 x 128 x 256 x 64 at 798 TFLOP/s, which an H200 is known to reach.
-const SM90_STEP_NS: usize = 694;
-/// Bytes that a block reads from L2 in a step: its tiles of A and B; in a cluster of two a half of B comes from the other block.
-const SM90_STEP_BYTES: [usize; 2] = [48 << 10, 32 << 10];
 /// Bytes a nanosecond that L2 gives: what is said of H100s, unmeasured. See `kernels/notes/gemm.md`.
 const SM90_L2: usize = 6500;
 
@@ -159,6 +186,8 @@ pub struct Sm90Arguments {
 pub struct Sm90Plan {
     /// The first argument.
     pub arguments: Sm90Arguments,
+    /// Which tiles the kernel has.
+    pub shape: Sm90Tiles,
     /// Tiles of C.
     pub tiles: usize,
     /// Pieces of work, each a tile and a part of k.
@@ -172,15 +201,24 @@ pub struct Sm90Plan {
 impl Sm90Plan {
     /// The product of `m` x `k` and `k` x `n` elements, with k in `parts` parts (no more than it has steps); `None` for sizes that
     /// its 32-bit counts cannot hold.
-    pub fn new(m: usize, n: usize, k: usize, parts: usize) -> Option<Self> {
+    pub fn new(m: usize, n: usize, k: usize, parts: usize, shape: Sm90Tiles) -> Option<Self> {
         let side = |size: usize| i32::try_from(size).ok().filter(|&size| size > 0 && size <= i32::MAX - 256);
-        let [rows, columns] = [m.div_ceil(SM90_TILE[0]), n.div_ceil(SM90_TILE[1])];
+        let [rows, columns] = [m.div_ceil(SM90_ROWS), n.div_ceil(shape.columns())];
         let tiles = rows.checked_mul(columns)?;
         let parts = parts.clamp(1, k.div_ceil(SM90_STEP).max(1));
         let pieces = i32::try_from(tiles.checked_mul(parts)?).ok()? as usize;
         let pairs = rows.div_ceil(2) * columns * parts;
         let arguments = Sm90Arguments { m: side(m)?, n: side(n)?, k: side(k)?, parts: parts as i32 };
-        Some(Self { arguments, tiles, pieces, pairs, partials: pieces * SM90_TILE[0] * SM90_TILE[1] })
+        Some(Self { arguments, shape, tiles, pieces, pairs, partials: pieces * SM90_ROWS * shape.columns() })
+    }
+
+    /// Rows and columns of the tiles that the copy engine brings of B: of B [n, k] half of a tile's columns and a step of k, of B [k, n] a step,
+    /// or in a cluster half of one, and 64 columns.
+    pub fn tile_of_b(&self, transposed: bool, clusters: bool) -> [u32; 2] {
+        match transposed {
+            true => [self.shape.columns() as u32 / 2, SM90_STEP as u32],
+            false => [SM90_STEP as u32 / if clusters { 2 } else { 1 }, 64],
+        }
     }
 
     /// Blocks of a launch, in clusters of two or each by itself: they stay until all is done, one a multiprocessor.
@@ -188,15 +226,15 @@ impl Sm90Plan {
         if clusters { 2 * self.pairs.min(multiprocessors / 2).max(1) } else { self.pieces.min(multiprocessors) }
     }
 
-    /// Whether clusters are predicted to be faster on an H100: where blocks by themselves would wait for L2, unless pairs take that many
+    /// Whether clusters are predicted to be faster on an H200: where blocks by themselves would wait for L2, unless pairs take that many
     /// rounds more. The bits are the same either way.
     pub fn prefers_clusters(&self) -> bool {
-        let time = |blocks: usize, step_bytes: usize| {
+        let time = |blocks: usize, clusters: bool| {
             let at_work = blocks.min(SM90_BLOCKS);
-            blocks.div_ceil(SM90_BLOCKS) * (at_work * step_bytes / SM90_L2).max(SM90_STEP_NS)
+            let copies = at_work * self.shape.step_bytes(clusters) / SM90_L2;
+            blocks.div_ceil(SM90_BLOCKS) * copies.max(self.shape.step_ns())
         };
-        let [alone, paired] = SM90_STEP_BYTES;
-        time(2 * self.pairs, paired) < time(self.pieces, alone)
+        time(2 * self.pairs, true) < time(self.pieces, false)
     }
 }
 
@@ -204,7 +242,8 @@ impl Sm90Plan {
 /// blocks wait for the last round; and a tile's part, written and read again, costs an eighth of a step (256 KB at 3 TB/s beside
 /// .7 microseconds: a prediction).
 pub fn sm90_parts(m: usize, n: usize, k: usize) -> usize {
-    let (tiles, steps) = (m.div_ceil(SM90_TILE[0]) * n.div_ceil(SM90_TILE[1]), k.div_ceil(SM90_STEP));
+    let columns = Sm90Tiles::Together.columns();
+    let (tiles, steps) = (m.div_ceil(SM90_ROWS) * n.div_ceil(columns), k.div_ceil(SM90_STEP));
     let cost = |parts: &usize| {
         let rounds = (tiles * parts).div_ceil(SM90_BLOCKS);
         8 * rounds * steps.div_ceil(*parts) + tiles * parts
@@ -245,21 +284,36 @@ mod tests {
             assert_eq!(sm90_parts(m, n, k), parts, "{m} x {n} x {k}");
         }
         assert_eq!((sm90_parts(8, 8, 1), sm90_parts(8, 8, 128)), (1, 2));
-        let plan = Sm90Plan::new(129, 257, 130, 9).unwrap();
+        let plan = |m, n, k, parts| Sm90Plan::new(m, n, k, parts, Sm90Tiles::Together).unwrap();
+        let in_turn = Sm90Plan::new(129, 385, 130, 1, Sm90Tiles::InTurn).unwrap();
+        assert_eq!((in_turn.tiles, in_turn.pieces, in_turn.pairs), (6, 6, 3));
+        assert_eq!((in_turn.tile_of_b(true, true), in_turn.tile_of_b(false, true)), ([96, 64], [32, 64]));
+        assert_eq!(in_turn.tile_of_b(false, false), [64, 64]);
+        let plan = plan(129, 257, 130, 9);
         assert_eq!((plan.arguments.parts, plan.tiles, plan.pieces, plan.partials), (3, 4, 12, 12 * 128 * 256));
         assert_eq!((plan.pairs, plan.blocks(false, 132), plan.blocks(true, 132)), (6, 12, 12));
         assert_eq!((plan.blocks(false, 7), plan.blocks(true, 7), plan.blocks(true, 1)), (7, 6, 2));
-        let plan = Sm90Plan::new(300, 256, 64, 1).unwrap();
+        let plan = Sm90Plan::new(300, 256, 64, 1, Sm90Tiles::Together).unwrap();
         assert_eq!((plan.pieces, plan.pairs, plan.blocks(true, 132)), (3, 2, 4));
-        assert_eq!(Sm90Plan::new(i32::MAX as usize, 1, 1, 1), None);
-        assert_eq!(Sm90Plan::new(1 << 30, 1 << 30, 1, 1), None);
+        for [m, n] in [[i32::MAX as usize, 1], [1 << 30, 1 << 30]] {
+            assert_eq!(Sm90Plan::new(m, n, 1, 1, Sm90Tiles::Together), None);
+        }
     }
 
     /// All products of a step of 65,536 tokens; not where L2 is enough for the blocks that there are, nor where half of a cluster would
     /// do nothing.
     #[test]
     fn clusters_are_for_products_that_wait_for_l2() {
-        let prefers = |m, n, k, parts| Sm90Plan::new(m, n, k, parts).unwrap().prefers_clusters();
+        let prefers_in = |shape, m, n, k, parts| Sm90Plan::new(m, n, k, parts, shape).unwrap().prefers_clusters();
+        let prefers = |m, n, k, parts| prefers_in(Sm90Tiles::Together, m, n, k, parts);
+        assert_eq!((Sm90Tiles::Together.step_ns(), Sm90Tiles::InTurn.step_ns()), (693, 520));
+        // 92 blocks of 48 KB in 693 ns are 6.5 TB/s, and so are 83 of 40 KB in 520.
+        assert!(prefers(96 * 128, 256, 768, 1) && !prefers(90 * 128, 256, 768, 1));
+        assert!(
+            prefers_in(Sm90Tiles::InTurn, 88 * 128, 192, 768, 1)
+                && !prefers_in(Sm90Tiles::InTurn, 80 * 128, 192, 768, 1)
+        );
+        assert!(prefers_in(Sm90Tiles::InTurn, 65_536, 3072, 768, 1));
         for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072), (768, 2304)] {
             assert!(prefers(65_536, n, k, 1), "65,536 x {n} x {k}");
             assert!(prefers(n, k, 65_536, 7), "{n} x {k} x 65,536");

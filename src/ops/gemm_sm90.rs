@@ -4,11 +4,11 @@ use super::product::{Epilogue, work_of};
 use super::work;
 use crate::Result;
 use crate::autograd::Tape;
-use crate::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_THREADS, Sm90Plan, sm90_parts};
+use crate::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_THREADS, Sm90Plan, Sm90Tiles, sm90_parts};
 use crate::device::product::{Layout, Product};
 use crate::device::{DType, Device, Launch, Swizzle, TensorMap};
 
-/// Columns below which most of a tile of 256 would be empty: `kernels/gemm.cu` has tiles of 128.
+/// Columns below which most of a tile would be empty: `kernels/gemm.cu` has tiles of 128.
 const LEAST_COLUMNS: usize = 64;
 
 /// Whether the kernels for Hopper take `product` on this device: bf16 operands whose addresses and rows are multiples of 16 bytes, as
@@ -40,24 +40,33 @@ pub(super) fn takes(device: &Device, product: &Product, epilogue: Epilogue) -> b
         && n >= LEAST_COLUMNS
         && addresses.iter().all(|address| address % 16 == 0)
         && strides.iter().all(|stride| stride % 8 == 0)
-        && Sm90Plan::new(m, n, k, 1).is_some()
+        && Sm90Plan::new(m, n, k, 1, tiles(epilogue)).is_some()
+}
+
+/// Which tiles the kernel with that epilogue has.
+fn tiles(epilogue: Epilogue) -> Sm90Tiles {
+    match epilogue {
+        Epilogue::None => Sm90Tiles::Together,
+        Epilogue::Gelu { .. } | Epilogue::GeluGradient { .. } => Sm90Tiles::InTurn,
+    }
 }
 
 /// Launches a product that [`takes`] takes.
 pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()> {
     let ([m, n, k], [lda, ldb, ldc]) = (product.sizes, product.strides);
     let parts = if product.layout == Layout::Tn { sm90_parts(m, n, k) } else { 1 };
-    let Some(plan) = Sm90Plan::new(m, n, k, parts) else { unreachable!("`takes` has looked at the sizes") };
+    let Some(plan) = Sm90Plan::new(m, n, k, parts, tiles(epilogue)) else {
+        unreachable!("`takes` has looked at the sizes")
+    };
     let a = match product.layout {
         Layout::Tn => matrix(product.a, [k, m], lda, [64, 64]),
         _ => matrix(product.a, [m, k], lda, [128, 64]),
     };
-    let b = match product.layout {
-        Layout::Nt => matrix(product.b, [n, k], ldb, [128, 64]),
-        _ => matrix(product.b, [k, n], ldb, [64, 64]),
-    };
     let result = |address| matrix(address, [m, n], ldc, [64, 64]);
     let clusters = tape.device().gemm_choice().in_clusters(plan.prefers_clusters());
+    let transposed = product.layout == Layout::Nt;
+    let size = if transposed { [n, k] } else { [k, n] };
+    let b = matrix(product.b, size, ldb, plan.tile_of_b(transposed, clusters));
     let name = |epilogue: &str| {
         let cluster = if clusters { "_cluster" } else { "" };
         format!("{}{epilogue}{cluster}_sm90_{}", product.layout.kernel(), product.types())

@@ -1,7 +1,7 @@
 //! `kernels/gemm_sm90.cu` against products in f64, and against its own repetition with another grid and in clusters.
 
 use half::bf16;
-use helixgrad::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_SUM_ROWS, SM90_THREADS, Sm90Plan};
+use helixgrad::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_SUM_ROWS, SM90_THREADS, Sm90Plan, Sm90Tiles};
 use helixgrad::device::{DType, Swizzle};
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ struct Operands {
 }
 
 impl Operands {
-    fn new(case: &Case) -> Self {
+    fn new(case: &Case, tiles: Sm90Tiles) -> Self {
         let [a, b, _] = case.stored();
         let [lda, ldb, _] = case.strides();
         let values = |offset: u64, count: usize| normals::<bf16>(case.seed * 7 + offset, count, 1.0);
@@ -31,14 +31,14 @@ impl Operands {
             a: Stored::new("a", values(0, a[0] * a[1]), a, lda, 0),
             b: Stored::new("b", values(1, b[0] * b[1]), b, ldb, 0),
             bias: Stored::new("bias", values(3, case.n), [1, case.n], case.n, 0),
-            plan: Sm90Plan::new(case.m, case.n, case.k, case.splits).unwrap(),
+            plan: Sm90Plan::new(case.m, case.n, case.k, case.splits, tiles).unwrap(),
         }
     }
 
-    fn arguments(&self, case: &Case) -> Vec<Argument> {
+    fn arguments(&self, case: &Case, blocks: Blocks) -> Vec<Argument> {
         let [a, b, _] = case.stored();
         let a_tile = if case.layout == Layout::Tn { [64, 64] } else { [128, 64] };
-        let b_tile = if case.layout == Layout::Nt { [128, 64] } else { [64, 64] };
+        let b_tile = self.plan.tile_of_b(case.layout == Layout::Nt, matches!(blocks, Blocks::Cluster(_)));
         vec![Argument::of(&self.plan.arguments), map(&self.a, a, a_tile), map(&self.b, b, b_tile)]
     }
 }
@@ -68,10 +68,10 @@ fn others(blocks: u32) -> [Blocks; 3] {
 
 /// C as the kernels leave it: bf16, and f32 for a weight's gradient.
 fn compute(case: &Case, blocks: Blocks, schedule: u64) -> Vec<f32> {
-    let operands = Operands::new(case);
+    let operands = Operands::new(case, Sm90Tiles::Together);
     let size = [case.m, case.n];
     let ldc = case.strides()[2];
-    let mut arguments = operands.arguments(case);
+    let mut arguments = operands.arguments(case, blocks);
     if case.layout == Layout::Tn {
         let c = Stored::<f32>::new("c", normals::<f32>(case.seed * 7 + 2, case.m * case.n, 1.0), size, ldc, 0);
         let partials = Memory::poisoned::<f32>("partials", operands.plan.partials);
@@ -104,7 +104,7 @@ fn check(case: &Case, blocks: u32) {
         return;
     }
     let c = compute(case, Blocks::Single(blocks), case.seed);
-    let Operands { a, b, bias, .. } = Operands::new(case);
+    let Operands { a, b, bias, .. } = Operands::new(case, Sm90Tiles::Together);
     let weight = case.layout == Layout::Tn;
     let old = match (weight, case.beta) {
         (true, _) => normals::<f32>(case.seed * 7 + 2, case.m * case.n, 1.0),
@@ -125,7 +125,7 @@ fn check(case: &Case, blocks: u32) {
 
 /// C, what is kept for the way back, and column sums.
 fn compute_gelu(case: &Case, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
-    let operands = Operands::new(case);
+    let operands = Operands::new(case, Sm90Tiles::InTurn);
     let size = [case.m, case.n];
     let ldc = case.strides()[2];
     let backward = case.layout == Layout::Nn;
@@ -137,7 +137,7 @@ fn compute_gelu(case: &Case, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
     let c = Stored::<bf16>::new("c", nothing, size, ldc, 0);
     let x = Stored::<bf16>::new("x", kept, size, ldc, 0);
     let column_sums = Memory::poisoned::<f32>("column_sums", case.m.div_ceil(SM90_SUM_ROWS) * case.n);
-    let mut arguments = operands.arguments(case);
+    let mut arguments = operands.arguments(case, blocks);
     arguments.extend([map(&c, size, [64, 64]), map(&x, size, [64, 64]), operands.bias.argument()]);
     if backward {
         arguments.push((&column_sums).into());
@@ -162,12 +162,15 @@ fn check_gelu(case: &Case, blocks: u32) {
 }
 
 /// Sizes around what the kernel cuts by: bands and steps of 64, tiles of 128 and 256. The rows of bf16 matrices are rounded up to
-/// multiples of eight elements, and some to more.
+/// multiples of eight elements, and some to more; those of a weight's gradient, in f32, are as odd as they come.
 fn case(layout: Layout, sizes: [usize; 3], wide: bool, seed: u64) -> Case {
     let mut case = Case { seed, ..Case::plain(layout, sizes) };
     let stored = case.stored();
     for (gap, [_, columns]) in case.gaps.iter_mut().zip(stored) {
         *gap = columns.next_multiple_of(8) - columns + if wide { 16 } else { 0 };
+    }
+    if layout == Layout::Tn {
+        case.gaps[2] = usize::from(wide);
     }
     case
 }

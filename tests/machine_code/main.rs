@@ -10,5 +10,6 @@
 //! [`Code`]: listing::Code
 
 mod attention;
+mod gemm;
 mod hopper;
 mod listing;

@@ -27,6 +27,8 @@ pub(crate) struct Block {
     pub shared: Shared,
     /// Bulk copies into shared memory.
     pub loads: Loads,
+    /// Addresses of mbarriers at which other blocks have arrived, until a thread of this one has waited for that.
+    unawaited: RefCell<Vec<usize>>,
     /// Where it runs, and its number there.
     cluster: Cell<*const Cluster>,
     rank: Cell<u32>,
@@ -48,6 +50,7 @@ impl Block {
             barriers: std::array::from_fn(|_| Barrier::new()),
             shared: Shared::new()?,
             loads: Loads::default(),
+            unawaited: RefCell::default(),
             cluster: Cell::new(ptr::null()),
             rank: Cell::new(0),
             running: Cell::new(0),
@@ -92,6 +95,7 @@ impl Block {
             barrier.reset();
         }
         self.loads.reset();
+        self.unawaited.borrow_mut().clear();
         self.shared.begin_block(dynamic_bytes);
         self.running.set(self.threads());
         self.failed.set(false);
@@ -166,9 +170,24 @@ impl Block {
         self.progress.set(self.progress.get() + 1);
     }
 
+    /// Another block has arrived at an mbarrier of this one.
+    pub fn reached(&self, barrier: *const u64) {
+        self.unawaited.borrow_mut().push(barrier.addr());
+    }
+
+    /// A thread has found a phase of that mbarrier complete, and nobody has arrived for the next.
+    pub fn awaited(&self, barrier: *const u64) {
+        self.unawaited.borrow_mut().retain(|&address| address != barrier.addr());
+    }
+
     /// What must be true when all threads have returned.
     pub fn end(&self) -> Result<(), Finding> {
         self.loads.check_end()?;
+        if !self.unawaited.borrow().is_empty() {
+            let text = "the block ended without having waited for the phase of an mbarrier at which another block arrived: the arrival \
+                        may still be on its way when the shared memory is gone";
+            return Err(Finding::new(FaultKind::Cluster, text));
+        }
         wgmma::check_agreement(self)?;
         self.shared.end_block()
     }
@@ -204,7 +223,7 @@ impl Block {
             left &= left - 1;
             let go = match self.lanes[warp.first + lane as usize].wait.get() {
                 // SAFETY: checked to be shared memory when the wait began.
-                Wait::Phase { barrier, parity } => unsafe { mbarrier::completed(barrier, parity) },
+                Wait::Phase { barrier, parity } => unsafe { mbarrier::completed(self, barrier, parity) },
                 Wait::Cluster { wait } => self.cluster().has_passed(wait),
                 _ => true,
             };

@@ -53,6 +53,15 @@ impl State {
         Ok(State { tx, ..self })
     }
 
+    /// Whether the phase of that parity has completed; the block takes note.
+    fn completed(self, block: &Block, barrier: *const u64, parity: u32) -> bool {
+        let completed = self.phase != parity & 1;
+        if completed && self.pending == self.expected {
+            block.awaited(barrier);
+        }
+        completed
+    }
+
     /// Begins the next phase when this one has all arrivals and bytes.
     fn settle(self) -> State {
         if self.pending == 0 && self.tx == 0 {
@@ -63,13 +72,13 @@ impl State {
     }
 }
 
-/// Whether the phase of that parity has completed.
+/// Whether the phase of that parity has completed, for a thread of the block that waits for it.
 ///
 /// # Safety
 /// The address must be readable and aligned.
-pub(crate) unsafe fn completed(barrier: *const u64, parity: u32) -> bool {
+pub(crate) unsafe fn completed(block: &Block, barrier: *const u64, parity: u32) -> bool {
     // SAFETY: passed on to the caller.
-    State::unpack(unsafe { barrier.read() }).is_some_and(|state| state.phase != parity & 1)
+    State::unpack(unsafe { barrier.read() }).is_some_and(|state| state.completed(block, barrier, parity))
 }
 
 /// The state at an address that may hold an mbarrier; the inner error is that it does not.
@@ -106,6 +115,9 @@ pub(crate) fn complete_bytes(block: &Block, barrier: *mut u64, bytes: i64) -> Re
 fn arrive_in(block: &Block, barrier: *mut u64, rank: u32) -> Result<u64, Finding> {
     let other = block.cluster().member(rank)?;
     let twin = block.shared.twin(barrier.addr(), &other.shared)?;
+    if other.rank() != block.rank() {
+        other.reached(twin.cast());
+    }
     apply(other, twin.cast(), 2, 0)
 }
 
@@ -126,7 +138,7 @@ fn apply(block: &Block, barrier: *mut u64, operation: u32, operand: i64) -> Resu
         2 => current?.arrive(operand)?.settle(),
         3 => current?.add_bytes(operand)?,
         4 => current?.add_bytes(-operand)?.settle(),
-        _ => return Ok(u64::from(current?.phase != (operand & 1) as u32)),
+        _ => return Ok(u64::from(current?.completed(block, barrier, operand as u32))),
     };
     // SAFETY: as above.
     unsafe { barrier.write(next.pack()) };

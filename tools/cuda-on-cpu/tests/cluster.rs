@@ -111,6 +111,10 @@ fn mistakes_are_caught() {
         "share_tiles_leaves_early",
         fault(FaultKind::Async, "the block ended with bulk copies into its shared memory"),
     );
+    caught(
+        "share_tiles_does_not_drain",
+        fault(FaultKind::Cluster, "waited for the phase of an mbarrier at which another block"),
+    );
     caught("share_tiles_own_reader_only", |run| run.as_ref().is_ok_and(|(found, expected)| found != expected));
     caught("share_tiles_silent_reader", fault(FaultKind::Deadlock, "in block 1 1 wait for an mbarrier's phase"));
     caught("share_tiles_wrong_bytes", fault(FaultKind::Deadlock, "no thread of the cluster can go on"));

@@ -63,6 +63,7 @@ enum Mistake {
     ARRIVES_IN_NO_BLOCK,
     NO_SHARED_MEMORY,
     LEAVES_EARLY,
+    DOES_NOT_DRAIN,
 };
 
 // Two blocks read the same `rounds` tiles of 16 rows of 8 floats: each loads half a tile for both, when both have read the last one.
@@ -86,6 +87,7 @@ __device__ void share_tiles(const TensorMap* x, float* out, int rounds) {
             const int at[2] = {0, 16 * round + 8 * static_cast<int>(rank)};
             tensor_multicast(half, x, &full, at, mistake == BLOCK_THAT_IS_NOT_THERE ? 5 : 3);
         }
+        if (mistake != DOES_NOT_DRAIN && mistake != NO_BARRIER_BEHIND) mbarrier_wait(&empty, rounds % 2 ^ 1);
     } else if (threadIdx.x == 32) {
         for (int round = 0; round < rounds; round++) {
             mbarrier_wait(&full, round % 2);
@@ -115,6 +117,7 @@ SHARE_TILES(share_tiles_block_that_is_not_there, BLOCK_THAT_IS_NOT_THERE)
 SHARE_TILES(share_tiles_arrives_in_no_block, ARRIVES_IN_NO_BLOCK)
 SHARE_TILES(share_tiles_no_shared_memory, NO_SHARED_MEMORY)
 SHARE_TILES(share_tiles_leaves_early, LEAVES_EARLY)
+SHARE_TILES(share_tiles_does_not_drain, DOES_NOT_DRAIN)
 
 // A block alone loads for two.
 extern "C" __global__ void share_tiles_alone(const __grid_constant__ TensorMap x, float* out, int rounds) {
