@@ -251,8 +251,12 @@ impl Gpu {
         let Engine::Ptx(engine) = &self.engine else { return Err(CUresult::CUDA_ERROR_INVALID_IMAGE) };
         let kernel = self.functions[launch.function].kernel;
         let failed = |why: &dyn std::fmt::Display| eprintln!("emulated GPU: {why}");
-        let values: Vec<&[u8]> =
-            launch.arguments.iter().zip(kernel.parameter_sizes()).map(|(value, size)| &value.0[..*size as usize]).collect();
+        let values: Vec<&[u8]> = launch
+            .arguments
+            .iter()
+            .zip(kernel.parameter_sizes())
+            .map(|(value, size)| &value.0[..*size as usize])
+            .collect();
         let parameters = module
             .kernel(kernel.name())
             .ok_or_else(|| "the module has lost its kernel".to_owned())
@@ -271,10 +275,13 @@ impl Gpu {
             parameters,
         };
         let settings = engine.settings(self.launches);
-        ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
+        let counters = ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
             failed(&fault);
             CUresult::CUDA_ERROR_LAUNCH_FAILED
         })?;
-        Ok(())
+        engine.record(&ptx_launch, &counters).map_err(|why| {
+            failed(&why);
+            CUresult::CUDA_ERROR_OPERATING_SYSTEM
+        })
     }
 }

@@ -145,6 +145,7 @@ fn counters_are_a_table_or_json() {
     // Two warps, of whose lanes 40 read: five sectors.
     assert_eq!(line, ["PTX:19", "2", "5", "160"], "{table}");
     assert!(table.contains("1  divergent branches"), "{table}");
+    assert!(!table.contains("conflicts"), "a column without numbers: {table}");
     let json: serde_json::Value = serde_json::from_str(&launch("--json")).unwrap();
     assert_eq!(json["total"]["load_sectors"], 5);
     assert_eq!(json["by_line"]["19"]["l2_bytes"], 160);

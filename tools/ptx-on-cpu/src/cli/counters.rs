@@ -41,12 +41,16 @@ pub fn table(counters: &Counters) -> String {
         add(format!("{}:{}", name(&line.file), line.line), &line.counts);
     }
     add("all".into(), &counters.total);
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    // A column in which nothing stands is left out, with no width.
+    let width = |column: usize| match rows[1..].iter().all(|row| row[column].is_empty()) {
+        true => 0,
+        false => rows.iter().map(|row| row[column].len()).max().unwrap_or(0),
+    };
     let widths: Vec<usize> = (0..=COLUMNS.len()).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let mut line = format!("{:<width$}", row[0], width = widths[0]);
-        for (cell, width) in row.iter().zip(&widths).skip(1) {
+        for (cell, width) in row.iter().zip(&widths).skip(1).filter(|column| *column.1 > 0) {
             let _ = write!(line, "  {cell:>width$}");
         }
         let _ = writeln!(text, "{}", line.trim_end());

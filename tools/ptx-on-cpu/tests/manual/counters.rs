@@ -73,6 +73,12 @@ fn strided_copies_touch_more_sectors() {
     assert_eq!((atomic.store_requests, atomic.store_sectors), (1, 32));
 }
 
+#[test]
+fn generic_addresses_lead_to_shared_memory() {
+    let counts = total(TILE, "mov.u64 s1, tile; cvta.shared.u64 s1, s1; mad.wide.u32 s0, r0, 8, s1; st.u32 [s0], r0;");
+    assert_eq!((counts.shared_wavefronts, counts.bank_conflicts, counts.store_requests, counts.l2_bytes), (2, 1, 0, 0));
+}
+
 /// Wavefronts and conflicts of one store at `r1`, from the lane in `r0`.
 fn shared(address: &str, store: &str) -> (u64, u64) {
     let counts = total(TILE, &format!("mov.u32 r2, tile; {address} add.u32 r1, r1, r2; {store}"));
