@@ -1,11 +1,13 @@
 //! What runs a launch: the kernels' C++ in the emulator, or the PTX that nvcc made of it.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs, thread};
 
-use ptx_on_cpu::{Module, Settings};
+use ptx_on_cpu::{Counters, Launch, Module, Settings};
+use serde_json::json;
 
 /// The engine of `EMULATED_GPU_ENGINE`.
 pub enum Engine {
@@ -21,6 +23,8 @@ pub struct Ptx {
     files: HashMap<String, PathBuf>,
     modules: HashMap<PathBuf, Arc<Module>>,
     hazards: bool,
+    /// What gets a line of JSON a launch.
+    counters: Option<PathBuf>,
 }
 
 impl Engine {
@@ -41,13 +45,14 @@ impl Engine {
             9 => "sm_90a",
             _ => "sm_80",
         };
-        Ptx::new(Path::new(&folder), target, hazards).map(|ptx| Self::Ptx(Box::new(ptx)))
+        let counters = env::var_os("EMULATED_GPU_COUNTERS").map(PathBuf::from);
+        Ptx::new(Path::new(&folder), target, hazards, counters).map(|ptx| Self::Ptx(Box::new(ptx)))
     }
 }
 
 impl Ptx {
     /// The files `NAME.TARGET.ptx` of a folder.
-    fn new(folder: &Path, target: &str, hazards: bool) -> Result<Self, String> {
+    fn new(folder: &Path, target: &str, hazards: bool, counters: Option<PathBuf>) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("EMULATED_GPU_PTX={}: {error}", folder.display());
         let mut files = HashMap::new();
         for entry in fs::read_dir(folder).map_err(failed)? {
@@ -64,7 +69,7 @@ impl Ptx {
         }
         match files.is_empty() {
             true => Err(format!("EMULATED_GPU_PTX={}: no kernel for {target} is there", folder.display())),
-            false => Ok(Self { files, modules: HashMap::new(), hazards }),
+            false => Ok(Self { files, modules: HashMap::new(), hazards, counters }),
         }
     }
 
@@ -85,13 +90,68 @@ impl Ptx {
 
     /// How the launch of this number is run.
     pub fn settings(&self, launch: u64) -> Settings {
-        match self.hazards {
+        let settings = match self.hazards {
             true => Settings::strict(launch),
             false => Settings {
                 seed: Some(launch),
                 threads: thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 ..Settings::default()
             },
+        };
+        Settings { counters: self.counters.is_some(), ..settings }
+    }
+
+    /// Adds a launch to the file of `EMULATED_GPU_COUNTERS`, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn record(&self, launch: &Launch, counters: &Counters) -> Result<(), String> {
+        let Some(path) = &self.counters else { return Ok(()) };
+        let Launch { kernel, grid, block, cluster, dynamic_shared, .. } = launch;
+        let line = json!({
+            "kernel": kernel, "grid": grid, "block": block, "cluster": cluster, "dynamic_shared": dynamic_shared,
+            "counters": counters,
+        });
+        let file = fs::OpenOptions::new().create(true).append(true).open(path);
+        // One write: other processes may append, too.
+        file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
+            .map_err(|error| format!("EMULATED_GPU_COUNTERS={}: {error}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_launch_is_a_line() {
+        let folder = env::temp_dir().join(format!("emulated-gpu-counters-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry nothing(\n)\n{ bar.sync 0; ret; }\n";
+        fs::write(folder.join("nothing.sm_80.ptx"), text).unwrap();
+        let path = folder.join("counters.jsonl");
+        let mut engine = Ptx::new(&folder, "sm_80", false, Some(path.clone())).unwrap();
+        let module = engine.module("nothing").unwrap();
+        for blocks in [1u32, 3] {
+            let launch = Launch {
+                kernel: "nothing".into(),
+                grid: [blocks, 1, 1],
+                block: [64, 1, 1],
+                cluster: [1; 3],
+                dynamic_shared: 0,
+                parameters: Vec::new(),
+            };
+            let settings = engine.settings(1);
+            let counters = ptx_on_cpu::run(&module, &launch, &ptx_on_cpu::Memory::new(), &settings).unwrap();
+            engine.record(&launch, &counters).unwrap();
         }
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[1]["kernel"], &lines[1]["grid"]), (&"nothing".into(), &json!([3, 1, 1])));
+        assert_eq!(lines[1]["counters"]["total"]["barrier_waits"], 6);
+        engine.counters = None;
+        assert!(!engine.settings(1).counters);
+        fs::remove_dir_all(folder).unwrap();
     }
 }

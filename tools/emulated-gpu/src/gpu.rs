@@ -275,10 +275,13 @@ impl Gpu {
             parameters,
         };
         let settings = engine.settings(self.launches);
-        ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
+        let counters = ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
             failed(&fault);
             CUresult::CUDA_ERROR_LAUNCH_FAILED
         })?;
-        Ok(())
+        engine.record(&ptx_launch, &counters).map_err(|why| {
+            failed(&why);
+            CUresult::CUDA_ERROR_OPERATING_SYSTEM
+        })
     }
 }

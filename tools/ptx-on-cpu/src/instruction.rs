@@ -1,5 +1,6 @@
 //! What the machine executes: operations whose registers are places in a warp's file.
 
+use crate::counters::InstructionClass;
 use crate::rows::RowFunction;
 use crate::syntax::{Class, Space};
 
@@ -312,6 +313,9 @@ pub(crate) struct Instruction {
     pub is_move: bool,
     /// The first of the steps that a PTX instruction became: the one that is counted.
     pub counts: bool,
+    pub class: InstructionClass,
+    /// Special functions that a thread computes with it.
+    pub special: u8,
     /// Some of its registers may be read before they were written: number in [`Code::unwritten`], or [`NONE`].
     pub tracked: u32,
     pub target: u32,

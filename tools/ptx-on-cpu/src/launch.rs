@@ -1,10 +1,10 @@
 //! Launches: what a kernel is run with, and how.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::counters::{Counters, Counts};
 use crate::fault::Fault;
 use crate::machine::{Cluster, MAX_SHARED, Prepared};
 use crate::memory::Memory;
@@ -57,33 +57,36 @@ pub struct Settings {
     /// Host threads for the blocks of a grid. Blocks that wait for each other need as many as there are of them, or one
     /// cluster.
     pub threads: usize,
+    /// Whether memory, branches and barriers are counted: [`Counters::total`] and what follows it. Slower.
+    pub counters: bool,
 }
 
 impl Default for Settings {
     /// Fast: no hazards, no schedule, one thread; memory that nobody wrote must not be read.
     fn default() -> Self {
-        Self { seed: None, asynchronous: Asynchronous::Early, hazards: false, poison: true, threads: 1 }
+        Self {
+            seed: None,
+            asynchronous: Asynchronous::Early,
+            hazards: false,
+            poison: true,
+            threads: 1,
+            counters: false,
+        }
     }
 }
 
 impl Settings {
     /// The strictest way: all checks, a schedule by seed, and asynchronous work as late as it may be or not.
     pub fn strict(seed: u64) -> Self {
-        Self { seed: Some(seed), asynchronous: Asynchronous::BySeed, hazards: true, poison: true, threads: 1 }
+        Self {
+            seed: Some(seed),
+            asynchronous: Asynchronous::BySeed,
+            hazards: true,
+            poison: true,
+            threads: 1,
+            counters: false,
+        }
     }
-}
-
-/// What was executed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// PTX instructions, once a warp.
-    pub warp_instructions: u64,
-    /// PTX instructions, once a thread.
-    pub thread_instructions: u64,
-    /// Multiply-accumulates of matrix instructions.
-    pub tensor_multiplications: u64,
-    /// By line of the PTX text: instructions of warps and of threads.
-    pub lines: BTreeMap<u32, [u64; 2]>,
 }
 
 /// Runs a launch to its end.
@@ -145,19 +148,29 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
     let clusters = [0, 1, 2].map(|axis| u64::from(launch.grid[axis] / launch.cluster[axis]));
     let total: u64 = clusters.iter().product();
     let next = AtomicU64::new(0);
-    let executed = Mutex::new((vec![[0u64; 2]; launch.code.instructions.len()], 0u64));
+    let instructions = launch.code.instructions.len();
+    let none = || launch.settings.counters.then(|| vec![Counts::default(); instructions]);
+    let executed = Mutex::new((vec![[0u64; 2]; instructions], 0u64));
+    let seen = Mutex::new(none());
     let work = || -> Result<(), Fault> {
         let mut races = launch.settings.hazards.then(Races::default);
+        let mut counts = none();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= total {
+                let mut sums = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                for (sum, counts) in sums.iter_mut().flatten().zip(counts.into_iter().flatten()) {
+                    *sum += counts;
+                }
                 return Ok(());
             }
             let [width, height, _] = clusters;
             let id = [number % width, number / width % height, number / width / height].map(|at| at as u32);
             let mut cluster = Cluster::new(launch, id, number, races.take());
+            cluster.counts = counts.take();
             let result = cluster.run();
             races = cluster.races.take();
+            counts = cluster.counts.take();
             let mut sums = executed.lock().unwrap_or_else(PoisonError::into_inner);
             for (sum, [warps, threads]) in sums.0.iter_mut().zip(&cluster.executed) {
                 sum[0] += warps;
@@ -178,16 +191,7 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
         })?;
     }
     let (executed, tensor_multiplications) = executed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut counters = Counters { tensor_multiplications, ..Counters::default() };
-    for (instruction, [warps, threads]) in launch.code.instructions.iter().zip(executed) {
-        if !instruction.counts || warps == 0 {
-            continue;
-        }
-        counters.warp_instructions += warps;
-        counters.thread_instructions += threads;
-        let line = counters.lines.entry(launch.code.places[instruction.statement as usize].0).or_default();
-        line[0] += warps;
-        line[1] += threads;
-    }
-    Ok(counters)
+    let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let counters = Counters::new(launch.file, launch.code, &executed, seen.as_deref());
+    Ok(Counters { tensor_multiplications, ..counters })
 }

@@ -47,6 +47,7 @@
 mod allocate;
 mod clocks;
 mod copies;
+mod counters;
 mod decode;
 mod error;
 mod fault;
@@ -65,9 +66,10 @@ mod syntax;
 mod tensor;
 mod tensor_map;
 
+pub use counters::{Counters, Counts, SourceLine};
 pub use error::Error;
 pub use fault::Fault;
-pub use launch::{Asynchronous, Counters, Launch, Settings, run};
+pub use launch::{Asynchronous, Launch, Settings, run};
 pub use memory::Memory;
 pub use module::{Kernel, Module, Parameter};
 pub use tensor_map::{Swizzle, TensorMap};

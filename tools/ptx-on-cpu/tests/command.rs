@@ -128,3 +128,28 @@ fn a_kernel_runs_and_its_faults_are_told() {
     assert!(text(&output.stderr).contains("frobnicate is not known"), "{}", text(&output.stderr));
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn counters_are_a_table_or_json() {
+    let folder = folder("counters");
+    std::fs::write(folder.join("in.npy"), npy(&[1.0; 64])).unwrap();
+    let launch = |option: &str| {
+        let arguments = ["run", "kernels.ptx", "scale", "--grid", "1", "--block", "64", "--buffer", "f32:in.npy"];
+        let rest = ["--buffer", "f32:64:out.npy", "--scalar", "f32:2", "--scalar", "u32:40", option];
+        let output = run(&folder, &[&arguments[..], &rest].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let table = launch("--counters");
+    let line: Vec<&str> = table.lines().find(|line| line.starts_with("PTX:19")).unwrap().split_whitespace().collect();
+    // Two warps, of whose lanes 40 read: five sectors.
+    assert_eq!(line, ["PTX:19", "2", "5", "160"], "{table}");
+    assert!(table.contains("1  divergent branches"), "{table}");
+    assert!(!table.contains("conflicts"), "a column without numbers: {table}");
+    let json: serde_json::Value = serde_json::from_str(&launch("--json")).unwrap();
+    assert_eq!(json["total"]["load_sectors"], 5);
+    assert_eq!(json["by_line"]["19"]["l2_bytes"], 160);
+    let source = json["by_source"].as_array().unwrap().iter().find(|line| line["line"] == 21).unwrap();
+    assert_eq!((&source["file"], &source["store_requests"]), (&"PTX".into(), &2.into()));
+    std::fs::remove_dir_all(folder).unwrap();
+}

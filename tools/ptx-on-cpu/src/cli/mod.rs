@@ -1,6 +1,7 @@
 //! The command. Exit code 1 is a kernel's fault, 2 bad usage or a file that cannot be read or written.
 
 mod argument;
+mod counters;
 mod npy;
 
 use std::path::{Path, PathBuf};
@@ -85,6 +86,12 @@ struct Run {
     /// Print how often each line was executed
     #[arg(long)]
     lines: bool,
+    /// Count memory, branches and barriers, and print them by line of the source
+    #[arg(long)]
+    counters: bool,
+    /// Print one JSON object of the counters instead
+    #[arg(long)]
+    json: bool,
 }
 
 /// What ends the command.
@@ -206,18 +213,31 @@ fn execute(run: &Run, matches: &ArgMatches) -> Result<(), Failure> {
         (false, Some(_)) => Asynchronous::BySeed,
         (false, None) => Asynchronous::Early,
     };
-    let settings =
-        Settings { seed: run.seed, asynchronous, hazards: run.hazards, poison: !run.no_poison, threads: run.threads };
+    let settings = Settings {
+        seed: run.seed,
+        asynchronous,
+        hazards: run.hazards,
+        poison: !run.no_poison,
+        threads: run.threads,
+        counters: run.counters || run.json,
+    };
     let counters =
         ptx_on_cpu::run(&module, &launch, &memory, &settings).map_err(|fault| Failure::Fault(fault.to_string()))?;
     for (argument, placed) in arguments.iter().zip(&placed) {
         argument.save(&memory, placed)?;
     }
+    if run.json {
+        println!("{}", serde_json::to_string(&counters).map_err(|why| why.to_string())?);
+        return Ok(());
+    }
     println!("{} instructions of warps, {} of threads", counters.warp_instructions, counters.thread_instructions);
     if run.lines {
-        for (line, [warps, threads]) in counters.lines {
+        for (line, [warps, threads]) in &counters.lines {
             println!("line {line}: {warps} of warps, {threads} of threads");
         }
+    }
+    if run.counters {
+        print!("{}", counters::table(&counters));
     }
     Ok(())
 }

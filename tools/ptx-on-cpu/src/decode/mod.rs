@@ -11,6 +11,7 @@ mod transfers;
 
 use std::collections::HashMap;
 
+use crate::counters::InstructionClass;
 use crate::instruction::{Address, Code, Constant, Instruction, NONE, Operation};
 use crate::rows::{RowOperation, row};
 use crate::syntax::{Class, Function, Operand, Register, Space, Statement, Variable};
@@ -269,6 +270,8 @@ impl Decoder<'_> {
             updates: false,
             is_move: false,
             counts: false,
+            class: InstructionClass::default(),
+            special: 0,
             tracked: NONE,
             target: NONE,
             statement: 0,
@@ -389,8 +392,13 @@ pub(crate) fn decode(function: &Function, layout: &Layout) -> Code {
                 if signed { row!(|x: i32| -> i64 { i64::from(x) }) } else { row!(|x: u32| -> u64 { u64::from(x) }) };
             decoder.emit(Operation::Rows(widen.function), &[register], &[temporary]);
         }
+        let class = InstructionClass::of(&statement.opcode);
         for (step, instruction) in decoder.code.instructions[start..].iter_mut().enumerate() {
             instruction.counts = step == 0;
+            instruction.class = class;
+            if class == InstructionClass::Special {
+                instruction.special = 1 + u8::from(statement.opcode.ends_with("x2"));
+            }
             instruction.statement = number as u32;
             // Temporaries are written in all lanes: nothing depends on the others.
             let first = instruction.first as usize;

@@ -5,6 +5,7 @@ mod barriers;
 mod deadlock;
 mod exchange;
 mod mbarrier;
+mod observe;
 mod step;
 mod warp;
 
@@ -18,6 +19,7 @@ pub(crate) use warp::{State, Warp};
 
 use crate::clocks::{Clock, Clocks, Conflict};
 use crate::copies::tensor::TensorCopy;
+use crate::counters::Counts;
 use crate::decode::SHARED_BASE;
 use crate::fault::{Fault, Finding, source_lines};
 use crate::instruction::Code;
@@ -142,6 +144,8 @@ pub(crate) struct Cluster<'a> {
     pub races: Option<Races>,
     /// Executions of each instruction: of warps, and of threads.
     pub executed: Vec<[u64; 2]>,
+    /// What else each of them did, if that is counted.
+    pub counts: Option<Vec<Counts>>,
     /// Multiply-accumulates of matrix instructions.
     pub multiplications: u64,
     /// Whether anything was done in this round that others may wait for.
@@ -185,6 +189,7 @@ impl<'a> Cluster<'a> {
             clocks: hazards.then(|| Clocks::new(count, warps, launch.shared_bytes())),
             races,
             executed: vec![[0; 2]; launch.code.instructions.len()],
+            counts: None,
             multiplications: 0,
             progress: false,
             computed: false,

@@ -133,6 +133,7 @@ impl Cluster<'_> {
                     } else if mask == 0 {
                         pc += 1;
                     } else {
+                        self.count_divergence(pc);
                         warp.groups[chosen] = Group { pc: target, mask, waits: false };
                         warp.groups.push(Group { pc: pc + 1, mask: group & !mask, waits: false });
                         return Ok(true);
@@ -158,9 +159,13 @@ impl Cluster<'_> {
                 }
                 _ if mask == 0 => pc += 1,
                 operation => {
+                    let seen = self.counts.is_some().then(|| self.observe(warp, operation, &step));
                     let flow = self
                         .execute(warp, operation, &step)
                         .map_err(|finding| self.place(warp, instruction.statement, finding))?;
+                    if let Some(seen) = seen {
+                        self.note(&step, seen, &flow);
+                    }
                     match flow {
                         Flow::Next => {
                             self.count(pc, mask);
@@ -223,6 +228,9 @@ impl Cluster<'_> {
             })?;
             add(*target, 1 << lane);
         }
+        if groups.len() > 1 {
+            self.count_divergence(pc);
+        }
         warp.groups.remove(chosen);
         warp.groups.extend(groups);
         Ok(())
@@ -233,6 +241,12 @@ impl Cluster<'_> {
         let [warps, threads] = &mut self.executed[pc as usize];
         *warps += u64::from(mask != 0);
         *threads += u64::from(mask.count_ones());
+    }
+
+    fn count_divergence(&mut self, pc: u32) {
+        if let Some(counts) = &mut self.counts {
+            counts[pc as usize].divergent_branches += 1;
+        }
     }
 
     /// What is no arithmetic and no branch.

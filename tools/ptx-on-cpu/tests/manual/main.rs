@@ -4,6 +4,7 @@
 mod arithmetic;
 mod control;
 mod copies;
+mod counters;
 mod faults;
 mod hazards;
 mod matrices;
