@@ -47,7 +47,8 @@ impl Random {
 
 /// Random inputs, each a number of its type.
 pub fn inputs(oracle: &Oracle) -> Values {
-    let mut random = Random::new(oracle.name.bytes().fold(17, |sum, byte| sum * 31 + u64::from(byte)) % (1 << 40));
+    let mut random =
+        Random::new(oracle.name.bytes().fold(17u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))));
     let inputs = oracle.buffers.iter().filter(|(_, buffer)| buffer.role == Role::Input);
     inputs
         .map(|(name, buffer)| {
