@@ -155,7 +155,8 @@ mod tests {
         assert_eq!(read("c,a,b", "").unwrap(), of([1, 2, 0], "c,a,b"));
         assert_eq!(read("c,a,b", "b,a,c").unwrap(), of([2, 1, 0], "c,a,b"), "what is given goes before the file");
         assert_eq!(read("0,1,2", "").unwrap(), of([0, 1, 2], "a,b,c"), "a model without names takes them");
-        assert_eq!(read("LABEL_0,LABEL_1", "").unwrap(), of([0, 1, 2], "LABEL_0,LABEL_1"), "names of other classes");
+        let few = read("LABEL_0,LABEL_1", "").unwrap_err().to_string();
+        assert!(few.contains("line 4: class 2, but the model has 2 classes"), "{few}");
         assert!(read("c,a", "").unwrap_err().to_string().contains("line 3: class 1 (b), which is none of c, a"));
         assert!(
             read("c,a,b", "a,b").unwrap_err().to_string().contains("line 4: class 2, where the names are 0 a, 1 b")

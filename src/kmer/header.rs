@@ -60,6 +60,10 @@ impl Columns {
             return Err((found, String::new()));
         }
         let is_guess = left.len() > missing + classes && wanted != Wanted::Others && missing + classes > 0;
+        if let (true, Some(&row)) = (is_guess, left.iter().find(|&&column| is_bases(&header[column]))) {
+            // No header at all: whoever asks finds that it is a row.
+            return Ok(Self { sequences: vec![row; count], label, name });
+        }
         if is_guess {
             let names: Vec<&str> = left.iter().map(|column| header[*column].as_ref()).collect();
             let sequence = if pairs { "`sequence1` and `sequence2`" } else { "`sequence`" };
@@ -81,18 +85,18 @@ impl Columns {
 
     /// Whether a header is none but a row: its sequence is one of bases, which no column is called.
     pub(super) fn is_row(&self, header: &[Cow<str>]) -> bool {
-        // Longer than a word of these letters, as `strand` is.
-        const LONGEST_WORD: usize = 8;
-        self.sequences.iter().all(|&column| {
-            let text = header[column].as_ref();
-            let is_known = SEQUENCE.contains(&plain(text).as_str());
-            let is_of = |letters: &str| text.chars().all(|letter| letters.contains(letter.to_ascii_uppercase()));
-            let first = text.split(' ').next().unwrap_or_default();
-            !is_known
-                && first.len() >= 3
-                && (is_of("ACGTUN ") || text.len() > LONGEST_WORD && is_of("ACGTUNRYSWKMBDHV "))
-        })
+        self.sequences.iter().all(|&column| is_bases(&header[column]))
     }
+}
+
+/// Whether this is a sequence, and no name of a column.
+fn is_bases(text: &str) -> bool {
+    // Longer than a word of these letters, as `strand` is.
+    const LONGEST_WORD: usize = 8;
+    let is_known = SEQUENCE.contains(&plain(text).as_str());
+    let is_of = |letters: &str| text.chars().all(|letter| letters.contains(letter.to_ascii_uppercase()));
+    let first = text.split(' ').next().unwrap_or_default();
+    !is_known && first.len() >= 3 && (is_of("ACGTUN ") || text.len() > LONGEST_WORD && is_of("ACGTUNRYSWKMBDHV "))
 }
 
 /// Whether the column of this header has the rows' names.
