@@ -4,6 +4,7 @@ mod argument;
 mod counters;
 mod npy;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -108,6 +109,12 @@ impl From<String> for Failure {
     }
 }
 
+impl From<std::io::Error> for Failure {
+    fn from(why: std::io::Error) -> Self {
+        Self::Usage(format!("standard output: {why}"))
+    }
+}
+
 pub fn main() -> ExitCode {
     let matches = <Command as clap::CommandFactory>::command().get_matches();
     let command = Command::from_arg_matches(&matches).unwrap_or_else(|why| why.exit());
@@ -147,8 +154,9 @@ fn axes([x, y, z]: [u32; 3]) -> String {
 
 fn list(file: &Path) -> Result<(), Failure> {
     let module = load(file)?;
+    let mut output = std::io::stdout().lock();
     for kernel in module.kernels() {
-        println!("{}", kernel.name());
+        writeln!(output, "{}", kernel.name())?;
         let parameters = kernel.parameters();
         for (number, parameter) in parameters.iter().enumerate() {
             let what = match (parameter.kind.as_str(), parameter.size) {
@@ -156,22 +164,22 @@ fn list(file: &Path) -> Result<(), Failure> {
                 ("b8", size) => format!("{size} bytes"),
                 (kind, _) => kind.to_owned(),
             };
-            println!("  parameter {number}: {what}, at {}", parameter.offset);
+            writeln!(output, "  parameter {number}: {what}, at {}", parameter.offset)?;
         }
-        println!("  shared memory: {} bytes and what a launch adds", kernel.shared_bytes());
+        writeln!(output, "  shared memory: {} bytes and what a launch adds", kernel.shared_bytes())?;
         for (what, sizes) in [
             ("threads of a block", kernel.required_block()),
             ("threads of a block at most", kernel.max_block()),
             ("blocks of a cluster", kernel.required_cluster()),
         ] {
             if let Some(sizes) = sizes {
-                println!("  {what}: {}", axes(sizes));
+                writeln!(output, "  {what}: {}", axes(sizes))?;
             }
         }
         let unknown = kernel.unknown();
-        println!("  instructions: {}, {} of them not known", kernel.instructions(), unknown.len());
+        writeln!(output, "  instructions: {}, {} of them not known", kernel.instructions(), unknown.len())?;
         for (line, why) in unknown {
-            println!("    line {line}: {why}");
+            writeln!(output, "    line {line}: {why}")?;
         }
     }
     Ok(())

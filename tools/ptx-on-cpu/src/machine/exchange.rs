@@ -6,16 +6,9 @@ use crate::instruction::{NONE, Shuffle, Vote};
 use crate::registers::lanes;
 use crate::rows::LANES;
 
-/// Lanes that name the same members.
-#[derive(Clone, Copy, Default)]
-struct Party {
-    members: u32,
-    mask: u32,
-}
-
-/// The parties of a group: most often one, and never more than its lanes.
+/// The parties of a group, each the lanes that name the same members: most often one, and never more than its lanes.
 struct Parties {
-    parties: [Party; LANES],
+    masks: [u32; LANES],
     count: usize,
 }
 
@@ -23,7 +16,7 @@ impl Cluster<'_> {
     /// Who acts with whom, by the register in which each lane names the members; `None` while some of them are not here.
     fn parties(&self, warp: &Warp, register: u32, step: &Step) -> Result<Option<Parties>, Finding> {
         let named = warp.registers.row(register);
-        let mut found = Parties { parties: [Party::default(); LANES], count: 0 };
+        let mut found = Parties { masks: [0; LANES], count: 0 };
         let mut rest = step.mask;
         while rest != 0 {
             let first = Warp::first_lane(rest);
@@ -37,7 +30,7 @@ impl Cluster<'_> {
             if self.together(warp, step, members).is_some() {
                 return Ok(None);
             }
-            found.parties[found.count] = Party { members, mask };
+            found.masks[found.count] = mask;
             found.count += 1;
         }
         Ok(Some(found))
@@ -53,7 +46,7 @@ impl Cluster<'_> {
         let Some(parties) = self.parties(warp, members, step)? else { return Ok(Flow::Gather) };
         let (values, b, c) = (*warp.registers.row(a), *warp.registers.row(b), *warp.registers.row(c));
         let (mut results, mut valid) = (values, 0u32);
-        for Party { mask, .. } in &parties.parties[..parties.count] {
+        for mask in &parties.masks[..parties.count] {
             for lane in lanes(*mask) {
                 let Some(source) = source_lane(mode, lane as u32, b[lane] & 31, c[lane]) else { continue };
                 if mask >> source & 1 == 0 {
@@ -74,7 +67,7 @@ impl Cluster<'_> {
         let [target, predicate, members] = step.registers[..] else { return Ok(Flow::Next) };
         let Some(parties) = self.parties(warp, members, step)? else { return Ok(Flow::Gather) };
         let all = warp.registers.word(predicate);
-        for Party { mask, .. } in &parties.parties[..parties.count] {
+        for mask in &parties.masks[..parties.count] {
             let bits = all & mask;
             let answer = match mode {
                 Vote::Ballot => {
@@ -90,15 +83,13 @@ impl Cluster<'_> {
         Ok(Flow::Next)
     }
 
-    /// Any lane may be elected; with a seed any is, without one the first.
+    /// The first lane. The manual promises only that equal members elect the same; CUTLASS counts on the first (its producer
+    /// is elected and then asks for lane 0).
     pub(super) fn elect(&mut self, warp: &mut Warp, step: &Step) -> Result<Flow, Finding> {
         let [leader, flag, members] = step.registers[..] else { return Ok(Flow::Next) };
         let Some(parties) = self.parties(warp, members, step)? else { return Ok(Flow::Gather) };
-        for Party { mask, members } in &parties.parties[..parties.count] {
-            let candidates: Vec<usize> = lanes(mask & members).collect();
-            let is_random = self.launch.settings.seed.is_some();
-            let number = if is_random { self.random.below(candidates.len()) } else { 0 };
-            let chosen = candidates.get(number).copied().unwrap_or(0);
+        for mask in &parties.masks[..parties.count] {
+            let chosen = Warp::first_lane(*mask);
             warp.registers.put(leader, &[chosen as u32; LANES], *mask);
             if flag != NONE {
                 warp.registers.put_predicate(flag, 1 << chosen, *mask);
@@ -115,7 +106,7 @@ impl Cluster<'_> {
             false => u64::from(warp.registers.lane(value, lane)),
         };
         let values: [u64; LANES] = std::array::from_fn(of);
-        for Party { mask, .. } in &parties.parties[..parties.count] {
+        for mask in &parties.masks[..parties.count] {
             let equal = |lane: usize| {
                 lanes(*mask).filter(|other| values[*other] == values[lane]).fold(0, |all, it| all | 1u32 << it)
             };
@@ -142,7 +133,7 @@ impl Cluster<'_> {
         let [target, value, members] = step.registers[..] else { return Ok(Flow::Next) };
         let Some(parties) = self.parties(warp, members, step)? else { return Ok(Flow::Gather) };
         let values = *warp.registers.row(value);
-        for Party { mask, .. } in &parties.parties[..parties.count] {
+        for mask in &parties.masks[..parties.count] {
             let result = lanes(*mask).map(|lane| values[lane]).reduce(function).unwrap_or(0);
             warp.registers.put(target, &[result; LANES], *mask);
         }

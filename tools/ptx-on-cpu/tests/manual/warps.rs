@@ -79,9 +79,9 @@ fn equal_lanes_find_each_other() {
 }
 
 #[test]
-fn one_lane_is_elected_and_any_may_be() {
-    let body = "mov.u32 d, 0; elect.sync b|p, -1; @p mov.u32 d, 1; redux.sync.add.u32 d, d, -1;";
-    assert_eq!(lanes(body, &numbers()), [1; 32]);
+fn the_first_lane_is_elected() {
+    let first_only: Vec<u32> = (0..32).map(|lane| if lane == 0 { 0 } else { 7 }).collect();
+    assert_eq!(lanes("mov.u32 d, 7; elect.sync b|p, -1; @p mov.u32 d, b;", &numbers()), first_only);
 }
 
 #[test]
