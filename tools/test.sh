@@ -17,4 +17,10 @@ if [ -n "$nvcc" ]; then
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices -- --skip golden --skip sampling
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- sm90 layernorm norm machine --skip any_product
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test devices -- trains_as_the_cpu_does graphs
+    # What nvcc made of the kernels, executed: the same driver code in front of another engine.
+    export EMULATED_GPU_ENGINE=ptx
+    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels
+    EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- attention gemm layernorm
+    EMULATED_GPU_HAZARDS=1 EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- \
+        whole_sequences_of_one attention_sm90::every_head an_odd_row a_long_k_goes_round_the_ring
 fi
