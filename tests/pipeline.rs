@@ -267,7 +267,9 @@ fn from_annotation_to_predictions() {
         // Both tables say what they count.
         let told = helixgrad(&["evaluate", "--model", &model, "--data", &test, "--quiet"]).stdout;
         let told = String::from_utf8_lossy(&told).into_owned();
-        assert!(told.contains("windows in 3 classes: share classified right") && told.contains("model card"), "{told}");
+        for expected in ["windows in 3 classes", "share classified right", "model card"] {
+            assert!(told.contains(expected), "{told}");
+        }
 
         let fasta = folder.path("windows.fa");
         fs::write(&fasta, format!(">a\n{}\n>b\n{}\n", "ACGTAGGT".repeat(10), "acgtnggt".repeat(12))).unwrap();
@@ -412,12 +414,13 @@ fn bad_input_is_refused_with_what_to_do() {
     let windows = folder.path("windows.tsv");
     fs::write(&windows, format!("sequence\tlabel\n{}\t0\n{}\t1\n", "A".repeat(90), "C".repeat(90))).unwrap();
     let finetune = ["finetune", "--data", &windows, "--init", &run, "--out", &out];
-    assert!(refused(&finetune).contains("positions"));
+    assert!(refused(&finetune).contains("windows.tsv, line 2: 90 bases, which make 90 tokens"));
     let with = |extra: &[&str]| refused(&[&finetune[..], extra].concat());
     assert!(with(&["--labels", "a,a"]).contains("two classes called \"a\""));
-    assert!(with(&["--window", "91"]).contains("windows.tsv, window 1: 90 bases"));
+    assert!(with(&["--window", "91"]).contains("windows.tsv, line 2: a sequence of 90 bases"));
+    assert!(with(&["--window", "2"]).contains("give --window 3 or more"));
     let scratch = ["finetune", "--data", &windows, "--out", &out, "--window", "18446744073709551615"];
-    assert!(refused(&scratch).contains("window 1: 90 bases"));
+    assert!(refused(&scratch).contains("give a size from 1 to 16,777,216"));
     assert!(!Path::new(&out).exists());
 }
 

@@ -73,6 +73,10 @@ impl Limits {
         let lengths = lengths.into_iter().flatten();
         let remedy =
             |limit: String| format!("the model reads {limit}: leave such rows out, or choose another --window");
+        if let Some(window) = self.window.filter(|window| *window < self.k) {
+            let found = format!("the middle {window} bases of a sequence");
+            return Err((found, format!("give --window {} or more: a token has {} bases", self.k, self.k)));
+        }
         if let Some(short) = lengths.clone().find(|length| *length < self.least()) {
             let found = format!("a sequence of {short} bases");
             return Err((found, remedy(format!("sequences of {} bases or more", self.least()))));

@@ -48,7 +48,7 @@ fn bad_usage_and_bad_input_exit_with_2_and_write_nothing() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("a.gff3"), &made_up.gff3).unwrap();
     fs::write(path("other.gff3"), made_up.gff3.replace("\ns", "\nchr")).unwrap();
-    fs::write(path("no-exons.gff3"), made_up.gff3.replace("\texon\t", "\tCDS\t")).unwrap();
+    fs::write(path("no-exons.gff3"), made_up.gff3.replace("\texon\t", "\tmatch\t")).unwrap();
     fs::write(path("empty.gff3"), "").unwrap();
     fs::copy(&made_up.path, path("binary.gff3")).unwrap();
     let genome = made_up.path.to_str().unwrap();
@@ -62,7 +62,7 @@ fn bad_usage_and_bad_input_exit_with_2_and_write_nothing() {
         ("a.gff3", &["--test-region", "s1:5-4", "--dev-region", "s2"], "ends before it starts"),
         ("a.gff3", &["--protocol", "model-card", "--test-region", "s1", "--dev-region", "s2"], "model-card"),
         ("other.gff3", &[], "chr1"),
-        ("no-exons.gff3", &[], "180 CDS"),
+        ("no-exons.gff3", &[], "180 match"),
         ("empty.gff3", &[], "empty"),
         ("absent.gff3", &[], "absent.gff3"),
         ("binary.gff3", &[], "binary.gff3, line 1"),

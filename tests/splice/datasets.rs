@@ -179,7 +179,7 @@ fn given_regions_are_held_out_with_the_genes_that_reach_into_them() {
     assert!(dataset.leakage.is_clean());
     let both = split(vec![region(1, 5_000..5_300)], vec![region(1, 5_600..6_000)]);
     let message = SpliceDataset::build(&made_up.genome, &model, &both).unwrap_err().to_string();
-    assert!(message.contains("s2:5201-5700 reach into test and dev regions"), "{message}");
+    assert!(message.contains("s2:5201-5700 reach into the test and the dev part"), "{message}");
 }
 
 /// Genes closer to each other than a window is wide are one locus, which no boundary of parts cuts.
