@@ -5,8 +5,11 @@ use std::path::Path;
 
 use ptx_on_cpu::{Counters, Counts};
 
+/// Heading, and how the cell is made.
+type Column = (&'static str, fn(&Counts) -> String);
+
 /// Title of a column, and what stands in it.
-const COLUMNS: [(&str, fn(&Counts) -> String); 12] = [
+const COLUMNS: [Column; 12] = [
     ("instructions", |counts| counts.warp_instructions.to_string()),
     ("tensor", |counts| counts.tensor.to_string()),
     ("special", |counts| counts.special.to_string()),
