@@ -179,13 +179,14 @@ mod tests {
         let work = Work { bytes: 1.0, flops: 2.0 * m * n * k };
         let piece = |sums| Piece { name: "gemm_nt_gelu_cluster_sm90_bf16".into(), work, sums };
         let out = kernel.out.unwrap();
-        assert_eq!((kernel.round.flops, out.sums), (4.0 * 2.0 * 64.0 * 256.0 * 16.0 / 4.0, 64.0 * 256.0));
+        // A warpgroup's tile is 128 x 192: eight products of 64 x 192 x 16 in a step.
+        assert_eq!((kernel.round.flops, out.sums), (8.0 * 2.0 * 64.0 * 192.0 * 16.0 / 4.0, 128.0 * 192.0));
         let slots_per_second = 4.0 * 132.0 * 1.98e9 * 798.0 / 989.0;
         let alone = seconds(&piece(0), &chip).unwrap().0;
         let rounds = work.flops / kernel.round.flops;
         assert!((alone * slots_per_second / (rounds * kernel.round.issue) - 1.0).abs() < 1e-9, "{alone}");
         let both = seconds(&piece((m * n) as usize), &chip).unwrap();
-        let warps = 4.0 * m * n / 16_384.0;
+        let warps = 4.0 * m * n / out.sums;
         let way_out = (both.0 - alone) * slots_per_second;
         assert!((way_out / (warps * out.issue) - 1.0).abs() < 1e-9 && both.1 == "issue", "{both:?}");
         assert_eq!(seconds(&Piece { name: "no_such_kernel".into(), ..piece(0) }, &chip), None);

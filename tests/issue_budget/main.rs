@@ -43,7 +43,7 @@ fn hot(code: &[Instruction]) -> Option<(Counts, Option<Counts>)> {
     let hot = inner.max_by_key(|found| (kind(&found.way), std::cmp::Reverse(found.way.issue)))?;
     // Around it the sums of its products leave, if nothing else is multiplied there.
     let around = loops.iter().filter(|outer| hot.inside(outer) && outer.way.flops == hot.way.flops);
-    let out = around.filter(|_| hot.way.sums > 0).map(|outer| outer.way - hot.way).max_by_key(|out| out.issue);
+    let out = around.filter(|_| hot.way.sums() > 0).map(|outer| outer.way - hot.way).max_by_key(|out| out.issue);
     Some((hot.way, out))
 }
 
@@ -66,7 +66,7 @@ fn text(counts: &Counts) -> String {
         ("uniform", counts.uniform.into()),
         ("tensor", counts.tensor.into()),
         ("flops", counts.flops),
-        ("sums", counts.sums.into()),
+        ("sums", counts.sums().into()),
         ("draws", counts.draws.into()),
         ("bytes", counts.bytes),
     ];

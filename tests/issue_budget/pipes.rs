@@ -28,7 +28,9 @@ pub struct Counts {
     /// A warp's share of their additions and multiplications.
     pub flops: u64,
     /// Rows and columns of sums that one of them adds to, of a warpgroup; 0 where it is a warp's.
-    pub sums: u32,
+    sums: u32,
+    /// A bit for each register that the sums of one of them begin at: a warpgroup may have several tiles.
+    accumulators: [u64; 4],
     /// Rounds of Philox, by its constants.
     pub draws: u32,
     /// Bytes that a warp reads and writes in global memory.
@@ -40,6 +42,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Sums of a warpgroup that its products add to.
+    pub fn sums(&self) -> u32 {
+        self.sums * self.accumulators.iter().map(|word| word.count_ones()).sum::<u32>()
+    }
+
     /// Those of one instruction.
     pub fn of(instruction: &Instruction) -> Self {
         let mut counts = Self { issue: 1, ..Self::default() };
@@ -68,6 +75,9 @@ impl Counts {
                 let warps = if name == "HGMMA" { 4 } else { 1 };
                 (counts.tensor, counts.flops) = (1, 2 * m * n * k / warps);
                 counts.sums = if warps == 4 { (m * n) as u32 } else { 0 };
+                let operand = instruction.text.split_whitespace().find_map(|word| word.strip_prefix('R'));
+                let register = operand.and_then(|word| word.trim_end_matches(',').parse::<u8>().ok()).unwrap_or(0);
+                counts.accumulators[register as usize / 64] |= 1 << (register % 64);
             }
             "FFMA" | "FADD" | "FMUL" | "FFMA2" | "FADD2" | "FMUL2" | "HFMA2" | "HADD2" | "HMUL2" => counts.fma = 1,
             "IMAD" | "IDP" => counts.imad = 1,
@@ -120,6 +130,7 @@ impl Add for Counts {
             tensor: self.tensor + other.tensor,
             flops: self.flops + other.flops,
             sums: self.sums.max(other.sums),
+            accumulators: [0, 1, 2, 3].map(|word| self.accumulators[word] | other.accumulators[word]),
             draws: self.draws + other.draws,
             bytes: self.bytes + other.bytes,
             stored: self.stored + other.stored,
@@ -145,6 +156,7 @@ impl Sub for Counts {
             tensor: self.tensor.saturating_sub(part.tensor),
             flops: self.flops.saturating_sub(part.flops),
             sums: self.sums,
+            accumulators: self.accumulators,
             draws: self.draws.saturating_sub(part.draws),
             bytes: self.bytes.saturating_sub(part.bytes),
             stored: self.stored.saturating_sub(part.stored),
