@@ -19,7 +19,7 @@ cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --package emulat
 if [ "${EMULATED_GPU_ENGINE:-cpp}" = ptx ] && [ -z "${EMULATED_GPU_PTX:-}" ]; then
     # build.rs keeps the PTX; cargo knows where.
     out=$(cargo build --locked --manifest-path "$root/Cargo.toml" --package helixgrad --lib --message-format=json 2>/dev/null |
-        sed -n 's|.*"build-script-executed".*/helixgrad#.*"out_dir":"\([^"]*\)".*|\1|p')
+        sed -n 's|.*"out_dir":"\([^"]*/build/helixgrad-[0-9a-f]*/out\)".*|\1|p')
     [ -n "$out" ] || { echo "emulated_gpu.sh: helixgrad does not build: run cargo build to see why" >&2; exit 1; }
     export EMULATED_GPU_PTX="$out/kernels"
 fi
