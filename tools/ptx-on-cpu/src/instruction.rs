@@ -247,7 +247,6 @@ pub(crate) enum Operation {
         map: Address,
         shared: Address,
         rank: u8,
-        reduction: Reduction,
     },
     BulkCommit,
     BulkWait(u32),

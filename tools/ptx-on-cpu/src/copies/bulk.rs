@@ -38,19 +38,8 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let (address, bytes) = (warp.address(to, global, lane), warp.registers.lane(bytes, lane) as usize);
             check(address, bytes).in_lane(lane)?;
-            let element_bytes = match reduction {
-                Reduction::With(_, Number::Half | Number::Brain) => 2,
-                _ => 4,
-            };
             let pieces = vec![(0, address, bytes)];
-            let store = Store {
-                rank: 0,
-                pieces,
-                swizzle: Swizzle::None,
-                element_bytes,
-                reduction,
-                statement: step.statement(),
-            };
+            let store = Store { rank: 0, pieces, swizzle: Swizzle::None, reduction, statement: step.statement() };
             self.start_store(warp, store, (warp.address(from, shared, lane), bytes, 16), step).in_lane(lane)?;
         }
         Ok(Flow::Next)
@@ -113,7 +102,7 @@ impl Cluster<'_> {
         let Reduction::With(operation, number) = store.reduction else {
             return self.write_bytes(address, piece, store.statement);
         };
-        let bytes = store.element_bytes;
+        let bytes = if matches!(number, Number::Half | Number::Brain) { 2 } else { 4 };
         for (place, element) in piece.chunks_exact(bytes).enumerate() {
             let address = address + (place * bytes) as u64;
             let region = self.launch.memory.find(address, bytes as u64)?;

@@ -24,7 +24,6 @@ pub(crate) struct Store {
     /// Pieces: offset in shared memory before the permutation, global address, bytes.
     pub pieces: Vec<(usize, u64, usize)>,
     pub swizzle: crate::tensor_map::Swizzle,
-    pub element_bytes: usize,
     pub reduction: Reduction,
     pub statement: u32,
 }

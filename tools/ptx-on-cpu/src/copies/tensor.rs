@@ -1,9 +1,9 @@
-//! Tensor copies (PTX ISA, "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor").
+//! Tensor copies (PTX ISA, "cp.async.bulk.tensor").
 
 use super::Store;
 use crate::clocks::{Range, Reader};
 use crate::fault::{Finding, InLane};
-use crate::instruction::{NONE, Operation};
+use crate::instruction::{NONE, Operation, Reduction};
 use crate::machine::{Cluster, Flow, RANK_SHIFT, Step, Warp};
 use crate::memory::window;
 use crate::registers::lanes;
@@ -157,7 +157,7 @@ impl Cluster<'_> {
     }
 
     pub fn tensor_store(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::TensorStore { map, shared, rank, reduction } = *operation else { return Ok(Flow::Next) };
+        let Operation::TensorStore { map, shared, rank } = *operation else { return Ok(Flow::Next) };
         let [map_base, from, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
             let tensor = self.map_at(warp.address(*map_base, map, lane), step.statement()).in_lane(lane)?;
@@ -177,8 +177,7 @@ impl Cluster<'_> {
                 rank: 0,
                 pieces,
                 swizzle: tensor.swizzle,
-                element_bytes: tensor.element_bytes as usize,
-                reduction,
+                reduction: Reduction::Copy,
                 statement: step.statement(),
             };
             let address = warp.address(*from, shared, lane);

@@ -67,6 +67,18 @@ fn what_is_not_known_is_a_fault_only_where_it_is_executed() {
     assert!(unknown[0].1.contains("tex.2d"), "{unknown:?}");
     let found = fault("", "frobnicate.u32 a, b;");
     assert!(found.finding.contains("frobnicate.u32 is not known") && found.line.is_some(), "{found}");
+    // What these would add is not known here.
+    for reduction in [
+        "cp.reduce.async.bulk.tensor.1d.global.shared::cta.add.tile.bulk_group [v, {a}], [r1];",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.min.s64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.and.b64 [w], [r1], 64;",
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col::w.mbarrier::complete_tx::bytes [r1], [v, {a, b, c, d}], [r2], {h1, h2};",
+    ] {
+        let found = fault("", &format!("mov.u32 r1, 0; mov.u32 r2, 0; mov.u32 a, 0; {reduction}"));
+        assert!(found.finding.contains("is not known"), "{found}");
+    }
     assert!(fault("", "add.u32 d, _, 1;").finding.contains("not understood"));
     assert!(fault("", "trap;").finding.contains("trap"));
 }
