@@ -223,7 +223,7 @@ pub(super) fn missing(path: &Path, name: &str) -> Error {
 /// of ours says nothing of the model; resuming looks at it closely.
 ///
 /// # Errors
-/// Those of [`model_folder`].
+/// There is nothing at `path`, or no model.
 pub fn unfinished(path: &Path) -> Result<Option<String>> {
     let state = model_folder(path)?.join(STATE_FILE);
     if !state.is_file() {
