@@ -63,15 +63,14 @@ pub fn compile(
 
 /// Keeps the PTX that machine code was made of, as `NAME.sm_80.ptx`: `tools/emulated-gpu` executes it in the tests.
 fn keep_ptx(scratch: &Path, name: &str, targets: &[String], folder: &Path) -> Result<(), String> {
+    // nvcc names the architecture in its files where there are several, and sm_80 and compute_80 are one.
+    let architectures: BTreeSet<&str> = targets.iter().filter_map(|target| Some(target.split_once('_')?.1)).collect();
+    let has_several = architectures.len() > 1;
     for target in targets {
         let Some(number) = target.strip_prefix("sm_") else { continue };
-        // nvcc names the architecture where there are several.
-        let made = match targets.len() {
-            1 => format!("{name}.ptx"),
-            _ => format!("{name}.compute_{number}.ptx"),
-        };
+        let made = if has_several { format!("{name}.compute_{number}.ptx") } else { format!("{name}.ptx") };
         let (made, kept) = (scratch.join(made), folder.join(format!("{name}.{target}.ptx")));
-        fs::rename(&made, &kept).map_err(|error| format!("cannot keep {}: {error}", made.display()))?;
+        fs::copy(&made, &kept).map_err(|error| format!("cannot keep {}: {error}", made.display()))?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@
 //      of the second, and the softmax of one tile of keys runs while the tensor cores multiply the probabilities of the last.
 //   2. The two warpgroups take turns in issuing products, as FlashAttention-3's do (Shah et al., arXiv 2407.08608, 3.1): the products of
 //      one stand in the tensor cores' queue while the other computes exponentials, instead of both waiting for both.
+//   3. Between the softmax and the wait for the output stands a wait for the values, which is over before it begins: ptxas had moved
+//      the softmax behind the output's wait, and moves nothing over a branch (notes/attention.md).
 
 #include "common/attention.cuh"
 #include "common/attention_sm90.cuh"

@@ -18,9 +18,9 @@
 // Each has a second self, as in gemm_nt_cluster_sm90, which runs in clusters of two blocks: they have tiles below each other and share
 // that of B, half of which each brings for both. The same bits; gemm_plan.rs says which shapes it is for.
 //
-// Floor on an H200, y = x W^T with 65,536 x 768 x 3072: 309 GFLOP, 0.396 ms at the 780 TFLOP/s that cuBLAS sustains there at 8192^3; 508 MB, 0.118 ms
-// at the 4.3 TB/s of a copy. From L2 a tile of 128 x 256 needs 48 KB for each 4.2 MFLOP, 9.1 TB/s at that rate: more than L2 gives (some 6 to 7
-// TB/s), so single blocks are predicted to stop at 550 to 600 TFLOP/s. In clusters of two it is 32 KB, 6.1 TB/s. No figure of these kernels
+// Floor on an H200, y = x W^T with 65,536 x 768 x 3072: 309 GFLOP, 0.388 ms at the 798 TFLOP/s that cuBLAS is known to reach there at 8192^3; 508 MB, 0.118 ms
+// at the 4.3 TB/s of a copy. From L2 a tile of 128 x 256 needs 48 KB for each 4.2 MFLOP, 9.3 TB/s at that rate: more than L2 gives (some 6 to 7
+// TB/s), so single blocks are predicted to stop at 550 to 600 TFLOP/s. In clusters of two it is 32 KB, 6.2 TB/s. No figure of these kernels
 // from a GPU has been seen yet.
 //
 // Versions.

@@ -11,23 +11,38 @@ use crate::Error;
 /// How gzip data begins.
 pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
+/// Bytes that are read at a time.
+const CAPACITY: usize = 1 << 16;
+
 /// The text of a file, or of standard input where `path` is `-`: gzip and bgzip are recognised by their first bytes, not by the name.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened or read.
 pub fn open_text(path: &Path) -> crate::Result<Box<dyn BufRead>> {
-    const CAPACITY: usize = 1 << 16;
+    text(open(path)?).map_err(Error::io("read", path))
+}
+
+/// The bytes of a file as they are, or of standard input where `path` is `-`.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened.
+pub fn open(path: &Path) -> crate::Result<impl BufRead + use<>> {
     let raw: Box<dyn Read> = match path == Path::new("-") {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path).map_err(Error::io("open", path))?),
     };
-    let mut raw = BufReader::with_capacity(CAPACITY, raw);
-    let start = raw.fill_buf().map_err(Error::io("read", path))?;
-    if start.starts_with(&GZIP_MAGIC) {
-        Ok(Box::new(BufReader::with_capacity(CAPACITY, Gunzip::new(raw))))
-    } else {
-        Ok(Box::new(raw))
-    }
+    Ok(BufReader::with_capacity(CAPACITY, raw))
+}
+
+/// The text behind `raw`, compressed or not, as its first bytes say.
+///
+/// # Errors
+/// Those of reading them.
+pub fn text<'a>(mut raw: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
+    Ok(match raw.fill_buf()?.starts_with(&GZIP_MAGIC) {
+        true => Box::new(BufReader::with_capacity(CAPACITY, Gunzip::new(raw))),
+        false => Box::new(raw),
+    })
 }
 
 /// Decompresses members one after the other. A bgzip file that was cut between two of its blocks is a sound gzip file, but lacks the

@@ -1,9 +1,10 @@
 //! `helixgrad embed`: against the model applied to whole sequences, second implementations of pooling and blending, and
 //! hidden states that PyTorch computed.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
@@ -12,6 +13,8 @@ use helixgrad::kmer::vocabulary::{CLS, SEP, UNK};
 use helixgrad::train::checkpoint::{self, Checkpoint};
 use safetensors::SafeTensors;
 
+use program::{json, refused};
+
 const COLUMNS: usize = 16;
 const K: usize = 3;
 /// The fixture has 24 positions.
@@ -19,25 +22,6 @@ const LONGEST: usize = 22;
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/hf/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
-
-fn json(arguments: &[&str]) -> serde_json::Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stderr.is_empty(), "{arguments:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
 }
 
 /// The rows of an `.npy` file as NumPy reads it.

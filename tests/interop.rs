@@ -1,9 +1,10 @@
 //! Checkpoints of other programs: `tools/hf_fixtures.py` made them with PyTorch and transformers.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
@@ -15,6 +16,8 @@ use helixgrad::philox::{Philox, Purpose};
 use helixgrad::train::checkpoint::{self, import, load_encoder, save_model};
 use helixgrad::train::description::describe;
 use safetensors::SafeTensors;
+
+use program::{helixgrad, json, refused};
 
 const FOLDERS: [&str; 9] = ["mlm", "classifier", "token", "regression", "encoder", "zip", "legacy", "bf16", "dnabert"];
 
@@ -47,26 +50,8 @@ fn batch(tensors: &SafeTensors, head: &Head) -> Batch {
     batch
 }
 
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
-
-fn json(arguments: &[&str]) -> serde_json::Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 fn config_of(folder: &str) -> serde_json::Value {
     serde_json::from_str(&fs::read_to_string(Path::new(folder).join("config.json")).unwrap()).unwrap()
-}
-
-fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
 }
 
 #[test]

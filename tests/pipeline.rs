@@ -1,32 +1,14 @@
 //! Runs of the binary on the shipped sample: training, resuming, checkpoints, predictions, bad input.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
-
-/// Runs a command that must succeed and returns what `--json` printed.
-fn json(arguments: &[&str]) -> Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {stderr}");
-    assert!(stderr.is_empty(), "{arguments:?} is quiet, but: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Runs a command that must fail as bad input does, and returns its message.
-fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
+use program::{Folder, helixgrad, json, refused};
 
 fn sample() -> String {
     format!("{}/sample/grch37_X_46M-56M.2bit", env!("CARGO_MANIFEST_DIR"))
@@ -34,18 +16,6 @@ fn sample() -> String {
 
 fn annotation() -> String {
     format!("{}/sample/grch37_X_46M-56M.gff3.gz", env!("CARGO_MANIFEST_DIR"))
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
 }
 
 /// A pretraining of seconds, with dropout, micro-batches, evaluation and masking on.

@@ -1,26 +1,16 @@
 //! Tables as people have them: columns in any order, classes by names or numbers, rows that a model cannot read whole or not at all.
 
+mod program;
+
 use std::fs;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
+use program::{Folder, helixgrad, refused};
 
+/// On one thread: these models are smaller than what a second one costs.
 fn json(arguments: &[&str]) -> Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet", "--threads", "1"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
+    program::json(&[arguments, &["--threads", "1"]].concat())
 }
 
 /// What a command that succeeds says on stderr.
@@ -29,25 +19,6 @@ fn told(arguments: &[&str]) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{arguments:?}: {message}");
     message
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        path
-    }
 }
 
 const TINY: [&str; 14] = [

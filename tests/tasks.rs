@@ -1,33 +1,17 @@
 //! Fine-tuning and evaluation on tables of every kind: classes, numbers, several labels, pairs; early stopping,
 //! cross-validation, resuming; GUE's and DNABERT's own files.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use helixgrad::kmer::labelled::{Head, example_batch};
 use helixgrad::kmer::table::{Answers, read_table};
 use helixgrad::kmer::vocabulary::{BaseOrder, CLS, SEP, Vocabulary};
 use serde_json::Value;
 
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stderr.is_empty(), "{arguments:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
+use program::{Folder, helixgrad, json, refused};
 
 const TINY: [&str; 10] = ["--k", "3", "--layers", "1", "--hidden", "32", "--heads", "2", "--intermediate", "48"];
 const FAST: [&str; 8] = ["--epochs", "16", "--batch", "16", "--learning-rate", "4e-3", "--warmup", "0.05"];
@@ -43,20 +27,10 @@ fn bases(index: usize, share: usize) -> String {
         .collect()
 }
 
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-    fn table(&self, name: &str, header: &str, row: impl Fn(usize) -> String) -> String {
-        let rows: String = (0..160).map(|index| row(index) + "\n").collect();
-        fs::write(self.path(name), format!("{header}\n{rows}")).unwrap();
-        self.path(name)
-    }
+/// Writes a table of 160 rows, and returns its path.
+fn table(folder: &Folder, name: &str, header: &str, row: impl Fn(usize) -> String) -> String {
+    let rows: String = (0..160).map(|index| row(index) + "\n").collect();
+    folder.write(name, format!("{header}\n{rows}"))
 }
 
 /// Leaves a finished run as a kill after this checkpoint would have left it.
@@ -85,7 +59,7 @@ fn figure(evaluation: &Value, name: &str) -> f64 {
 #[test]
 fn numbers_are_learnt() {
     let folder = Folder::new();
-    let data = folder.table("x.tsv", "sequence\tshare\tnegative", |i| {
+    let data = table(&folder, "x.tsv", "sequence\tshare\tnegative", |i| {
         let share = i * 7 % 11;
         format!("{}\t{}\t{}", bases(i, share), share as f64 / 10.0, -(share as f64) / 5.0)
     });
@@ -103,18 +77,18 @@ fn numbers_are_learnt() {
     let text = helixgrad(&["evaluate", "--model", &model, "--data", &data, "--quiet"]);
     assert!(String::from_utf8(text.stdout).unwrap().contains("Spearman"));
     // Data of another kind.
-    let classes = folder.table("classes.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i, 5), i % 2));
+    let classes = table(&folder, "classes.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i, 5), i % 2));
     assert!(
         refused(&["evaluate", "--model", &model, "--data", &classes])
             .contains("columns label, where the model has share")
     );
-    let swapped = folder.table("swapped.tsv", "sequence\tnegative\tshare", |i| format!("{}\t1\t2", bases(i, 5)));
+    let swapped = table(&folder, "swapped.tsv", "sequence\tnegative\tshare", |i| format!("{}\t1\t2", bases(i, 5)));
     assert!(refused(&["evaluate", "--model", &model, "--data", &swapped]).contains("the model has share, negative"));
     let predicted = json(&["predict", "--model", &model, "--tsv", &data]);
     assert_eq!(predicted["windows"][0]["values"].as_array().unwrap().len(), 2);
     let text = String::from_utf8(helixgrad(&["predict", "--model", &model, "--tsv", &data]).stdout).unwrap();
     assert!(text.starts_with("name\tshare\tnegative\nwindow_1\t"), "{text}");
-    let words = folder.table("words.tsv", "sequence\ta\tb", |i| format!("{}\tx\ty", bases(i, 5)));
+    let words = table(&folder, "words.tsv", "sequence\ta\tb", |i| format!("{}\tx\ty", bases(i, 5)));
     assert!(refused(&["evaluate", "--model", &model, "--data", &words]).contains("line 2: \"x\""));
 }
 
@@ -123,7 +97,7 @@ fn numbers_are_learnt() {
 #[test]
 fn numbers_of_any_size_are_learnt() {
     let folder = Folder::new();
-    let data = folder.table("x.tsv", "sequence\tcelsius\tmolar", |i| {
+    let data = table(&folder, "x.tsv", "sequence\tcelsius\tmolar", |i| {
         let share = (i * 7 % 11) as f64;
         format!("{}\t{}\t{}", bases(i, share as usize), 900.0 + 40.0 * share, 1e-6 * (share - 20.0))
     });
@@ -171,11 +145,11 @@ fn numbers_of_any_size_are_learnt() {
         predicted(&whole).into_iter().zip(predicted(&folder.path("on"))).map(|(one, other)| (one[0] - other[0]).abs());
     assert!(distance.fold(0.0, f64::max) < 1.0);
     let share = |i: usize| (i * 7 % 11) as f64;
-    let scaled = folder.table("scaled.tsv", "sequence\tmolar\tcelsius", |i| {
+    let scaled = table(&folder, "scaled.tsv", "sequence\tmolar\tcelsius", |i| {
         format!("{}\t{}\t{}", bases(i, share(i) as usize), 5e8 * share(i), 1e-9 * share(i))
     });
     assert!(begun(&scaled, "scaled") < 0.7, "by name, in another order and size");
-    let renamed = folder.table("renamed.tsv", "sequence\tx\ty", |i| {
+    let renamed = table(&folder, "renamed.tsv", "sequence\tx\ty", |i| {
         format!("{}\t{}\t{}", bases(i, share(i) as usize), share(i), share(i))
     });
     let says = |data: &str, out: &str| {
@@ -188,7 +162,7 @@ fn numbers_of_any_size_are_learnt() {
     assert!(says(&renamed, "renamed").contains("for another task or other classes; a new one is trained"));
 
     // What f32 cannot tell apart.
-    let close = folder.table("close.tsv", "sequence\tplace", |i| format!("{}\t{}", bases(i, 5), 200_000_000 + i));
+    let close = table(&folder, "close.tsv", "sequence\tplace", |i| format!("{}\t{}", bases(i, 5), 200_000_000 + i));
     let message = refused(&["finetune", "--task", "regression", "--data", &close, "--out", &folder.path("close")]);
     assert!(message.contains("column place: numbers from 200000000 to 200000159"), "{message}");
 }
@@ -198,9 +172,9 @@ fn numbers_of_any_size_are_learnt() {
 fn classes_by_name() {
     let folder = Folder::new();
     let name = |i: usize| ["silencer", "enhancer", "promoter"][i % 3];
-    let named = folder.table("x.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), name(i)));
+    let named = table(&folder, "x.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), name(i)));
     let number = |i: usize| [2, 0, 1][i % 3];
-    let numbered = folder.table("n.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), number(i)));
+    let numbered = table(&folder, "n.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), number(i)));
     let (one, other) = (folder.path("one"), folder.path("other"));
     train(&named, &one, &["--dev", &named, "--no-calibration"]);
     train(&numbered, &other, &["--labels", "enhancer,promoter,silencer"]);
@@ -221,7 +195,7 @@ fn classes_by_name() {
     let before = figure(&found, "accuracy");
     assert!((on(&turned, "silencer,enhancer,promoter", &named) - before).abs() < 0.02);
     assert!(read(&turned, "model.safetensors") != read(&one, "model.safetensors"));
-    let renamed = folder.table("r.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), i % 3));
+    let renamed = table(&folder, "r.csv", "sequence,kind", |i| format!("{},{}", bases(i, 1 + i % 3 * 4), i % 3));
     json(&[
         "finetune",
         "--data",
@@ -254,7 +228,7 @@ fn classes_by_name() {
         let message = begun(&folder.path("data"), &[]);
         assert!(message.contains("dataset.json") && message.contains(finding), "{message}");
     }
-    let alike = folder.table("a.csv", "sequence,kind", |i| format!("{},intron", bases(i, 5)));
+    let alike = table(&folder, "a.csv", "sequence,kind", |i| format!("{},intron", bases(i, 5)));
     assert!(begun(&alike, &[]).contains("every window is of the class intron"));
     assert!(refused(&["evaluate", "--model", &one, "--data", &alike]).contains("none of enhancer, promoter, silencer"));
 }
@@ -262,7 +236,7 @@ fn classes_by_name() {
 #[test]
 fn several_labels_are_learnt() {
     let folder = Folder::new();
-    let data = folder.table("x.csv", "sequence,rich,poor,even", |i| {
+    let data = table(&folder, "x.csv", "sequence,rich,poor,even", |i| {
         let share = i * 7 % 11;
         format!("{},{},{},{}", bases(i, share), u8::from(share > 5), u8::from(share < 5), i % 2)
     });
@@ -293,7 +267,7 @@ fn pairs_are_learnt() {
         let (one, other) = (if i.is_multiple_of(2) { 9 } else { 1 }, if (i / 2).is_multiple_of(2) { 9 } else { 1 });
         format!("{}\t{}\t{}", &bases(i, one)[..12], &bases(i + 1000, other)[..12], u8::from(one == other))
     };
-    let data = folder.table("pairs.tsv", "first\tsecond\tlabel", row);
+    let data = table(&folder, "pairs.tsv", "first\tsecond\tlabel", row);
     let model = folder.path("model");
     let summary =
         train(&data, &model, &["--pairs", "--dev", &data, "--hidden-dropout", "0", "--attention-dropout", "0"]);
@@ -357,9 +331,9 @@ fn a_pair_is_laid_out_as_bert_reads_it() {
 fn early_stopping_keeps_the_best_epoch_and_resumes_to_the_same_bits() {
     let folder = Folder::new();
     let row = |i: usize| format!("{}\t{}", bases(i, 3 + i % 2 * 2), i % 2);
-    let data = folder.table("x.tsv", "sequence\tlabel", row);
+    let data = table(&folder, "x.tsv", "sequence\tlabel", row);
     // Dev windows without a pattern: no epoch goes on being better for long.
-    let dev = folder.table("dev.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i + 500, 5), i / 3 % 2));
+    let dev = table(&folder, "dev.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i + 500, 5), i / 3 % 2));
     let run = |out: &str| {
         let extra = ["--dev", &dev, "--early-stop", "2", "--keep", "20", "--epochs", "12", "--batch", "16"];
         json(&[&["finetune", "--data", &data, "--out", out][..], &TINY, &extra].concat())
@@ -397,7 +371,7 @@ fn early_stopping_keeps_the_best_epoch_and_resumes_to_the_same_bits() {
 fn cross_validation_predicts_every_window_once() {
     let folder = Folder::new();
     let row = |i: usize| format!("{},{}", bases(i, 1 + i % 3 * 4), i % 3);
-    let data = folder.table("x.csv", "sequence,label", row);
+    let data = table(&folder, "x.csv", "sequence,label", row);
     let out = folder.path("folds");
     let arguments = [&["finetune", "--data", &data, "--folds", "4", "--out", &out][..], &TINY, &FAST].concat();
     let result = json(&arguments);

@@ -20,7 +20,7 @@ mkdir -p gpu-check/sample gpu-check/tests/fixtures
 [ "$profile" != dev ] || profile=test
 messages=$(cargo test --locked --profile "$profile" --no-run --test kernels --test devices --bench all --message-format=json)
 for program in helixgrad=helixgrad kernels=test-kernels devices=test-devices all=bench-all; do
-    built=$(echo "$messages" | sed -n 's/.*"name":"'"${program%=*}"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    built=$(printf '%s\n' "$messages" | sed -n 's/.*"name":"'"${program%=*}"'".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
     cp "$built" "gpu-check/${program#*=}"
 done
 find gpu-check -maxdepth 1 -type f -exec strip {} +

@@ -121,7 +121,7 @@ pub struct Tape {
     /// The operation that ran last, or is running on the way back.
     place: (&'static str, Pass),
     profile: Option<Profile>,
-    /// Asked before every operation: whether to give the pass up.
+    /// Asked whenever memory is asked for and before each operation on the way back: whether to give the pass up.
     stop: Option<Box<dyn Fn() -> bool>>,
 }
 
@@ -165,7 +165,7 @@ impl Tape {
         }
     }
 
-    /// From now on asks before every operation whether to go on; where it says so, the operation returns [`Error::Interrupted`]. The
+    /// From now on asks whenever an operation wants memory, and before each on the way back, whether to go on; where it says so, the operation returns [`Error::Interrupted`]. The
     /// gradients of such a pass are incomplete, and of no use.
     pub fn stop_when(&mut self, stop: Option<Box<dyn Fn() -> bool>>) {
         self.stop = stop;

@@ -65,11 +65,6 @@ impl Counts {
         }
     }
 
-    /// What is left of a way when a part of it is taken out.
-    pub fn without(self, part: Self) -> Self {
-        self.each(part, |of, part| (of - part).max(0.0))
-    }
-
     /// The clocks that a scheduler of a chip needs for them at the least, and the unit that needs them, by the throughput table of NVIDIA's
     /// CUDA C++ Programming Guide ("Arithmetic Instructions"): lanes a clock and multiprocessor, of which a scheduler has a quarter.
     pub fn clocks(&self, capability: (u32, u32)) -> (f64, &'static str) {

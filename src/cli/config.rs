@@ -30,7 +30,8 @@ pub fn wrong_value(error: &clap::Error, path: &Path, inserted: &[String]) -> Opt
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
-    let argument = of(ContextKind::InvalidArg)?;
+    // A conflict of two options names one, too, but no value.
+    let (argument, value) = (of(ContextKind::InvalidArg)?, of(ContextKind::InvalidValue)?);
     let name = argument.strip_prefix("--")?.split([' ', '=']).next()?;
     if !inserted.iter().any(|of_file| of_file == name) {
         return None;
@@ -41,7 +42,7 @@ pub fn wrong_value(error: &clap::Error, path: &Path, inserted: &[String]) -> Opt
             .source()
             .map_or_else(|| format!("give what {argument} takes"), |why| format!("{why}; give what {argument} takes")),
     };
-    let found = format!("{:?} is no value of this option", of(ContextKind::InvalidValue).unwrap_or_default());
+    let found = format!("{value:?} is no value of this option");
     Some(Error::input(path, format!("key {name:?}"), found, known))
 }
 

@@ -42,7 +42,7 @@ pub struct Args {
     /// A file of such pairs, two columns.
     #[arg(long, value_name = "FILE", requires = "bed")]
     alias_file: Option<PathBuf>,
-    /// Sequences in the first column of a table with a header, TSV or CSV; a column `name` or `id` names them.
+    /// Sequences of a table with a header, TSV or CSV, in its column `sequence` or the like; a column `name` or `id` names them.
     #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
     /// The file to write: .npy, .safetensors or .tsv.

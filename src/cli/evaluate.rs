@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Common;
+use super::finetune::named_columns;
 use crate::kmer::classes::{are_names, read_for};
 use crate::kmer::table::{Answers, Table as LabelledTable, read_table};
 use crate::model::Task;
@@ -82,7 +83,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 /// Reads a table of numbers or of several classes at once; its columns are the model's, or those that `given` calls so.
 fn targets(data: &Path, classification: &Classification, given: &[String]) -> Result<LabelledTable> {
     let table = read_table(data, answers_of(classification.task), classification.pairs, &[])?;
-    let names = if given.len() == table.names.len() { given } else { &table.names };
+    let names = named_columns(given, &table.names)?;
     if are_names(&classification.labels) && *names != classification.labels {
         let found = format!("columns {}, where the model has {}", names.join(", "), classification.labels.join(", "));
         return Err(Error::input(data, "line 1", found, "use a table with the model's columns, in its order"));

@@ -153,7 +153,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             let classes = labelled::classes(train).max(labelled::classes(dev)).max(2);
             label_names(args, classes, given, names.clone())?
         }
-        _ => named_columns(args, names.clone())?,
+        _ => printable(named_columns(&args.labels, names)?.to_vec())?,
     };
     check_digits(&train_path, &labels, ranges)?;
     if args.task == Task::SingleLabel {
@@ -231,12 +231,12 @@ fn check_out(args: &Args) -> Result<bool> {
 }
 
 /// The names of numbers or of classes that hold at once: those given, or the header's.
-fn named_columns(args: &Args, names: Vec<String>) -> Result<Vec<String>> {
-    match args.labels.len() {
-        0 => printable(names),
-        given if given == names.len() => printable(args.labels.clone()),
-        given => {
-            let found = format!("--labels names {given} columns, but the file has {}", names.len());
+pub(super) fn named_columns<'a>(given: &'a [String], names: &'a [String]) -> Result<&'a [String]> {
+    match given.len() {
+        0 => Ok(names),
+        all if all == names.len() => Ok(given),
+        some => {
+            let found = format!("--labels names {some} columns, but the file has {}", names.len());
             Err(Error::usage(found, "name them all, or leave --labels out: the header names them"))
         }
     }

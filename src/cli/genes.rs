@@ -2,11 +2,35 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::Result;
 use crate::genome::alias::Aliases;
-use crate::genome::annotation::Annotation;
+use crate::genome::annotation::{Annotation, Fates, Oddities};
 use crate::genome::splice::GeneModel;
 use crate::genome::twobit::Genome;
+
+/// A result, with what became of the annotation that it was made with.
+#[derive(Serialize)]
+pub struct With<T> {
+    #[serde(flatten)]
+    pub result: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotation: Option<Account>,
+}
+
+/// What became of an annotation's transcripts.
+#[derive(Clone, Serialize)]
+pub struct Account {
+    transcripts: Fates,
+    oddities: Oddities,
+}
+
+impl Account {
+    pub fn of(model: &GeneModel) -> Self {
+        Self { transcripts: model.fates.clone(), oddities: model.oddities }
+    }
+}
 
 /// Reads an annotation and places it; what was unusual in it goes to the log.
 ///

@@ -15,6 +15,7 @@ use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
 use crate::train::checkpoint;
+use crate::train::evaluation::Cropped;
 use crate::{Error, Result};
 
 /// Options of `helixgrad motifs`.
@@ -102,6 +103,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (table, _) = read_for(&data, false, &labels, &args.labels)?;
     table.check_lengths(&data, limits)?;
     let windows = table.windows;
+    let cropped = Cropped::of(limits.window, &windows);
     let (mut of_class, mut others) = (Vec::new(), Vec::new());
     for window in &windows {
         // What lies outside the model's window counts for neither side.
@@ -140,7 +142,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         }
     }
     FOLDER.write(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
-    common.print(&findings, |findings| human(findings, &args.out))
+    common.print(&Told { findings, cropped }, |told| {
+        let number = windows.len() as u64;
+        format!("{} windows{}\n{}", count(number), told.cropped.note(number), human(&told.findings, &args.out))
+    })
+}
+
+/// What was found, and whether all of the windows was looked at.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    findings: Findings,
+    #[serde(flatten)]
+    cropped: Cropped,
 }
 
 /// The number of a class, by its name or number.

@@ -43,21 +43,28 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
             "name a file: results go to stdout only where a command prints them, without --out",
         ));
     }
-    let read: Vec<(PathBuf, &Path)> = inputs.iter().flat_map(|input| files_of(input)).collect();
+    let mut there = Vec::new();
     for out in &outputs {
-        let page = pictured.then(|| out.with_extension("html"));
-        for written in [Some(out.clone()), page, Some(index_path(out))].into_iter().flatten() {
-            let Ok(real) = written.canonicalize() else { continue };
-            let is_read = |file: &Path| file == real || !resume && real.is_dir() && file.starts_with(&real);
-            if let Some((_, input)) = read.iter().find(|(file, _)| is_read(file)) {
-                return Err(Error::usage(
-                    format!("the output {} would write over the input {}", written.display(), input.display()),
-                    "give the output another name",
-                ));
-            }
-        }
         if pictured {
             saturation::page_path(out)?;
+        }
+        let page = pictured.then(|| out.with_extension("html"));
+        let is_array = out.extension().is_some_and(|ending| ending == "npy" || ending == "safetensors");
+        let written = [Some(out.clone()), page, is_array.then(|| index_path(out))].into_iter().flatten();
+        there.extend(written.filter_map(|written| Some((written.canonicalize().ok()?, written))));
+    }
+    // What is not there yet is written over nothing, and folders that are read need not be gone through.
+    if there.is_empty() {
+        return Ok(());
+    }
+    let read: Vec<(PathBuf, &Path)> = inputs.iter().flat_map(|input| files_of(input)).collect();
+    for (real, written) in there {
+        let is_read = |file: &Path| *file == real || !resume && real.is_dir() && file.starts_with(&real);
+        if let Some((_, input)) = read.iter().find(|(file, _)| is_read(file)) {
+            return Err(Error::usage(
+                format!("the output {} would write over the input {}", written.display(), input.display()),
+                "give the output another name",
+            ));
         }
     }
     Ok(())

@@ -14,7 +14,6 @@ use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
-use crate::kmer::table::Limits;
 use crate::model::{Head, Task};
 use crate::output::AtomicFile;
 use crate::report::Progress;
@@ -66,8 +65,8 @@ struct Source {
     /// Windows as FASTA records, plain or gzipped.
     #[arg(long, value_name = "FILE")]
     fasta: Option<PathBuf>,
-    /// Windows as a table whose first column is the sequence (for a model of pairs the first two), TSV or CSV with a header; a column `name` or `id` names them,
-    /// labels are not looked at.
+    /// Windows as a table, TSV or CSV with a header, whose column `sequence` or the like is read (for a model of pairs two of them); a column `name`
+    /// or `id` names them, labels are not looked at.
     #[arg(long, value_name = "FILE", visible_alias = "data")]
     tsv: Option<PathBuf>,
     /// Windows as intervals of --genome; those on the minus strand are read from it.
@@ -113,7 +112,9 @@ impl Windows {
 /// Those of reading, predicting and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
-    let scorer = Scorer::new(checkpoint::load(&args.model)?, device, dtype)?;
+    let checkpoint = checkpoint::load(&args.model)?;
+    let limits = checkpoint.limits();
+    let scorer = Scorer::new(checkpoint, device, dtype)?;
     let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
     let mut output = Output::create(args.out.as_deref(), common.json)?;
     output.begin(scorer.labels(), scorer.task())?;
@@ -124,11 +125,6 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             count += 1;
             progress.update(count, count, "");
         });
-        let limits = Limits {
-            k: scorer.vocabulary().k(),
-            window: scorer.width(),
-            positions: scorer.model().config.max_position_embeddings,
-        };
         let Source { fasta, tsv, bed } = &args.windows.source;
         let path = fasta.as_deref().or(tsv.as_deref()).or(bed.as_deref()).unwrap_or(Path::new(""));
         let rows = rows.map(|row| {
@@ -161,9 +157,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             scorer.least()
         );
     }
-    match output.finish()? {
+    match output.finish(longer)? {
         Some(path) => {
-            let result = json!({ "windows": count, "out": path.to_string_lossy() });
+            let result = json!({ "windows": count, "longer_windows": longer, "out": path.to_string_lossy() });
             common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
         }
         None => Ok(()),
@@ -271,10 +267,10 @@ impl Output {
         self.write(&line)
     }
 
-    /// Puts the file in its place and returns its path, or prints everything.
-    fn finish(mut self) -> Result<Option<PathBuf>> {
+    /// Puts the file in its place and returns its path, or prints everything, with the number of windows that were not read whole.
+    fn finish(mut self, longer: u64) -> Result<Option<PathBuf>> {
         if let Self::Stdout { json: true, .. } = self {
-            self.write("]}\n")?;
+            self.write(&format!("],\"longer_windows\":{longer}}}\n"))?;
         }
         match self {
             Self::Table(file) => {

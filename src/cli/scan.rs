@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Common, config, genes};
+use super::genes::{self, Account, With};
+use super::{Common, config};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
 use crate::genome::splice::{Kind, MIN_INTRON};
@@ -30,7 +31,7 @@ const DEFAULT_MIN_SCORE: f64 = 0.5;
 /// Donor and acceptor probabilities of every position on both strands. A call lies on the base with which the intron
 /// begins or ends. Written to --out: sites.bed (name donor or acceptor, score 1000 times the probability, strand), a
 /// bedGraph and a bigWig file for donors and acceptors of each strand, and scan.json.
-#[derive(clap::Args, Debug, Serialize)]
+#[derive(Clone, clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// The model: a run's folder or a checkpoint, with classes donor and acceptor.
@@ -99,8 +100,12 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let min_score = match args.min_score {
         Some(given) => given,
+        // What this scan keeps takes the place of what an earlier one kept.
+        None if args.keep_thresholds => DEFAULT_MIN_SCORE,
         None => kept_threshold(args)?.unwrap_or(DEFAULT_MIN_SCORE),
     };
+    // Resuming goes on with it, whatever is kept by then.
+    let args = &Args { min_score: Some(min_score), ..args.clone() };
     let (min_site, min_track) =
         (probability("--min-score", min_score)?, probability("--min-track-score", args.min_track_score)?);
     let genome = Genome::open(&args.genome)?;
@@ -108,9 +113,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let region = args.region.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
     let truth = args.annotation.as_ref().map(|path| {
         let model = genes::open(path, &genome, &aliases)?;
-        Ok::<_, Error>(Truth::new(&model, &genome, MIN_INTRON, &path.display().to_string()))
+        Ok::<_, Error>((Truth::new(&model, &genome, MIN_INTRON, &path.display().to_string()), Account::of(&model)))
     });
-    let truth = truth.transpose()?;
+    let (truth, annotation) = truth.transpose()?.unzip();
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
     let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
@@ -136,10 +141,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         quiet: common.quiet,
     };
     let summary = scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)?;
+    let told = With { result: summary, annotation };
+    common.print(&told, |told| human(&told.result))?;
     if args.keep_thresholds {
-        keep_thresholds(args, &summary)?;
+        keep_thresholds(args, &told.result)?;
     }
-    common.print(&summary, human)
+    Ok(())
 }
 
 /// The thresholds that a scan with an annotation left with the model.
@@ -178,7 +185,10 @@ fn kept_threshold(args: &Args) -> Result<Option<f64>> {
             "remove the file, or scan with --keep-thresholds again",
         )
     })?;
-    let [Some(donor), Some(acceptor)] = [kept.donor.precision_50, kept.acceptor.precision_50] else { return Ok(None) };
+    let [Some(donor), Some(acceptor)] = [kept.donor.precision_50, kept.acceptor.precision_50] else {
+        tracing::info!("{}: half of the calls were right nowhere; --min-score is {DEFAULT_MIN_SCORE}", path.display());
+        return Ok(None);
+    };
     if kept.prior != args.prior {
         tracing::info!("{}: thresholds under another --prior; --min-score is {DEFAULT_MIN_SCORE}", path.display());
         return Ok(None);
@@ -197,11 +207,12 @@ fn probability(option: &str, value: f64) -> Result<Score> {
 
 fn human(summary: &Summary) -> String {
     let mut text = format!(
-        "{} bases on both strands, {} windows at {} bases/s: {} sites",
+        "{} bases on both strands, {} windows at {} bases/s: {} sites from {} on",
         count(summary.bases),
         count(summary.windows),
         short(summary.bases_per_second),
-        count(summary.sites)
+        count(summary.sites),
+        summary.min_score
     );
     if summary.unscored > 0 {
         text += &format!(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Common, genes};
 use crate::genome::alias::Aliases;
-use crate::genome::annotation::Fates;
+use crate::genome::annotation::{Fates, Oddities};
 use crate::genome::region::Region;
 use crate::genome::splice::dataset::{Options, Protocol, SpliceDataset};
 use crate::genome::splice::leakage::Pairs;
@@ -152,6 +152,7 @@ struct SitesResult {
     out: String,
     transcripts: Fates,
     feature_lines: Fates,
+    oddities: Oddities,
     introns: u64,
     gt_ag_introns: u64,
     gt_ag_share: f64,
@@ -169,6 +170,7 @@ fn sites(args: &SitesArgs, common: &Common) -> Result<()> {
         out: args.out.display().to_string(),
         transcripts: model.fates.clone(),
         feature_lines: model.lines.clone(),
+        oddities: model.oddities,
         introns: table.introns,
         gt_ag_introns: table.gt_ag,
         gt_ag_share: table.gt_ag_share(),

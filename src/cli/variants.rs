@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Common, config, genes};
+use super::genes::{self, Account, With};
+use super::{Common, config};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
 use crate::genome::twobit::Genome;
@@ -95,9 +96,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let region = args.saturation.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
     let genes = args.annotation.as_ref().map(|path| {
         let model = genes::open(path, &genome, &aliases)?;
-        Ok::<_, Error>(Genes::new(&model))
+        Ok::<_, Error>((Genes::new(&model), Account::of(&model)))
     });
-    let genes = genes.transpose()?;
+    let (genes, annotation) = genes.transpose()?.unzip();
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
     let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
@@ -116,7 +117,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let annotator =
         Annotator { scorer: &scorer, genome: &genome, aliases: &aliases, genes: genes.as_ref(), options: &options };
     match (&args.vcf, &region) {
-        (_, Some(region)) => common.print(&annotator.saturate(region, &args.out)?, human_saturation),
+        (_, Some(region)) => {
+            let result = annotator.saturate(region, &args.out)?;
+            common.print(&With { result, annotation }, |with| human_saturation(&with.result))
+        }
         (Some(vcf), None) => {
             let source = format!(
                 "##helixgrad_variants=<Version={},Model=\"{}\",Genome=\"{}\">",
@@ -124,7 +128,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
                 quoted(&args.model.display().to_string()),
                 quoted(&args.genome.display().to_string())
             );
-            common.print(&annotator.annotate(vcf, &args.out, &[source])?, human)
+            let result = annotator.annotate(vcf, &args.out, &[source])?;
+            common.print(&With { result, annotation }, |with| human(&with.result))
         }
         (None, None) => Err(Error::usage("no variants", "name a file with --vcf, or a region with --saturation")),
     }

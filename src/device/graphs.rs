@@ -112,8 +112,16 @@ pub struct GraphCounts {
 struct Known {
     /// As they ran last; also those that the graph holds.
     tasks: Vec<Task>,
-    /// From the second time on.
-    graph: Option<Graph>,
+    as_graph: AsGraph,
+}
+
+/// What a sequence of tasks has become.
+enum AsGraph {
+    /// It came once.
+    Seen,
+    /// The driver makes none of it, and is not asked again.
+    Refused,
+    Made(Graph),
 }
 
 impl Known {
@@ -177,13 +185,13 @@ impl Graphs {
             if state.known.len() == REMEMBERED {
                 state.known.remove(0);
             }
-            state.known.push(Known { tasks, graph: None });
+            state.known.push(Known { tasks, as_graph: AsGraph::Seen });
             return Ok(());
         };
         // Out of the list: a graph that fails halfway is not one to use again.
-        let Known { tasks: last, graph } = state.known.remove(place);
-        let graph = match graph {
-            Some(mut graph) => {
+        let Known { tasks: last, as_graph } = state.known.remove(place);
+        let as_graph = match as_graph {
+            AsGraph::Made(mut graph) => {
                 for (index, (task, _)) in
                     tasks.iter().zip(&last).enumerate().filter(|(_, (new, old))| !new.repeats(old))
                 {
@@ -191,29 +199,30 @@ impl Graphs {
                     unsafe { self.driver.set_task(&mut graph, index, task) }?;
                     state.counts.changed += 1;
                 }
-                Some(graph)
+                AsGraph::Made(graph)
             }
-            None => {
+            AsGraph::Seen => {
                 // SAFETY: the promises that came with the tasks when they were held.
                 let graph = unsafe { self.driver.make_graph(&tasks) }?;
                 state.counts.made += u64::from(graph.is_some());
-                graph
+                graph.map_or(AsGraph::Refused, AsGraph::Made)
             }
+            AsGraph::Refused => AsGraph::Refused,
         };
-        let graph = match graph {
-            Some(mut graph) => {
+        let as_graph = match as_graph {
+            AsGraph::Made(mut graph) => {
                 // SAFETY: all tasks are set to what was held, whose memory is freed no earlier than it has been handed over.
                 unsafe { self.driver.run_graph(&mut graph) }?;
                 state.counts.run += 1;
                 state.counts.tasks += tasks.len() as u64;
-                Some(graph)
+                AsGraph::Made(graph)
             }
-            None => {
+            alone => {
                 self.run_alone(&tasks, &mut state.counts)?;
-                None
+                alone
             }
         };
-        state.known.push(Known { tasks, graph });
+        state.known.push(Known { tasks, as_graph });
         Ok(())
     }
 

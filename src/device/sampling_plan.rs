@@ -34,7 +34,7 @@ impl CorpusTables {
     /// Collects the tables; copies the packed genome once.
     ///
     /// # Errors
-    /// [`Error::Usage`] for sequences or runs that 31 bits cannot count.
+    /// [`Error::Usage`] for sequences or runs that 31 bits cannot count; [`Error::Input`] for a genome that was changed meanwhile.
     pub fn new(corpus: &Corpus) -> Result<Self> {
         let too_many =
             |what: &str| Error::usage(what.to_owned(), "choose a maximum length, or parts of the genome, below 2^31");
@@ -56,6 +56,7 @@ impl CorpusTables {
             bases += u64::from(run.end - run.start);
             run_before.push(bases);
         }
+        genome.check()?;
         Ok(Self {
             packed,
             run_first,

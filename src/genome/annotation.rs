@@ -174,7 +174,7 @@ impl Annotation {
     /// compressed data is damaged, or if there is no exon.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::read(path, gunzip::open_text(path)?)
+        Self::read(path, gunzip::open(path)?)
     }
 
     /// As [`Annotation::open`], from any reader; `path` is only named in messages.

@@ -15,11 +15,12 @@ use crate::{Error, Result};
 
 /// A regular file as bytes.
 pub struct MappedFile {
+    /// Above the map, and so dropped before it: no slot may have a range that is unmapped.
+    watch: Option<bus::Watch>,
     map: Mmap,
     file: File,
     path: PathBuf,
     as_opened: (u64, Option<SystemTime>),
-    watch: Option<bus::Watch>,
 }
 
 impl MappedFile {
@@ -45,7 +46,7 @@ impl MappedFile {
         // zeros. Both are found by `check`.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let watch = bus::Watch::new(&map);
-        Ok(Self { map, file, path: path.to_owned(), as_opened, watch })
+        Ok(Self { watch, map, file, path: path.to_owned(), as_opened })
     }
 
     /// Whether what was read is what lay in the file when it was opened.
@@ -127,8 +128,9 @@ mod bus {
             let slot = SLOTS.iter().find(take)?;
             let range = bytes.as_ptr_range();
             slot.has_faulted.store(false, Ordering::Release);
-            slot.end.store(range.end as usize, Ordering::Release);
+            // A free slot ends at 0. The end comes last here and first in the handler, so that nobody sees it with another start.
             slot.start.store(range.start as usize, Ordering::Release);
+            slot.end.store(range.end as usize, Ordering::Release);
             Some(Self(slot))
         }
 
@@ -158,8 +160,10 @@ mod bus {
         // SAFETY: the kernel hands a handler with SA_SIGINFO a valid pointer, and SIGBUS sets the address.
         let address = unsafe { (*info).si_addr() } as usize;
         let page = PAGE.load(Ordering::Acquire);
-        let holds =
-            |slot: &&Slot| (slot.start.load(Ordering::Acquire)..slot.end.load(Ordering::Acquire)).contains(&address);
+        let holds = |slot: &&Slot| {
+            let end = slot.end.load(Ordering::Acquire);
+            (slot.start.load(Ordering::Acquire)..end).contains(&address)
+        };
         if let Some(slot) = SLOTS.iter().find(holds).filter(|_| page > 0) {
             slot.has_faulted.store(true, Ordering::Release);
             let start = (address - address % page) as *mut c_void;

@@ -20,7 +20,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::alias::Aliases;
-use super::annotation::{Annotation, Exon, Fates, Strand, Transcript};
+use super::annotation::{Annotation, Exon, Fates, Oddities, Strand, Transcript};
 pub use super::region::reverse_complement;
 use super::twobit::Genome;
 use crate::output::AtomicFile;
@@ -160,8 +160,10 @@ pub struct GeneModel {
     pub unplaced: BTreeMap<String, u64>,
     /// What became of the annotation's transcripts.
     pub fates: Fates,
-    /// What became of its feature lines.
+    /// What became of its feature lines: used for a transcript of the file, whatever became of that, or left out.
     pub lines: Fates,
+    /// What was unusual about the transcripts, and how often.
+    pub oddities: Oddities,
     /// Ends of exons of transcripts that were left out: sites, as far as anybody knows.
     doubtful: HashSet<Position>,
 }
@@ -211,9 +213,9 @@ impl GeneModel {
         if names.values().all(Option::is_none) {
             return Err(aliases.no_match_error(genome, &annotation.path, &annotation.sequence_names()));
         }
-        let Annotation { path, transcripts, mut fates, lines, mut doubtful, circular, .. } = annotation;
+        let Annotation { path, transcripts, mut fates, lines, oddities, mut doubtful, circular, .. } = annotation;
         fates.used = 0;
-        let mut model = Self { fates, lines, ..Self::default() };
+        let mut model = Self { fates, lines, oddities, ..Self::default() };
         for transcript in transcripts {
             let Some(sequence) = names.get(&transcript.sequence).copied().flatten() else {
                 model.fates.leave_out("on_sequences_that_the_genome_lacks", &transcript.id);
@@ -242,7 +244,10 @@ impl GeneModel {
         }
         for Exon { sequence, strand, range } in doubtful {
             if let Some(sequence) = aliases.resolve(genome, &sequence) {
-                let end = |boundary| Position { sequence, boundary, strand };
+                // Behind the end of a circle stands its beginning.
+                let length = genome.sequences()[sequence].length;
+                let on_circle = |boundary: u32| if boundary > length { boundary - length } else { boundary };
+                let end = |boundary| Position { sequence, boundary: on_circle(boundary), strand };
                 model.doubtful.extend([range.start, range.end].map(end));
             }
         }
@@ -278,7 +283,7 @@ impl GeneModel {
         }
         let Self { unplaced, lines, doubtful, .. } = self;
         let (unplaced, lines, doubtful) = (unplaced.clone(), lines.clone(), doubtful.clone());
-        Ok(Self { transcripts, unplaced, fates, lines, doubtful })
+        Ok(Self { transcripts, unplaced, fates, lines, oddities: self.oddities, doubtful })
     }
 
     /// The distinct sites of introns of at least `min_intron` bases.

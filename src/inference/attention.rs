@@ -12,7 +12,7 @@ use super::workers::Workers;
 use crate::autograd::Tape;
 use crate::device::cpu::attention::{Shape, probabilities};
 use crate::device::{DType, Device};
-use crate::kmer::labelled::{Head, classification_batch};
+use crate::kmer::labelled::{Head, classification_batch, middle};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{self, Model};
 use crate::train::checkpoint::Checkpoint;
@@ -154,9 +154,7 @@ impl Observer {
 
     /// The bases that are read of a sequence of so many: all, or the model's window in the middle.
     pub fn read(&self, bases: usize) -> Range<usize> {
-        let width = self.window.unwrap_or(bases);
-        let start = bases / 2 - width / 2;
-        start..start + width
+        middle(bases, self.window)
     }
 
     /// The attention to each sequence.

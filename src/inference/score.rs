@@ -6,7 +6,7 @@ use super::workers::Workers;
 use crate::device::{DType, Device};
 use crate::genome::region::reverse_complement;
 use crate::genome::splice::Kind;
-use crate::kmer::labelled::LabelledWindow;
+use crate::kmer::labelled::{LabelledWindow, middle};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
 use crate::train::apply::{answers, classify};
@@ -120,9 +120,7 @@ impl Scorer {
 
     /// The reverse complement of what the model reads of a sequence.
     fn turned(&self, bases: &[u8]) -> Vec<u8> {
-        let width = self.width().unwrap_or(bases.len()).min(bases.len());
-        let start = bases.len() / 2 - width / 2;
-        let mut turned = bases[start..start + width].to_vec();
+        let mut turned = bases[middle(bases.len(), self.width())].to_vec();
         reverse_complement(&mut turned);
         turned
     }

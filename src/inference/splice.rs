@@ -99,7 +99,7 @@ impl SpliceScorer {
                 "fine-tune one with this version, with windows of every class",
             ));
         }
-        let total = counts.iter().sum::<u64>() as f64;
+        let total: f64 = counts.iter().map(|count| *count as f64).sum();
         let sites = |class: usize| self.classes.contains(&class);
         let learnt: f64 =
             counts.iter().enumerate().filter(|(class, _)| !sites(*class)).map(|(_, count)| *count as f64).sum();

@@ -33,12 +33,15 @@ pub fn names_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names.iter().map(|name| name.trim().to_owned()).collect())
 }
 
-/// As [`names_in`], of the folder that `table` lies in.
+/// As [`names_in`], of the folder that `table` lies in; standard input (`-`) lies in none.
 ///
 /// # Errors
 /// As [`names_in`].
 pub fn names_beside(table: &Path) -> Result<Vec<String>> {
-    names_in(table.parent().unwrap_or(Path::new("")))
+    match table == Path::new("-") {
+        true => Ok(Vec::new()),
+        false => names_in(table.parent().unwrap_or(Path::new(""))),
+    }
 }
 
 /// Whether a model's classes have names: one that nobody named has `0` or transformers' `LABEL_0`.
@@ -66,6 +69,10 @@ pub fn read_for(path: &Path, pairs: bool, labels: &[String], given: &[String]) -
     }
     // As many as the model has outputs, or they are names of something else.
     let fits = own.len() == labels.len();
+    if !fits && !given.is_empty() {
+        let found = format!("--labels names {} classes, but the model has {}", given.len(), labels.len());
+        return Err(Error::usage(found, "name them all, in the order of their numbers"));
+    }
     let table = read_table(path, Answers::Class, pairs, if fits { &own } else { labels })?;
     check(&table, path, labels)?;
     if !fits {

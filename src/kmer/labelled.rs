@@ -1,5 +1,6 @@
 //! Windows of bases with a class each (fine-tuning, evaluation) or a name each (prediction), and batches of them.
 
+use std::ops::Range;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -132,6 +133,13 @@ pub fn example_batch(
     Ok(batch)
 }
 
+/// What is read of a sequence of so many bases: all, or the window in its middle.
+pub fn middle(bases: usize, window: Option<usize>) -> Range<usize> {
+    let width = window.unwrap_or(bases).min(bases);
+    let start = bases / 2 - width / 2;
+    start..start + width
+}
+
 /// Appends a sequence or a pair to a batch, with the row that the head reads.
 fn push(
     batch: &mut Batch,
@@ -150,8 +158,7 @@ fn push(
             let found = format!("window {number} has {} bases", bases.len());
             return Err(Error::usage(found, format!("give windows of {} bases or more", width.max(k))));
         }
-        let start = bases.len() / 2 - width / 2;
-        vocabulary.encode(&bases[start..start + width], &mut tokens);
+        vocabulary.encode(&bases[middle(bases.len(), Some(width))], &mut tokens);
         tokens.push(SEP);
         Ok((width, tokens.len()))
     };

@@ -164,6 +164,9 @@ impl Source {
         if self.config.writer == Writer::Helixgrad && names != classes {
             return wrong(format!("{names} labels of {classes} classes"));
         }
+        if !classification.counts.is_empty() && classification.counts.len() != classes {
+            return wrong(format!("{} counts of {classes} classes", classification.counts.len()));
+        }
         let k = self.vocabulary.k();
         let longest = config.max_position_embeddings.saturating_sub(2) + k - 1;
         match classification.window {
@@ -216,16 +219,17 @@ pub(super) fn missing(path: &Path, name: &str) -> Error {
     Error::input(path, format!("tensor {name}"), "missing", remedy)
 }
 
-/// What there is to say of the model in `path` if it is a checkpoint of a run that has not come to its end.
+/// What there is to say of the model in `path` if it is a checkpoint of a run that has not come to its end. A `state.json` that is no run's
+/// of ours says nothing of the model; resuming looks at it closely.
 ///
 /// # Errors
-/// Those of its `state.json`.
+/// There is nothing at `path`, or no model.
 pub fn unfinished(path: &Path) -> Result<Option<String>> {
     let state = model_folder(path)?.join(STATE_FILE);
     if !state.is_file() {
         return Ok(None);
     }
-    let RunState { step, total_steps, .. } = parse_json(&state)?;
+    let Ok(RunState { step, total_steps, .. }) = parse_json(&state) else { return Ok(None) };
     Ok((step < total_steps)
         .then(|| format!("an unfinished run: step {step} of {total_steps} (--resume goes on with it)")))
 }

@@ -312,6 +312,6 @@ fn baselines(train: &[LabelledWindow], test: &[LabelledWindow], order: [u8; 3], 
         .ok()
 }
 
-fn labels_of(windows: &[LabelledWindow]) -> Vec<u8> {
+pub(super) fn labels_of(windows: &[LabelledWindow]) -> Vec<u8> {
     windows.iter().map(|window| window.label as u8).collect()
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::apply::{answers, check_answers, rows_of};
 use super::calibration::Calibration;
 use super::checkpoint::{Classification, load, load_encoder};
-use super::evaluation::DevScores;
+use super::evaluation::{DevScores, labels_of};
 use super::interrupt;
 use super::model_image::{ModelImage, to_json};
 use super::peak::Utilisation;
@@ -357,13 +357,16 @@ pub fn finetune(
     writer.finish()?;
     let mut dev_scores = points.last().map_or(DevScores::default(), |point| point.dev);
     let best_epoch = options.patience.and(state.best).map(|best| best.epoch);
+    let calibrates = classification.task == Task::SingleLabel && options.calibrate && !dev.is_empty();
     let (mut model, mut in_units) = (trainer.model, standard.is_none());
     if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
         let dtype = classification.answers_dtype(options.dtype);
         (model, in_units) = (load(&best_folder)?.model, true);
         model.parameters.move_to(&options.device, dtype)?;
-        let mut tape = Tape::new(options.device.clone(), dtype);
-        dev_scores = score(&mut tape, &model, vocabulary, classification, dev)?;
+        if !calibrates {
+            let mut tape = Tape::new(options.device.clone(), dtype);
+            dev_scores = score(&mut tape, &model, vocabulary, classification, dev)?;
+        }
     }
     let last = points.last().copied();
     state.seconds = seconds_before + session.elapsed().as_secs_f64();
@@ -374,15 +377,13 @@ pub fn finetune(
     // A run that was killed after its last step has none to make, but debris to clear away.
     started(&mut run, &options.out, options.config.as_deref(), state.step)?;
     let mut written = image(&model)?.in_units_of(standard.as_ref().filter(|_| !in_units))?;
-    let calibration = match classification.task {
-        Task::SingleLabel if options.calibrate && !dev.is_empty() => {
-            let mut tape = Tape::new(options.device.clone(), options.dtype);
-            let answers = answers(&mut tape, &model, vocabulary, classification, dev, &mut |_| ())?;
-            let labels: Vec<u8> = dev.iter().map(|window| window.label as u8).collect();
-            Some(Calibration::of(&answers, &labels))
-        }
-        _ => None,
-    };
+    let mut calibration = None;
+    if calibrates {
+        let mut tape = Tape::new(options.device.clone(), options.dtype);
+        let answers = answers(&mut tape, &model, vocabulary, classification, dev, &mut |_| ())?;
+        dev_scores = DevScores::of(classification, &answers, dev)?;
+        calibration = Some(Calibration::of(&answers, &labels_of(dev)));
+    }
     if let Some(calibration) = &calibration {
         written = written.at_temperature(calibration.temperature, classification.labels.len())?;
         write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;

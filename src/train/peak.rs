@@ -92,7 +92,7 @@ impl Utilisation {
 
 /// Dense bf16 TFLOP/s with f32 sums, from the vendor's data sheets, by a part of the driver's name for the chip. The first
 /// that fits counts.
-const BF16_TFLOPS: [(&str, f64); 13] = [
+const BF16_TFLOPS: [(&str, f64); 14] = [
     ("H100 PCIe", 756.0),
     ("H100 NVL", 835.0),
     ("H100", 989.0),
@@ -106,6 +106,7 @@ const BF16_TFLOPS: [(&str, f64); 13] = [
     ("L4", 121.0),
     ("A10", 125.0),
     ("RTX 4090", 165.2),
+    ("RTX 5090", 209.5),
 ];
 
 /// The vendor's dense bf16 rate for a chip, in FLOP/s, where it is in the table.
@@ -116,9 +117,13 @@ pub fn vendor_flops(device: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::chips::CHIPS;
 
     #[test]
     fn chips_are_told_apart() {
+        for chip in CHIPS.iter().filter(|chip| chip.capability >= (8, 0)) {
+            assert_eq!(vendor_flops(chip.title), Some(chip.tensor_flops.data_sheet), "{}: as `plan` has it", chip.name);
+        }
         let tflops = |name| vendor_flops(name).map(|flops| flops / 1e12);
         assert_eq!(tflops("cuda:0 (NVIDIA H100 80GB HBM3)"), Some(989.0));
         assert_eq!(tflops("cuda:1 (NVIDIA H100 PCIe)"), Some(756.0));

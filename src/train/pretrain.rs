@@ -183,12 +183,14 @@ pub fn pretrain(
     }
     trainer.stops = Some(interrupt::requested);
     let mut estimate = Estimate::new(&trainer, options, state.step);
+    // Elsewhere a part that was launched is not yet done.
+    let computes_as_it_goes = trainer.knows_losses();
     while state.step < options.steps {
         let learning_rate = options.schedule.at(state.step);
         let step_before = state.step;
         let advanced = feed.advance(&mut trainer, state.step, learning_rate, &mut |parts| {
             estimate.tell(parts)?;
-            if parts > 0 {
+            if parts > 0 && computes_as_it_goes {
                 let tokens = state.tokens - tokens_before + (parts * feed.budget()) as u64;
                 let of = format!("step {}: part {parts} of {} done", step_before + 1, options.micro_batches);
                 progress.update(step_before, tokens, &of);

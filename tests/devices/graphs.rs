@@ -1,7 +1,7 @@
 //! Launches handed over as graphs: the same work in the same order, the same bits of a training.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use helixgrad::autograd::Tape;
@@ -24,6 +24,9 @@ struct Journal {
     lines: Mutex<Vec<String>>,
     /// Fails when a graph runs.
     broken: AtomicBool,
+    /// Makes no graphs, and counts who asks.
+    refuses: AtomicBool,
+    asked: AtomicUsize,
 }
 
 impl Journal {
@@ -83,7 +86,8 @@ impl Driver for Journal {
     }
 
     unsafe fn make_graph(&self, tasks: &[Task]) -> Result<Option<Graph>> {
-        Ok(Some(Graph::new(tasks.to_vec())))
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok((!self.refuses.load(Ordering::Relaxed)).then(|| Graph::new(tasks.to_vec())))
     }
 
     unsafe fn set_task(&self, graph: &mut Graph, index: usize, task: &Task) -> Result<()> {
@@ -211,6 +215,19 @@ fn a_graph_is_made_once_and_its_failures_are_told() {
     step(6);
     graphs.submit().unwrap();
     assert_eq!(graphs.graph_counts().unwrap().alone, 40, "a graph that failed is not used again");
+}
+
+#[test]
+fn a_driver_that_makes_no_graph_is_asked_once() {
+    let behind = Arc::new(Journal::default());
+    behind.refuses.store(true, Ordering::Relaxed);
+    let Device::Kernels(graphs) = Graphs::over(Device::Kernels(behind.clone())) else { unreachable!() };
+    for argument in 0..5 {
+        (0..20).for_each(|_| ask(&*graphs, &Ask::Launch { kernel: 0, blocks: 1, argument }).unwrap());
+        graphs.submit().unwrap();
+    }
+    assert_eq!(behind.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(graphs.graph_counts(), Some(GraphCounts { alone: 100, ..GraphCounts::default() }));
 }
 
 const STEPS: u64 = 6;

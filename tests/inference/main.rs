@@ -6,6 +6,8 @@ mod attention;
 mod hostile;
 mod placements;
 mod predict;
+#[path = "../program/mod.rs"]
+mod program;
 mod scan;
 mod support;
 mod variants;

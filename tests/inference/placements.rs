@@ -7,12 +7,10 @@ use std::path::Path;
 use helixgrad::genome::alias::Aliases;
 use helixgrad::genome::annotation::Annotation;
 use helixgrad::genome::splice::GeneModel;
-use helixgrad::inference::scan::Positions;
+use helixgrad::inference::variants::Annotator;
 use helixgrad::inference::variants::genes::Genes;
-use helixgrad::inference::variants::{Annotator, Options};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use serde_json::Value;
 
 use super::support::*;
 
@@ -86,16 +84,7 @@ fn scored(sequence: &[u8], records: &[(usize, String, String)], genes: Option<&s
         let lines: String =
             records.iter().map(|(position, r, a)| format!("x\t{position}\t.\t{r}\t{a}\t.\t.\t.\n")).collect();
         fs::write(&vcf, format!("{HEADER}{lines}")).unwrap();
-        let options = Options {
-            distance: 50,
-            most_bases: 100,
-            positions: Positions::GtAg,
-            skip_mismatches: false,
-            fingerprint: Value::Null,
-            resume: false,
-            config: None,
-            quiet: true,
-        };
+        let options = variant_options();
         let aliases = Aliases::default();
         let genes = genes.map(|text| {
             let annotation = Annotation::read(Path::new("genes.gff3"), text.as_bytes()).unwrap();

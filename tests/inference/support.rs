@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
@@ -11,13 +10,17 @@ use helixgrad::genome::annotation::Strand;
 use helixgrad::genome::pack::pack_fasta;
 use helixgrad::genome::splice::Kind;
 use helixgrad::genome::twobit::Genome;
+use helixgrad::inference::scan::Positions;
 use helixgrad::inference::score::Scorer;
 use helixgrad::inference::splice::SpliceScorer;
+use helixgrad::inference::variants::Options;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
 use helixgrad::model::{Config, Head, Model};
 use helixgrad::train::apply::classify;
 use helixgrad::train::checkpoint::{self, Checkpoint, Classification};
 use serde_json::Value;
+
+pub use crate::program::{helixgrad, json, refused};
 
 pub const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit");
 pub const SAMPLE_GENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.gff3.gz");
@@ -27,27 +30,6 @@ pub const WIDTH: usize = 20;
 
 pub const STRANDS: [Strand; 2] = [Strand::Plus, Strand::Minus];
 pub const KINDS: [Kind; 2] = [Kind::Donor, Kind::Acceptor];
-
-pub fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
-
-/// Runs a command that must succeed and returns what `--json` printed.
-pub fn json(arguments: &[&str]) -> Value {
-    let output = helixgrad(&[arguments, &["--json", "--quiet"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Runs a command that must fail as bad input does, and returns its message.
-pub fn refused(arguments: &[&str]) -> String {
-    let output = helixgrad(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
 
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -169,4 +151,18 @@ impl Plain {
 
 pub fn open(path: &Path) -> Genome {
     Genome::open(path).unwrap()
+}
+
+/// How variants are scored where a test says nothing of it.
+pub fn variant_options() -> Options {
+    Options {
+        distance: 50,
+        most_bases: 100,
+        positions: Positions::GtAg,
+        skip_mismatches: false,
+        fingerprint: Value::Null,
+        resume: false,
+        config: None,
+        quiet: true,
+    }
 }

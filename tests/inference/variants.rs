@@ -13,11 +13,9 @@ use flate2::write::GzEncoder;
 use helixgrad::genome::alias::Aliases;
 use helixgrad::genome::annotation::Strand;
 use helixgrad::genome::splice::Kind;
-use helixgrad::inference::scan::Positions;
-use helixgrad::inference::variants::{Annotator, Options};
+use helixgrad::inference::variants::Annotator;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use serde_json::Value;
 
 use super::support::*;
 
@@ -492,16 +490,7 @@ proptest! {
         FIXTURE.with(|(folder, scorer, genome)| {
             let (vcf, out) = (folder.path().join("in.vcf"), folder.path().join("out.vcf"));
             fs::write(&vcf, &contents).unwrap();
-            let options = Options {
-                distance: 50,
-                most_bases: 100,
-                positions: Positions::GtAg,
-                skip_mismatches: false,
-                fingerprint: Value::Null,
-                resume: false,
-                config: None,
-                quiet: true,
-            };
+            let options = variant_options();
             let aliases = Aliases::default();
             let annotator = Annotator { scorer, genome, aliases: &aliases, genes: None, options: &options };
             match annotator.annotate(&vcf, &out, &[]) {

@@ -3,17 +3,15 @@
 mod benches;
 mod events;
 mod nvtx;
+#[path = "../program/mod.rs"]
+mod program;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
+use program::helixgrad;
 use serde_json::Value;
-
-fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
-}
 
 /// Runs a command that must succeed and returns what it printed.
 fn printed(arguments: &[&str]) -> String {

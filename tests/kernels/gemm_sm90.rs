@@ -161,7 +161,7 @@ fn check_gelu(case: &Case, blocks: u32) {
     }
 }
 
-/// Sizes around what the kernel cuts by: bands and steps of 64, tiles of 128 and 256. The rows of bf16 matrices are rounded up to
+/// Sizes around what the kernel cuts by: bands and steps of 64, tiles of 128, 192 and 256. The rows of bf16 matrices are rounded up to
 /// multiples of eight elements, and some to more; those of a weight's gradient, in f32, are as odd as they come.
 fn case(layout: Layout, sizes: [usize; 3], wide: bool, seed: u64) -> Case {
     let mut case = Case { seed, ..Case::plain(layout, sizes) };
@@ -176,7 +176,7 @@ fn case(layout: Layout, sizes: [usize; 3], wide: bool, seed: u64) -> Case {
 }
 
 fn size() -> impl Strategy<Value = usize> {
-    prop_oneof![1..70usize, Just(64), Just(128), Just(129), 130..300usize]
+    prop_oneof![1..70usize, Just(64), Just(128), Just(129), Just(192), Just(193), 130..300usize]
 }
 
 fn layout() -> impl Strategy<Value = Layout> {

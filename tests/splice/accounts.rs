@@ -259,6 +259,11 @@ fn circles_are_no_other_assembly() {
     let placed = model(&genome, &text, &[]).unwrap();
     assert_eq!(left_out(&placed.fates), [("past_the_end_of_a_circular_sequence", 1)]);
     assert_eq!((placed.transcripts.len(), placed.fates.all()), (1, 2));
+    // No decoys at the ends of its exon, behind the end of the circle neither.
+    let places = placed.annotated_positions();
+    let on_circle: BTreeSet<u32> =
+        places.iter().filter(|place| place.sequence == 1).map(|place| place.boundary).collect();
+    assert_eq!(on_circle, BTreeSet::from([15, 280]));
     let message = model(&genome, &text.replace(";Is_circular=true", ""), &[]).unwrap_err().to_string();
     assert!(message.contains("t2") && message.contains("Is_circular"), "{message}");
 }

@@ -1,7 +1,6 @@
 //! What the tests share: a genome to count on paper, a made-up one with enough genes for a dataset, and shorthands.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use helixgrad::genome::alias::Aliases;
 use helixgrad::genome::annotation::Annotation;
@@ -11,6 +10,8 @@ use helixgrad::genome::splice::dataset::{Options, Protocol, SpliceDataset, Windo
 use helixgrad::genome::splice::split::{Part, Split};
 use helixgrad::genome::twobit::Genome;
 use helixgrad::philox::{Philox, Purpose, below};
+
+pub use crate::program::helixgrad;
 
 /// One sequence `c1` of 200 bases, all C but for the surroundings of the four sites.
 ///
@@ -65,10 +66,6 @@ pub fn model(genome: &Genome, annotation: &str, alias: &[&str]) -> helixgrad::Re
 pub fn aliases(pairs: &[&str]) -> Aliases {
     let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
     Aliases::parse(&pairs, None).unwrap()
-}
-
-pub fn helixgrad(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_helixgrad")).args(arguments).output().unwrap()
 }
 
 pub struct MadeUp {

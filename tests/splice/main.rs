@@ -6,4 +6,6 @@ mod coordinates;
 mod datasets;
 mod hostile;
 mod inputs;
+#[path = "../program/mod.rs"]
+mod program;
 mod real;

@@ -267,6 +267,7 @@ impl<'a> Builder<'a> {
     fn segment(&mut self, parents: &[String], feature: Feature, attributes: &Attributes, place: &Place) {
         let is_exon = feature == Feature::Exon;
         let number = EXON_NUMBER.iter().find_map(|tag| attributes.get(tag)?.parse().ok()).filter(|_| is_exon);
+        let is_trans_spliced = is_trans_spliced(attributes);
         for parent in parents {
             self.segments.push(Segment {
                 transcript: self.transcripts.number(parent),
@@ -274,7 +275,7 @@ impl<'a> Builder<'a> {
                 order: self.order,
                 is_exon,
                 number,
-                is_trans_spliced: is_trans_spliced(attributes),
+                is_trans_spliced,
                 place: place.clone(),
             });
         }

@@ -84,9 +84,13 @@ impl Grouping<'_> {
     }
 
     fn gene_entry(&self, id: &str) -> Option<&Entry> {
-        let gene = self.entry(id)?.parent.as_deref()?;
+        self.gene(self.entry(id)?.parent.as_deref()?)
+    }
+
+    /// What is known of a gene: GTF's have IDs of their own.
+    fn gene(&self, id: &str) -> Option<&Entry> {
         let genes = if self.format == Format::Gtf { &self.builder.genes } else { &self.builder.entries };
-        genes.get(gene)
+        genes.get(id)
     }
 
     /// Everything with one ID.
@@ -238,8 +242,7 @@ impl Grouping<'_> {
         }
         let entry = self.entry(id);
         let gene = entry.and_then(|entry| entry.parent.clone()).unwrap_or_else(|| id.to_owned());
-        let genes = if self.format == Format::Gtf { &self.builder.genes } else { &self.builder.entries };
-        let of_gene = genes.get(&gene);
+        let of_gene = self.gene(&gene);
         let biotype = entry.into_iter().chain(of_gene).find_map(|entry| entry.biotype.clone());
         let name = of_gene.and_then(|entry| entry.name.clone());
         let gene_name = name.unwrap_or_else(|| gene.strip_prefix("gene:").unwrap_or(&gene).to_owned());

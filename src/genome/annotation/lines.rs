@@ -1,9 +1,9 @@
 //! Numbered lines of a plain or gzipped file.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 
-use crate::gunzip::{self, GZIP_MAGIC, Gunzip};
+use crate::gunzip;
 use crate::small_file::BYTE_ORDER_MARK;
 use crate::{Error, Result};
 
@@ -26,15 +26,10 @@ impl<'a> Lines<'a> {
             Some((found, remedy)) => Error::input(path, "line 1", found, remedy),
             None => Error::io("read", path)(error),
         };
-        let start = reader.fill_buf().map_err(failure)?;
-        if start.is_empty() {
+        if reader.fill_buf().map_err(failure)?.is_empty() {
             return Err(Error::input(path, "", "the file is empty", "give a GFF3 or GTF file (plain or .gz)"));
         }
-        let reader: Box<dyn BufRead + 'a> = if start.starts_with(&GZIP_MAGIC) {
-            Box::new(BufReader::with_capacity(1 << 17, Gunzip::new(reader)))
-        } else {
-            Box::new(reader)
-        };
+        let reader = gunzip::text(reader).map_err(failure)?;
         Ok(Self { path, reader, number: 0, line: Vec::new() })
     }
 

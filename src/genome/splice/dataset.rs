@@ -14,7 +14,7 @@ use super::decoys::{Bodies, Likeness, Sampler};
 use super::leakage::Leakage;
 use super::split::{Part, Split, assign, loci, locus_of};
 use super::{GeneModel, Kind, MIN_INTRON, Position, Site, window_key};
-use crate::genome::annotation::Fates;
+use crate::genome::annotation::{Fates, Oddities};
 use crate::genome::region::Region;
 use crate::genome::twobit::Genome;
 use crate::philox::{Philox, Purpose, shuffle};
@@ -123,6 +123,8 @@ pub struct SpliceDataset {
     pub transcripts: Fates,
     /// What became of its feature lines.
     pub lines: Fates,
+    /// What was unusual about the transcripts.
+    pub oddities: Oddities,
     /// Distinct annotated sites before anything was left out: donors, acceptors.
     pub annotated: [u64; 2],
     /// What was left out.
@@ -159,8 +161,8 @@ impl SpliceDataset {
         };
         let leakage = Leakage::measure([&train, &dev, &test], &loci(&genes, 0));
         let (options, dropped) = (options.clone(), maker.dropped);
-        let (transcripts, lines) = (genes.fates.clone(), genes.lines.clone());
-        let dataset = Self { train, dev, test, options, transcripts, lines, annotated, dropped, leakage };
+        let (transcripts, lines, oddities) = (genes.fates.clone(), genes.lines.clone(), genes.oddities);
+        let dataset = Self { train, dev, test, options, transcripts, lines, oddities, annotated, dropped, leakage };
         dataset.check_parts()?;
         Ok(dataset)
     }

@@ -10,7 +10,7 @@ use super::dataset::{Dropped, Options, Origin, SpliceDataset};
 use super::leakage::Leakage;
 use super::split::Part;
 use super::{Kind, LABEL_NAMES};
-use crate::genome::annotation::Fates;
+use crate::genome::annotation::{Fates, Oddities};
 use crate::genome::region::{Region, Spelling};
 use crate::genome::twobit::Genome;
 use crate::output::{AtomicFile, FolderKind, write_atomic};
@@ -66,8 +66,10 @@ pub struct Description {
     pub label_names: [&'static str; 3],
     /// What became of the annotation's transcripts: used, or left out and why.
     pub transcripts: Fates,
-    /// What became of its feature lines: used for a transcript, or left out and why.
+    /// What became of its feature lines: used for a transcript of the file, whatever became of that, or left out and why.
     pub feature_lines: Fates,
+    /// What was unusual about the transcripts that were made, and how often.
+    pub oddities: Oddities,
     /// Distinct annotated donors and acceptors, before anything was left out.
     pub annotated: [u64; 2],
     /// Rows.
@@ -97,6 +99,7 @@ impl Description {
             label_names: LABEL_NAMES,
             transcripts: dataset.transcripts.clone(),
             feature_lines: dataset.lines.clone(),
+            oddities: dataset.oddities,
             annotated: dataset.annotated,
             parts: Parts { train: counts(Part::Train), dev: counts(Part::Dev), test: counts(Part::Test) },
             dropped: dataset.dropped,

@@ -124,6 +124,8 @@ pub struct Summary {
     pub unscored: u64,
     /// Donors and acceptors in the BED file.
     pub sites: u64,
+    /// The least probability of those.
+    pub min_score: f64,
     /// Seconds that this scan took, interruptions excluded.
     pub seconds: f64,
     /// Bases a second.
@@ -460,6 +462,7 @@ fn publish(
         windows: state.windows,
         unscored: state.unscored,
         sites: state.sites,
+        min_score: options.min_site.value(),
         seconds: state.seconds,
         bases_per_second: state.bases as f64 / state.seconds.max(1e-9),
         files,

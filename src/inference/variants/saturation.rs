@@ -134,7 +134,9 @@ impl Annotator<'_> {
         let mut summary = state.summary;
         if length <= LONGEST_PICTURE as usize {
             let path = page_path(out)?;
-            write_atomic(&path, self.page(region, &matrices(journal.path(0), region)?))?;
+            let page = self.page(region, &matrices(journal.path(0), region)?);
+            self.genome.check()?;
+            write_atomic(&path, page)?;
             summary.files.push(path);
         } else {
             tracing::warn!("no picture: it shows at most {LONGEST_PICTURE} bases");
