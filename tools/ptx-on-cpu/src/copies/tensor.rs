@@ -91,7 +91,8 @@ impl Cluster<'_> {
             if rank >= self.blocks.len() {
                 return Err(format!("a multicast to block {rank} of a cluster of {}", self.blocks.len()).into());
             }
-            self.visit(warp, rank)?;
+            // The block knows by its own mbarrier when the copy is over: it is no visit of the warp that began it.
+            self.must_live(warp, rank)?;
             let barrier_there = barrier & ((1 << RANK_SHIFT) - 1) | (rank as u64) << RANK_SHIFT;
             self.see_mbarrier(warp.id, barrier_there)?;
             let mbarrier = self.mbarrier_of(rank, barrier)?;

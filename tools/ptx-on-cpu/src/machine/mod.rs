@@ -296,15 +296,18 @@ impl<'a> Cluster<'a> {
             .map_err(|(text, other)| self.conflict(Conflict { text, other: Some(other) }))
     }
 
-    /// Notes that a warp touches another block's shared memory, which must be there, and must stay.
-    pub fn visit(&mut self, warp: &Warp, rank: usize) -> Result<(), Finding> {
-        if rank == warp.block {
-            return Ok(());
-        }
-        if self.blocks[rank].living == 0 {
+    /// Checks that a block is there whose shared memory a warp, or a copy that it begins, touches.
+    pub fn must_live(&self, warp: &Warp, rank: usize) -> Result<(), Finding> {
+        if rank != warp.block && self.blocks[rank].living == 0 {
             return Err(format!("touches shared memory of the cluster's block {rank}, which has ended").into());
         }
-        if let Some(clocks) = &self.clocks {
+        Ok(())
+    }
+
+    /// Notes that a warp itself touches another block's shared memory, which must be there, and must stay.
+    pub fn visit(&mut self, warp: &Warp, rank: usize) -> Result<(), Finding> {
+        self.must_live(warp, rank)?;
+        if let Some(clocks) = self.clocks.as_ref().filter(|_| rank != warp.block) {
             self.blocks[rank].visitors.insert(warp.id, clocks.now(warp.id));
         }
         Ok(())

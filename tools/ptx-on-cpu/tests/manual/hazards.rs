@@ -106,6 +106,25 @@ fn a_block_stays_while_others_read_it() {
     assert!(found.len() == 12 && found.iter().all(told), "{found:#?}");
 }
 
+/// A copy into another block is over when that block's mbarrier says so, whatever the warp does that began it.
+#[test]
+fn a_multicast_is_no_visit_of_its_warp() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; mov.u32 r3, %cluster_ctarank; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
+        @q mbarrier.arrive.expect_tx.shared.b64 x, [r2], 256; barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+        setp.eq.and.u32 p, r3, 0, q; mov.u16 h0, 3;
+        @p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [r1], [v], 256, [r2], h0;
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        mad.lo.u32 r4, r3, 32, r0; mad.wide.u32 s0, r4, 4, w; shl.b32 r5, r0, 2; add.u32 r5, r1, r5; ld.shared.u32 d, [r5]; st.global.u32 [s0], d;";
+    let input: Vec<u32> = (0..64).collect();
+    let right = Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(words(&right.run_all(&bytes(&input), 256)), (0..32).chain(0..32).collect::<Vec<u32>>());
+    // Who does not wait for it ends too early.
+    let start = body.find("again:").unwrap();
+    let found = findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &body[..start]) }, &bytes(&input), 256);
+    let told = |text: &String| text.contains("the block ends with copies") || text.contains("has ended");
+    assert!(found.len() == 12 && found.iter().all(told), "{found:#?}");
+}
+
 #[test]
 fn registers_of_wgmma_are_fenced() {
     let body = "mov.u32 r1, tile; shl.b32 r2, r0, 4; mov.u32 r3, 0; mov.u32 r4, 0; add.u32 r3, r1, r2; st.shared.v4.u32 [r3], {r4, r4, r4, r4};
