@@ -14,7 +14,7 @@ The manifest is a list of objects:
       {"i32" | "i64" | "f32": x}
       {"map": buffer, "dims", "strides", "box", "swizzle"}   a tensor map, innermost dimension first, strides in bytes, swizzle in bytes
       {"bytes": hex, "places": [...]}    a struct, with the places (at) of pointers and maps in it
-  formula, sizes                  what is computed, and its numbers (kernels.py and tests/oracles.rs)
+  formula, sizes                  what is computed, and its numbers (triton/kernels.py and tests/oracles/reference.rs)
   tolerance                       output -> [of the value, of the magnitude]: |got - expected| <= the first * |expected| + the second *
                                   the sum of the absolute values of what was added up
 """

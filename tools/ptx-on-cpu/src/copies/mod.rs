@@ -7,11 +7,12 @@ pub(crate) mod tensor;
 
 use crate::instruction::Reduction;
 
-/// A `cp.async` that has not been carried out.
+/// A `cp.async` that nobody has waited for.
 #[derive(Clone, Copy)]
 pub(crate) struct AsyncCopy {
     pub shared: u64,
     pub global: u64,
+    /// None where it was carried out early.
     pub bytes: usize,
     /// Bytes that are read; zeros follow.
     pub length: usize,

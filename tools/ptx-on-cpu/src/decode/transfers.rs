@@ -316,7 +316,7 @@ fn tensor_copy(
 ) -> Result {
     let map = operands.iter().find(|operand| matches!(operand, Operand::Tensor(..)));
     let Some(map @ Operand::Tensor(_, coordinates)) = map else { return opcode.unknown() };
-    let rank = coordinates.len() as u8;
+    let rank = coordinates.len();
     if !(1..=5).contains(&rank) || !opcode.has(&format!("{rank}d")) {
         return Err(format!("{rank} coordinates"));
     }
@@ -332,13 +332,13 @@ fn tensor_copy(
         };
         let mut registers = vec![to, map_base, bar, mask];
         registers.extend(places);
-        decoder.emit(Operation::TensorLoad { shared, map, barrier, rank }, &[], &registers);
+        decoder.emit(Operation::TensorLoad { shared, map, barrier }, &[], &registers);
     } else {
         let [_, shared, ..] = operands else { return opcode.unknown() };
         let (from, shared) = decoder.address(shared)?;
         let mut registers = vec![map_base, from];
         registers.extend(places);
-        decoder.emit(Operation::TensorStore { map, shared, rank }, &[], &registers);
+        decoder.emit(Operation::TensorStore { map, shared }, &[], &registers);
     }
     Ok(())
 }

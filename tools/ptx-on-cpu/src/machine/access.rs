@@ -286,6 +286,11 @@ impl Cluster<'_> {
                     let cell = &mut self.blocks[rank].shared[offset..][..bytes];
                     let old = from_bytes(cell);
                     cell.copy_from_slice(&change(old).to_le_bytes()[..bytes]);
+                    if let Some(clocks) = &mut self.clocks {
+                        let (range, reads) = (Range { block: rank, offset, bytes }, operation != Atomic::Exchange);
+                        let seen = clocks.update(warp.id, range, reads, step.statement());
+                        seen.map_err(|conflict| self.conflict(conflict)).in_lane(lane)?;
+                    }
                     old
                 }
                 _ => return Err("atomics work on global and shared memory").in_lane(lane),

@@ -120,7 +120,7 @@ pub(crate) struct Block {
     pub barriers: [NamedBarrier; 16],
     /// Warps that have not ended.
     pub living: u32,
-    /// Warps of other blocks that were here, and when last.
+    /// Warps of other blocks that were here, and when last, and copies to other blocks.
     pub visitors: std::collections::BTreeMap<usize, u32>,
     /// What the warps knew that have ended.
     pub end: Clock,
