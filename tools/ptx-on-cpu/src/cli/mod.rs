@@ -241,6 +241,9 @@ fn execute(run: &Run, matches: &ArgMatches) -> Result<(), Failure> {
     };
     let counters =
         ptx_on_cpu::run(&module, &launch, &memory, &settings).map_err(|fault| Failure::Fault(fault.to_string()))?;
+    for warning in &counters.warnings {
+        tell(&format!("warning: {warning}"));
+    }
     for (argument, placed) in arguments.iter().zip(&placed) {
         argument.save(&memory, placed)?;
     }

@@ -184,6 +184,7 @@ impl Cluster<'_> {
         let (bytes, count) = (bytes as usize, count as usize);
         let base = step.registers[0];
         let length = bytes * count;
+        let mut stored = Vec::new();
         for lane in lanes(step.mask) {
             let at = warp.address(base, address, lane);
             let place = self.place_of(space, at, length).in_lane(lane)?;
@@ -195,6 +196,9 @@ impl Cluster<'_> {
                     u64::from(warp.registers.lane(*register, lane))
                 };
                 content[number * bytes..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+            }
+            if self.hazards() && !matches!(place, Place::Local(_)) {
+                stored.push((at, lane, content));
             }
             let content = &content[..length];
             match place {
@@ -234,7 +238,22 @@ impl Cluster<'_> {
                 Place::Param(_) => return Err("writes a parameter of the kernel").in_lane(lane),
             }
         }
+        self.see_lanes(warp, stored, step);
         Ok(Flow::Next)
+    }
+
+    /// Warns of lanes that store different values in one place: which one stays there is undefined (CUDA C++ Programming Guide,
+    /// "SIMT Architecture"). Accesses are aligned to their size, so that two that overlap have one address.
+    fn see_lanes(&mut self, warp: &Warp, mut stored: Vec<(u64, usize, [u8; 64])>, step: &Step) {
+        stored.sort_by_key(|(at, ..)| *at);
+        let differ = stored.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[0].2 != pair[1].2);
+        if let Some([(at, lane, _), (_, other, _)]) = differ
+            && !self.warnings.contains_key(&step.statement())
+        {
+            let text = format!("stores another value at {at:#x} than lane {other}: which one stays is undefined");
+            let warning = self.place(warp, step.statement(), Finding { text, lane: Some(*lane) });
+            self.warnings.insert(step.statement(), warning);
+        }
     }
 
     /// A plain read of shared memory, for the clocks.

@@ -9,7 +9,7 @@ mod observe;
 mod step;
 mod warp;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 pub(crate) use access::{Place, combine, update_global};
 pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
@@ -116,12 +116,12 @@ pub(crate) struct Block {
     pub id: [u32; 3],
     /// From address 0: what lies below [`SHARED_BASE`] is nobody's.
     pub shared: Vec<u8>,
-    pub mbarriers: std::collections::BTreeMap<u32, Mbarrier>,
+    pub mbarriers: BTreeMap<u32, Mbarrier>,
     pub barriers: [NamedBarrier; 16],
     /// Warps that have not ended.
     pub living: u32,
     /// Warps of other blocks that were here, and when last, and copies to other blocks.
-    pub visitors: std::collections::BTreeMap<usize, u32>,
+    pub visitors: BTreeMap<usize, u32>,
     /// What the warps knew that have ended.
     pub end: Clock,
 }
@@ -142,6 +142,8 @@ pub(crate) struct Cluster<'a> {
     pub clocks: Option<Clocks>,
     /// Races with other clusters, if they are looked for.
     pub races: Option<Races>,
+    /// What is worth saying and no fault, by statement.
+    pub warnings: BTreeMap<u32, Fault>,
     /// Executions of each instruction: of warps, and of threads.
     pub executed: Vec<[u64; 2]>,
     /// What else each of them did, if that is counted.
@@ -188,6 +190,7 @@ impl<'a> Cluster<'a> {
             random: Random::new(launch.settings.seed.unwrap_or(1) ^ number.wrapping_mul(0x9e37_79b9)),
             clocks: hazards.then(|| Clocks::new(count, warps, launch.shared_bytes())),
             races,
+            warnings: BTreeMap::new(),
             executed: vec![[0; 2]; launch.code.instructions.len()],
             counts: None,
             multiplications: 0,

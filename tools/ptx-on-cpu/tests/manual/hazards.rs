@@ -161,6 +161,27 @@ fn atomics_disturb_no_atomics() {
     assert_eq!(findings(&Small::new(TILE, &exchange).threads(64), &[0], 256), Vec::<String>::new());
 }
 
+/// Two lanes that store different values in one place, with one instruction, are told of, and no fault.
+#[test]
+fn lanes_that_store_in_one_place_agree() {
+    let warnings = |store: &str| {
+        let body = format!(
+            "mov.u32 r1, tile; shr.u32 r2, r0, 1; shl.b32 r3, r2, 2; add.u32 r3, r1, r3; mul.wide.u32 s0, r2, 4; add.u64 s0, s0, w; {store}"
+        );
+        let small = Small { settings: Settings::strict(1), ..Small::new(TILE, &body) };
+        let (_, counters) = small.counted(&[0], 128).unwrap();
+        counters.warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>()
+    };
+    for store in ["st.shared.u32 [r3], r0;", "st.global.u32 [s0], r0;", "st.global.v2.u16 [s0], {r2, r0};"] {
+        let told = warnings(&format!("{store} {store}"));
+        assert_eq!(told.len(), 2, "{store}: {told:#?}");
+        assert!(told[0].contains("lane 0, ") && told[0].contains("than lane 1: which one stays"), "{told:#?}");
+    }
+    for store in ["st.shared.u32 [r3], r2;", "and.b32 r4, r0, 1; setp.eq.u32 p, r4, 0; @p st.global.u32 [s0], r0;"] {
+        assert_eq!(warnings(store), Vec::<String>::new(), "{store}");
+    }
+}
+
 #[test]
 fn a_warp_ends_when_its_work_is_done() {
     let copy = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r1, r1, r2; cvt.u64.u32 s1, r2; add.u64 s1, v, s1;
