@@ -1,6 +1,7 @@
 //! A cluster of blocks: its warps, what they share, and whose turn it is.
 
 mod access;
+mod atomic;
 mod barriers;
 mod deadlock;
 mod exchange;
@@ -11,7 +12,8 @@ mod warp;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use access::{Place, combine, update_global};
+pub(crate) use access::Place;
+pub(crate) use atomic::{combine, update_global};
 pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
 pub(crate) use mbarrier::Mbarrier;
 pub(crate) use step::{Flow, Step};
