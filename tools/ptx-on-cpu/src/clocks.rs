@@ -116,10 +116,15 @@ pub(crate) struct Range {
 }
 
 impl Range {
+    /// Numbers of the words of 4 bytes that it touches.
+    pub fn words(self) -> std::ops::Range<usize> {
+        self.offset / 4..(self.offset + self.bytes).div_ceil(4)
+    }
+
     /// Cells with the bytes of each that are meant.
     fn cells(self) -> impl Iterator<Item = (usize, u8)> {
         let end = self.offset + self.bytes;
-        (self.offset / 4..end.div_ceil(4)).map(move |cell| {
+        self.words().map(move |cell| {
             let first = self.offset.max(4 * cell) - 4 * cell;
             let last = end.min(4 * cell + 4) - 4 * cell;
             (cell, ((1u8 << last) - (1u8 << first)))

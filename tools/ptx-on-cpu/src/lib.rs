@@ -40,7 +40,7 @@
 //!
 //! The parts: `lex` and `parse` make a [`Module`] of text; `decode` makes instructions over rows of 32 lanes of it, `allocate`
 //! gives registers their rows; `machine` runs clusters of blocks of warps; `tensor` and `copies` are the matrix instructions and
-//! the asynchronous copies; `clocks` finds hazards.
+//! the asynchronous copies; `clocks`, `races` and `lanes` find hazards.
 
 #![allow(clippy::precedence, reason = "bits are shifted before they are combined, as in the manual's formulas")]
 
@@ -53,6 +53,7 @@ mod error;
 mod fault;
 mod inline;
 mod instruction;
+mod lanes;
 mod launch;
 mod lex;
 mod machine;

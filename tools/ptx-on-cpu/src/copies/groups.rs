@@ -55,6 +55,7 @@ impl Cluster<'_> {
         self.blocks[rank].shared[offset..][..copy.bytes].copy_from_slice(&content[..copy.bytes]);
         let Some(clocks) = &mut self.clocks else { return Ok(()) };
         let range = Range { block: rank, offset, bytes: copy.bytes };
+        self.lanes.forget(range);
         clocks.write(warp.id, range, false, copy.statement).map_err(|conflict| self.conflict(conflict))
     }
 

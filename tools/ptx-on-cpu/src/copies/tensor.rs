@@ -98,6 +98,7 @@ impl Cluster<'_> {
             targets.push((rank, epoch));
             if let Some(clocks) = &mut self.clocks {
                 let range = Range { block: rank, offset, bytes };
+                self.lanes.forget(range);
                 let seen = clocks.write_as((agent, epoch), warp.id, range, false, step.statement());
                 seen.map_err(|conflict| self.conflict(conflict))?;
             }

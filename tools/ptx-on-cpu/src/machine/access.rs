@@ -150,7 +150,9 @@ impl Cluster<'_> {
                 }
                 Place::Shared { rank, offset } => {
                     self.visit(warp, rank).in_lane(lane)?;
-                    self.see_read(warp, Range { block: rank, offset, bytes: bytes * count }, step).in_lane(lane)?;
+                    let range = Range { block: rank, offset, bytes: bytes * count };
+                    self.see_read(warp, range, step).in_lane(lane)?;
+                    self.see_other_lane(warp, lane, range, step);
                     let from = &self.blocks[rank].shared[offset..][..bytes * count];
                     values.iter_mut().zip(from.chunks(bytes)).for_each(|(value, bytes)| *value = from_bytes(bytes));
                 }
@@ -227,7 +229,11 @@ impl Cluster<'_> {
                     let target = &mut self.blocks[rank].shared[offset..][..length];
                     let same = target == content;
                     target.copy_from_slice(content);
-                    self.see_write(warp, Range { block: rank, offset, bytes: length }, same, step).in_lane(lane)?;
+                    let range = Range { block: rank, offset, bytes: length };
+                    self.see_write(warp, range, same, step).in_lane(lane)?;
+                    if self.hazards() {
+                        self.lanes.store(warp.id, lane, range, step.statement());
+                    }
                 }
                 Place::Local(offset) => {
                     let start = lane * self.launch.code.local_bytes + offset;
@@ -252,6 +258,21 @@ impl Cluster<'_> {
             let warning = self.place(warp, step.statement(), Finding { text, lane: Some(*lane) });
             self.warnings.insert(step.statement(), warning);
         }
+    }
+
+    /// Warns of a lane that reads what another lane of its warp stored, with no barrier between.
+    pub fn see_other_lane(&mut self, warp: &Warp, lane: usize, range: Range, step: &Step) {
+        if !self.hazards() || self.warnings.contains_key(&step.statement()) {
+            return;
+        }
+        let Some((other, statement)) = self.lanes.load(warp.id, lane, range) else { return };
+        let text = format!(
+            "reads shared memory {:#x}, which lane {other} of the warp stored at {}, and no bar.warp.sync stands between",
+            range.offset,
+            self.launch.describe(statement)
+        );
+        let warning = self.place(warp, step.statement(), Finding { text, lane: Some(lane) });
+        self.warnings.insert(step.statement(), warning);
     }
 
     /// A plain read of shared memory, for the clocks.

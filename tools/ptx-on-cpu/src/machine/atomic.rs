@@ -46,6 +46,7 @@ impl Cluster<'_> {
                     let cell = &mut self.blocks[rank].shared[offset..][..bytes];
                     let old = from_bytes(cell);
                     cell.copy_from_slice(&change(old).to_le_bytes()[..bytes]);
+                    self.lanes.forget(Range { block: rank, offset, bytes });
                     if let Some(clocks) = &mut self.clocks {
                         let (range, reads) = (Range { block: rank, offset, bytes }, operation != Atomic::Exchange);
                         let seen = clocks.update(warp.id, range, reads, step.statement());

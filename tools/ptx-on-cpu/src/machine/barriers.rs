@@ -39,6 +39,7 @@ impl Cluster<'_> {
         if let Some(flow) = self.together(warp, step, u32::MAX) {
             return Ok(flow);
         }
+        self.lanes.meet(warp.id);
         let [result, id, count, predicate] = step.registers[..] else { return Ok(Flow::Next) };
         let lane = Warp::first_lane(step.mask);
         let id = warp.registers.lane(id, lane) as usize;
@@ -133,6 +134,7 @@ impl Cluster<'_> {
         if let Some(clocks) = &mut self.clocks {
             clocks.release(warp.id, &mut self.barrier.arriving, !relaxed);
         }
+        self.lanes.meet(warp.id);
         warp.arrived = Some(self.barrier.phase);
         self.barrier.arrived += 1;
         self.complete_cluster_barrier();

@@ -38,7 +38,11 @@ impl Cluster<'_> {
 
     pub(super) fn warp_barrier(&mut self, warp: &mut Warp, step: &Step) -> Result<Flow, Finding> {
         let parties = self.parties(warp, step.registers[0], step)?;
-        Ok(if parties.is_some() { Flow::Next } else { Flow::Gather })
+        if parties.is_none() {
+            return Ok(Flow::Gather);
+        }
+        self.lanes.meet(warp.id);
+        Ok(Flow::Next)
     }
 
     pub(super) fn shuffle(&mut self, warp: &mut Warp, mode: Shuffle, step: &Step) -> Result<Flow, Finding> {

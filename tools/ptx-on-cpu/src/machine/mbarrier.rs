@@ -233,6 +233,7 @@ impl Cluster<'_> {
                         let complete = mbarrier.complete.clone();
                         if let Some(clocks) = &mut self.clocks {
                             clocks.acquire(warp.id, &complete);
+                            self.lanes.meet(warp.id);
                         }
                     }
                     answer

@@ -25,6 +25,7 @@ use crate::counters::Counts;
 use crate::decode::SHARED_BASE;
 use crate::fault::{Fault, Finding, source_lines};
 use crate::instruction::Code;
+use crate::lanes::Lanes;
 use crate::launch::{Asynchronous, Settings};
 use crate::memory::{POISON, View};
 use crate::races::{Races, Touch};
@@ -142,6 +143,7 @@ pub(crate) struct Cluster<'a> {
     pub copies: VecDeque<TensorCopy>,
     pub random: Random,
     pub clocks: Option<Clocks>,
+    pub lanes: Lanes,
     /// Races with other clusters, if they are looked for.
     pub races: Option<Races>,
     /// What is worth saying and no fault, by statement.
@@ -191,6 +193,7 @@ impl<'a> Cluster<'a> {
             copies: VecDeque::new(),
             random: Random::new(launch.settings.seed.unwrap_or(1) ^ number.wrapping_mul(0x9e37_79b9)),
             clocks: hazards.then(|| Clocks::new(count, warps, launch.shared_bytes())),
+            lanes: Lanes::default(),
             races,
             warnings: BTreeMap::new(),
             executed: vec![[0; 2]; launch.code.instructions.len()],

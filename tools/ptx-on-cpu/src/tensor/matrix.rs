@@ -28,6 +28,7 @@ impl Cluster<'_> {
         for (lane, row) in rows.iter_mut().enumerate().take(8 * count) {
             let range = self.matrix_row(warp.address(base, address, lane), lane)?;
             self.see_read(warp, range, step).in_lane(lane)?;
+            self.see_other_lane(warp, usize::MAX, range, step);
             let bytes = &self.blocks[range.block].shared[range.offset..][..16];
             for (value, bytes) in row.iter_mut().zip(bytes.chunks_exact(2)) {
                 *value = u16::from_le_bytes([bytes[0], bytes[1]]);
@@ -67,6 +68,9 @@ impl Cluster<'_> {
                     bytes.copy_from_slice(&((word >> (16 * (second % 2))) as u16).to_le_bytes());
                 }
                 self.see_write(warp, range, false, step).in_lane(lane)?;
+                if self.hazards() {
+                    self.lanes.store(warp.id, lane, range, step.statement());
+                }
             }
         }
         Ok(Flow::Next)

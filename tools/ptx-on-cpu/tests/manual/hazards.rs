@@ -182,6 +182,43 @@ fn lanes_that_store_in_one_place_agree() {
     }
 }
 
+/// What one lane stores another one of its warp loads behind a barrier of both, or is warned.
+#[test]
+fn lanes_that_read_each_other_meet() {
+    let warnings = |body: &str, threads: u32| {
+        let settings = Settings::strict(1);
+        let small = Small { settings, ..Small::new(TILE, body).threads(threads) };
+        let (_, counters) = small.counted(&[0; 4], 4).unwrap();
+        counters.warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>()
+    };
+    let body = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r3, r1, r2; xor.b32 r2, r2, 4; add.u32 r4, r1, r2;
+        st.shared.u32 [r3], r0; bar.warp.sync -1; ld.shared.u32 d, [r4];";
+    assert_eq!(warnings(body, 32), Vec::<String>::new());
+    assert_eq!(warnings(&body.replace("bar.warp.sync -1", "bar.sync 0"), 32), Vec::<String>::new());
+    for wrong in ["", "shfl.sync.idx.b32 d, r0, 3, 31, -1;"] {
+        let told = warnings(&body.replace("bar.warp.sync -1;", wrong), 32);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(
+            told[0].contains("lane 0, ") && told[0].contains("which lane 1 of the warp stored at PTX line"),
+            "{told:#?}"
+        );
+    }
+    // Its own it may load at once, and what an mbarrier says is known.
+    assert_eq!(
+        warnings(&body.replace("bar.warp.sync -1; ld.shared.u32 d, [r4]", "ld.shared.u32 d, [r3]"), 32),
+        Vec::<String>::new()
+    );
+    let told = "mov.u32 r5, bar; setp.eq.u32 p, r0, 0; @p mbarrier.init.shared.b64 [r5], 32; bar.warp.sync -1;";
+    let known =
+        "mbarrier.arrive.shared.b64 x, [r5]; again: mbarrier.try_wait.parity.shared.b64 p, [r5], 0; @!p bra again;";
+    assert_eq!(warnings(&format!("{told} {}", body.replace("bar.warp.sync -1;", known)), 32), Vec::<String>::new());
+    // A matrix is of all lanes that gave a row.
+    let matrix = "mov.u32 r1, tile; shl.b32 r2, r0, 4; add.u32 r3, r1, r2; st.shared.v4.u32 [r3], {r0, r0, r0, r0}; bar.warp.sync -1;
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {d}, [r3];";
+    assert_eq!(warnings(matrix, 32), Vec::<String>::new());
+    assert_eq!(warnings(&matrix.replace("bar.warp.sync -1;", ""), 32).len(), 1);
+}
+
 #[test]
 fn a_warp_ends_when_its_work_is_done() {
     let copy = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r1, r1, r2; cvt.u64.u32 s1, r2; add.u64 s1, v, s1;
