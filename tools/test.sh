@@ -11,7 +11,7 @@ cargo fmt --all --check
 # Its build script is one more unit, which would compile the kernels a second time.
 HELIXGRAD_CUDA_ARCHS=none cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-cargo test --workspace --locked
+cargo test --workspace --locked --no-fail-fast
 # The code that talks to the CUDA driver, with the kernels that nvcc compiled, against a libcuda in front of the emulator.
 if [ -n "$nvcc" ]; then
     export HELIXGRAD_TEST_DEVICE=cuda
