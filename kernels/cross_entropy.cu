@@ -161,6 +161,7 @@ __device__ __forceinline__ void forward(T* logits, const int* labels, int rows, 
 #define CROSS_ENTROPY(T, DTYPE)                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_forward_##DTYPE(                          \
         T* logits, const int* labels, int rows, int classes, int stride, float scale, float* losses, int* hits) { \
+        follow_earlier_kernels();                                                                                 \
         forward(logits, labels, rows, classes, stride, scale, losses, hits);                                      \
     }                                                                                                             \
     EXPORT_KERNEL(cross_entropy_forward_##DTYPE)
@@ -171,6 +172,7 @@ CROSS_ENTROPY(bf16, bf16)
 // cross_entropy_total: one block of 256 threads, so that the host copies sixteen bytes instead of two arrays.
 extern "C" __global__ void __launch_bounds__(THREADS)
     cross_entropy_total(const float* losses, const int* hits, int rows, double* total) {
+    follow_earlier_kernels();
     __shared__ double scratch[WARPS];
     double loss = 0.0, hit = 0.0;
     for (int row = threadIdx.x; row < rows; row += THREADS) {
