@@ -339,7 +339,7 @@ ATTENTION_ROW_TERMS(bf16, bf16)
 #define ATTENTION_BACKWARD(T, DTYPE, D, SIDE, ROWS)                                                                      \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS<T, D>, BACKWARD_BLOCKS<T>) attention_backward_##SIDE##_##DTYPE##_d##D(     \
         const T* qkv, const T* d_output, const float* terms, const int* cu_seqlens, const AttentionBlock* plan,          \
-        int heads, int head_dim, int total_tokens, float scale, Dropout dropout, AttentionHooks hooks, T* d_qkv) {       \
+        int heads, int head_dim, int total_tokens, float scale, AttentionDropout dropout, AttentionHooks hooks, T* d_qkv) { \
         follow_earlier_kernels();                                                                                        \
         using Shared = BackwardShared<T, D>;                                                                             \
         DYNAMIC_SHARED_ALIGNED(Shared, shared, 128);                                                                     \

@@ -99,7 +99,7 @@ __device__ __forceinline__ void produce(const Maps& maps, const int* cu_seqlens,
 
 // products = 64 rows of `rows` times the columns' tile, transposed, as one group.
 template <int D, int COLUMNS>
-__device__ __forceinline__ void multiply_rows(float (&products)[COLUMNS / 2], const bf16* rows, const bf16* columns) {
+__device__ __forceinline__ void multiply_rows(float (&products)[COLUMNS / 2], uint64_t rows, uint64_t columns) {
 #pragma unroll
     for (int step = 0; step < D / 16; ++step)
         wgmma<COLUMNS>(products, k_major_step<D, ATTENTION_ROWS>(rows, step), k_major_step<D, COLUMNS>(columns, step), step > 0);
@@ -108,12 +108,15 @@ __device__ __forceinline__ void multiply_rows(float (&products)[COLUMNS / 2], co
 
 template <int D, bool OF_QUERIES, typename Shared>
 __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_seqlens, const AttentionBlock* plan, int entries,
-                                        int heads, int total_tokens, float scale, const Dropout& dropout, bf16* d_qkv,
+                                        int heads, int total_tokens, float scale, const AttentionDropout& dropout, bf16* d_qkv,
                                         Shared& shared) {
     constexpr int COLUMNS = Shared::COLUMNS, STAGES = Shared::STAGES;
     const int group = threadIdx.x % WARP / 4;
     const int own_offset = head_tile_row<D>(threadIdx.x / WARPGROUP * 64), warp_row = threadIdx.x / WARP * 16;
-    const bf16 *own_first = shared.own_first + own_offset, *own_second = shared.own_second + own_offset;
+    const uint64_t own_first = k_major<D>(shared.own_first + own_offset), own_second = k_major<D>(shared.own_second + own_offset);
+    // As operands of the products with the rows, and of those that sum over columns.
+    const uint64_t first = k_major<D>(shared.first[0]), second = k_major<D>(shared.second[0]);
+    const uint64_t first_sums = mn_major<D, COLUMNS>(shared.first[0]), second_sums = mn_major<D, COLUMNS>(shared.second[0]);
     const float scale_log2 = scale * LOG2_E;
     int pieces = 0, use = 0;
     for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
@@ -144,14 +147,13 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
         const int tiles = divide_up(head.length, COLUMNS);
         for (int tile = 0; tile < tiles; ++tile, ++use) {
             const int stage = Turn<STAGES>(use).stage;
-            const bf16 *first = shared.first[stage], *second = shared.second[stage];
             const float2* terms = shared.terms[OF_QUERIES ? 0 : stage];
             wait_full(shared.ring, use);
             wgmma_hold(scores);
             wgmma_hold(d_scores);
             wgmma_fence();
-            multiply_rows<D, COLUMNS>(scores, own_first, first);
-            multiply_rows<D, COLUMNS>(d_scores, own_second, second);
+            multiply_rows<D, COLUMNS>(scores, own_first, stage_of<D, COLUMNS>(first, stage));
+            multiply_rows<D, COLUMNS>(d_scores, own_second, stage_of<D, COLUMNS>(second, stage));
             draw<OF_QUERIES ? Rows::QUERIES : Rows::KEYS, COLUMNS>(keep, dropout, head.draws, row / 16, tile * (COLUMNS / 16));
             // The scores are there, and the sums of the tile before are done.
             wgmma_wait<1>();
@@ -171,7 +173,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
                 hold(packed);
                 wgmma_hold(d_second);
                 wgmma_fence();
-                add_columns<D, COLUMNS>(d_second, packed, second);
+                add_columns<D, COLUMNS>(d_second, packed, stage_of<D, COLUMNS>(second_sums, stage));
                 wgmma_wait<1>();
             } else {
                 wgmma_wait<0>();
@@ -182,7 +184,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
             hold(d_packed);
             wgmma_hold(d_first);
             wgmma_fence();
-            add_columns<D, COLUMNS>(d_first, d_packed, first);
+            add_columns<D, COLUMNS>(d_first, d_packed, stage_of<D, COLUMNS>(first_sums, stage));
         }
         wgmma_wait<0>();
         wgmma_hold(d_first);
@@ -208,7 +210,7 @@ __device__ __forceinline__ void consume(const float2* row_terms, const int* cu_s
 template <int D, bool OF_QUERIES, typename Shared>
 __device__ __forceinline__ void backward_sm90(const Maps& maps, const float* row_terms, const int* cu_seqlens,
                                               const AttentionBlock* plan, int entries, int heads, int total_tokens, float scale,
-                                              const Dropout& dropout, bf16* d_qkv, Shared& shared) {
+                                              const AttentionDropout& dropout, bf16* d_qkv, Shared& shared) {
     if (threadIdx.x == 0) {
         ring_init(shared.own_ring);
         ring_init(shared.ring);
@@ -236,7 +238,7 @@ __device__ __forceinline__ void backward_sm90(const Maps& maps, const float* row
     extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_backward_queries_sm90_bf16_d##D(      \
         const __grid_constant__ TensorMap own_qkv, const __grid_constant__ TensorMap own_d_output,                          \
         const __grid_constant__ TensorMap qkv, const float* row_terms, const int* cu_seqlens, const AttentionBlock* plan,   \
-        int entries, int heads, int total_tokens, float scale, Dropout dropout, bf16* d_qkv) {                              \
+        int entries, int heads, int total_tokens, float scale, AttentionDropout dropout, bf16* d_qkv) {                     \
         follow_earlier_kernels();                                                                                           \
         DYNAMIC_SHARED_ALIGNED(QueriesShared<D>, shared, 1024);                                                             \
         const Maps maps = {&own_qkv, &own_d_output, &qkv, nullptr, nullptr};                                                \
@@ -249,7 +251,7 @@ __device__ __forceinline__ void backward_sm90(const Maps& maps, const float* row
     extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_backward_keys_sm90_bf16_d##D(         \
         const __grid_constant__ TensorMap own_qkv, const __grid_constant__ TensorMap qkv,                                   \
         const __grid_constant__ TensorMap d_output, const __grid_constant__ TensorMap row_terms, const int* cu_seqlens,     \
-        const AttentionBlock* plan, int entries, int heads, int total_tokens, float scale, Dropout dropout, bf16* d_qkv) {  \
+        const AttentionBlock* plan, int entries, int heads, int total_tokens, float scale, AttentionDropout dropout, bf16* d_qkv) { \
         follow_earlier_kernels();                                                                                           \
         DYNAMIC_SHARED_ALIGNED(KeysShared<D>, shared, 1024);                                                                \
         const Maps maps = {&own_qkv, nullptr, &qkv, &d_output, &row_terms};                                                 \

@@ -128,7 +128,7 @@ __device__ __forceinline__ void load_fragments(unsigned (&fragments)[D / 16][4],
 }
 
 // products = the warpgroup's 64 rows times the queries' tile, transposed, as one group.
-__device__ __forceinline__ void multiply_rows(float (&products)[QUERIES / 2], const unsigned (&rows)[D / 16][4], const bf16* queries) {
+__device__ __forceinline__ void multiply_rows(float (&products)[QUERIES / 2], const unsigned (&rows)[D / 16][4], uint64_t queries) {
 #pragma unroll
     for (int step = 0; step < D / 16; ++step)
         wgmma<QUERIES>(products, rows[step], k_major_step<D, QUERIES>(queries, step), step > 0);
@@ -136,10 +136,10 @@ __device__ __forceinline__ void multiply_rows(float (&products)[QUERIES / 2], co
 }
 
 // sums = a tile's dS times keys, plus sums if `accumulate`, as one group.
-__device__ __forceinline__ void add_keys(float (&sums)[D / 2], const bf16* d_scores, const bf16* keys, bool accumulate) {
+__device__ __forceinline__ void add_keys(float (&sums)[D / 2], uint64_t d_scores, uint64_t keys, bool accumulate) {
 #pragma unroll
     for (int step = 0; step < KEYS / 16; ++step)
-        wgmma<D, true, true>(sums, mn_major_step<QUERIES, KEYS>(d_scores, step), mn_major_step<D, KEYS>(keys, step),
+        wgmma<D, true, true>(sums, mn_major_step<QUERIES>(d_scores, step), mn_major_step<D>(keys, step),
                              accumulate || step > 0);
     wgmma_commit();
 }
@@ -177,7 +177,7 @@ __device__ __forceinline__ void store_rows(bf16* to, int stride, int valid, cons
 }
 
 __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order, int pieces, int heads, float scale,
-                                        const Dropout& dropout, bf16* d_qkv, float* bias_sums, WholeShared& shared) {
+                                        const AttentionDropout& dropout, bf16* d_qkv, float* bias_sums, WholeShared& shared) {
     const int lane = threadIdx.x % WARP, group = lane / 4;
     // The shuffle tells the compiler that it is the same for all lanes.
     const int warpgroup = __shfl_sync(FULL_WARP, static_cast<int>(threadIdx.x) / WARPGROUP, 0);
@@ -185,6 +185,11 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
     // Where a lane's row of the first matrices lies for stmatrix; those of the next 16 queries by an exclusive or.
     const int corner = warp_row * QUERIES + swizzled<QUERIES>(lane % 16, lane / 16 * 8);
     const float scale_log2 = scale * LOG2_E;
+    // As operands of the products with keys and values, and of those that sum over queries.
+    const uint64_t queries = k_major<D>(shared.queries[0]), d_output = k_major<D>(shared.d_output[0]);
+    const uint64_t queries_sums = mn_major<D, QUERIES>(shared.queries[0]), d_output_sums = mn_major<D, QUERIES>(shared.d_output[0]);
+    const uint64_t keys_operand = mn_major<D, KEYS>(shared.own[0]);
+    const uint64_t d_scores_operand = mn_major<QUERIES, KEYS>(shared.d_scores[warpgroup]);
     int blocks = 0, use = 0;
     for (AttentionRounds rounds; rounds.more(pieces); rounds.next()) {
         if (rounds.piece() >= pieces) continue;
@@ -219,7 +224,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
             const auto begin_sum = [&](int sum_use) {
                 wait_full(shared.d_scores_ring, sum_use);
                 wgmma_fence();
-                add_keys(d_scores, shared.d_scores[warpgroup], own_keys, key > 0);
+                add_keys(d_scores, d_scores_operand, stage_of<D, KEYS>(keys_operand, Turn<2>(keys_use(blocks)).stage), key > 0);
             };
             const auto end_sum = [&](int tile, int sum_use) {
                 wgmma_wait<0>();
@@ -243,7 +248,6 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
             give_back(shared.own_ring, values_use(blocks));
             for (int tile = 0; tile < tiles; ++tile, ++use) {
                 const int stage = Turn<STAGES>(use).stage;
-                const bf16 *queries = shared.queries[stage], *d_output = shared.d_output[stage];
                 const float2* terms = shared.terms[stage];
                 // Whether the last tile's dQ is this warpgroup's.
                 const bool has_turn = tile > 0 && (use - 1) % ATTENTION_CONSUMERS == warpgroup;
@@ -254,12 +258,12 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
                 wgmma_hold(scores);
                 wgmma_hold(d_scores);
                 wgmma_fence();
-                multiply_rows(scores, keys, queries);
+                multiply_rows(scores, keys, stage_of<D, QUERIES>(queries, stage));
                 if (has_turn) {
                     begin_sum(use - 1);
                 } else {
                     wgmma_fence();
-                    multiply_rows(d_scores, values, d_output);
+                    multiply_rows(d_scores, values, stage_of<D, QUERIES>(d_output, stage));
                 }
                 draw<Rows::KEYS, QUERIES>(keep, dropout, head.draws, row / 16, tile * (QUERIES / 16));
                 // The scores are there, and dK and dV of the tile before are done.
@@ -281,7 +285,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
                     end_sum(tile - 1, use - 1);
                     wgmma_hold(d_scores);
                     wgmma_fence();
-                    multiply_rows(d_scores, values, d_output);
+                    multiply_rows(d_scores, values, stage_of<D, QUERIES>(d_output, stage));
                 }
                 // Kept probabilities, without the dropout's scale.
                 pack_accumulators<QUERIES>(packed, scores);
@@ -289,7 +293,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
                 hold(packed);
                 wgmma_hold(d_values);
                 wgmma_fence();
-                add_columns<D, QUERIES>(d_values, packed, d_output);
+                add_columns<D, QUERIES>(d_values, packed, stage_of<D, QUERIES>(d_output_sums, stage));
                 wgmma_wait<1>();
                 wgmma_hold(d_scores);
                 differentiate<false, QUERIES>(d_scores, scores, {}, terms, keep, dropout.scale);
@@ -301,7 +305,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
                 hold(d_packed);
                 wgmma_hold(d_keys);
                 wgmma_fence();
-                add_columns<D, QUERIES>(d_keys, d_packed, queries);
+                add_columns<D, QUERIES>(d_keys, d_packed, stage_of<D, QUERIES>(queries_sums, stage));
                 fence_proxy_async();
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(&shared.d_scores_ring.full[use % ATTENTION_CONSUMERS]);
@@ -341,7 +345,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const int* order,
 extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_backward_whole_sm90_bf16_d64(
     const __grid_constant__ TensorMap own, const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap d_output,
     const __grid_constant__ TensorMap row_terms, const int* cu_seqlens, const AttentionBlock* plan, int entries, int pieces, int heads,
-    int total_tokens, float scale, Dropout dropout, bf16* d_qkv, float* bias_sums) {
+    int total_tokens, float scale, AttentionDropout dropout, bf16* d_qkv, float* bias_sums) {
     follow_earlier_kernels();
     DYNAMIC_SHARED_ALIGNED(WholeShared, shared, 1024);
     const int* order = attention_order(plan, entries);

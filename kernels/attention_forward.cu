@@ -382,7 +382,7 @@ EXPORT_KERNEL(attention_plan)
 #define ATTENTION_FORWARD(T, DTYPE, D)                                                                                    \
     extern "C" __global__ void __launch_bounds__(FORWARD_THREADS<T, D>) attention_forward_##DTYPE##_d##D(                 \
         const T* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads, int head_dim, float scale,            \
-        Dropout dropout, AttentionHooks hooks, T* output, float* log_sum_exp) {                                           \
+        AttentionDropout dropout, AttentionHooks hooks, T* output, float* log_sum_exp) {                                     \
         follow_earlier_kernels();                                                                                         \
         using Shared = ForwardShared<T, D>;                                                                               \
         DYNAMIC_SHARED_ALIGNED(Shared, shared, 128);                                                                      \

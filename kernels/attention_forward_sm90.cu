@@ -112,7 +112,7 @@ __device__ __forceinline__ void online_softmax(float (&scores)[KEYS / 2], RowSta
 
 // scores = queries keys^T, as one group.
 template <int D, int KEYS>
-__device__ __forceinline__ void multiply_keys(float (&scores)[KEYS / 2], const bf16* queries, const bf16* keys) {
+__device__ __forceinline__ void multiply_keys(float (&scores)[KEYS / 2], uint64_t queries, uint64_t keys) {
 #pragma unroll
     for (int step = 0; step < D / 16; ++step)
         wgmma<KEYS>(scores, k_major_step<D, ATTENTION_ROWS>(queries, step), k_major_step<D, KEYS>(keys, step), step > 0);
@@ -122,10 +122,10 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[KEYS / 2], const b
 // output += probabilities values, as one group.
 template <int D, int KEYS>
 __device__ __forceinline__ void multiply_values(float (&output)[D / 2], const unsigned (&probabilities)[KEYS / 16][4],
-                                                const bf16* values) {
+                                                uint64_t values) {
 #pragma unroll
     for (int step = 0; step < KEYS / 16; ++step)
-        wgmma<D, true>(output, probabilities[step], mn_major_step<D, KEYS>(values, step), true);
+        wgmma<D, true>(output, probabilities[step], mn_major_step<D>(values, step), true);
     wgmma_commit();
 }
 
@@ -149,12 +149,13 @@ struct Turns {
 
 template <int D>
 __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBlock* plan, int entries, int heads, float scale,
-                                        const Dropout& dropout, bf16* output_rows, float* log_sum_exp, ForwardShared<D>& shared) {
-    constexpr int KEYS = ForwardTile<D>::KEYS;
+                                        const AttentionDropout& dropout, bf16* output_rows, float* log_sum_exp, ForwardShared<D>& shared) {
+    constexpr int KEYS = ForwardTile<D>::KEYS, STAGES = ForwardTile<D>::STAGES;
     const int lane = threadIdx.x % WARP, group = lane / 4;
     const int warpgroup_row = threadIdx.x / WARPGROUP * 64, warp_row = threadIdx.x / WARP * 16;
     const float scale_log2 = scale * LOG2_E;
-    const bf16* queries = shared.queries + head_tile_row<D>(warpgroup_row);
+    const uint64_t queries = k_major<D>(shared.queries + head_tile_row<D>(warpgroup_row));
+    const uint64_t keys = k_major<D>(shared.keys[0]), values = mn_major<D, KEYS>(shared.values[0]);
     const Turns turns;
     int pieces = 0, use = 0;
     for (AttentionRounds rounds; rounds.more(entries * heads); rounds.next()) {
@@ -174,7 +175,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
         wait_full(shared.keys_ring, use);
         wgmma_hold(scores);
         wgmma_fence();
-        multiply_keys<D, KEYS>(scores, queries, shared.keys[Turn<ForwardTile<D>::STAGES>(use).stage]);
+        multiply_keys<D, KEYS>(scores, queries, stage_of<D, KEYS>(keys, Turn<STAGES>(use).stage));
         draw<Rows::QUERIES, KEYS>(keep, dropout, head.draws, query_tile, 0);
         wgmma_wait<0>();
         wgmma_hold(scores);
@@ -196,8 +197,8 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
             wgmma_hold(output);
             hold(probabilities);
             wgmma_fence();
-            multiply_keys<D, KEYS>(scores, queries, shared.keys[Turn<ForwardTile<D>::STAGES>(use + 1).stage]);
-            multiply_values<D, KEYS>(output, probabilities, shared.values[Turn<ForwardTile<D>::STAGES>(use).stage]);
+            multiply_keys<D, KEYS>(scores, queries, stage_of<D, KEYS>(keys, Turn<STAGES>(use + 1).stage));
+            multiply_values<D, KEYS>(output, probabilities, stage_of<D, KEYS>(values, Turn<STAGES>(use).stage));
             turns.pass();
             draw<Rows::QUERIES, KEYS>(keep, dropout, head.draws, query_tile, tile * (KEYS / 16));
             wgmma_wait<1>();
@@ -225,7 +226,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
         wgmma_hold(output);
         hold(probabilities);
         wgmma_fence();
-        multiply_values<D, KEYS>(output, probabilities, shared.values[Turn<ForwardTile<D>::STAGES>(use).stage]);
+        multiply_values<D, KEYS>(output, probabilities, stage_of<D, KEYS>(values, Turn<STAGES>(use).stage));
         wgmma_wait<0>();
         wgmma_hold(output);
         hold(probabilities);
@@ -251,7 +252,7 @@ __device__ __forceinline__ void consume(const int* cu_seqlens, const AttentionBl
 
 template <int D>
 __device__ __forceinline__ void forward_sm90(const TensorMap* qkv, const int* cu_seqlens, const AttentionBlock* plan, int entries,
-                                             int heads, float scale, const Dropout& dropout, bf16* output, float* log_sum_exp,
+                                             int heads, float scale, const AttentionDropout& dropout, bf16* output, float* log_sum_exp,
                                              ForwardShared<D>& shared) {
     if (threadIdx.x == 0) {
         tma_prefetch(qkv);
@@ -278,7 +279,7 @@ __device__ __forceinline__ void forward_sm90(const TensorMap* qkv, const int* cu
 #define ATTENTION_FORWARD_SM90(D)                                                                                            \
     extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_forward_sm90_bf16_d##D(                       \
         const __grid_constant__ TensorMap qkv, const int* cu_seqlens, const AttentionBlock* plan, int entries, int heads,    \
-        float scale, Dropout dropout, bf16* output, float* log_sum_exp) {                                                    \
+        float scale, AttentionDropout dropout, bf16* output, float* log_sum_exp) {                                           \
         follow_earlier_kernels();                                                                                            \
         DYNAMIC_SHARED_ALIGNED(ForwardShared<D>, shared, 1024);                                                              \
         forward_sm90<D>(&qkv, cu_seqlens, plan, entries, heads, scale, dropout, output, log_sum_exp, *shared);               \

@@ -162,8 +162,11 @@ __device__ __forceinline__ void multiply(const Gemm& gemm, const Part& part, con
 }
 
 // Where the sum of (row, column) waits, in floats. The eight rows of a fragment would share their banks; the xor gives
-// each its own eight floats of the row, and eight neighbours stay neighbours.
-__device__ __forceinline__ int waiting(int row, int column) { return row * TILE_N + (column ^ row % 8 * GROUP); }
+// each its own eight floats of the row. In every second 32 columns the halves of eight neighbours change places: eight lanes that read
+// such halves, 16 bytes each, meet all banks once.
+__device__ __forceinline__ int waiting(int row, int column) {
+    return row * TILE_N + (column ^ row % 8 * GROUP ^ column / 32 % 2 * 4);
+}
 
 template <typename OUTPUT>
 __device__ __forceinline__ void write_sums(const Part& part, const OUTPUT& output, const Sums& sums, float* tile) {
@@ -187,7 +190,14 @@ __device__ __forceinline__ void write_sums(const Part& part, const OUTPUT& outpu
 #pragma unroll 2
     for (int row = static_cast<int>(threadIdx.x) / ROW_GROUPS; row < TILE_M; row += THREADS / ROW_GROUPS) {
         float values[GROUP];
-        load_row(tile + waiting(row, column), true, GROUP, values);
+#pragma unroll
+        for (int half = 0; half < GROUP; half += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(tile + waiting(row, column + half));
+            values[half] = four.x;
+            values[half + 1] = four.y;
+            values[half + 2] = four.z;
+            values[half + 3] = four.w;
+        }
         output.write(part.first_m + row, part.first_n + column, values);
         if constexpr (OUTPUT::SUMS_COLUMNS)
 #pragma unroll

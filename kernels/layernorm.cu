@@ -26,6 +26,8 @@
 //   3. The bias: 48 KB of shares instead of 32, which leaves an H100 the four blocks that registers allow, and an A100 three.
 //      Prediction: 144 accesses of shared memory a row and warp instead of 96 are 0.041 ms of a multiprocessor's time, behind
 //      0.134 ms of memory; the pass over dx that is saved takes 0.034 ms.
+//   4. Forward asks for all of a row before it uses any of it. Backward takes two rows of bf16 and adds both before it touches the shares, 16 bytes
+//      a lane. What was predicted of both, and what the listing says, is in notes/layernorm.md.
 
 #include "common/column_tile.cuh"
 #include "common/dropout.cuh"
@@ -40,32 +42,31 @@ constexpr int THREADS = 256;
 // shared memory and several blocks fit a multiprocessor.
 constexpr int BACKWARD_THREADS = 128;
 constexpr int BACKWARD_WARPS = BACKWARD_THREADS / WARP;
+// Rows that a warp has in registers at once.
+template <typename T>
+constexpr int BACKWARD_ROWS = sizeof(T) == 2 ? 2 : 1;
 // 32 lanes x 4 groups x 8 elements: a row of 1024 columns is 32 values a lane.
 constexpr int MAX_GROUPS = 4;
 constexpr int WARP_COLUMNS = MAX_GROUPS * WARP * GROUP;
 
-// values += terms, where there are any.
-template <bool VECTOR, typename T, typename Index>
-__device__ __forceinline__ void add_group(const T* terms, Index first, int valid, float (&values)[GROUP]) {
-    if (terms == nullptr) return;
-    float other[GROUP];
-    load_group<VECTOR>(terms + first, valid, other);
+// z of one group from x, as it will be read back: rounded to T. Bias and residual may be null; `added()` is the residual's group.
+template <bool VECTOR, typename T, typename Added>
+__device__ __forceinline__ Pack<T, GROUP> sum_group(const Pack<T, GROUP>& x, const T* bias, const T* residual, const Added& added,
+                                                    const Dropout& dropout, int64_t first, int column, int valid) {
+    float values[GROUP], terms[GROUP];
+    unpack(x, values);
+    if (bias != nullptr) {
+        load_group<VECTOR>(bias + column, valid, terms);
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) values[i] += other[i];
-}
-
-// z of one group, as it will be read back: rounded to T.
-template <bool VECTOR, typename T>
-__device__ __forceinline__ Pack<T, GROUP> sum_group(T* x, const T* bias, const T* residual, const Dropout& dropout, int64_t first,
-                                                    int column, int valid) {
-    float values[GROUP];
-    load_group<VECTOR>(x + first, valid, values);
-    add_group<VECTOR>(bias, column, valid, values);
+        for (int i = 0; i < GROUP; ++i) values[i] += terms[i];
+    }
     dropout_apply<VECTOR>(dropout, first, values);
-    add_group<VECTOR>(residual, first, valid, values);
-    const Pack<T, GROUP> z = pack_from<T>(values);
-    store_pack<VECTOR>(x + first, z, valid);
-    return z;
+    if (residual != nullptr) {
+        unpack(added(), terms);
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) values[i] += terms[i];
+    }
+    return pack_from<T>(values);
 }
 
 template <bool VECTOR, typename T>
@@ -83,18 +84,20 @@ __device__ __forceinline__ void normalise_group(const Pack<T, GROUP>& z, float m
 // The parts of a group that a row of `columns` really has; a group past its end has none.
 template <typename T>
 __device__ __forceinline__ float sum_of(const Pack<T, GROUP>& z, int valid) {
-    float sum = 0.0f;
+    float values[GROUP], sum = 0.0f;
+    unpack(z, values);
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) sum += i < valid ? to_float(z.values[i]) : 0.0f;
+    for (int i = 0; i < GROUP; ++i) sum += i < valid ? values[i] : 0.0f;
     return sum;
 }
 
 template <typename T>
 __device__ __forceinline__ float sum_of_squares(const Pack<T, GROUP>& z, float mean, int valid) {
-    float sum = 0.0f;
+    float values[GROUP], sum = 0.0f;
+    unpack(z, values);
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) {
-        const float distance = i < valid ? to_float(z.values[i]) - mean : 0.0f;
+        const float distance = i < valid ? values[i] - mean : 0.0f;
         sum = fmaf(distance, distance, sum);
     }
     return sum;
@@ -105,19 +108,32 @@ __device__ __forceinline__ void write_statistics(float* statistics, int row, flo
     statistics[2 * static_cast<int64_t>(row) + 1] = rstd;
 }
 
-template <bool VECTOR, typename T>
+template <typename T>
 __device__ __forceinline__ void forward_warp_row(T* x, const T* bias, const T* residual, const T* gamma, const T* beta, T* y, float* statistics, int row,
                                  int columns, float eps, const Dropout& dropout) {
     const int lane = threadIdx.x % WARP;
     const int64_t start = static_cast<int64_t>(row) * columns;
-    Pack<T, GROUP> z[MAX_GROUPS];
+    // All loads first, so that a warp has a whole row in flight: no load passes a store, as both could mean the same memory. Two rows of f32 are
+    // more than the registers hold.
+    constexpr bool AHEAD = sizeof(T) == 2;
+    Pack<T, GROUP> z[MAX_GROUPS], ahead[MAX_GROUPS];
+#pragma unroll
+    for (int group = 0; group < MAX_GROUPS; ++group) {
+        const int column = (group * WARP + lane) * GROUP;
+        if (column < columns) {
+            z[group] = load_pack<true>(x + start + column, GROUP);
+            if (AHEAD && residual != nullptr) ahead[group] = load_pack<true>(residual + start + column, GROUP);
+        }
+    }
     float sum = 0.0f;
 #pragma unroll
     for (int group = 0; group < MAX_GROUPS; ++group) {
         const int column = (group * WARP + lane) * GROUP;
         if (column < columns) {
-            z[group] = sum_group<VECTOR>(x, bias, residual, dropout, start + column, column, columns - column);
-            sum += sum_of(z[group], columns - column);
+            const auto added = [&] { return AHEAD ? ahead[group] : load_pack<true>(residual + start + column, GROUP); };
+            z[group] = sum_group<true>(z[group], bias, residual, added, dropout, start + column, column, GROUP);
+            store_pack<true>(x + start + column, z[group], GROUP);
+            sum += sum_of(z[group], GROUP);
         }
     }
     const float mean = warp_sum(sum) / columns;
@@ -125,14 +141,14 @@ __device__ __forceinline__ void forward_warp_row(T* x, const T* bias, const T* r
 #pragma unroll
     for (int group = 0; group < MAX_GROUPS; ++group) {
         const int column = (group * WARP + lane) * GROUP;
-        if (column < columns) squares += sum_of_squares(z[group], mean, columns - column);
+        if (column < columns) squares += sum_of_squares(z[group], mean, GROUP);
     }
     const float rstd = 1.0f / sqrtf(warp_sum(squares) / columns + eps);
 #pragma unroll
     for (int group = 0; group < MAX_GROUPS; ++group) {
         const int column = (group * WARP + lane) * GROUP;
         if (column < columns)
-            normalise_group<VECTOR>(z[group], mean, rstd, gamma, beta, y, start + column, column, columns - column);
+            normalise_group<true>(z[group], mean, rstd, gamma, beta, y, start + column, column, GROUP);
     }
     if (lane == 0) write_statistics(statistics, row, mean, rstd);
 }
@@ -144,8 +160,14 @@ __device__ __forceinline__ void forward_block_row(T* x, const T* bias, const T* 
     constexpr int STEP = THREADS * GROUP;
     const int first = threadIdx.x * GROUP;
     float sum = 0.0f;
-    for (int column = first; column < columns; column += STEP)
-        sum += sum_of(sum_group<VECTOR>(x, bias, residual, dropout, start + column, column, columns - column), columns - column);
+    for (int column = first; column < columns; column += STEP) {
+        const int valid = columns - column;
+        const auto added = [&] { return load_pack<VECTOR>(residual + start + column, valid); };
+        const Pack<T, GROUP> z = sum_group<VECTOR>(load_pack<VECTOR>(x + start + column, valid), bias, residual, added, dropout,
+                                                   start + column, column, valid);
+        store_pack<VECTOR>(x + start + column, z, valid);
+        sum += sum_of(z, valid);
+    }
     const float mean = block_sum<THREADS>(sum, scratch) / columns;
     // Each thread reads back only what it wrote itself, so memory needs no fence.
     float squares = 0.0f;
@@ -158,15 +180,16 @@ __device__ __forceinline__ void forward_block_row(T* x, const T* bias, const T* 
     if (threadIdx.x == 0) write_statistics(statistics, row, mean, rstd);
 }
 
-// Grid: at most `rows` blocks of 256 threads, whatever their number; a block takes eight rows at a time, or one.
+// Grid: at most `rows` blocks of 256 threads, whatever their number; a block takes eight rows at a time, or one where a row is too long for a warp or
+// its groups are not whole and aligned.
 template <bool VECTOR, typename T>
 __device__ __forceinline__ void forward(T* x, const T* bias, const T* residual, const T* gamma, const T* beta, T* y, float* statistics, int rows,
                         int columns, float eps, const Dropout& dropout) {
     __shared__ float scratch[THREADS / WARP];
-    if (columns <= WARP_COLUMNS) {
+    if (VECTOR && columns <= WARP_COLUMNS) {
         constexpr int WARPS = THREADS / WARP;
         for (int row = blockIdx.x * WARPS + threadIdx.x / WARP; row < rows; row += gridDim.x * WARPS)
-            forward_warp_row<VECTOR>(x, bias, residual, gamma, beta, y, statistics, row, columns, eps, dropout);
+            forward_warp_row(x, bias, residual, gamma, beta, y, statistics, row, columns, eps, dropout);
     } else {
         for (int row = blockIdx.x; row < rows; row += gridDim.x)
             forward_block_row<VECTOR>(x, bias, residual, gamma, beta, y, statistics, row, columns, eps, dropout, scratch);
@@ -179,30 +202,42 @@ struct RowSums {
     float gh;
 };
 
+// The sums of nothing. -0 and not 0, because adding to it changes no number, so that the compiler leaves the first addition out.
+__device__ __forceinline__ void begin_sums(float (&sums)[GROUP]) {
+#pragma unroll
+    for (int i = 0; i < GROUP; ++i) sums[i] = -0.0f;
+}
+
+// What a row's group adds to the row's sums and to those of its columns; `scale` is gamma.
 template <bool VECTOR, typename T>
-__device__ __forceinline__ void add_row_sums(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, const T* gamma, int column, int valid,
-                             float mean, float rstd, RowSums& sums) {
-    float scale[GROUP];
-    load_group<VECTOR>(gamma + column, valid, scale);
+__device__ __forceinline__ void add_row(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, const float (&scale)[GROUP], int valid, float mean,
+                                        float rstd, RowSums& sums, float (&d_gamma)[GROUP], float (&d_beta)[GROUP]) {
+    float values[GROUP], gradients[GROUP];
+    unpack(z, values);
+    unpack(dy, gradients);
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) {
         if (!VECTOR && i >= valid) continue;
-        const float g = to_float(dy.values[i]) * scale[i];
+        const float h = (values[i] - mean) * rstd, g = gradients[i] * scale[i];
         sums.g += g;
-        sums.gh = fmaf(g, (to_float(z.values[i]) - mean) * rstd, sums.gh);
+        sums.gh = fmaf(g, h, sums.gh);
+        d_gamma[i] = fmaf(h, gradients[i], d_gamma[i]);
+        d_beta[i] += gradients[i];
     }
 }
 
-// `values` is what was written to dx, or to dz where that is the same.
+// `values` is gamma, and becomes what was written to dx, or to dz where that is the same.
 template <bool VECTOR, typename T>
-__device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, const T* gamma, T* dz, T* dx,
-                         const Dropout& dropout, int64_t first, int column, int valid, float mean, float rstd,
-                         const RowSums& means, float (&values)[GROUP]) {
-    load_group<VECTOR>(gamma + column, valid, values);
+__device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, T* dz, T* dx, const Dropout& dropout,
+                                         int64_t first, int valid, float mean, float rstd, const RowSums& means,
+                                         float (&values)[GROUP]) {
+    float normalised[GROUP], gradients[GROUP];
+    unpack(z, normalised);
+    unpack(dy, gradients);
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) {
-        const float h = (to_float(z.values[i]) - mean) * rstd;
-        values[i] = (to_float(dy.values[i]) * values[i] - means.g - h * means.gh) * rstd;
+        const float h = (normalised[i] - mean) * rstd;
+        values[i] = (gradients[i] * values[i] - means.g - h * means.gh) * rstd;
     }
     store_group<VECTOR>(dz + first, values, valid);
     if (dx != nullptr) {
@@ -211,74 +246,116 @@ __device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, 
     }
 }
 
-// The shares of d_gamma, d_beta and d_bias of a block's warps. Element i of a lane's group lies 32 floats from element i + 1, so
-// that the lanes of a warp meet 32 different banks.
+// What a warp has summed of each column. A lane's halves of its groups of eight lie beside those of its neighbours, so that it reads and writes
+// 16 bytes at once and meets no other in a bank; the second halves are turned by four lanes, so that 32 neighbouring columns meet none either.
+struct Share {
+    float4 halves[MAX_GROUPS][2][WARP];
+
+    __device__ __forceinline__ static int place(int half, int lane) { return lane ^ half * 4; }
+
+    __device__ __forceinline__ void add(int group, const float (&values)[GROUP]) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float4& sum = halves[group][half][place(half, threadIdx.x % WARP)];
+            const float4 before = sum;
+            sum = make_float4(before.x + values[4 * half], before.y + values[4 * half + 1], before.z + values[4 * half + 2],
+                              before.w + values[4 * half + 3]);
+        }
+    }
+    __device__ __forceinline__ float of(int column) const {
+        const int group = column / (WARP * GROUP), lane = column / GROUP % WARP, half = column / 4 % 2;
+        return reinterpret_cast<const float*>(&halves[group][half][place(half, lane)])[column % 4];
+    }
+};
+
+// The shares of a block's warps in d_gamma, d_beta and d_bias.
 struct ColumnSums {
-    float gamma[BACKWARD_WARPS][MAX_GROUPS][GROUP][WARP];
-    float beta[BACKWARD_WARPS][MAX_GROUPS][GROUP][WARP];
-    float bias[BACKWARD_WARPS][MAX_GROUPS][GROUP][WARP];
+    Share gamma[BACKWARD_WARPS];
+    Share beta[BACKWARD_WARPS];
+    Share bias[BACKWARD_WARPS];
 };
 static_assert(sizeof(ColumnSums) <= 48 * 1024, "static shared memory");
 
-template <bool VECTOR, typename T>
+// A warp's rows, ROWS at a time: what they add to a column is summed before it goes to the shares.
+template <int ROWS, typename T>
 __device__ __forceinline__ void backward_warp_rows(const T* z_rows, const float* statistics, const T* gamma, T* dz, T* dx,
                                                    int rows, int columns, const Dropout& dropout, bool has_bias,
                                                    float* partials, ColumnSums& sums) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int group = 0; group < MAX_GROUPS; ++group)
-        for (int i = 0; i < GROUP; ++i)
-            sums.gamma[warp][group][i][lane] = sums.beta[warp][group][i][lane] = sums.bias[warp][group][i][lane] = 0.0f;
-    for (int row = blockIdx.x * BACKWARD_WARPS + warp; row < rows; row += gridDim.x * BACKWARD_WARPS) {
-        const int64_t start = static_cast<int64_t>(row) * columns;
-        const float mean = statistics[2 * static_cast<int64_t>(row)];
-        const float rstd = statistics[2 * static_cast<int64_t>(row) + 1];
-        Pack<T, GROUP> z[MAX_GROUPS], dy[MAX_GROUPS];
-        // All loads first: a warp has a whole row in flight.
-#pragma unroll
-        for (int group = 0; group < MAX_GROUPS; ++group) {
-            const int column = (group * WARP + lane) * GROUP;
-            if (column < columns) {
-                z[group] = load_pack<VECTOR>(z_rows + start + column, columns - column);
-                dy[group] = load_pack<VECTOR>(dz + start + column, columns - column);
-            }
+        for (int half = 0; half < 2; ++half) {
+            const int place = Share::place(half, lane);
+            sums.gamma[warp].halves[group][half][place] = sums.beta[warp].halves[group][half][place] =
+                sums.bias[warp].halves[group][half][place] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
-        RowSums means = {0.0f, 0.0f};
+    for (int first = (blockIdx.x * BACKWARD_WARPS + warp) * ROWS; first < rows; first += gridDim.x * BACKWARD_WARPS * ROWS) {
+        const int64_t start = static_cast<int64_t>(first) * columns;
+        float mean[ROWS], rstd[ROWS];
+        RowSums means[ROWS];
+        Pack<T, GROUP> z[ROWS][MAX_GROUPS], dy[ROWS][MAX_GROUPS];
+        // All loads first: a warp has whole rows in flight. A row behind the last is one of zeros, which adds nothing.
 #pragma unroll
-        for (int group = 0; group < MAX_GROUPS; ++group) {
-            const int column = (group * WARP + lane) * GROUP;
-            if (column < columns) {
-                add_row_sums<VECTOR>(z[group], dy[group], gamma, column, columns - column, mean, rstd, means);
+        for (int row = 0; row < ROWS; ++row) {
+            const bool is_there = row == 0 || first + row < rows;
+            mean[row] = is_there ? statistics[2 * static_cast<int64_t>(first + row)] : 0.0f;
+            rstd[row] = is_there ? statistics[2 * static_cast<int64_t>(first + row) + 1] : 0.0f;
+            means[row] = {0.0f, 0.0f};
 #pragma unroll
-                for (int i = 0; i < GROUP; ++i) {
-                    const float gradient = to_float(dy[group].values[i]);
-                    sums.gamma[warp][group][i][lane] += (to_float(z[group].values[i]) - mean) * rstd * gradient;
-                    sums.beta[warp][group][i][lane] += gradient;
+            for (int group = 0; group < MAX_GROUPS; ++group) {
+                const int column = (group * WARP + lane) * GROUP;
+                z[row][group] = dy[row][group] = {};
+                if (column < columns && is_there) {
+                    z[row][group] = load_pack<true>(z_rows + start + row * columns + column, GROUP);
+                    dy[row][group] = load_pack<true>(dz + start + row * columns + column, GROUP);
                 }
             }
         }
-        means = {warp_sum(means.g) / columns, warp_sum(means.gh) / columns};
 #pragma unroll
         for (int group = 0; group < MAX_GROUPS; ++group) {
             const int column = (group * WARP + lane) * GROUP;
             if (column < columns) {
-                float values[GROUP];
-                write_dz<VECTOR>(z[group], dy[group], gamma, dz, dx, dropout, start + column, column, columns - column,
-                                 mean, rstd, means, values);
-                if (has_bias)
+                float scale[GROUP], d_gamma[GROUP], d_beta[GROUP];
+                load_group<true>(gamma + column, GROUP, scale);
+                begin_sums(d_gamma);
+                begin_sums(d_beta);
 #pragma unroll
-                    for (int i = 0; i < GROUP; ++i) sums.bias[warp][group][i][lane] += values[i];
+                for (int row = 0; row < ROWS; ++row)
+                    add_row<true>(z[row][group], dy[row][group], scale, GROUP, mean[row], rstd[row], means[row], d_gamma, d_beta);
+                sums.gamma[warp].add(group, d_gamma);
+                sums.beta[warp].add(group, d_beta);
+            }
+        }
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) means[row] = {warp_sum(means[row].g) / columns, warp_sum(means[row].gh) / columns};
+#pragma unroll
+        for (int group = 0; group < MAX_GROUPS; ++group) {
+            const int column = (group * WARP + lane) * GROUP;
+            if (column < columns) {
+                const Pack<T, GROUP> scale = load_pack<true>(gamma + column, GROUP);
+                float d_bias[GROUP];
+                begin_sums(d_bias);
+#pragma unroll
+                for (int row = 0; row < ROWS; ++row) {
+                    if (row > 0 && first + row >= rows) continue;
+                    float values[GROUP];
+                    unpack(scale, values);
+                    write_dz<true>(z[row][group], dy[row][group], dz, dx, dropout, start + row * columns + column, GROUP, mean[row],
+                                   rstd[row], means[row], values);
+#pragma unroll
+                    for (int i = 0; i < GROUP; ++i) d_bias[i] += values[i];
+                }
+                if (has_bias) sums.bias[warp].add(group, d_bias);
             }
         }
     }
     __syncthreads();
     float* part = partials + static_cast<int64_t>(blockIdx.x) * (has_bias ? 3 : 2) * columns;
     for (int column = threadIdx.x; column < columns; column += BACKWARD_THREADS) {
-        const int group = column / (WARP * GROUP), owner = column / GROUP % WARP, i = column % GROUP;
         float d_gamma = 0.0f, d_beta = 0.0f, d_bias = 0.0f;
         for (int other = 0; other < BACKWARD_WARPS; ++other) {
-            d_gamma += sums.gamma[other][group][i][owner];
-            d_beta += sums.beta[other][group][i][owner];
-            d_bias += sums.bias[other][group][i][owner];
+            d_gamma += sums.gamma[other].of(column);
+            d_beta += sums.beta[other].of(column);
+            d_bias += sums.bias[other].of(column);
         }
         part[column] = d_gamma;
         part[columns + column] = d_beta;
@@ -305,12 +382,15 @@ __device__ __forceinline__ void backward_block_rows(const T* z_rows, const float
             const int valid = columns - column;
             const Pack<T, GROUP> z = load_pack<VECTOR>(z_rows + start + column, valid);
             const Pack<T, GROUP> dy = load_pack<VECTOR>(dz + start + column, valid);
-            add_row_sums<VECTOR>(z, dy, gamma, column, valid, mean, rstd, means);
+            float scale[GROUP], d_gamma[GROUP], d_beta[GROUP];
+            begin_sums(d_gamma);
+            begin_sums(d_beta);
+            load_group<VECTOR>(gamma + column, valid, scale);
+            add_row<VECTOR>(z, dy, scale, valid, mean, rstd, means, d_gamma, d_beta);
             // A thread meets the same columns in every row, so it alone writes this part of the block's partial sums.
             for (int i = 0; i < GROUP && i < valid; ++i) {
-                const float gradient = to_float(dy.values[i]);
-                part[column + i] += (to_float(z.values[i]) - mean) * rstd * gradient;
-                part[columns + column + i] += gradient;
+                part[column + i] += d_gamma[i];
+                part[columns + column + i] += d_beta[i];
             }
         }
         means.g = block_sum<BACKWARD_THREADS>(means.g, scratch) / columns;
@@ -318,9 +398,9 @@ __device__ __forceinline__ void backward_block_rows(const T* z_rows, const float
         for (int column = first; column < columns; column += STEP) {
             const int valid = columns - column;
             float values[GROUP];
-            write_dz<VECTOR>(load_pack<VECTOR>(z_rows + start + column, valid),
-                             load_pack<VECTOR>(dz + start + column, valid), gamma, dz, dx, dropout, start + column, column,
-                             valid, mean, rstd, means, values);
+            load_group<VECTOR>(gamma + column, valid, values);
+            write_dz<VECTOR>(load_pack<VECTOR>(z_rows + start + column, valid), load_pack<VECTOR>(dz + start + column, valid), dz, dx,
+                             dropout, start + column, valid, mean, rstd, means, values);
             if (has_bias)
                 for (int i = 0; i < GROUP && i < valid; ++i) part[2 * columns + column + i] += values[i];
         }
@@ -330,10 +410,13 @@ __device__ __forceinline__ void backward_block_rows(const T* z_rows, const float
 template <bool VECTOR, typename T>
 __device__ __forceinline__ void backward(const T* z, const float* statistics, const T* gamma, T* dz, T* dx, int rows, int columns,
                          const Dropout& dropout, bool has_bias, float* partials, ColumnSums& sums) {
-    if (columns <= WARP_COLUMNS)
-        backward_warp_rows<VECTOR>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, sums);
-    else  // Column sums are in memory then, and this is room for the rows' own sums.
-        backward_block_rows<VECTOR>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, sums.gamma[0][0][0]);
+    if constexpr (VECTOR)
+        if (columns <= WARP_COLUMNS) {
+            backward_warp_rows<BACKWARD_ROWS<T>>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, sums);
+            return;
+        }
+    // Column sums are in memory then, and this is room for the rows' own sums.
+    backward_block_rows<VECTOR>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, reinterpret_cast<float*>(&sums));
 }
 
 }  // namespace

@@ -46,9 +46,9 @@ __device__ __forceinline__ void differentiate(float (&d_probabilities)[COLUMNS /
 
 // sums += a (64 x COLUMNS, in registers) times the columns' tile as it lies, as one group.
 template <int D, int COLUMNS>
-__device__ __forceinline__ void add_columns(float (&sums)[D / 2], const unsigned (&a)[COLUMNS / 16][4], const bf16* columns) {
+__device__ __forceinline__ void add_columns(float (&sums)[D / 2], const unsigned (&a)[COLUMNS / 16][4], uint64_t columns) {
 #pragma unroll
     for (int step = 0; step < COLUMNS / 16; ++step)
-        wgmma<D, true>(sums, a[step], mn_major_step<D, COLUMNS>(columns, step), true);
+        wgmma<D, true>(sums, a[step], mn_major_step<D>(columns, step), true);
     wgmma_commit();
 }

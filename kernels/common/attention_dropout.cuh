@@ -20,6 +20,17 @@ constexpr int ATTENTION_TILE = 16;
 // Pieces that are drawn at once.
 constexpr int DRAWN_PIECES = 4;
 
+// The dropout of a layer's probabilities in a step: its threshold is round(p * 256). A kernel takes it by value; in Rust it is a #[repr(C)]
+// struct of the same fourteen words.
+struct AttentionDropout : Dropout {
+    uint32_t clear[8];  // ones where a bit of the threshold is 0, lowest bit first
+};
+
+// Ones where bit `bit` of the threshold is 0: a word of the parameters, which an instruction that compares takes as an operand; or, where a
+// function takes a plain Dropout, made anew. That costs instructions, but no registers, and the kernels without wgmma have none left.
+__device__ __forceinline__ uint32_t clear_bit(const AttentionDropout& dropout, int bit) { return dropout.clear[bit]; }
+__device__ __forceinline__ uint32_t clear_bit(const Dropout& dropout, int bit) { return (dropout.threshold >> bit & 1) - 1; }
+
 // Which side a warp's rows are; the other is streamed.
 enum class Rows { QUERIES, KEYS };
 
@@ -36,8 +47,8 @@ __device__ __forceinline__ unsigned permute_bytes(unsigned low, unsigned high, u
 
 // The decisions of this lane about four pieces: byte `piece` of the result, ones for what is kept. `tile_of(piece)` says which tile of rows
 // and which of columns a piece is. `draws` is the head's.
-template <Rows ROWS, typename TileOf>
-__device__ __forceinline__ unsigned attention_draw(const Dropout& dropout, uint64_t draws, TileOf tile_of) {
+template <Rows ROWS, typename SomeDropout, typename TileOf>
+__device__ __forceinline__ unsigned attention_draw(const SomeDropout& dropout, uint64_t draws, TileOf tile_of) {
     constexpr bool OF_QUERIES = ROWS == Rows::QUERIES;
     const unsigned lane = threadIdx.x % WARP;
     // Row and column of the lane's first element have these bits in a fragment: row 2 1 0, column 2 1. As a source it has those that the
@@ -54,7 +65,7 @@ __device__ __forceinline__ unsigned attention_draw(const Dropout& dropout, uint6
         for (int i = 0; i < 4; ++i) {
             // At the lowest bits so far, `keep` says which numbers are at least the threshold. Of two equal bits it still does; otherwise
             // the number's own bit decides: the majority of three.
-            const unsigned word = block.words[i], clear = (dropout.threshold >> (4 * half + i) & 1) - 1;
+            const unsigned word = block.words[i], clear = clear_bit(dropout, 4 * half + i);
             keep = (word & keep) | (word & clear) | (keep & clear);
         }
     }

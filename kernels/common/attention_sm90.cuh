@@ -116,20 +116,35 @@ __device__ __forceinline__ void load_head_tile(bf16* tile, const TensorMap* map,
         tma_load(tile + part * ROWS * WIDTH, map, barrier, {column + part * WIDTH, row});
 }
 
-// Step `step` of a product that sums over the head's elements: the operand's rows are rows of the tile. `tile` may point to a row
-// that head_tile_row gave.
+// Operands of products are described once; another stage, row or step of the same tiles is some bytes further on (wgmma_step).
+
+// The product sums over the head's elements: the operand's rows are rows of the tile. `tile` may point to a row that head_tile_row gave.
+template <int D>
+__device__ __forceinline__ uint64_t k_major(const bf16* tile) {
+    return wgmma_descriptor(tile, head_tile_swizzle<D>(), 0, 8 * head_tile_width<D>() * sizeof(bf16));
+}
 template <int D, int ROWS>
-__device__ __forceinline__ uint64_t k_major_step(const bf16* tile, int step) {
+__device__ __forceinline__ uint64_t k_major_step(uint64_t operand, int step) {
     constexpr int WIDTH = head_tile_width<D>();
     const int element = step * 16;
-    return wgmma_descriptor(tile + element / WIDTH * (ROWS * WIDTH) + element % WIDTH, head_tile_swizzle<D>(), 0, 8 * WIDTH * sizeof(bf16));
+    return wgmma_step(operand, (element / WIDTH * (ROWS * WIDTH) + element % WIDTH) * sizeof(bf16));
 }
 
-// Step `step` of a product that sums over the tile's rows: the operand's columns are the head's elements.
+// The product sums over the tile's ROWS rows: the operand's columns are the head's elements.
 template <int D, int ROWS>
-__device__ __forceinline__ uint64_t mn_major_step(const bf16* tile, int step) {
+__device__ __forceinline__ uint64_t mn_major(const bf16* tile) {
     constexpr int WIDTH = head_tile_width<D>();
-    return wgmma_descriptor(tile + step * 16 * WIDTH, head_tile_swizzle<D>(), ROWS * WIDTH * sizeof(bf16), 8 * WIDTH * sizeof(bf16));
+    return wgmma_descriptor(tile, head_tile_swizzle<D>(), ROWS * WIDTH * sizeof(bf16), 8 * WIDTH * sizeof(bf16));
+}
+template <int D>
+__device__ __forceinline__ uint64_t mn_major_step(uint64_t operand, int step) {
+    return wgmma_step(operand, step * 16 * head_tile_width<D>() * sizeof(bf16));
+}
+
+// Stage `stage` of tiles of ROWS rows.
+template <int D, int ROWS>
+__device__ __forceinline__ uint64_t stage_of(uint64_t operand, int stage) {
+    return wgmma_step(operand, stage * (ROWS * D * sizeof(bf16)));
 }
 
 // Words of decisions about COLUMNS elements of a warp's 16 rows.
@@ -138,7 +153,7 @@ constexpr int DRAWS = divide_up(COLUMNS, 16 * DRAWN_PIECES);
 
 // The decisions of a thread about COLUMNS columns: byte p of word w is about those from 64 w + 16 p on. Made while the tensor cores multiply.
 template <Rows ROWS, int COLUMNS>
-__device__ __forceinline__ void draw(unsigned (&keep)[DRAWS<COLUMNS>], const Dropout& dropout, uint64_t draws, int row_tile,
+__device__ __forceinline__ void draw(unsigned (&keep)[DRAWS<COLUMNS>], const AttentionDropout& dropout, uint64_t draws, int row_tile,
                                      int column_tile) {
     static_assert(COLUMNS % (16 * DRAWN_PIECES) == 0 || COLUMNS < 16 * DRAWN_PIECES, "whole words, or one");
 #pragma unroll
@@ -166,7 +181,7 @@ __device__ __forceinline__ void hold(unsigned (&registers)[STEPS][4]) {
 
 // Drops packed probabilities; the scale of those kept is applied once at the end.
 template <Rows ROWS, int COLUMNS>
-__device__ __forceinline__ void drop(unsigned (&packed)[COLUMNS / 16][4], const unsigned (&keep)[DRAWS<COLUMNS>], const Dropout& dropout) {
+__device__ __forceinline__ void drop(unsigned (&packed)[COLUMNS / 16][4], const unsigned (&keep)[DRAWS<COLUMNS>], const AttentionDropout& dropout) {
     if (dropout.threshold == 0) return;
 #pragma unroll
     for (int part = 0; part < COLUMNS / 16; ++part)

@@ -13,19 +13,25 @@ constexpr int COLUMN_THREADS = 32;
 constexpr int ROW_THREADS = 8;
 constexpr int TILE_COLUMNS = COLUMN_THREADS * GROUP;
 
+// Where the sum of a column lies in a row of shared memory: in every second 32 columns the halves of a lane's eight change places, so that eight
+// lanes' halves, one access of 16 bytes each, meet all banks once. 32 neighbours stay 32 neighbours.
+__device__ __forceinline__ int column_place(int column) { return column ^ column / 32 % 2 * 4; }
+
 // Adds the eight sums of each row thread, in the order of the row threads, and writes them to row blockIdx.y of `partials`
 // ([gridDim.y, columns]). All threads of the block must call it.
 __device__ __forceinline__ void write_column_sums(const float (&sums)[GROUP], int columns, float* partials) {
-    __shared__ float tile[ROW_THREADS][TILE_COLUMNS];
+    __shared__ alignas(16) float tile[ROW_THREADS][TILE_COLUMNS];
 #pragma unroll
-    for (int i = 0; i < GROUP; ++i) tile[threadIdx.y][threadIdx.x * GROUP + i] = sums[i];
+    for (int i = 0; i < GROUP; i += 4)
+        *reinterpret_cast<float4*>(&tile[threadIdx.y][column_place(threadIdx.x * GROUP + i)]) =
+            make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
     __syncthreads();
     const int offset = threadIdx.y * COLUMN_THREADS + threadIdx.x;
     const int column = blockIdx.x * TILE_COLUMNS + offset;
     if (column < columns) {
         float sum = 0.0f;
 #pragma unroll
-        for (int row = 0; row < ROW_THREADS; ++row) sum += tile[row][offset];
+        for (int row = 0; row < ROW_THREADS; ++row) sum += tile[row][column_place(offset)];
         partials[static_cast<int64_t>(blockIdx.y) * columns + column] = sum;
     }
 }

@@ -40,3 +40,10 @@ template <>
 __device__ __forceinline__ float from_float<float>(float value) { return value; }
 template <>
 __device__ __forceinline__ bf16 from_float<bf16>(float value) { return __float2bfloat16_rn(value); }
+
+// Two floats as one word: a pair in memory, or a register of a fragment, `low` in the low half. In one instruction, even where the pair is
+// unpacked again: of two conversions the compiler would make each by itself then, on the slow unit of exponentials.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned*>(&pair);
+}

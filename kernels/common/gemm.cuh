@@ -79,26 +79,18 @@ __device__ __forceinline__ Part part_of_block(const Gemm& gemm) {
 template <int N, typename T>
 __device__ __forceinline__ void load_row(const T* from, bool vector, int valid, float (&values)[N]) {
     if (vector) {
-        const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
-#pragma unroll
-        for (int i = 0; i < N; ++i) values[i] = to_float(pack.values[i]);
+        load_group<true>(from, N, values);
     } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) values[i] = i < valid ? to_float(from[i]) : 0.0f;
+        load_group<false>(from, valid, values);
     }
 }
 
 template <int N, typename T>
 __device__ __forceinline__ void store_row(T* to, bool vector, int valid, const float (&values)[N]) {
     if (vector) {
-        Pack<T, N> pack;
-#pragma unroll
-        for (int i = 0; i < N; ++i) pack.values[i] = from_float<T>(values[i]);
-        *reinterpret_cast<Pack<T, N>*>(to) = pack;
+        store_group<true>(to, values, N);
     } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i)
-            if (i < valid) to[i] = from_float<T>(values[i]);
+        store_group<false>(to, values, valid);
     }
 }
 

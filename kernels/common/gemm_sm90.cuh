@@ -192,12 +192,6 @@ __device__ __forceinline__ float2 unpack_bf16(unsigned pair) {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 
-// As pack_bf16, in one instruction even where the pair is unpacked again: seeing that, the compiler would convert each half by itself.
-__device__ __forceinline__ unsigned pack_at_once(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const unsigned*>(&pair);
-}
-
 // A consumer's way out: its buffers, its rows of C, its thread's place in a band.
 template <Epilogue EPILOGUE>
 struct Exit {
@@ -362,7 +356,7 @@ struct Exit {
                     const int matrix = half * 2 + low, sum = (band / T::HALVES * (BAND / 8) + pair) * 4 + low * 2;
                     float2 value = make_float2(sums[sum], sums[sum + 1]);
                     if (EPILOGUE == Epilogue::GELU) {
-                        kept[matrix] = pack_at_once(value.x, value.y);
+                        kept[matrix] = pack_bf16(value.x, value.y);
                         // Of x as it is kept, so that the way back can compute the same once more.
                         value = unpack_bf16(kept[matrix]);
                         value.x += shift.x, value.y += shift.y;

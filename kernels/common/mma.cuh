@@ -49,12 +49,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&matrices)[4], const
 #endif
 }
 
-// Two floats as one register of a fragment, `low` in the low half.
-__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
-    return static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16_rn(low))) |
-           static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
-}
-
 // Where element [row][column] of a tile with rows of COLUMNS bf16 lies, in elements; `column` is a multiple of eight,
 // the 16-byte chunk that cp.async writes and ldmatrix reads.
 //

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::autograd::{DeviceBatch, Tape, Tensor, Vector};
 use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
 use crate::device::cpu::attention::{Saved, Shape};
-use crate::device::cpu::dropout::{AttentionDropout, DropoutArgument};
+use crate::device::cpu::dropout::{AttentionDropout, AttentionDropoutArgument};
 use crate::device::{DType, Launch, cpu};
 
 /// What attention looks at, and with.
@@ -74,7 +74,7 @@ pub fn attention(
                     .read(tape.value(qkv))
                     .read(&batch.cu_seqlens);
                 let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
-                launch.value(DropoutArgument::of(call.dropout)).value(hooks.by_queries())
+                launch.value(AttentionDropoutArgument::of(call.dropout)).value(hooks.by_queries())
             };
             tape.device().launch(&launch.work(work).write(&mut output).write(&mut log_sum_exp))?;
             Some(plan)
@@ -153,7 +153,7 @@ pub fn attention(
                         let launch =
                             launch.read(&batch.cu_seqlens).read(tape.value(plan)).int(heads).int(call.head_dim);
                         let launch = launch.int(rows).value(call.scale() as f32);
-                        let launch = launch.value(DropoutArgument::of(call.dropout)).value(hooks);
+                        let launch = launch.value(AttentionDropoutArgument::of(call.dropout)).value(hooks);
                         tape.device().launch(&launch.work(work).write(&mut d_qkv))?;
                     }
                 }
@@ -211,7 +211,7 @@ impl Attention {
             heads: self.heads,
             head_dim: self.head_dim,
             scale: self.scale() as f32,
-            dropout: DropoutArgument::of(self.dropout),
+            dropout: AttentionDropoutArgument::of(self.dropout),
             multiprocessors: tape.device().multiprocessors(),
         }
     }

@@ -2,7 +2,7 @@
 //! copy is written at the kernels, `kernels/attention_*_sm90.cu`.
 
 use crate::device::attention_kernels::{AttentionKernel, PLAN_ROWS};
-use crate::device::cpu::dropout::DropoutArgument;
+use crate::device::cpu::dropout::AttentionDropoutArgument;
 use crate::device::{Buffer, Launch, Swizzle, TensorMap};
 
 /// What all these kernels take.
@@ -17,7 +17,7 @@ pub(super) struct Hopper<'a> {
     pub heads: usize,
     pub head_dim: usize,
     pub scale: f32,
-    pub dropout: DropoutArgument,
+    pub dropout: AttentionDropoutArgument,
     pub multiprocessors: usize,
 }
 

@@ -119,7 +119,7 @@ impl AdamW {
             }),
             device => {
                 let count = parameters.len();
-                let blocks = count.div_ceil(2048);
+                let blocks = count.div_ceil(1024);
                 let rounded = parameters.master.is_none() && parameters.values.dtype() == DType::Bf16;
                 let launch = match &mut parameters.master {
                     Some(master) => {

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use half::bf16;
-use helixgrad::device::cpu::dropout::{AttentionDropout, Dropout, DropoutArgument};
+use helixgrad::device::cpu::dropout::{AttentionDropout, AttentionDropoutArgument, Dropout, DropoutArgument};
 use helixgrad::device::{Launch, TensorMap, Value};
 use helixgrad::philox::{Philox, Purpose};
 use proptest::prelude::*;
@@ -75,9 +75,9 @@ pub fn dropout(p: f64, seed: u64) -> (DropoutArgument, Option<Dropout>) {
 }
 
 /// As [`dropout`], of attention probabilities.
-pub fn attention_dropout(p: f64, seed: u64) -> (DropoutArgument, Option<AttentionDropout>) {
+pub fn attention_dropout(p: f64, seed: u64) -> (AttentionDropoutArgument, Option<AttentionDropout>) {
     let dropout = AttentionDropout::new(p, Philox::new(seed, 7, Purpose::Dropout as u32 + 3));
-    (DropoutArgument::of(dropout), dropout)
+    (AttentionDropoutArgument::of(dropout), dropout)
 }
 
 /// A kernel's argument: where its value lies.
@@ -160,6 +160,11 @@ impl From<f32> for Argument {
 impl From<DropoutArgument> for Argument {
     fn from(value: DropoutArgument) -> Self {
         Self::Dropout(value)
+    }
+}
+impl From<AttentionDropoutArgument> for Argument {
+    fn from(value: AttentionDropoutArgument) -> Self {
+        Self::of(&value)
     }
 }
 impl From<[f32; 8]> for Argument {

@@ -13,3 +13,4 @@ mod attention;
 mod gemm;
 mod hopper;
 mod listing;
+mod memory;

@@ -26,25 +26,39 @@ pub struct DropoutArgument {
 
 impl DropoutArgument {
     /// The argument for `dropout`; with `None`, one that drops nothing.
-    pub fn of<D: Into<Self>>(dropout: Option<D>) -> Self {
-        dropout.map_or(Self { scale: 1.0, ..bytemuck::Zeroable::zeroed() }, D::into)
+    pub fn of(dropout: Option<Dropout>) -> Self {
+        Self::new(dropout.map(|dropout| (dropout.philox, dropout.threshold.into(), dropout.scale())))
     }
 
-    fn new(Philox { key, step, stream }: Philox, threshold: u32, scale: f64) -> Self {
+    fn new(dropout: Option<(Philox, u32, f64)>) -> Self {
+        let Some((Philox { key, step, stream }, threshold, scale)) = dropout else {
+            return Self { scale: 1.0, ..bytemuck::Zeroable::zeroed() };
+        };
         Self { key, step, stream, threshold, scale: scale as f32 }
     }
 }
 
-impl From<Dropout> for DropoutArgument {
-    fn from(dropout: Dropout) -> Self {
-        Self::new(dropout.philox, dropout.threshold.into(), dropout.scale())
+/// A dropout as attention's kernels take it: `struct AttentionDropout` of `kernels/common/attention_dropout.cuh`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct AttentionDropoutArgument {
+    dropout: DropoutArgument,
+    /// Ones where a bit of the threshold is 0, lowest bit first.
+    clear: [u32; 8],
+}
+
+impl AttentionDropoutArgument {
+    /// The argument for `dropout`; with `None`, one that drops nothing.
+    pub fn of(dropout: Option<AttentionDropout>) -> Self {
+        let whole = dropout.map(|dropout| (dropout.philox, dropout.threshold.into(), dropout.scale()));
+        Self { dropout: DropoutArgument::new(whole), clear: clear_bits(dropout.map_or(0, |dropout| dropout.threshold)) }
     }
 }
 
-impl From<AttentionDropout> for DropoutArgument {
-    fn from(dropout: AttentionDropout) -> Self {
-        Self::new(dropout.philox, dropout.threshold.into(), dropout.scale())
-    }
+/// Ones where a bit of the threshold is 0, lowest bit first: 32 comparisons at once read it so.
+#[inline(always)]
+fn clear_bits(threshold: u8) -> [u32; 8] {
+    std::array::from_fn(|bit| (u32::from(threshold) >> bit & 1).wrapping_sub(1))
 }
 
 /// One element-wise dropout in one step.
@@ -174,8 +188,7 @@ impl AttentionDropout {
     pub(crate) fn tile<T: Real>(&self, head: usize, query_tile: usize, key_tile: usize, mask: &mut [[T; TILE]; TILE]) {
         let words = lanes::<16>(&self.philox, tile_index(head, query_tile, key_tile));
         let mut keep = [u32::MAX; 8];
-        for bit in 0..8 {
-            let clear = (u32::from(self.threshold) >> bit & 1).wrapping_sub(1);
+        for (bit, clear) in clear_bits(self.threshold).into_iter().enumerate() {
             for (source, keep) in keep.iter_mut().enumerate() {
                 let word = words[bit % 4][2 * source + bit / 4];
                 // At the lowest bits so far, `keep` says which numbers are at least the threshold. Of two equal bits it still does;
