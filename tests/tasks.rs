@@ -49,6 +49,11 @@ fn train(data: &str, out: &str, extra: &[&str]) -> Value {
     json(&[&["finetune", "--data", data, "--out", out][..], &TINY, &FAST, extra].concat())
 }
 
+/// As [`train`], with nothing but the sizes given.
+fn tune(data: &str, out: &str, extra: &[&str]) -> Value {
+    json(&[&["finetune", "--data", data, "--out", out][..], &TINY, extra].concat())
+}
+
 fn figure(evaluation: &Value, name: &str) -> f64 {
     let figure = &evaluation["scores"][name];
     let (value, low, high) = (figure["value"].as_f64(), figure["interval"][0].as_f64(), figure["interval"][1].as_f64());
@@ -376,8 +381,11 @@ fn classes_count_what_their_weights_say() {
     let row = |i: usize| format!("{}\t{}", bases(i, 5), if rare(i) { "rare" } else { "common" });
     let data = table(&folder, "x.tsv", "sequence\tlabel", row);
     let run = |name: &str, extra: &[&str]| {
-        let summary =
-            train(&data, &folder.path(name), &[&["--epochs", "3", "--learning-rate", "1e-3"], extra].concat());
+        let summary = tune(
+            &data,
+            &folder.path(name),
+            &[&["--epochs", "6", "--batch", "16", "--learning-rate", "4e-3"][..], extra].concat(),
+        );
         let predictions = json(&["predict", "--model", &folder.path(name), "--tsv", &data]);
         let windows = predictions["windows"].as_array().unwrap();
         let mean = windows.iter().map(|window| window["probabilities"][1].as_f64().unwrap()).sum::<f64>() / 160.0;
@@ -404,10 +412,11 @@ fn classes_count_what_their_weights_say() {
     assert!(focal["loss_last"].as_f64().unwrap() < 0.6 * plain["loss_last"].as_f64().unwrap());
 
     // It goes on to the same bits, and with no other weights.
-    let extra = ["--class-weights", "balanced", "--focal-loss", "1.5", "--keep", "20", "--epochs", "4"];
+    let extra =
+        ["--class-weights", "balanced", "--focal-loss", "1.5", "--keep", "20", "--epochs", "4", "--batch", "16"];
     let [whole, broken] = ["whole", "broken"].map(|name| folder.path(name));
     for out in [&whole, &broken] {
-        train(&data, out, &extra);
+        tune(&data, out, &extra);
     }
     cut_back(&broken, "checkpoint-00000020");
     let other = refused(&["finetune", "--resume", "--out", &broken, "--class-weights", "rare=2"]);
@@ -439,8 +448,9 @@ fn rare_labels_count_more_where_they_hold() {
     let row = |i: usize| format!("{}\t{}\t{}", bases(i, 5), flag(i, 8), flag(i, 2));
     let data = table(&folder, "x.tsv", "sequence\trare\teven", row);
     let mean = |name: &str, extra: &[&str]| {
-        let extra = [&["--task", "multi-label", "--epochs", "3", "--learning-rate", "1e-3"], extra].concat();
-        let summary = train(&data, &folder.path(name), &extra);
+        let extra =
+            [&["--task", "multi-label", "--epochs", "6", "--batch", "16", "--learning-rate", "4e-3"], extra].concat();
+        let summary = tune(&data, &folder.path(name), &extra);
         let predictions = json(&["predict", "--model", &folder.path(name), "--tsv", &data]);
         let windows = predictions["windows"].as_array().unwrap();
         let mean = |class: usize| {
@@ -539,7 +549,7 @@ fn what_was_read_otherwise_is_said() {
     let count = (0..160).map(|i| rna(i).matches('U').count()).sum::<usize>();
     let data = table(&folder, "x.tsv", "sequence\tlabel", |i| format!("{}\t{}", rna(i), ["one", "two"][i % 2]));
     let out = folder.path("model");
-    assert_eq!(train(&data, &out, &["--dev", &data, "--epochs", "1"])["uracils"], 2 * count);
+    assert_eq!(tune(&data, &out, &["--dev", &data, "--epochs", "1"])["uracils"], 2 * count);
     assert_eq!(json(&["evaluate", "--model", &out, "--data", &data])["uracils"], count);
     let predicted = folder.path("predicted.tsv");
     assert_eq!(json(&["predict", "--model", &out, "--tsv", &data, "--out", &predicted])["uracils"], count);
