@@ -417,6 +417,23 @@ mod tests {
         }
     }
 
+    /// An example that counts several times is as many examples.
+    #[test]
+    fn areas_count_examples_as_often_as_they_are_drawn() {
+        let (scores, positive) = ([0.9, 0.7, 0.7, 0.4, 0.1], [true, false, true, false, true]);
+        for times in [[1, 1, 1, 1, 1], [2, 0, 1, 3, 1], [0, 5, 1, 0, 2]] {
+            let repeated = || times.iter().enumerate().flat_map(|(index, times)| vec![index; *times as usize]);
+            let ranking = Ranking::of(repeated().map(|index| scores[index]).collect());
+            let is_positive: Vec<bool> = repeated().map(|index| positive[index]).collect();
+            let expected = ranking.areas(&is_positive, &vec![1; is_positive.len()]);
+            let found = Ranking::of(scores.to_vec()).areas(&positive, &times);
+            found
+                .iter()
+                .zip(expected)
+                .for_each(|(found, expected)| assert_relative_eq!(*found, expected, epsilon = 1e-12));
+        }
+    }
+
     #[test]
     fn resamples_draw_every_example() {
         let counted = estimate(5, 3, |drawn| {

@@ -464,6 +464,13 @@ mod tests {
                 assert!((0..frozen).all(|layer| back(Some(layer)) == 0), "{frozen}");
                 assert!((frozen..3).all(|layer| back(Some(layer)) > 0), "{frozen}");
                 assert!(part.calls.iter().all(|call| call.pass == Pass::Forward || call.op != "embedding"));
+                // The lowest layer that is trained, or the head, needs no gradient of its input.
+                let lowest = |of: &crate::autograd::Profile| {
+                    let layer = Some(frozen).filter(|layer| *layer < 3);
+                    let calls = of.calls.iter().filter(|call| call.pass == Pass::Backward && call.layer == layer);
+                    calls.filter(|call| call.op.starts_with("linear")).map(|call| call.work.flops).sum::<f64>()
+                };
+                assert!(lowest(&part) < 0.8 * lowest(&profile), "{frozen}: {} {}", lowest(&part), lowest(&profile));
                 let (less, all) = (products(&part, Pass::Backward), products(&profile, Pass::Backward));
                 assert!(less < all, "{frozen}: {less} of {all}");
                 assert!(
