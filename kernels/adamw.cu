@@ -107,6 +107,7 @@ __device__ __forceinline__ void update_all(W* weights, M* master, G* gradients, 
 extern "C" __global__ void __launch_bounds__(THREADS)
     adamw_update_f32(float* weights, float* gradients, float* first, float* second, int64_t count, int64_t decayed,
                      const float* clip, Update update) {
+    follow_earlier_kernels();
     update_all<float>(nullptr, weights, gradients, first, second, count, decayed, clip, update);
 }
 EXPORT_KERNEL(adamw_update_f32)
@@ -115,6 +116,7 @@ EXPORT_KERNEL(adamw_update_f32)
     extern "C" __global__ void __launch_bounds__(THREADS)                                                 \
         adamw_update_##DTYPE(bf16* weights, float* master, G* gradients, float* first, float* second,     \
                              int64_t count, int64_t decayed, const float* clip, Update update) {          \
+        follow_earlier_kernels();                                                                         \
         update_all(weights, master, gradients, first, second, count, decayed, clip, update);              \
     }                                                                                                     \
     EXPORT_KERNEL(adamw_update_##DTYPE)
@@ -125,6 +127,7 @@ ADAMW_BF16(float, bf16_f32)
 extern "C" __global__ void __launch_bounds__(THREADS)
     adamw_update_stochastic_bf16_f32(bf16* weights, float* gradients, float* first, float* second, int64_t count, int64_t decayed,
                                      const float* clip, Update update, Philox rounding) {
+    follow_earlier_kernels();
     update_all<bf16>(nullptr, weights, gradients, first, second, count, decayed, clip, update, &rounding);
 }
 EXPORT_KERNEL(adamw_update_stochastic_bf16_f32)

@@ -325,6 +325,7 @@ __device__ __forceinline__ void row_terms(const T* output, const T* d_output, co
     extern "C" __global__ void __launch_bounds__(256) attention_row_terms_##DTYPE(                                     \
         const T* output, const T* d_output, const float* log_sum_exp, int total_tokens, int heads, int head_dim,       \
         float* terms) {                                                                                                \
+        follow_earlier_kernels();                                                                                      \
         row_terms(output, d_output, log_sum_exp, total_tokens, heads, head_dim, terms);                                \
     }                                                                                                                  \
     EXPORT_KERNEL(attention_row_terms_##DTYPE)
@@ -339,6 +340,7 @@ ATTENTION_ROW_TERMS(bf16, bf16)
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS<T, D>, BACKWARD_BLOCKS<T>) attention_backward_##SIDE##_##DTYPE##_d##D(     \
         const T* qkv, const T* d_output, const float* terms, const int* cu_seqlens, const AttentionBlock* plan,          \
         int heads, int head_dim, int total_tokens, float scale, Dropout dropout, AttentionHooks hooks, T* d_qkv) {       \
+        follow_earlier_kernels();                                                                                        \
         using Shared = BackwardShared<T, D>;                                                                             \
         DYNAMIC_SHARED_ALIGNED(Shared, shared, 128);                                                                     \
         backward<T, D, ROWS>(qkv, d_output, terms, cu_seqlens, plan, heads, head_dim, total_tokens, scale, dropout,      \

@@ -237,6 +237,7 @@ __device__ __forceinline__ void backward_sm90(const Maps& maps, const float* row
         const __grid_constant__ TensorMap own_qkv, const __grid_constant__ TensorMap own_d_output,                          \
         const __grid_constant__ TensorMap qkv, const float* row_terms, const int* cu_seqlens, const AttentionBlock* plan,   \
         int entries, int heads, int total_tokens, float scale, Dropout dropout, bf16* d_qkv) {                              \
+        follow_earlier_kernels();                                                                                           \
         DYNAMIC_SHARED_ALIGNED(QueriesShared<D>, shared, 1024);                                                             \
         const Maps maps = {&own_qkv, &own_d_output, &qkv, nullptr, nullptr};                                                \
         backward_sm90<D, true>(maps, row_terms, cu_seqlens, plan, entries, heads, total_tokens, scale, dropout, d_qkv,      \
@@ -249,6 +250,7 @@ __device__ __forceinline__ void backward_sm90(const Maps& maps, const float* row
         const __grid_constant__ TensorMap own_qkv, const __grid_constant__ TensorMap qkv,                                   \
         const __grid_constant__ TensorMap d_output, const __grid_constant__ TensorMap row_terms, const int* cu_seqlens,     \
         const AttentionBlock* plan, int entries, int heads, int total_tokens, float scale, Dropout dropout, bf16* d_qkv) {  \
+        follow_earlier_kernels();                                                                                           \
         DYNAMIC_SHARED_ALIGNED(KeysShared<D>, shared, 1024);                                                                \
         const Maps maps = {&own_qkv, nullptr, &qkv, &d_output, &row_terms};                                                 \
         backward_sm90<D, false>(maps, nullptr, cu_seqlens, plan, entries, heads, total_tokens, scale, dropout, d_qkv,       \

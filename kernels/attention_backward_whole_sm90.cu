@@ -342,6 +342,7 @@ extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attentio
     const __grid_constant__ TensorMap own, const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap d_output,
     const __grid_constant__ TensorMap row_terms, const int* cu_seqlens, const AttentionBlock* plan, int entries, int pieces, int heads,
     int total_tokens, float scale, Dropout dropout, bf16* d_qkv, float* bias_sums) {
+    follow_earlier_kernels();
     DYNAMIC_SHARED_ALIGNED(WholeShared, shared, 1024);
     const int* order = attention_order(plan, entries);
     if (threadIdx.x == 0) {

@@ -311,6 +311,7 @@ constexpr int PLAN_THREADS = 256;
 constexpr int PLAN_CLASSES = 1024;  // sequences beyond 65,536 tokens share the last one
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS) attention_plan(const int* cu_seqlens, int sequences, int capacity,
                                                                           AttentionBlock* plan) {
+    follow_earlier_kernels();
     // The longest first: blocks of a class and its sequences, then where the next of either goes.
     __shared__ int next[2][PLAN_CLASSES];
     __shared__ int2 chunk[PLAN_THREADS];  // class and blocks of the sequences that are being placed
@@ -382,6 +383,7 @@ EXPORT_KERNEL(attention_plan)
     extern "C" __global__ void __launch_bounds__(FORWARD_THREADS<T, D>) attention_forward_##DTYPE##_d##D(                 \
         const T* qkv, const int* cu_seqlens, const AttentionBlock* plan, int heads, int head_dim, float scale,            \
         Dropout dropout, AttentionHooks hooks, T* output, float* log_sum_exp) {                                           \
+        follow_earlier_kernels();                                                                                         \
         using Shared = ForwardShared<T, D>;                                                                               \
         DYNAMIC_SHARED_ALIGNED(Shared, shared, 128);                                                                      \
         forward<T, D>(qkv, cu_seqlens, plan, heads, head_dim, scale, dropout, hooks, output, log_sum_exp, *shared);       \

@@ -279,6 +279,7 @@ __device__ __forceinline__ void forward_sm90(const TensorMap* qkv, const int* cu
     extern "C" __global__ void __launch_bounds__(ATTENTION_SM90_THREADS, 1) attention_forward_sm90_bf16_d##D(                       \
         const __grid_constant__ TensorMap qkv, const int* cu_seqlens, const AttentionBlock* plan, int entries, int heads,    \
         float scale, Dropout dropout, bf16* output, float* log_sum_exp) {                                                    \
+        follow_earlier_kernels();                                                                                            \
         DYNAMIC_SHARED_ALIGNED(ForwardShared<D>, shared, 1024);                                                              \
         forward_sm90<D>(&qkv, cu_seqlens, plan, entries, heads, scale, dropout, output, log_sum_exp, *shared);               \
     }                                                                                                                        \

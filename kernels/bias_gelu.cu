@@ -66,6 +66,7 @@ __device__ __forceinline__ void backward(const T* x, const T* bias, T* dy, int r
 #define BIAS_GELU(T, DTYPE)                                                                       \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                     \
         bias_gelu_forward_##DTYPE(const T* x, const T* bias, T* y, int rows, int columns) {       \
+        follow_earlier_kernels();                                                                 \
         if (rows_are_groups(columns) && is_aligned(x) && is_aligned(bias) && is_aligned(y))       \
             forward<true>(x, bias, y, rows, columns);                                             \
         else                                                                                      \
@@ -74,6 +75,7 @@ __device__ __forceinline__ void backward(const T* x, const T* bias, T* dy, int r
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                     \
         bias_gelu_backward_##DTYPE(const T* x, const T* bias, T* dy, int rows, int columns,       \
                                    float* partials) {                                             \
+        follow_earlier_kernels();                                                                 \
         float sums[GROUP] = {};                                                                   \
         if (rows_are_groups(columns) && is_aligned(x) && is_aligned(bias) && is_aligned(dy))      \
             backward<true>(x, bias, dy, rows, columns, sums);                                     \

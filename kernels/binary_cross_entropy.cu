@@ -20,6 +20,7 @@
     extern "C" __global__ void __launch_bounds__(256) binary_cross_entropy_forward_##DTYPE(                        \
         T* logits, const float* targets, const float* positive, int rows, int columns, int stride, float scale,    \
         float* losses, int* hits) {                                                                                \
+        follow_earlier_kernels();                                                                                  \
         const int lane = threadIdx.x % WARP, warps = gridDim.x * (blockDim.x / WARP);                              \
         const float each = 1.0f / static_cast<float>(columns);                                                     \
         for (int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP; row < rows; row += warps) {          \

@@ -30,6 +30,7 @@ __device__ __forceinline__ void add_rows(const T* x, int rows, int columns, int 
 #define COLUMN_SUMS_PARTIAL(T, DTYPE)                                                     \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)             \
         column_sums_partial_##DTYPE(const T* x, int rows, int columns, int stride, float* partials) { \
+        follow_earlier_kernels();                                                                     \
         float sums[GROUP] = {};                                                           \
         if (rows_are_groups(stride) && is_aligned(x))                                     \
             add_rows<true>(x, rows, columns, stride, sums);                               \
@@ -46,6 +47,7 @@ COLUMN_SUMS_PARTIAL(bf16, bf16)
 #define COLUMN_SUMS_FINISH(G, DTYPE)                                                                \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                       \
         column_sums_finish_##DTYPE(const float* partials, int parts, int columns, G* sums) {        \
+        follow_earlier_kernels();                                                                   \
         add_parts(partials, parts, columns, columns, sums);                                         \
     }                                                                                               \
     EXPORT_KERNEL(column_sums_finish_##DTYPE)

@@ -168,6 +168,7 @@ __device__ __forceinline__ void forward(T* logits, const int* labels, int rows, 
 #define CROSS_ENTROPY(T, DTYPE)                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_forward_##DTYPE(                          \
         T* logits, const int* labels, int rows, int classes, int stride, float scale, float* losses, int* hits) { \
+        follow_earlier_kernels();                                                                                 \
         forward(logits, labels, rows, classes, stride, scale, losses, hits);                                      \
     }                                                                                                             \
     EXPORT_KERNEL(cross_entropy_forward_##DTYPE)
@@ -180,6 +181,7 @@ CROSS_ENTROPY(bf16, bf16)
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         cross_entropy_weigh_##DTYPE(T* gradient, const int* labels, const float* weights, int rows, int classes,       \
                                     int stride, float gamma, float* losses) {                                          \
+        follow_earlier_kernels();                                                                                      \
         const int lane = threadIdx.x % WARP;                                                                           \
         for (int row = blockIdx.x * WARPS + threadIdx.x / WARP; row < rows; row += gridDim.x * WARPS) {                \
             const int label = labels[row];                                                                             \
@@ -203,6 +205,7 @@ CROSS_ENTROPY_WEIGH(bf16, bf16)
 // cross_entropy_total: one block of 256 threads, so that the host copies sixteen bytes instead of two arrays.
 extern "C" __global__ void __launch_bounds__(THREADS)
     cross_entropy_total(const float* losses, const int* hits, int rows, double* total) {
+    follow_earlier_kernels();
     __shared__ double scratch[WARPS];
     double loss = 0.0, hit = 0.0;
     for (int row = threadIdx.x; row < rows; row += THREADS) {

@@ -25,6 +25,7 @@ __device__ __forceinline__ void apply(T* values, int64_t first, int valid, const
 // Any number of blocks of 256 threads; count / 2048 of them make it one pass.
 #define DROPOUT(T, DTYPE)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) dropout_apply_##DTYPE(T* values, int64_t count, Dropout dropout) { \
+        follow_earlier_kernels();                                                                                        \
         const bool aligned = is_aligned(values);                                                                       \
         const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * GROUP;                                     \
         int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * GROUP;                         \

@@ -28,6 +28,7 @@ __device__ __forceinline__ void accumulate(T* sum, const T* term, int valid) {
 // Any number of blocks of 256 threads; count / 2048 of them make it one pass.
 #define ACCUMULATE(T, DTYPE)                                                                                             \
     extern "C" __global__ void __launch_bounds__(THREADS) accumulate_##DTYPE(T* sum, const T* term, int64_t count) {     \
+        follow_earlier_kernels();                                                                                        \
         const bool aligned = is_aligned(sum) && is_aligned(term);                                                        \
         const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS * GROUP;                                          \
         for (int64_t at = (static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x) * GROUP; at < count; at += step) {  \

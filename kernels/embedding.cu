@@ -147,6 +147,7 @@ __device__ __forceinline__ int warp_running_sum(int value) {
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
         embedding_forward_##DTYPE(const T* word, const T* position, const T* type, const int* tokens,                     \
                                   const int* positions, const int* types, int total, int hidden, T* y) {                  \
+        follow_earlier_kernels();                                                                                         \
         if (rows_are_groups(hidden) && is_aligned(word) && is_aligned(position) && is_aligned(type) && is_aligned(y))     \
             forward<true>(word, position, type, tokens, positions, types, total, hidden, y);                              \
         else                                                                                                              \
@@ -160,6 +161,7 @@ EMBEDDING_FORWARD(bf16, bf16)
 // One block of 256 threads for each of `tiles` = total / 256; counts [entries, tiles] i32, zero on entry.
 extern "C" __global__ void __launch_bounds__(SORT_TILE)
     embedding_sort_count(const int* indices, int total, int tiles, int* counts) {
+    follow_earlier_kernels();
     const int token = blockIdx.x * SORT_TILE + threadIdx.x;
     // Whole numbers: the order of these additions does not show.
     if (token < total) atomicAdd(&counts[static_cast<int64_t>(indices[token]) * tiles + blockIdx.x], 1);
@@ -170,6 +172,7 @@ EXPORT_KERNEL(embedding_sort_count)
 // A warp an entry: entries / 8 blocks of 256 threads.
 extern "C" __global__ void __launch_bounds__(THREADS)
     embedding_sort_prefix(int* counts, int entries, int tiles, int* starts) {
+    follow_earlier_kernels();
     const int entry = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (entry >= entries) return;
     int before = 0;
@@ -187,6 +190,7 @@ EXPORT_KERNEL(embedding_sort_prefix)
 
 // Turns the totals in starts [entries + 1] into where each entry's tokens start in the sorted list. One block of 1024 threads.
 extern "C" __global__ void __launch_bounds__(SCAN_THREADS) embedding_sort_starts(int* starts, int entries) {
+    follow_earlier_kernels();
     __shared__ int totals[SCAN_THREADS / WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int before = 0;
@@ -212,6 +216,7 @@ EXPORT_KERNEL(embedding_sort_starts)
 // Writes the sorted list: order [total], the tokens of entry e, ascending, at starts[e]. Blocks as for sort_count.
 extern "C" __global__ void __launch_bounds__(SORT_TILE)
     embedding_sort_place(const int* indices, int total, int tiles, const int* counts, const int* starts, int* order) {
+    follow_earlier_kernels();
     __shared__ int entries[SORT_TILE];
     const int token = blockIdx.x * SORT_TILE + threadIdx.x;
     const int entry = token < total ? indices[token] : -1;
@@ -232,6 +237,7 @@ EXPORT_KERNEL(embedding_sort_place)
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                                            \
         embedding_backward_##DTYPE(const T* dy, const int* indices, const int* order, const int* starts, int total,      \
                                    int hidden, int padding, G* d_table, float* partials) {                               \
+        follow_earlier_kernels();                                                                                        \
         if (rows_are_groups(hidden) && is_aligned(dy) && is_aligned(d_table) && is_aligned(partials))                    \
             backward<true>(dy, indices, order, starts, total, hidden, padding, d_table, partials);                       \
         else                                                                                                             \
@@ -247,6 +253,7 @@ EMBEDDING_BACKWARD(bf16, float, bf16_f32)
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                                        \
         embedding_finish_##DTYPE(const float* partials, const int* indices, const int* order, const int* starts,     \
                                  int total, int hidden, int padding, G* d_table) {                                   \
+        follow_earlier_kernels();                                                                                    \
         finish(partials, indices, order, starts, total, hidden, padding, d_table);                                   \
     }                                                                                                                \
     EXPORT_KERNEL(embedding_finish_##DTYPE)

@@ -57,6 +57,7 @@ __device__ __forceinline__ void backward(const T* dy, const int* rows, int count
 #define GATHER(T, DTYPE)                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                    \
         gather_forward_##DTYPE(const T* x, const int* rows, int count, int columns, T* y) {    \
+        follow_earlier_kernels();                                                              \
         if (rows_are_groups(columns) && is_aligned(x) && is_aligned(y))                        \
             forward<true>(x, rows, count, columns, y);                                         \
         else                                                                                   \
@@ -64,6 +65,7 @@ __device__ __forceinline__ void backward(const T* dy, const int* rows, int count
     }                                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                    \
         gather_backward_##DTYPE(const T* dy, const int* rows, int count, int columns, T* dx) { \
+        follow_earlier_kernels();                                                              \
         if (rows_are_groups(columns) && is_aligned(dy) && is_aligned(dx))                      \
             backward<true>(dy, rows, count, columns, dx);                                      \
         else                                                                                   \

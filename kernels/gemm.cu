@@ -330,6 +330,7 @@ __device__ __forceinline__ void finish(const Gemm& gemm, const float* partials, 
 #define GEMM_BF16(NAME, LAYOUT, OUTPUT, ...)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                     \
         NAME(Gemm gemm, const bf16* a, const bf16* b, const bf16* bias, __VA_ARGS__) {                           \
+        follow_earlier_kernels();                                                                                \
         DYNAMIC_SHARED(float, shared);                                                                           \
         gemm_bf16<Layout::LAYOUT>(gemm, a, b, [&] { return OUTPUT; }, shared);                                                 \
     }                                                                                                            \
@@ -351,6 +352,7 @@ GEMM_BF16(gemm_nn_gelu_gradient_bf16, NN, GELU_GRADIENT(bf16), bf16* c, const bf
 #define GEMM_F32(NAME, LAYOUT, OUTPUT, ...)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                     \
         NAME(Gemm gemm, const float* a, const float* b, const float* bias, __VA_ARGS__) {                        \
+        follow_earlier_kernels();                                                                                \
         __shared__ StageF32 ring[F32_STAGES];                                                                    \
         gemm_f32<Layout::LAYOUT>(gemm, a, b, [&] { return OUTPUT; }, ring);                                                    \
     }                                                                                                            \
@@ -366,6 +368,7 @@ GEMM_F32(gemm_nn_gelu_gradient_f32, NN, GELU_GRADIENT(float), float* c, const fl
 #define GEMM_FINISH(NAME, T, OUT)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                       \
         NAME(Gemm gemm, const float* partials, const T* bias, OUT* c) {                                         \
+        follow_earlier_kernels();                                                                               \
         finish(gemm, partials, bias, c);                                                                        \
     }                                                                                                           \
     EXPORT_KERNEL(NAME)

@@ -244,6 +244,7 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
 #define GEMM_SM90_KERNEL(NAME, DIMS, CLUSTER, LAYOUT, EPILOGUE, OPERANDS, ...)                                  \
     extern "C" __global__ void DIMS __launch_bounds__(THREADS, 1) NAME(                                         \
         GemmSm90 gemm, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, __VA_ARGS__) { \
+        follow_earlier_kernels();                                                                               \
         DYNAMIC_SHARED_ALIGNED(unsigned char, memory, 1024);                                                    \
         const Operands operands OPERANDS;                                                                       \
         gemm_sm90<Layout::LAYOUT, Epilogue::EPILOGUE, CLUSTER>(gemm, operands, memory);                         \
@@ -270,6 +271,7 @@ GEMM_SM90(gemm_tn, bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
 // eight sectors of 32 bytes.
 extern "C" __global__ void __launch_bounds__(WARPGROUP)
     gemm_finish_sm90_f32(GemmSm90 gemm, const float* partials, float* c, int64_t ldc) {
+    follow_earlier_kernels();
     constexpr int N = Tiles<Epilogue::PARTIALS>::N;
     const int columns = divide_up(gemm.n, N);
     const int group = blockIdx.y / 8, thread = threadIdx.x;

@@ -347,6 +347,7 @@ __device__ __forceinline__ void backward(const T* z, const float* statistics, co
         T* x, const T* bias, const T* residual, const T* gamma, const T* beta, T* y, float* statistics, int rows,          \
         int columns,                                                                                                      \
         float eps, Dropout dropout) {                                                                                     \
+        follow_earlier_kernels();                                                                                         \
         if (rows_are_groups(columns) && is_aligned(x) && is_aligned(bias) && is_aligned(residual) && is_aligned(gamma) && \
             is_aligned(beta) && is_aligned(y))                                                                                                \
             forward<true>(x, bias, residual, gamma, beta, y, statistics, rows, columns, eps, dropout);                          \
@@ -356,6 +357,7 @@ __device__ __forceinline__ void backward(const T* z, const float* statistics, co
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, 4) layernorm_backward_##DTYPE(                                     \
         const T* z, const float* statistics, const T* gamma, T* dz, T* dx, int rows, int columns, Dropout dropout,        \
         int has_bias, float* partials) {                                                                                  \
+        follow_earlier_kernels();                                                                                         \
         __shared__ ColumnSums sums;                                                                                       \
         if (rows_are_groups(columns) && is_aligned(z) && is_aligned(gamma) && is_aligned(dz) && is_aligned(dx))           \
             backward<true>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias != 0, partials, sums);          \
@@ -373,6 +375,7 @@ LAYERNORM(bf16, bf16)
 #define LAYERNORM_FINISH(G, DTYPE)                                                                      \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS) layernorm_finish_##DTYPE( \
         const float* partials, int parts, int columns, G* d_gamma, G* d_beta, G* d_bias) {              \
+        follow_earlier_kernels();                                                                       \
         const int stride = (d_bias != nullptr ? 3 : 2) * columns;                                       \
         add_parts(partials, parts, stride, columns, d_gamma);                                           \
         __syncthreads();                                                                                \

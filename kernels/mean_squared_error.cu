@@ -18,6 +18,7 @@
 #define MEAN_SQUARED_ERROR(T, DTYPE)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) mean_squared_error_forward_##DTYPE(                          \
         T* logits, const float* targets, int rows, int columns, int stride, float scale, float* losses, int* hits) {           \
+        follow_earlier_kernels();                                                                                              \
         const int lane = threadIdx.x % WARP, warps = gridDim.x * (blockDim.x / WARP);                              \
         const float each = 1.0f / static_cast<float>(columns);                                                     \
         for (int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP; row < rows; row += warps) {          \

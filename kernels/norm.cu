@@ -50,6 +50,7 @@ __device__ __forceinline__ void partial(const T* values, int64_t count, double* 
 #define NORM_PARTIAL(T, DTYPE)                                               \
     extern "C" __global__ void __launch_bounds__(THREADS)                    \
         norm_partial_##DTYPE(const T* values, int64_t count, double* partials) { \
+        follow_earlier_kernels();                                                \
         partial(values, count, partials);                                    \
     }                                                                        \
     EXPORT_KERNEL(norm_partial_##DTYPE)
@@ -60,6 +61,7 @@ NORM_PARTIAL(bf16, bf16)
 // norm_finish: one block of 256 threads.
 extern "C" __global__ void __launch_bounds__(THREADS)
     norm_finish(const double* partials, int parts, float max_norm, float* result) {
+    follow_earlier_kernels();
     __shared__ double scratch[THREADS / WARP];
     double sum = 0.0;
     for (int part = threadIdx.x; part < parts; part += THREADS) sum += partials[part];

@@ -204,6 +204,7 @@ __device__ __forceinline__ int replacement(const Masking& masking, const Draws& 
 // that one, the last or the last but one, is what fill.rs makes of it.
 extern "C" __global__ void __launch_bounds__(THREADS) sample_windows(Corpus corpus, Draws draws, int budget, int capacity,
                                                                      int* cu_seqlens, uint64_t* windows, int* counts) {
+    follow_earlier_kernels();
     __shared__ int64_t scratch[WARPS];
     __shared__ int sequences, longest;
     if (threadIdx.x == 0) longest = 0;
@@ -247,6 +248,7 @@ EXPORT_KERNEL(sample_windows)
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_tokens(Corpus corpus, int budget, const int* cu_seqlens, const uint64_t* windows, const int* counts, int* tokens,
                   int* positions, uint8_t* hidden) {
+    follow_earlier_kernels();
     const int64_t row = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
     if (row >= budget) return;
     const int sequence = sequence_of(cu_seqlens, counts[0], static_cast<int>(row));
@@ -266,6 +268,7 @@ EXPORT_KERNEL(sample_tokens)
 // A thread a token: as a centre for spans, as the number of a seed for seeds.
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_choose(Masking masking, Draws draws, int budget, const int* cu_seqlens, const int* counts, uint8_t* hidden) {
+    follow_earlier_kernels();
     const int64_t row = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
     if (row >= budget) return;
     const int sequence = sequence_of(cu_seqlens, counts[0], static_cast<int>(row));
@@ -306,6 +309,7 @@ __device__ __forceinline__ int64_t first_row_of_thread() {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS) mask_count(int budget, const uint8_t* hidden, int* hidden_counts) {
+    follow_earlier_kernels();
     __shared__ int scratch[WARPS];
     bool flags[ROWS_PER_THREAD];
     const int count = block_sum<THREADS>(thread_flags(hidden, first_row_of_thread(), budget, flags), scratch);
@@ -317,6 +321,7 @@ EXPORT_KERNEL(mask_count)
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_write(Masking masking, Draws draws, int budget, int vocabulary, const uint8_t* hidden, const int* hidden_counts,
                int* tokens, int* rows, int* labels, int* counts) {
+    follow_earlier_kernels();
     __shared__ int scratch[WARPS];
     int before = 0;
     for (int tile = threadIdx.x; tile < static_cast<int>(blockIdx.x); tile += THREADS) before += hidden_counts[tile];

@@ -5,16 +5,26 @@
 #
 #   tools/emulated_gpu.sh target/debug/helixgrad doctor
 #   HELIXGRAD_TEST_DEVICE=cuda tools/emulated_gpu.sh cargo test --test devices
+#   tools/emulated_gpu.sh target/debug/helixgrad profile --emulate --out profile
 #
 # Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB);
 # EMULATED_GPU_ENGINE=ptx runs what nvcc made of the kernels, in tools/ptx-on-cpu, instead of their C++;
 # EMULATED_GPU_HAZARDS=1 with races and missing fences looked for, many times slower, EMULATED_GPU_COUNTERS=FILE with what each
-# launch did counted and added to the file as a line of JSON; to rehearse a bad day
+# launch did counted and added to the file as a line of JSON (both with the engine ptx alone; a command with --emulate gets engine and
+# counters by itself); to rehearse a bad day
 # EMULATED_GPU_HANGS and EMULATED_GPU_CRASHES (part of a kernel's name: a launch of it never ends, or traps).
 # The command's program must have kernels in it, so nvcc must have been there when it was built.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
+# A folder of its own: where cargo puts libraries, it lets programs look for them.
+mkdir -p "$target/emulated-gpu"
+case " $* " in *" --emulate "*)
+    counters="$target/emulated-gpu/counters.jsonl"
+    rm -f "$counters"
+    export EMULATED_GPU_ENGINE=ptx EMULATED_GPU_COUNTERS="${EMULATED_GPU_COUNTERS:-$counters}"
+    ;;
+esac
 cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --package emulated-gpu
 if [ "${EMULATED_GPU_ENGINE:-cpp}" = ptx ] && [ -z "${EMULATED_GPU_PTX:-}" ]; then
     # build.rs keeps the PTX; cargo knows where.
@@ -23,7 +33,5 @@ if [ "${EMULATED_GPU_ENGINE:-cpp}" = ptx ] && [ -z "${EMULATED_GPU_PTX:-}" ]; th
     [ -n "$out" ] || { echo "emulated_gpu.sh: helixgrad does not build: run cargo build to see why" >&2; exit 1; }
     export EMULATED_GPU_PTX="$out/kernels"
 fi
-# A folder of its own: where cargo puts libraries, it lets programs look for them.
-mkdir -p "$target/emulated-gpu"
 ln -sf "$target/debug/libemulated_gpu.so" "$target/emulated-gpu/libcuda.so"
 LD_LIBRARY_PATH="$target/emulated-gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$@"

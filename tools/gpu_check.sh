@@ -363,7 +363,7 @@ train() {
     [ "$device" = cpu ] || pretrain pretrain-stochastic --dtype bf16 --stochastic-rounding
 }
 
-# DNABERT's mix of lengths, fine-tuning on windows of 400 bases, small models with and without graphs, embeddings.
+# DNABERT's mix of lengths, fine-tuning on windows of 400 bases, small models with and without graphs, kernels that start early, embeddings.
 mixes() {
     local small mix few=(--steps 30) splice=(--task splice --length 397)
     [ -z "$rehearse" ] || few=(--steps 2 --batch 1 --length 32) splice=(--task splice)
@@ -372,10 +372,14 @@ mixes() {
     step step-splice "${splice[@]}"
     torch_step torch-splice 15 70 "${splice[@]}"
     [ "$device" = cpu ] && return
+    step step-dependent --mix full --dependent-launch
     for small in splice-small mini; do
         to=$logs/small-$small.json run "small-$small" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --json
         run "small-$small-graphs" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --cuda-graphs \
             --against "$logs/small-$small.json" && sed -n '/tokens\/s/p; /^against/,$p' "$logs/small-$small-graphs.log" | show
+        run "small-$small-dependent" 8 30 ./helixgrad bench train --preset $small --device "$device" "${few[@]}" --cuda-graphs \
+            --dependent-launch --against "$logs/small-$small.json" &&
+            sed -n '/tokens\/s/p; /^against/,$p' "$logs/small-$small-dependent.log" | show
     done
     [ -z "$rehearse" ] || return
     for mix in full dnabert; do

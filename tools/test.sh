@@ -11,16 +11,18 @@ cargo fmt --all --check
 # Its build script is one more unit, which would compile the kernels a second time.
 HELIXGRAD_CUDA_ARCHS=none cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-cargo test --workspace --locked
+cargo test --workspace --locked --no-fail-fast
 # The code that talks to the CUDA driver, with the kernels that nvcc compiled, against a libcuda in front of the emulator.
 if [ -n "$nvcc" ]; then
     export HELIXGRAD_TEST_DEVICE=cuda
-    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices -- --skip golden --skip sampling
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- sm90 layernorm norm machine --skip any_product
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test devices -- trains_as_the_cpu_does graphs
     # What nvcc made of the kernels, executed: the same driver code in front of another engine.
     export EMULATED_GPU_ENGINE=ptx
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels
+    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices
+    EMULATED_GPU_COUNTERS=target/emulated-gpu/counters.jsonl EMULATED_GPU=9.0 tools/emulated_gpu.sh \
+        cargo test --locked --test devices -- --exact profile::what_kernels_do_is_counted
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- attention gemm layernorm
     EMULATED_GPU_HAZARDS=1 EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- \
         whole_sequences_of_one attention_sm90::every_head an_odd_row a_long_k_goes_round_the_ring

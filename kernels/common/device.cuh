@@ -19,6 +19,16 @@ constexpr unsigned FULL_WARP = 0xffffffffu;
 // Elements that a thread handles at once: 16 bytes of bf16, two times 16 bytes of f32, and one Philox block of dropout.
 constexpr int GROUP = 8;
 
+// What a kernel does first. Launched as a dependent one (--dependent-launch, sm_90), its blocks may start while the last blocks of the kernel
+// before it still run, and nothing that this kernel has written or freed may be touched before here. Then the same is allowed to the kernel
+// behind: its blocks take what room the last of ours leave, and wait here. Without that attribute both return at once.
+__device__ __forceinline__ void follow_earlier_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __host__ __device__ constexpr int divide_up(int value, int by) { return (value + by - 1) / by; }
 
 __device__ __forceinline__ float to_float(float value) { return value; }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod counted;
 pub mod issue;
 pub mod page;
 pub mod plan;

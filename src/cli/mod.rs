@@ -87,6 +87,10 @@ pub struct Common {
     /// models and short sequences.
     #[arg(long, global = true, help_heading = ON_A_GPU, display_order = 2000)]
     pub cuda_graphs: bool,
+    /// On Hopper: the blocks of a kernel start while the last of the kernel before it still run (programmatic dependent launch), in
+    /// graphs, too. The same bits; hides the start of each kernel.
+    #[arg(long, global = true, help_heading = ON_A_GPU, display_order = 2000)]
+    pub dependent_launch: bool,
     /// Seed of every random choice; the same seed gives the same bits.
     #[arg(long, global = true, default_value_t = 42)]
     pub seed: u64,
@@ -113,7 +117,12 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`] for a device that is not there or a type that it lacks.
     pub fn device(&self) -> Result<(Device, DType)> {
-        let choices = Choices { attention: self.attention, gemm: self.gemm, graphs: self.cuda_graphs };
+        let choices = Choices {
+            attention: self.attention,
+            gemm: self.gemm,
+            graphs: self.cuda_graphs,
+            dependent_launch: self.dependent_launch,
+        };
         let device = Device::open(&self.device, choices)?;
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {

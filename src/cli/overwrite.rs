@@ -45,19 +45,14 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
     }
     let mut there = Vec::new();
     for out in &outputs {
-        if pictured {
-            saturation::page_path(out)?;
-        }
         let page = pictured.then(|| out.with_extension("html"));
         let is_array = out.extension().is_some_and(|ending| ending == "npy" || ending == "safetensors");
         let written = [Some(out.clone()), page, is_array.then(|| index_path(out))].into_iter().flatten();
         there.extend(written.filter_map(|written| Some((written.canonicalize().ok()?, written))));
     }
     // What is not there yet is written over nothing, and folders that are read need not be gone through.
-    if there.is_empty() {
-        return Ok(());
-    }
-    let read: Vec<(PathBuf, &Path)> = inputs.iter().flat_map(|input| files_of(input)).collect();
+    let inputs = inputs.iter().filter(|_| !there.is_empty());
+    let read: Vec<(PathBuf, &Path)> = inputs.flat_map(|input| files_of(input)).collect();
     for (real, written) in there {
         let is_read = |file: &Path| *file == real || !resume && real.is_dir() && file.starts_with(&real);
         if let Some((_, input)) = read.iter().find(|(file, _)| is_read(file)) {
@@ -66,6 +61,9 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
                 "give the output another name",
             ));
         }
+    }
+    if pictured {
+        outputs.iter().try_for_each(|out| saturation::page_path(out).map(drop))?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub enum Task {
 }
 
 /// A training step to measure.
-#[derive(clap::Args, Debug, Serialize)]
+#[derive(clap::Args, Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct WorkloadArgs {
     /// Model size.
@@ -48,6 +48,11 @@ pub struct WorkloadArgs {
 }
 
 impl WorkloadArgs {
+    /// The same, with one sequence of 64 tokens where nothing else is asked for: what an emulator runs in seconds.
+    pub fn one_sequence(&self) -> Self {
+        Self { batch: self.batch.or(Some(1)), length: self.length.or(Some(64)), ..self.clone() }
+    }
+
     /// The workload that they describe on `device`, with `steps` measured steps.
     ///
     /// # Errors

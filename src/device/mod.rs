@@ -51,6 +51,8 @@ pub struct Choices {
     pub gemm: GemmChoice,
     /// Whether launches are handed over as graphs: `--cuda-graphs`.
     pub graphs: bool,
+    /// Whether a kernel's blocks may start while the last of the kernel before it still run: `--dependent-launch`.
+    pub dependent_launch: bool,
 }
 
 /// A place to compute.
@@ -77,7 +79,7 @@ impl Device {
     /// # Errors
     /// As [`Device::parse`]; [`Error::Usage`] if the device cannot run what was chosen, or a library is not there.
     pub fn open(name: &str, choices: Choices) -> Result<Self> {
-        let Choices { attention, gemm, graphs } = choices;
+        let Choices { attention, gemm, graphs, dependent_launch } = choices;
         let open = |number| cuda::open(number, choices).map(Self::Kernels);
         let device = match name {
             "cpu" => Self::Cpu,
@@ -101,6 +103,12 @@ impl Device {
         }
         if matches!(device, Self::Cpu) && graphs {
             return Err(Error::usage("--cuda-graphs on the CPU", "leave it out, or use --device cuda"));
+        }
+        if dependent_launch && !device.runs_sm90() {
+            return Err(Error::usage(
+                format!("--dependent-launch on {device}, whose kernels do not wait by themselves for the one before"),
+                "leave it out, or choose a GPU of compute capability 9.0 with --device",
+            ));
         }
         let families = match &device {
             Self::Cpu => Vec::new(),

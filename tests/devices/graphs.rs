@@ -263,34 +263,53 @@ fn steps_as_graphs_change_no_bit() {
     }
 }
 
-/// Kernels in clusters of two are told so in a graph; a driver that will not have it gets their launches one by one. Only a driver has
-/// nodes to tell. The emulated one reads its environment when it is called, so the test runs itself in another process.
-#[test]
-fn clusters_stay_clusters_in_a_graph() {
+/// Trains with graphs and without; where the driver refuses `function` there are none, and the launches go one by one. Only a driver has
+/// nodes to tell. The emulated one reads its environment when it is called, so `test` runs itself in another process.
+fn graphs_or_launches_change_no_bit(test: &str, choices: Choices, function: &str) {
     let name = std::env::var("HELIXGRAD_TEST_DEVICE").unwrap_or_default();
-    let open = |graphs| Device::open(&name, Choices { gemm: GemmChoice::OwnCluster, graphs, ..Choices::default() });
     let Some(device) = emulated::named().filter(|device| name != "emulator" && device.runs_sm90()) else {
         println!("skipped: no CUDA driver, or not of compute capability 9.0");
         return;
     };
     let refused = std::env::var_os("EMULATED_GPU_STATUS").is_some();
-    let graphs = open(true).unwrap();
-    assert!(train(&graphs, DType::Bf16) == train(&open(false).unwrap(), DType::Bf16));
+    let graphs = Device::open(&name, Choices { graphs: true, ..choices }).unwrap();
+    let expected =
+        train(&Device::open(&name, Choices { gemm: choices.gemm, ..Choices::default() }).unwrap(), DType::Bf16);
+    assert!(train(&graphs, DType::Bf16) == expected);
+    assert!(train(&Device::open(&name, choices).unwrap(), DType::Bf16) == expected);
     let counts = graphs.graph_counts().unwrap();
     assert_eq!(counts.run >= STEPS - 2, !refused, "{counts:?}");
     if !refused && device.to_string().contains("emulated GPU") {
         let mut again = Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", "graphs::clusters_stay_clusters_in_a_graph"]);
-        let output = again.env("EMULATED_GPU_STATUS", "cuGraphKernelNodeSetAttribute=801").output().unwrap();
+        again.args(["--exact", test]);
+        let output = again.env("EMULATED_GPU_STATUS", format!("{function}=801")).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
+}
+
+/// Kernels in clusters of two are told so in a graph.
+#[test]
+fn clusters_stay_clusters_in_a_graph() {
+    let choices = Choices { gemm: GemmChoice::OwnCluster, ..Choices::default() };
+    let test = "graphs::clusters_stay_clusters_in_a_graph";
+    graphs_or_launches_change_no_bit(test, choices, "cuGraphKernelNodeSetAttribute");
+}
+
+/// Kernels that may start early do so in a graph by edges of another kind, and by themselves by an attribute of their launch.
+#[test]
+fn kernels_follow_early_in_a_graph_too() {
+    let choices = Choices { dependent_launch: true, ..Choices::default() };
+    let test = "graphs::kernels_follow_early_in_a_graph_too";
+    graphs_or_launches_change_no_bit(test, choices, "cuGraphAddDependencies_v2");
 }
 
 #[test]
 fn the_cpu_has_no_graphs() {
     let error = Device::open("cpu", Choices { graphs: true, ..Choices::default() }).unwrap_err();
     assert!(error.to_string().contains("--cuda-graphs on the CPU") && error.exit_code() == 2, "{error}");
+    let error = Device::open("cpu", Choices { dependent_launch: true, ..Choices::default() }).unwrap_err();
+    assert!(error.to_string().contains("--dependent-launch on") && error.exit_code() == 2, "{error}");
 }
 
 /// A tape by itself, without a step's end, gives the values of single launches too: reading hands over what is held.

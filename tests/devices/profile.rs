@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helixgrad::bench::profile::profile;
-use helixgrad::bench::{Mix, Workload};
+use helixgrad::bench::{Mix, Workload, counted};
 use helixgrad::device::{DType, Device};
 use helixgrad::model::{Head, Recompute};
 use helixgrad::train::ceilings::{Ceilings, Sizes};
@@ -12,21 +12,23 @@ use helixgrad::train::ceilings::{Ceilings, Sizes};
 use crate::emulated;
 use crate::watched::Watched;
 
-#[test]
-fn kernels_are_timed_and_accounted_for() {
-    let config = super::config(32);
-    let (batch, length, mix) = (2, 40, Mix::Full);
-    let workload = Workload {
-        config,
+fn workload() -> Workload {
+    Workload {
+        config: super::config(32),
         head: Head::MaskedLm,
-        batch,
-        length,
-        mix,
+        batch: 2,
+        length: 40,
+        mix: Mix::Full,
         masked: 0.2,
         recompute: Recompute::None,
         steps: 1,
         collected: None,
-    };
+    }
+}
+
+#[test]
+fn kernels_are_timed_and_accounted_for() {
+    let workload = workload();
     let sizes = Sizes { copied: 1 << 16, product: 64, budget: Duration::ZERO };
     let profile = profile(&workload, &super::device(), DType::Bf16, 1, &sizes).unwrap();
     assert!(profile.times_kernels);
@@ -53,6 +55,36 @@ fn kernels_are_timed_and_accounted_for() {
     let layers = profile.recording.spans.iter().filter(|span| span.name.starts_with("attention_forward"));
     assert_eq!(layers.map(|span| span.layer).collect::<Vec<_>>(), [Some(0), Some(1)]);
     assert!(profile.memory.master_weights == 2 * profile.memory.weights);
+}
+
+/// Behind the emulated driver that executes PTX and counts: the launches are those that were planned, and so is what they move.
+#[test]
+fn what_kernels_do_is_counted() {
+    if emulated::named().is_none() || std::env::var_os(counted::COUNTERS).is_none() {
+        println!("skipped: no emulated driver that counts");
+        return;
+    }
+    let counted = counted::count(&workload(), &super::device(), DType::Bf16, 1).unwrap();
+    let kernel = |name: &str| counted.kernels.iter().find(|kernel| kernel.kernel == name).unwrap();
+    for name in ["layernorm_forward_bf16", "layernorm_backward_bf16", "adamw_update_bf16_f32", "embedding_forward_bf16"]
+    {
+        let (kernel, plan) = (kernel(name), kernel(name).plan.as_ref().unwrap());
+        assert_eq!(kernel.launches, plan.calls, "{name}");
+        // Tables that all rows share are read by each block, where L1 keeps nothing.
+        let moved = kernel.counts.get("l2_bytes") as f64 / plan.work.bytes;
+        assert!((0.99..3.0).contains(&moved), "{name}: {moved} times the bytes that are stated");
+    }
+    let row = kernel("layernorm_forward_bf16");
+    assert_eq!(
+        row.counts.get("store_sectors"),
+        row.counts.get("store_sectors_least"),
+        "rows are written in whole sectors"
+    );
+    assert!(
+        counted.lines.iter().any(|line| line.file == "kernels/layernorm.cu" && line.counts.get("load_sectors") > 0)
+    );
+    let page = counted::page(&counted, "a small model", "helixgrad profile --emulate");
+    assert!(page.contains("kernels/layernorm.cu:") && page.contains("layernorm_forward_bf16"));
 }
 
 /// Kernels are judged by the faster of two products: theirs, and that of cuBLASLt where it can be had.

@@ -85,11 +85,11 @@ fn paths_that_are_no_text_are_written_and_shown() {
     }
 }
 
-/// Waits until `done`, for a minute at most.
+/// Waits until `done`, for five minutes at most: a machine that does other things as well is no failure.
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        assert!(started.elapsed() < Duration::from_secs(300), "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -97,7 +97,16 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 /// Sends a signal, and returns the exit code and what was printed to stderr.
 fn stop(mut child: Child, signal: &str) -> (Option<i32>, String) {
     Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    wait_for("it does not stop", || child.try_wait().unwrap().is_some());
+    let asked = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if asked.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!(
+                "it does not stop (signals that were ignored when the tests began, as under nohup, are ignored here)"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -103,7 +103,7 @@ impl Counts {
             "UTMASTG" | "UTMAREDG" | "UBLKCP" | "UBLKRED" => (counts.uniform, counts.bulk) = (1, 1),
             "BRA" | "BRX" | "BSSY" | "BSYNC" | "EXIT" | "CALL" | "RET" | "NOP" | "WARPSYNC" | "BAR" | "DEPBAR"
             | "SYNCS" | "WARPGROUP" | "MEMBAR" | "FENCE" | "ELECT" | "YIELD" | "LDGDEPBAR" | "ERRBAR" | "CCTL"
-            | "S2R" | "LDC" | "ACQBULK" => {}
+            | "S2R" | "LDC" | "ACQBULK" | "PREEXIT" => {}
             _ if name.starts_with('U') => counts.uniform = 1,
             _ => counts.alu = 1,
         }

@@ -69,9 +69,13 @@ impl Gpu {
         // SAFETY: the driver writes one handle.
         unsafe { driver::cuGraphCreate(&raw mut graph, 0) }.map_err(at)?;
         let mut chain = CudaGraph { context: self.context, graph, instance: null_mut(), nodes: Vec::new() };
-        for task in tasks {
-            let before = chain.nodes.last().map_or(null(), |node| &raw const *node);
-            let count = usize::from(!chain.nodes.is_empty());
+        for (index, task) in tasks.iter().enumerate() {
+            // An edge of its own kind cannot be given with the node.
+            let early = self.dependent
+                && index > 0
+                && tasks[index - 1..=index].iter().all(|task| matches!(task, Task::Launch(_)));
+            let last = chain.nodes.last().filter(|_| !early);
+            let (before, count) = (last.map_or(null(), |node| &raw const *node), usize::from(last.is_some()));
             let mut node = null_mut();
             self.with_parameters(task, |parameters| {
                 // SAFETY: graph and node before are live, the parameters are complete and copied before the call returns.
@@ -96,6 +100,11 @@ impl Gpu {
             })?
             .map_err(|error| self.task_failed("add to a graph", task, error))?;
             chain.nodes.push(node);
+            if early && let Err(error) = follow_early(&chain) {
+                let why = self.task_failed("let follow early in a graph", task, error);
+                tracing::warn!("no graph of these {} tasks: {why}", tasks.len());
+                return Ok(None);
+            }
             if let Task::Launch(launch) = task
                 && let Err(error) = self.set_cluster(launch, node)?
             {
@@ -213,6 +222,20 @@ impl Gpu {
             })),
         })
     }
+}
+
+/// Lets the last node start when every block of the one before it has called `griddepcontrol.launch_dependents` or ended, not when all is
+/// done ("Programmatic Dependent Launch" of the CUDA C++ Programming Guide: edge data).
+fn follow_early(chain: &CudaGraph) -> Given {
+    let [.., before, node] = &chain.nodes[..] else { return Ok(()) };
+    let edge = sys::CUgraphEdgeData {
+        from_port: sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC as u8,
+        to_port: 0,
+        type_: sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8,
+        reserved: [0; 5],
+    };
+    // SAFETY: both nodes are of this live graph; the driver reads one edge.
+    unsafe { driver::cuGraphAddDependencies_v2(chain.graph, before, node, &raw const edge, 1) }
 }
 
 fn kernel(launch: &Launch, func: sys::CUfunction, arguments: *mut *mut c_void) -> sys::CUDA_KERNEL_NODE_PARAMS {

@@ -57,9 +57,10 @@ pub(super) mod driver {
 
     use cudarc::driver::sys::{
         CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUdevice, CUdevice_attribute,
-        CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph, CUgraphExec, CUgraphNode, CUkernelNodeAttrID,
-        CUkernelNodeAttrValue, CUmodule, CUstream, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill,
-        CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle, culib,
+        CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphNode,
+        CUkernelNodeAttrID, CUkernelNodeAttrValue, CUlaunchConfig, CUmodule, CUstream, CUtensorMap,
+        CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
+        CUtensorMapSwizzle, culib,
     };
 
     functions! {
@@ -88,16 +89,9 @@ pub(super) mod driver {
         fn cuMemcpyDtoHAsync_v2(target: *mut c_void, source: CUdeviceptr, bytes: usize, stream: CUstream);
         fn cuMemcpyDtoDAsync_v2(target: CUdeviceptr, source: CUdeviceptr, bytes: usize, stream: CUstream);
         fn cuMemsetD8Async(address: CUdeviceptr, byte: u8, bytes: usize, stream: CUstream);
-        fn cuLaunchKernel(
+        fn cuLaunchKernelEx(
+            config: *const CUlaunchConfig,
             function: CUfunction,
-            grid_x: c_uint,
-            grid_y: c_uint,
-            grid_z: c_uint,
-            block_x: c_uint,
-            block_y: c_uint,
-            block_z: c_uint,
-            shared: c_uint,
-            stream: CUstream,
             arguments: *mut *mut c_void,
             extra: *mut *mut c_void,
         );
@@ -134,6 +128,13 @@ pub(super) mod driver {
             node: CUgraphNode,
             attribute: CUkernelNodeAttrID,
             value: *const CUkernelNodeAttrValue,
+        );
+        fn cuGraphAddDependencies_v2(
+            graph: CUgraph,
+            from: *const CUgraphNode,
+            to: *const CUgraphNode,
+            edges: *const CUgraphEdgeData,
+            count: usize,
         );
         fn cuGraphAddMemcpyNode(
             node: *mut CUgraphNode,

@@ -92,6 +92,8 @@ pub fn open(ordinal: usize, choices: Choices) -> Result<Arc<dyn Driver>> {
     }
     let mut gpu = Gpu::open(ordinal, choices.attention)?;
     gpu.choose_gemm(choices.gemm)?;
+    // Code for other chips does not wait by itself.
+    gpu.dependent = choices.dependent_launch && gpu.capability == (9, 0);
     Ok(Arc::new(gpu))
 }
 
@@ -151,6 +153,8 @@ struct Gpu {
     /// Opened when it is first asked for: by a choice of products, or by who measures what the GPU can do.
     cublaslt: OnceLock<Option<CublasLt>>,
     gemm: GemmTable,
+    /// Whether a kernel may start before the one in front of it has ended; its code then waits by itself.
+    dependent: bool,
     log: LaunchLog,
 }
 
@@ -216,6 +220,7 @@ impl Gpu {
             functions: Mutex::default(),
             cublaslt: OnceLock::new(),
             gemm: GemmTable::new(GemmChoice::Own),
+            dependent: false,
             log: LaunchLog::default(),
         })
     }
@@ -410,24 +415,26 @@ impl Driver for Gpu {
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         let [grid_x, grid_y, grid_z] = launch.grid;
         let [block_x, block_y, block_z] = launch.block;
-        let (shared, arguments) = (launch.shared_bytes, pointers.as_mut_ptr());
-        // SAFETY: the caller's promise about the arguments; the driver copies them before it returns.
-        unsafe {
-            driver::cuLaunchKernel(
-                function,
-                grid_x,
-                grid_y,
-                grid_z,
-                block_x,
-                block_y,
-                block_z,
-                shared,
-                self.stream,
-                arguments,
-                null_mut(),
-            )
-        }
-        .map_err(|error| self.failed(&format!("launch kernel {launch}"), error))?;
+        // SAFETY: a union of plain numbers, of which zero is one.
+        let mut value: sys::CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
+        value.programmaticStreamSerializationAllowed = 1;
+        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid_x,
+            gridDimY: grid_y,
+            gridDimZ: grid_z,
+            blockDimX: block_x,
+            blockDimY: block_y,
+            blockDimZ: block_z,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: self.stream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(self.dependent),
+        };
+        // SAFETY: the caller's promise about the arguments; the driver copies them and the attributes before it returns.
+        unsafe { driver::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), null_mut()) }
+            .map_err(|error| self.failed(&format!("launch kernel {launch}"), error))?;
         self.log.note(launch);
         Ok(())
     }

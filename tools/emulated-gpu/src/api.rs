@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use cuda_on_cpu::{TensorElement, TensorMap, TensorSwizzle, TiledTensor};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUmodule,
-    CUresult, CUstream, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
-    CUtensorMapL2promotion, CUtensorMapSwizzle,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute,
+    CUlaunchAttributeID, CUlaunchConfig, CUmodule, CUresult, CUstream, CUtensorMap, CUtensorMapDataType,
+    CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion, CUtensorMapSwizzle,
 };
 
 use crate::fatbin::{self, Image};
@@ -312,6 +312,28 @@ driver_functions! {
             }
             let launch = gpu.prepare(index(FUNCTION, function)?, grid, block, shared as usize, arguments)?;
             gpu.enqueue(stream as usize, Task::Launch(launch))
+        })
+    }
+
+    /// The same, with attributes.
+    fn cuLaunchKernelEx(
+        config: *const CUlaunchConfig,
+        function: CUfunction,
+        arguments: *mut *mut c_void,
+        extra: *mut *mut c_void,
+    ) {
+        current(|gpu| {
+            let of = &*config;
+            let (grid, block) = ([of.gridDimX, of.gridDimY, of.gridDimZ], [of.blockDimX, of.blockDimY, of.blockDimZ]);
+            // A launch that may follow early starts behind the one before all the same: that kernels wait by themselves is held by a
+            // test on their machine code.
+            let early = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            let known = (0..of.numAttrs as usize).all(|index| (*of.attrs.add(index)).id == early);
+            if !extra.is_null() || !known {
+                return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+            }
+            let launch = gpu.prepare(index(FUNCTION, function)?, grid, block, of.sharedMemBytes as usize, arguments)?;
+            gpu.enqueue(of.hStream as usize, Task::Launch(launch))
         })
     }
 

@@ -3,8 +3,8 @@
 use std::ffi::{c_uint, c_ulonglong};
 
 use cudarc::driver::sys::{
-    CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUgraph, CUgraphExec, CUgraphNode,
-    CUkernelNodeAttrID, CUkernelNodeAttrValue, CUmemorytype, CUresult, CUstream,
+    CUDA_KERNEL_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUgraph, CUgraphEdgeData, CUgraphExec,
+    CUgraphNode, CUkernelNodeAttrID, CUkernelNodeAttrValue, CUmemorytype, CUresult, CUstream,
 };
 
 use crate::api::{FUNCTION, driver_functions, give, handle, index};
@@ -61,6 +61,29 @@ driver_functions! {
             }
             let cluster = (*value).clusterDim;
             gpu.set_cluster(node(place)?, [cluster.x, cluster.y, cluster.z])
+        })
+    }
+
+    /// One edge between nodes that are there; all at once when the first has ended, or early, when its blocks say so.
+    fn cuGraphAddDependencies_v2(
+        graph: CUgraph,
+        from: *const CUgraphNode,
+        to: *const CUgraphNode,
+        edges: *const CUgraphEdgeData,
+        count: usize,
+    ) {
+        current(|gpu| {
+            if count != 1 {
+                return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+            }
+            let kind = if edges.is_null() { [0; 3] } else { [(*edges).from_port, (*edges).to_port, (*edges).type_] };
+            let early = match kind {
+                [0, 0, 0] => false,
+                // CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, and CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC.
+                [1, 0, 1] => true,
+                _ => return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED),
+            };
+            gpu.add_edge(index(GRAPH, graph)?, node(*from)?, node(*to)?, early)
         })
     }
 

@@ -1,12 +1,13 @@
 //! What runs a launch: the kernels' C++ in the emulator, or the PTX that nvcc made of it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs, thread};
 
-use ptx_on_cpu::{Counters, Launch, Module, Settings};
+use ptx_on_cpu::{Asynchronous, Counters, Launch, Module, Settings};
 use serde_json::json;
 
 /// The engine of `EMULATED_GPU_ENGINE`.
@@ -31,21 +32,36 @@ impl Engine {
     /// As the environment says, for a chip of this compute capability.
     ///
     /// # Errors
-    /// A variable that cannot be read, or no PTX where it leads to.
+    /// A variable that cannot be read or that this engine does nothing with, or no PTX where it leads to.
     pub fn from_environment(capability: (u32, u32)) -> Result<Self, String> {
-        match env::var("EMULATED_GPU_ENGINE").as_deref() {
-            Err(_) | Ok("" | "cpp") => return Ok(Self::Cpp),
-            Ok("ptx") => (),
-            Ok(other) => return Err(format!("EMULATED_GPU_ENGINE={other}: the engines are cpp and ptx")),
+        Self::new(capability, |name| env::var_os(name))
+    }
+
+    fn new(capability: (u32, u32), variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, String> {
+        // An empty one is as good as none.
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        let hazards = variable("EMULATED_GPU_HAZARDS").is_some_and(|value| value != "0");
+        let counters = variable("EMULATED_GPU_COUNTERS").map(PathBuf::from);
+        match variable("EMULATED_GPU_ENGINE").unwrap_or_else(|| "cpp".into()).to_string_lossy().as_ref() {
+            "cpp" => {
+                let needless = [("HAZARDS", hazards), ("COUNTERS", counters.is_some())];
+                return match needless.iter().find(|(_, is_set)| *is_set) {
+                    Some((name, _)) => Err(format!(
+                        "EMULATED_GPU_{name} is set, and the kernels' C++ would run, which it says nothing about: \
+                         set EMULATED_GPU_ENGINE=ptx as well, or unset it"
+                    )),
+                    None => Ok(Self::Cpp),
+                };
+            }
+            "ptx" => (),
+            other => return Err(format!("EMULATED_GPU_ENGINE={other}: the engines are cpp and ptx")),
         }
-        let folder = env::var_os("EMULATED_GPU_PTX")
+        let folder = variable("EMULATED_GPU_PTX")
             .ok_or("EMULATED_GPU_PTX names no folder of PTX files; tools/emulated_gpu.sh sets it")?;
-        let hazards = matches!(env::var("EMULATED_GPU_HAZARDS").as_deref(), Ok(value) if !matches!(value, "" | "0"));
         let target = match capability.0 {
             9 => "sm_90a",
             _ => "sm_80",
         };
-        let counters = env::var_os("EMULATED_GPU_COUNTERS").map(PathBuf::from);
         Ptx::new(Path::new(&folder), target, hazards, counters).map(|ptx| Self::Ptx(Box::new(ptx)))
     }
 }
@@ -54,7 +70,7 @@ impl Ptx {
     /// The files `NAME.TARGET.ptx` of a folder.
     fn new(folder: &Path, target: &str, hazards: bool, counters: Option<PathBuf>) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("EMULATED_GPU_PTX={}: {error}", folder.display());
-        let mut files = HashMap::new();
+        let mut files: HashMap<String, PathBuf> = HashMap::new();
         for entry in fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -64,7 +80,15 @@ impl Ptx {
             let text = fs::read_to_string(&path).map_err(failed)?;
             for line in text.lines() {
                 let Some((_, rest)) = line.split_once(".entry ") else { continue };
-                files.insert(rest.trim_end_matches('(').trim().to_owned(), path.clone());
+                let kernel = rest.trim_end_matches('(').trim();
+                if let Some(other) = files.insert(kernel.to_owned(), path.clone()) {
+                    return Err(format!(
+                        "EMULATED_GPU_PTX={}: {} and {} have both a kernel {kernel}: remove one of them",
+                        folder.display(),
+                        other.display(),
+                        path.display()
+                    ));
+                }
             }
         }
         match files.is_empty() {
@@ -94,6 +118,7 @@ impl Ptx {
             true => Settings::strict(launch),
             false => Settings {
                 seed: Some(launch),
+                asynchronous: Asynchronous::BySeed,
                 threads: thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 ..Settings::default()
             },
@@ -123,12 +148,55 @@ impl Ptx {
 mod tests {
     use super::*;
 
+    const NOTHING: &str =
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry nothing(\n)\n{ bar.sync 0; ret; }\n";
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = env::temp_dir().join(format!("emulated-gpu-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("nothing.sm_80.ptx"), NOTHING).unwrap();
+        folder
+    }
+
+    /// The engine of these variables, in words where there is none.
+    fn engine(variables: &[(&str, &str)]) -> Result<Engine, String> {
+        let find = |name: &str| variables.iter().find(|(known, _)| format!("EMULATED_GPU_{known}") == name);
+        Engine::new((8, 0), |name| find(name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn variables_that_would_do_nothing_are_refused() {
+        for variables in [&[][..], &[("ENGINE", "")], &[("HAZARDS", "0")], &[("ENGINE", "cpp"), ("COUNTERS", "")]] {
+            assert!(matches!(engine(variables), Ok(Engine::Cpp)), "{variables:?}");
+        }
+        for (variables, name) in [
+            (&[("HAZARDS", "1")][..], "EMULATED_GPU_HAZARDS"),
+            (&[("ENGINE", "cpp"), ("COUNTERS", "c.jsonl")], "EMULATED_GPU_COUNTERS"),
+        ] {
+            let why = engine(variables).err().unwrap();
+            assert!(why.contains(name) && why.contains("set EMULATED_GPU_ENGINE=ptx"), "{why}");
+        }
+        assert!(engine(&[("ENGINE", "cuda")]).err().unwrap().contains("the engines are"));
+        assert!(engine(&[("ENGINE", "ptx")]).err().unwrap().contains("EMULATED_GPU_PTX names no folder"));
+    }
+
+    #[test]
+    fn a_kernel_is_in_one_file() {
+        let folder = folder("twice");
+        let path = folder.to_str().unwrap();
+        let variables = [("ENGINE", "ptx"), ("PTX", path), ("COUNTERS", "")];
+        let Ok(Engine::Ptx(ptx)) = engine(&variables) else { panic!("one file is right") };
+        let settings = ptx.settings(1);
+        assert!(!settings.counters && !settings.hazards && settings.asynchronous == Asynchronous::BySeed);
+        fs::write(folder.join("other.sm_80.ptx"), NOTHING).unwrap();
+        let why = engine(&variables).err().unwrap();
+        assert!(why.contains("nothing.sm_80.ptx") && why.contains("other.sm_80.ptx"), "{why}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn each_launch_is_a_line() {
-        let folder = env::temp_dir().join(format!("emulated-gpu-counters-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry nothing(\n)\n{ bar.sync 0; ret; }\n";
-        fs::write(folder.join("nothing.sm_80.ptx"), text).unwrap();
+        let folder = folder("counters");
         let path = folder.join("counters.jsonl");
         let mut engine = Ptx::new(&folder, "sm_80", false, Some(path.clone())).unwrap();
         let module = engine.module("nothing").unwrap();

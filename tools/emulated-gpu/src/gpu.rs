@@ -279,6 +279,9 @@ impl Gpu {
             failed(&fault);
             CUresult::CUDA_ERROR_LAUNCH_FAILED
         })?;
+        for warning in &counters.warnings {
+            failed(&format!("warning: {warning}"));
+        }
         engine.record(&ptx_launch, &counters).map_err(|why| {
             failed(&why);
             CUresult::CUDA_ERROR_OPERATING_SYSTEM

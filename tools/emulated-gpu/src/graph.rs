@@ -12,6 +12,8 @@ pub struct Graph {
     pub nodes: Vec<Task>,
     /// Blocks of a cluster that each node was told, ones where it was told nothing.
     clusters: Vec<[u32; 3]>,
+    /// Whether each node waits for the one before it.
+    waits: Vec<bool>,
 }
 
 /// A graph that can run.
@@ -33,18 +35,28 @@ impl Gpu {
         self.instances.get_mut(instance).and_then(Option::as_mut).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
     }
 
-    /// Adds a node behind `before`. A chain is what is made of them here: without an order between two tasks, a GPU may
-    /// run them at once, so a node that does not wait for the one before it is refused.
+    /// Adds a node behind `before`.
     pub fn add_node(&mut self, graph: usize, before: &[Node], task: Task) -> Answer<Node> {
-        let Graph { nodes, clusters } = self.graph(graph)?;
-        let last = nodes.len().checked_sub(1).map(|last| (graph, last));
-        if last.is_some_and(|last| !before.contains(&last)) || before.iter().any(|node| *node >= (graph, nodes.len())) {
-            eprintln!("emulated GPU: node {} of a graph does not wait for the node before it", nodes.len());
+        let Graph { nodes, clusters, waits } = self.graph(graph)?;
+        if before.iter().any(|(of, node)| *of != graph || *node >= nodes.len()) {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
+        waits.push(nodes.is_empty() || before.contains(&(graph, nodes.len() - 1)));
         nodes.push(task);
         clusters.push([1; 3]);
         Ok((graph, nodes.len() - 1))
+    }
+
+    /// `cuGraphAddDependencies_v2` for one edge to the node behind; an early one is between two launches.
+    pub fn add_edge(&mut self, graph: usize, from: Node, to: Node, early: bool) -> Answer {
+        let Graph { nodes, waits, .. } = self.graph(graph)?;
+        let launches = |node: Node| matches!(nodes.get(node.1), Some(Task::Launch(_)));
+        let chained = from.0 == graph && to == (graph, from.1 + 1) && to.1 < nodes.len();
+        if !chained || early && !(launches(from) && launches(to)) {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        waits[to.1] = true;
+        Ok(())
     }
 
     /// `cuGraphKernelNodeSetAttribute` for blocks of a cluster.
@@ -68,7 +80,12 @@ impl Gpu {
 
     /// `cuGraphInstantiateWithFlags`.
     pub fn instantiate(&mut self, graph: usize) -> Answer<usize> {
-        let Graph { nodes, clusters } = self.graph(graph)?;
+        let Graph { nodes, clusters, waits } = self.graph(graph)?;
+        // A chain is what is made of them here: without an order between two tasks, a GPU may run them at once.
+        if let Some(node) = waits.iter().position(|waits| !waits) {
+            eprintln!("emulated GPU: node {node} of a graph does not wait for the node before it");
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
         let (tasks, clusters) = (nodes.clone(), clusters.clone());
         tasks.iter().zip(&clusters).try_for_each(|(task, &told)| self.check_cluster(task, told))?;
         self.instances.push(Some(Instance { graph, tasks, clusters }));

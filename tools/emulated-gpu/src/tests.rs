@@ -162,6 +162,22 @@ fn strict_where_a_driver_may_be_kind() {
             assert_eq!(instantiate(), expected, "clusters of {x}");
         }
 
+        // A node that does not wait for the one before it is none of a chain; an edge added later makes it one, an early one between launches.
+        let mut second = null_mut();
+        assert_eq!(cuGraphCreate(&mut graph, 0), SUCCESS);
+        (parameters.func, parameters.blockDimX) = (kernel, 32);
+        for node in [&mut node, &mut second] {
+            assert_eq!(cuGraphAddKernelNode_v2(node, graph, null(), 0, &parameters), SUCCESS);
+        }
+        let mut instantiate = || cuGraphInstantiateWithFlags(&mut instance, graph, 0);
+        assert_eq!(instantiate(), Status::CUDA_ERROR_INVALID_VALUE);
+        let edge = |kind| CUgraphEdgeData { from_port: 1, to_port: 0, type_: kind, reserved: [0; 5] };
+        let unknown = cuGraphAddDependencies_v2(graph, &node, &second, &edge(7), 1);
+        assert_eq!(unknown, Status::CUDA_ERROR_NOT_SUPPORTED);
+        assert_eq!(cuGraphAddDependencies_v2(graph, &second, &node, &edge(1), 1), Status::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(cuGraphAddDependencies_v2(graph, &node, &second, &edge(1), 1), SUCCESS);
+        assert_eq!(instantiate(), SUCCESS);
+
         // A tensor of one dimension has no strides to read; the array must be one all the same.
         let encode = |strides: *const u64| {
             let mut map = std::mem::zeroed::<CUtensorMap>();

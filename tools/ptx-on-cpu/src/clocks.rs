@@ -65,6 +65,8 @@ pub(crate) enum Reader {
     Wgmma(u32),
     /// With the bulk group of this number of the reader.
     Bulk(u32),
+    /// With the copy of this number of an mbarrier's agent.
+    Copy(u32, u32),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,14 +77,34 @@ struct Read {
     statement: u32,
 }
 
-/// The state of 4 bytes.
-#[derive(Clone, Default, Debug)]
-struct Cell {
-    writer: u32,
+/// A write; one of epoch 0 is none.
+#[derive(Clone, Copy, Default, Debug)]
+struct Write {
+    agent: u32,
     epoch: u32,
     bytes: u8,
     statement: u32,
+}
+
+impl Write {
+    /// Whether it may still be under way for an agent that knows `clock` and accesses these bytes.
+    fn is_open(self, agent: u32, bytes: u8, clock: &[u32]) -> bool {
+        self.bytes & bytes != 0 && self.agent != agent && self.epoch > get(clock, self.agent as usize)
+    }
+}
+
+/// The state of 4 bytes: the last write, and the last atomic operation since.
+#[derive(Clone, Default, Debug)]
+struct Cell {
+    write: Write,
+    update: Write,
     reads: Vec<Read>,
+}
+
+impl Cell {
+    fn is_fresh(&self) -> bool {
+        self.write.epoch == 0 && self.update.epoch == 0
+    }
 }
 
 /// An access of a range of one block's shared memory.
@@ -219,6 +241,7 @@ impl Clocks {
         let agent = read.agent as usize;
         match read.until {
             Reader::Plain(epoch) => get(&clock.read, agent) >= epoch,
+            Reader::Copy(copies, epoch) => get(&clock.read, copies as usize) >= epoch,
             // One operation of four warps: any of them may have waited for it.
             Reader::Wgmma(group) => {
                 let first = agent - agent % self.warps_of_block % 4;
@@ -240,31 +263,26 @@ impl Clocks {
         let agent = warp as u32;
         for (at, bytes) in range.cells() {
             let cell = &self.cells[range.block][at];
-            if cell.epoch == 0 {
-                let text = format!(
-                    "reads shared memory {:#x} of the cluster's block {}, which nobody wrote",
-                    4 * at,
-                    range.block
-                );
-                return Err(Conflict { text, other: None });
+            if cell.is_fresh() {
+                return Err(never_written("reads", range.block, at));
             }
-            let written = cell.bytes & bytes != 0 && (cell.writer != agent || is_async);
-            if written {
-                let writer = cell.writer as usize;
+            for write in [cell.write, cell.update] {
+                let writer = write.agent as usize;
                 let clock = &self.warps[warp];
                 let by_warp = writer < self.warps.len();
                 let known = if is_async && by_warp { &clock.proxied } else { &clock.happened };
-                if cell.epoch > get(known, writer) {
-                    let unfenced = is_async && by_warp && cell.epoch <= get(&clock.happened, writer);
+                // What a warp wrote itself the proxy must be told of, too.
+                if write.is_open(if is_async { u32::MAX } else { agent }, bytes, known) {
+                    let unfenced = is_async && by_warp && write.epoch <= get(&clock.happened, writer);
                     let text = format!(
                         "{} shared memory {:#x} of the cluster's block {}, which {} wrote, {}",
                         if is_async { "reads asynchronously" } else { "reads" },
                         4 * at,
                         range.block,
-                        self.name(cell.writer),
+                        self.name(write.agent),
                         if unfenced { "with no fence.proxy.async between" } else { "and nothing orders the two" },
                     );
-                    return Err(Conflict { text, other: Some(cell.statement) });
+                    return Err(Conflict { text, other: Some(write.statement) });
                 }
             }
             let read = Read { agent, until, bytes, statement };
@@ -280,28 +298,37 @@ impl Clocks {
     /// A write by `warp` itself. Warps that write the same value do not disturb each other, and compilers let them.
     pub fn write(&mut self, warp: usize, range: Range, same: bool, statement: u32) -> Result<(), Conflict> {
         let epoch = self.warps[warp].happened[warp];
-        let result = self.write_as(warp as u32, epoch, warp, range, statement);
+        let result = self.write_as((warp as u32, epoch), warp, range, false, statement);
         if same { Ok(()) } else { result }
+    }
+
+    /// An atomic operation by `warp`, which disturbs no other one; of several since the last write the last is remembered.
+    pub fn update(&mut self, warp: usize, range: Range, reads: bool, statement: u32) -> Result<(), Conflict> {
+        if let Some((at, _)) = range.cells().find(|(at, _)| reads && self.cells[range.block][*at].is_fresh()) {
+            return Err(never_written("updates", range.block, at));
+        }
+        let epoch = self.warps[warp].happened[warp];
+        self.write_as((warp as u32, epoch), warp, range, true, statement)
     }
 
     /// A write by an agent that `warp` set going.
     pub fn write_as(
         &mut self,
-        agent: u32,
-        epoch: u32,
+        (agent, epoch): (u32, u32),
         warp: usize,
         range: Range,
+        atomic: bool,
         statement: u32,
     ) -> Result<(), Conflict> {
         for (at, bytes) in range.cells() {
             let cell = &self.cells[range.block][at];
             let clock = &self.warps[warp];
             let place = || format!("shared memory {:#x} of the cluster's block {}", 4 * at, range.block);
-            let overlaps = cell.epoch > 0 && cell.bytes & bytes != 0 && cell.writer != agent;
-            if overlaps && cell.epoch > get(&clock.happened, cell.writer as usize) {
+            let before = [cell.write, if atomic { Write::default() } else { cell.update }];
+            if let Some(write) = before.iter().find(|write| write.is_open(agent, bytes, &clock.happened)) {
                 let text =
-                    format!("writes {}, which {} wrote, and nothing orders the two", place(), self.name(cell.writer));
-                return Err(Conflict { text, other: Some(cell.statement) });
+                    format!("writes {}, which {} wrote, and nothing orders the two", place(), self.name(write.agent));
+                return Err(Conflict { text, other: Some(write.statement) });
             }
             for read in &cell.reads {
                 let own = read.agent == agent && matches!(read.until, Reader::Plain(_));
@@ -310,23 +337,37 @@ impl Clocks {
                         Reader::Plain(_) => "reads, and nothing orders the two",
                         Reader::Wgmma(_) => "still reads in a wgmma that nobody waited for",
                         Reader::Bulk(_) => "still reads in a bulk store that nobody waited for",
+                        Reader::Copy(..) => "still reads in a copy to another block that nobody waited for",
                     };
                     let text = format!("writes {}, which {} {how}", place(), self.name(read.agent));
                     return Err(Conflict { text, other: Some(read.statement) });
                 }
             }
             let cell = &mut self.cells[range.block][at];
-            if bytes == 0xf || cell.bytes & !bytes == 0 {
-                cell.reads.clear();
+            cell.reads.retain_mut(|read| {
+                read.bytes &= !bytes;
+                read.bytes != 0
+            });
+            let write = Write { agent, epoch, bytes, statement };
+            if atomic {
+                cell.update = write;
             } else {
-                cell.reads.iter_mut().for_each(|read| read.bytes &= !bytes);
+                (cell.write, cell.update) = (write, Write::default());
             }
-            (cell.writer, cell.epoch, cell.bytes, cell.statement) = (agent, epoch, bytes, statement);
         }
         Ok(())
     }
 }
 
+fn never_written(what: &str, block: usize, cell: usize) -> Conflict {
+    let text = format!("{what} shared memory {:#x} of the cluster's block {block}, which nobody wrote", 4 * cell);
+    Conflict { text, other: None }
+}
+
+/// Whether the end of the later read is that of the earlier one, too.
 fn same_kind(one: Reader, other: Reader) -> bool {
-    std::mem::discriminant(&one) == std::mem::discriminant(&other)
+    match (one, other) {
+        (Reader::Copy(one, _), Reader::Copy(other, _)) => one == other,
+        _ => std::mem::discriminant(&one) == std::mem::discriminant(&other),
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-use crate::fault::source_lines;
+use crate::fault::{Fault, source_lines};
 use crate::instruction::Code;
 use crate::syntax::File;
 
@@ -203,6 +203,9 @@ pub struct Counters {
     pub by_line: BTreeMap<u32, Counts>,
     /// By line of the source, in the order of files and lines.
     pub by_source: Vec<SourceLine>,
+    /// What is no error of the kernel's, and perhaps one of its author's: with [`crate::Settings::hazards`] alone, and once for each
+    /// instruction.
+    pub warnings: Vec<Fault>,
 }
 
 impl Counters {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::syntax::{File, Location};
 
 /// A kernel's error: what, and where it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
 pub struct Fault {
     /// Name of the kernel.
     pub kernel: String,

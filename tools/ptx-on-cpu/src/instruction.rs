@@ -240,14 +240,11 @@ pub(crate) enum Operation {
         shared: Address,
         map: Address,
         barrier: Address,
-        rank: u8,
     },
     /// map, shared, coordinates..
     TensorStore {
         map: Address,
         shared: Address,
-        rank: u8,
-        reduction: Reduction,
     },
     BulkCommit,
     BulkWait(u32),

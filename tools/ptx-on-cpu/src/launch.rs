@@ -1,5 +1,6 @@
 //! Launches: what a kernel is run with, and how.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,6 +152,7 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
     let instructions = launch.code.instructions.len();
     let none = || launch.settings.counters.then(|| vec![Counts::default(); instructions]);
     let executed = Mutex::new((vec![[0u64; 2]; instructions], 0u64));
+    let warnings = Mutex::new(BTreeMap::new());
     let seen = Mutex::new(none());
     let work = || -> Result<(), Fault> {
         let mut races = launch.settings.hazards.then(Races::default);
@@ -177,6 +179,9 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
                 sum[1] += threads;
             }
             sums.1 += cluster.multiplications;
+            for (statement, warning) in std::mem::take(&mut cluster.warnings) {
+                warnings.lock().unwrap_or_else(PoisonError::into_inner).entry(statement).or_insert(warning);
+            }
             result.inspect_err(|_| next.store(total, Ordering::Relaxed))?;
         }
     };
@@ -193,5 +198,6 @@ fn execute(launch: &Prepared) -> Result<Counters, Fault> {
     let (executed, tensor_multiplications) = executed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     let counters = Counters::new(launch.file, launch.code, &executed, seen.as_deref());
-    Ok(Counters { tensor_multiplications, ..counters })
+    let warnings = warnings.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect();
+    Ok(Counters { tensor_multiplications, warnings, ..counters })
 }

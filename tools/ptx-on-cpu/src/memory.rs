@@ -13,6 +13,11 @@ pub(crate) mod window {
     pub const LOCAL: u64 = 3 << 32;
     /// No global memory lies below.
     pub const END: u64 = 1 << 40;
+
+    /// An address of shared memory, of one that may be generic. One of another window stays what it is, and leads nowhere there.
+    pub fn to_shared(address: u64) -> u64 {
+        if address >> 32 == SHARED >> 32 { address ^ SHARED } else { address }
+    }
 }
 
 /// Buffers are so far apart that no index that is wrong leads from one into another.

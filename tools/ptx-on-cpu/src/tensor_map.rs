@@ -162,24 +162,17 @@ impl TensorMap {
         self.tile.iter().map(|length| *length as usize).product::<usize>() * self.element_bytes as usize
     }
 
-    /// Calls `visit` for each row of the tile that has elements inside the tensor: its offset in the tile, its global address
-    /// and its length in bytes. Coordinates are signed.
-    pub(crate) fn rows(
-        &self,
-        at: &[i32],
-        mut visit: impl FnMut(usize, u64, usize) -> Result<(), String>,
-    ) -> Result<(), String> {
+    /// Each row of the tile that has elements inside the tensor: its offset in the tile, its global address and its length in
+    /// bytes. Coordinates are signed, and as many as there are dimensions.
+    pub(crate) fn rows(&self, at: &[i32]) -> impl Iterator<Item = (usize, u64, usize)> {
         let size = i64::from(self.element_bytes);
         let x = i64::from(at[0]);
         let (first, end) = (x.max(0), (x + i64::from(self.tile[0])).min(self.dims[0].cast_signed()));
-        if first >= end {
-            return Ok(());
-        }
         let row_bytes = self.tile[0] as usize * size as usize;
         let outer: usize = self.tile[1..].iter().map(|length| *length as usize).product();
-        for row in 0..outer {
+        (0..if first < end { outer } else { 0 }).filter_map(move |row| {
             let mut rest = row;
-            let mut address = self.address.cast_signed() + first * size;
+            let mut address = self.address.cast_signed().wrapping_add(first * size);
             let inside = (1..self.dims.len()).all(|dim| {
                 let index = i64::from(at[dim]) + (rest % self.tile[dim] as usize) as i64;
                 rest /= self.tile[dim] as usize;
@@ -187,12 +180,9 @@ impl TensorMap {
                 address = address.wrapping_add(index.wrapping_mul(self.strides[dim - 1].cast_signed()));
                 (0..self.dims[dim].cast_signed()).contains(&index)
             });
-            if inside {
-                let offset = row * row_bytes + ((first - x) * size) as usize;
-                visit(offset, address.cast_unsigned(), ((end - first) * size) as usize)?;
-            }
-        }
-        Ok(())
+            let offset = row * row_bytes + ((first - x) * size) as usize;
+            inside.then_some((offset, address.cast_unsigned(), ((end - first) * size) as usize))
+        })
     }
 }
 
@@ -220,15 +210,7 @@ mod tests {
     fn maps_survive_encoding_and_rows_are_clipped() {
         let map = TensorMap::decode(&map().encode().unwrap()).unwrap();
         assert_eq!(map, self::map());
-        let rows = |at: [i32; 2]| {
-            let mut rows = Vec::new();
-            map.rows(&at, |offset, address, bytes| {
-                rows.push((offset, address, bytes));
-                Ok(())
-            })
-            .unwrap();
-            rows
-        };
+        let rows = |at: [i32; 2]| map.rows(&at).collect::<Vec<_>>();
         assert_eq!(rows([0, 1]), [(0, 4128, 16), (16, 4160, 16)]);
         assert_eq!(rows([8, 2]), [(0, 4096 + 64 + 16, 4)]);
         assert_eq!(rows([-3, -1]), [(16 + 6, 4096, 10)]);

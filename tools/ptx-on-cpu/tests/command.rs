@@ -130,6 +130,23 @@ fn a_kernel_runs_and_its_faults_are_told() {
 }
 
 #[test]
+fn a_closed_pipe_is_an_end() {
+    let folder = folder("pipe");
+    std::fs::write(folder.join("in.npy"), npy(&[1.0; 64])).unwrap();
+    let launch = ["run", "kernels.ptx", "scale", "--grid", "1", "--block", "64", "--buffer", "f32:in.npy"];
+    let rest = ["--buffer", "f32:64:out.npy", "--scalar", "f32:2", "--scalar", "u32:40", "--lines"];
+    for arguments in [&["list", "kernels.ptx"][..], &[&launch[..], &rest].concat()] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ptx-on-cpu"));
+        let output = command.current_dir(&folder).args(arguments).stdout(writer).output().unwrap();
+        let told = text(&output.stderr);
+        assert!(output.status.success() && !told.contains("panicked"), "{arguments:?}: {told}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn counters_are_a_table_or_json() {
     let folder = folder("counters");
     std::fs::write(folder.join("in.npy"), npy(&[1.0; 64])).unwrap();

@@ -213,7 +213,7 @@ impl Argument {
         let (numpy, bytes) = kind.numpy(memory.read(placed.address, count * kind.bytes())?);
         let unwritten = memory.unwritten(placed.address, count * kind.bytes())?;
         if unwritten > 0 {
-            eprintln!("{}: {unwritten} bytes were never written", path.display());
+            super::tell(&format!("{}: {unwritten} bytes were never written", path.display()));
         }
         npy::write(path, numpy, &placed.shape, &bytes)
     }

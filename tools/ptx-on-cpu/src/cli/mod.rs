@@ -101,6 +101,8 @@ enum Failure {
     Fault(String),
     /// Of the user or a file.
     Usage(String),
+    /// Whoever reads the output has heard enough.
+    Closed,
 }
 
 impl From<String> for Failure {
@@ -111,7 +113,10 @@ impl From<String> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(why: std::io::Error) -> Self {
-        Self::Usage(format!("standard output: {why}"))
+        match why.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Usage(format!("standard output: {why}")),
+        }
     }
 }
 
@@ -126,16 +131,21 @@ pub fn main() -> ExitCode {
         },
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(Failure::Fault(text)) => {
-            eprintln!("fault: {text}");
+            tell(&format!("fault: {text}"));
             ExitCode::from(1)
         }
         Err(Failure::Usage(text)) => {
-            eprintln!("error: {text}");
+            tell(&format!("error: {text}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Says something on stderr, if anybody listens.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn load(file: &Path) -> Result<Module, Failure> {
@@ -231,21 +241,26 @@ fn execute(run: &Run, matches: &ArgMatches) -> Result<(), Failure> {
     };
     let counters =
         ptx_on_cpu::run(&module, &launch, &memory, &settings).map_err(|fault| Failure::Fault(fault.to_string()))?;
+    for warning in &counters.warnings {
+        tell(&format!("warning: {warning}"));
+    }
     for (argument, placed) in arguments.iter().zip(&placed) {
         argument.save(&memory, placed)?;
     }
+    let mut output = std::io::stdout().lock();
     if run.json {
-        println!("{}", serde_json::to_string(&counters).map_err(|why| why.to_string())?);
+        writeln!(output, "{}", serde_json::to_string(&counters).map_err(|why| why.to_string())?)?;
         return Ok(());
     }
-    println!("{} instructions of warps, {} of threads", counters.warp_instructions, counters.thread_instructions);
+    let (warps, threads) = (counters.warp_instructions, counters.thread_instructions);
+    writeln!(output, "{warps} instructions of warps, {threads} of threads")?;
     if run.lines {
         for (line, [warps, threads]) in &counters.lines {
-            println!("line {line}: {warps} of warps, {threads} of threads");
+            writeln!(output, "line {line}: {warps} of warps, {threads} of threads")?;
         }
     }
     if run.counters {
-        print!("{}", counters::table(&counters));
+        write!(output, "{}", counters::table(&counters))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Store;
 use super::tensor::Content;
+use crate::clocks::Range;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{NONE, Number, Operation, Reduction};
 use crate::machine::{Cluster, Flow, Step, Warp, combine, update_global};
@@ -38,19 +39,8 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let (address, bytes) = (warp.address(to, global, lane), warp.registers.lane(bytes, lane) as usize);
             check(address, bytes).in_lane(lane)?;
-            let element_bytes = match reduction {
-                Reduction::With(_, Number::Half | Number::Brain) => 2,
-                _ => 4,
-            };
             let pieces = vec![(0, address, bytes)];
-            let store = Store {
-                rank: 0,
-                pieces,
-                swizzle: Swizzle::None,
-                element_bytes,
-                reduction,
-                statement: step.statement(),
-            };
+            let store = Store { rank: 0, pieces, swizzle: Swizzle::None, reduction, statement: step.statement() };
             self.start_store(warp, store, (warp.address(from, shared, lane), bytes, 16), step).in_lane(lane)?;
         }
         Ok(Flow::Next)
@@ -63,9 +53,8 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let (address, bytes) = (warp.address(source, from, lane), warp.registers.lane(bytes, lane) as usize);
             check(address, bytes).in_lane(lane)?;
-            let address = if address >> 32 == 1 { address ^ window::SHARED } else { address };
-            let (rank, offset) = self.shared_place(address, bytes).in_lane(lane)?;
-            let content = Content::Shared { content: self.blocks[rank].shared[offset..][..bytes].to_vec() };
+            let (rank, offset) = self.shared_place(window::to_shared(address), bytes).in_lane(lane)?;
+            let content = Content::Shared(Range { block: rank, offset, bytes });
             let addresses = (warp.address(target, to, lane), warp.address(bar, barrier, lane));
             self.start_copy(warp, content, addresses, None, step).in_lane(lane)?;
         }
@@ -113,17 +102,21 @@ impl Cluster<'_> {
         let Reduction::With(operation, number) = store.reduction else {
             return self.write_bytes(address, piece, store.statement);
         };
-        let bytes = store.element_bytes;
+        let bytes = if matches!(number, Number::Half | Number::Brain) { 2 } else { 4 };
+        let region = self.launch.memory.find(address, piece.len() as u64)?;
+        let region = &self.launch.memory.regions[region];
+        let offset = address - region.base;
+        if self.launch.settings.poison && !region.is_written(offset, piece.len() as u64) {
+            return Err(format!("reduces into global memory at {address:#x} that nobody wrote").into());
+        }
+        region.mark_written(offset, piece.len() as u64);
         for (place, element) in piece.chunks_exact(bytes).enumerate() {
-            let address = address + (place * bytes) as u64;
-            let region = self.launch.memory.find(address, bytes as u64)?;
-            let region = &self.launch.memory.regions[region];
             let mut word = [0; 8];
             word[..bytes].copy_from_slice(element);
             let a = u64::from_le_bytes(word);
             // SAFETY: the element lies in the region, aligned as bulk copies are.
             unsafe {
-                update_global(region.pointer(address - region.base), bytes, |old| {
+                update_global(region.pointer(offset + (place * bytes) as u64), bytes, |old| {
                     combine(operation, number, bytes, old, a, 0)
                 })
             };

@@ -5,6 +5,7 @@ use crate::clocks::Range;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{Address, NONE, Operation};
 use crate::machine::{Cluster, Flow, Step, Warp};
+use crate::memory::window;
 use crate::races::Touch;
 use crate::registers::lanes;
 
@@ -29,6 +30,8 @@ impl Cluster<'_> {
                 warp.copies.push(copy);
             } else {
                 self.carry_out(warp, &copy).in_lane(lane)?;
+                // It still counts as one that must be waited for.
+                warp.copies.push(AsyncCopy { bytes: 0, ..copy });
             }
         }
         Ok(Flow::Next)
@@ -36,7 +39,10 @@ impl Cluster<'_> {
 
     /// A source of which nothing is read may lie anywhere.
     fn carry_out(&mut self, warp: &Warp, copy: &AsyncCopy) -> Result<(), Finding> {
-        let address = copy.shared & 0xffff_ffff;
+        if copy.bytes == 0 {
+            return Ok(());
+        }
+        let address = window::to_shared(copy.shared);
         let (rank, offset) = self.shared_place(address, copy.bytes)?;
         if !offset.is_multiple_of(copy.bytes) || copy.length > 0 && !copy.global.is_multiple_of(copy.bytes as u64) {
             let AsyncCopy { bytes, global, .. } = copy;

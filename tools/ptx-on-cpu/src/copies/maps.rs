@@ -5,19 +5,21 @@ use crate::clocks::Range;
 use crate::fault::{Finding, InLane};
 use crate::instruction::{Address, MapField, Operation};
 use crate::machine::{Cluster, Flow, Place, Step, Warp};
+use crate::memory::window;
 use crate::registers::lanes;
 use crate::syntax::Space;
-use crate::tensor_map::{self, BYTES, Swizzle, TensorMap, field};
+use crate::tensor_map::{self, BYTES, RANK, Swizzle, TensorMap, field};
 
 /// Bytes of an element by the number that `tensormap.replace.elemtype` has (PTX ISA, its table).
 const ELEMENT_BYTES: [u8; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 4, 8, 2, 4, 4];
 
 impl Cluster<'_> {
-    /// The map at an address: of a parameter, generic or not, or of global memory.
-    pub fn map_at(&mut self, address: u64, statement: u32) -> Result<TensorMap, Finding> {
+    /// The map at an address of a parameter, generic or not, or of global memory: copies take it from nowhere else.
+    fn map_at(&mut self, address: u64, statement: u32) -> Result<TensorMap, Finding> {
         let space = if address >> 32 == 0 { Space::Param } else { Space::Generic };
         let mut bytes = [0; BYTES];
-        match self.place_of(space, address, 64)? {
+        // It is aligned to half its size.
+        match self.place_of(space, address, BYTES / 2)? {
             Place::Param(offset) => {
                 let Some(found) = self.launch.parameters.get(offset..offset + BYTES) else {
                     return Err(format!("a tensor map at parameter {offset:#x}, where none can be").into());
@@ -25,12 +27,29 @@ impl Cluster<'_> {
                 bytes.copy_from_slice(found);
             }
             Place::Global { .. } => self.read_bytes(address, &mut bytes, statement)?,
-            Place::Shared { rank, offset } => {
-                bytes.copy_from_slice(&self.blocks[rank].shared[offset..][..BYTES]);
+            Place::Shared { .. } | Place::Local(_) => {
+                return Err("a copy with a tensor map in shared or local memory: copy it to global memory first".into());
             }
-            Place::Local(_) => return Err("a tensor map in local memory".into()),
         }
         Ok(TensorMap::decode(&bytes)?)
+    }
+
+    /// The map that a lane's copy goes by, and the tile's coordinates: as many as the tensor has dimensions.
+    pub fn tile_at(
+        &mut self,
+        warp: &Warp,
+        (base, address): (u32, Address),
+        coordinates: &[u32],
+        lane: usize,
+        step: &Step,
+    ) -> Result<(TensorMap, Vec<i32>), Finding> {
+        let map = self.map_at(warp.address(base, address, lane), step.statement()).in_lane(lane)?;
+        let (rank, dims) = (coordinates.len(), map.dims.len());
+        if rank != dims {
+            return Err(format!("a copy of {rank} dimensions with the map of a tensor of {dims}")).in_lane(lane);
+        }
+        let at = coordinates.iter().map(|register| warp.registers.lane(*register, lane).cast_signed()).collect();
+        Ok((map, at))
     }
 
     pub fn map_replace(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
@@ -68,7 +87,7 @@ impl Cluster<'_> {
         let [target, source] = step.registers[..] else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
             let (to, from) = (warp.address(target, to, lane), warp.address(source, from, lane));
-            let (rank, offset) = self.shared_place(from & 0xffff_ffff, BYTES).in_lane(lane)?;
+            let (rank, offset) = self.shared_place(window::to_shared(from), BYTES).in_lane(lane)?;
             let map = self.blocks[rank].shared[offset..][..BYTES].to_vec();
             self.write_bytes(to, &map, step.statement()).in_lane(lane)?;
         }
@@ -82,7 +101,7 @@ fn replace(map: &mut [u8; BYTES], what: MapField, index: u8, value: u64) -> Resu
     let index = index as usize;
     match what {
         MapField::Address => map[field::ADDRESS..][..8].copy_from_slice(&value.to_le_bytes()),
-        MapField::Rank => map[field::RANK] = value as u8 + 1,
+        MapField::Rank if value < RANK as u64 => map[field::RANK] = value as u8 + 1,
         MapField::Box => map[field::TILE + 4 * index..][..4].copy_from_slice(&(value as u32).to_le_bytes()),
         MapField::Dimension => {
             map[field::DIMS + 8 * index..][..8].copy_from_slice(&(value & 0xffff_ffff).to_le_bytes());

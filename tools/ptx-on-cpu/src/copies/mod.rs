@@ -7,11 +7,12 @@ pub(crate) mod tensor;
 
 use crate::instruction::Reduction;
 
-/// A `cp.async` that has not been carried out.
+/// A `cp.async` that nobody has waited for.
 #[derive(Clone, Copy)]
 pub(crate) struct AsyncCopy {
     pub shared: u64,
     pub global: u64,
+    /// None where it was carried out early.
     pub bytes: usize,
     /// Bytes that are read; zeros follow.
     pub length: usize,
@@ -24,7 +25,6 @@ pub(crate) struct Store {
     /// Pieces: offset in shared memory before the permutation, global address, bytes.
     pub pieces: Vec<(usize, u64, usize)>,
     pub swizzle: crate::tensor_map::Swizzle,
-    pub element_bytes: usize,
     pub reduction: Reduction,
     pub statement: u32,
 }

@@ -1,9 +1,9 @@
-//! Tensor copies (PTX ISA, "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor").
+//! Tensor copies (PTX ISA, "cp.async.bulk.tensor").
 
 use super::Store;
 use crate::clocks::{Range, Reader};
 use crate::fault::{Finding, InLane};
-use crate::instruction::{NONE, Operation};
+use crate::instruction::{NONE, Operation, Reduction};
 use crate::machine::{Cluster, Flow, RANK_SHIFT, Step, Warp};
 use crate::memory::window;
 use crate::registers::lanes;
@@ -23,9 +23,16 @@ pub(crate) struct TensorCopy {
 
 /// What is copied: a tile of a tensor, or plain bytes.
 pub(crate) enum Content {
-    Tile { map: TensorMap, at: Vec<i32> },
-    Bytes { global: u64, bytes: usize },
-    Shared { content: Vec<u8> },
+    Tile {
+        map: TensorMap,
+        at: Vec<i32>,
+    },
+    Bytes {
+        global: u64,
+        bytes: usize,
+    },
+    /// Of the block that sends it.
+    Shared(Range),
 }
 
 impl Content {
@@ -33,7 +40,7 @@ impl Content {
         match self {
             Self::Tile { map, .. } => map.tile_bytes(),
             Self::Bytes { bytes, .. } => *bytes,
-            Self::Shared { content } => content.len(),
+            Self::Shared(range) => range.bytes,
         }
     }
 
@@ -43,21 +50,12 @@ impl Content {
 }
 
 impl Cluster<'_> {
-    fn coordinates(warp: &Warp, registers: &[u32], lane: usize) -> Vec<i32> {
-        registers.iter().map(|register| warp.registers.lane(*register, lane).cast_signed()).collect()
-    }
-
     pub fn tensor_load(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::TensorLoad { shared, map, barrier, rank } = *operation else { return Ok(Flow::Next) };
-        let [to, map_base, bar, mask, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
+        let Operation::TensorLoad { shared, map, barrier } = *operation else { return Ok(Flow::Next) };
+        let [to, base, bar, mask, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
-            let tensor = self.map_at(warp.address(*map_base, map, lane), step.statement()).in_lane(lane)?;
-            if tensor.dims.len() != rank as usize {
-                let text = format!("a copy of {rank} dimensions with the map of a tensor of {}", tensor.dims.len());
-                return Err(text).in_lane(lane);
-            }
-            let at = Self::coordinates(warp, coordinates, lane);
-            let content = Content::Tile { map: tensor, at };
+            let (map, at) = self.tile_at(warp, (*base, map), coordinates, lane, step)?;
+            let content = Content::Tile { map, at };
             let addresses = (warp.address(*to, shared, lane), warp.address(*bar, barrier, lane));
             let mask = (*mask != NONE).then(|| warp.registers.lane(*mask, lane));
             self.start_copy(warp, content, addresses, mask, step).in_lane(lane)?;
@@ -74,8 +72,7 @@ impl Cluster<'_> {
         mask: Option<u32>,
         step: &Step,
     ) -> Result<(), Finding> {
-        let unwindow = |address: u64| if address >> 32 == 1 { address ^ window::SHARED } else { address };
-        let (shared, barrier) = (unwindow(shared), unwindow(barrier));
+        let (shared, barrier) = (window::to_shared(shared), window::to_shared(barrier));
         let bytes = content.bytes();
         let alignment = if matches!(content, Content::Tile { .. }) { 128 } else { 16 };
         let (own, offset) = self.shared_place(shared, bytes.max(16))?;
@@ -91,7 +88,8 @@ impl Cluster<'_> {
             if rank >= self.blocks.len() {
                 return Err(format!("a multicast to block {rank} of a cluster of {}", self.blocks.len()).into());
             }
-            self.visit(warp, rank)?;
+            // The block knows by its own mbarrier when the copy is over: it is no visit of the warp that began it.
+            self.must_live(warp, rank)?;
             let barrier_there = barrier & ((1 << RANK_SHIFT) - 1) | (rank as u64) << RANK_SHIFT;
             self.see_mbarrier(warp.id, barrier_there)?;
             let mbarrier = self.mbarrier_of(rank, barrier)?;
@@ -100,7 +98,13 @@ impl Cluster<'_> {
             targets.push((rank, epoch));
             if let Some(clocks) = &mut self.clocks {
                 let range = Range { block: rank, offset, bytes };
-                let seen = clocks.write_as(agent, epoch, warp.id, range, step.statement());
+                let seen = clocks.write_as((agent, epoch), warp.id, range, false, step.statement());
+                seen.map_err(|conflict| self.conflict(conflict))?;
+            }
+            if let (Some(clocks), Content::Shared(from)) = (&mut self.clocks, &content) {
+                // What is sent is read until the target's mbarrier says so, and must be there.
+                self.blocks[from.block].visitors.insert(agent as usize, epoch);
+                let seen = clocks.read(warp.id, *from, Reader::Copy(agent, epoch), step.statement());
                 seen.map_err(|conflict| self.conflict(conflict))?;
             }
         }
@@ -141,48 +145,32 @@ impl Cluster<'_> {
         let mut bytes = vec![0; content.bytes()];
         match content {
             Content::Tile { map, at } => {
-                let mut rows = Vec::new();
-                map.rows(at, |offset, address, length| {
-                    rows.push((offset, address, length));
-                    Ok(())
-                })?;
-                for (offset, address, length) in rows {
+                for (offset, address, length) in map.rows(at) {
                     self.read_bytes(address, &mut bytes[offset..][..length], statement)?;
                 }
             }
             Content::Bytes { global, .. } => self.read_bytes(*global, &mut bytes, statement)?,
-            Content::Shared { content } => bytes.copy_from_slice(content),
+            Content::Shared(from) => {
+                bytes.copy_from_slice(&self.blocks[from.block].shared[from.offset..][..from.bytes])
+            }
         }
         Ok(bytes)
     }
 
     pub fn tensor_store(&mut self, warp: &mut Warp, operation: &Operation, step: &Step) -> Result<Flow, Finding> {
-        let Operation::TensorStore { map, shared, rank, reduction } = *operation else { return Ok(Flow::Next) };
-        let [map_base, from, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
+        let Operation::TensorStore { map, shared } = *operation else { return Ok(Flow::Next) };
+        let [base, from, coordinates @ ..] = step.registers else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
-            let tensor = self.map_at(warp.address(*map_base, map, lane), step.statement()).in_lane(lane)?;
-            if tensor.dims.len() != rank as usize {
-                let text = format!("a copy of {rank} dimensions with the map of a tensor of {}", tensor.dims.len());
-                return Err(text).in_lane(lane);
-            }
-            let at = Self::coordinates(warp, coordinates, lane);
-            let mut pieces = Vec::new();
-            tensor
-                .rows(&at, |offset, address, length| {
-                    pieces.push((offset, address, length));
-                    Ok(())
-                })
-                .in_lane(lane)?;
+            let (map, at) = self.tile_at(warp, (*base, map), coordinates, lane, step)?;
             let store = Store {
                 rank: 0,
-                pieces,
-                swizzle: tensor.swizzle,
-                element_bytes: tensor.element_bytes as usize,
-                reduction,
+                pieces: map.rows(&at).collect(),
+                swizzle: map.swizzle,
+                reduction: Reduction::Copy,
                 statement: step.statement(),
             };
             let address = warp.address(*from, shared, lane);
-            self.start_store(warp, store, (address, tensor.tile_bytes(), 128), step).in_lane(lane)?;
+            self.start_store(warp, store, (address, map.tile_bytes(), 128), step).in_lane(lane)?;
         }
         Ok(Flow::Next)
     }
@@ -195,7 +183,7 @@ impl Cluster<'_> {
         (address, bytes, alignment): (u64, usize, usize),
         step: &Step,
     ) -> Result<(), Finding> {
-        let address = if address >> 32 == 1 { address ^ window::SHARED } else { address };
+        let address = window::to_shared(address);
         let (rank, offset) = self.shared_place(address, bytes.max(16))?;
         if !offset.is_multiple_of(alignment) {
             return Err(format!("a bulk copy from shared memory at {address:#x}, not aligned to {alignment}").into());

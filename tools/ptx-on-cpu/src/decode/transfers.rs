@@ -252,14 +252,20 @@ fn bulk(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Result 
         decoder.emit(Operation::Nothing, &[], &[]);
         return Ok(());
     }
-    if opcode.which(&["im2col", "im2col_no_offs", "tile::gather4", "tile::scatter4", "cp_mask"]).is_some() {
+    if opcode.which(&["tile::gather4", "tile::scatter4", "cp_mask"]).is_some()
+        || opcode.parts.iter().any(|part| part.starts_with("im2col"))
+    {
         return opcode.unknown();
     }
-    let reduction = if opcode.has("reduce") {
-        let (operation, number) = atomic_operation(opcode)?;
-        Reduction::With(operation, number)
-    } else {
-        Reduction::Copy
+    let reduction = match (opcode.has("reduce"), opcode.kind) {
+        (false, _) => Reduction::Copy,
+        // A tensor's elements have the type of its map, of which maps here know the size only.
+        (true, _) if opcode.has("tensor") => return opcode.unknown(),
+        (true, "f16" | "bf16" | "b32" | "u32" | "s32" | "f32") => {
+            let (operation, number) = atomic_operation(opcode)?;
+            Reduction::With(operation, number)
+        }
+        (true, _) => return opcode.unknown(),
     };
     let multicast = opcode.parts.iter().any(|part| part.starts_with("multicast"));
     // The destination's space comes first.
@@ -267,7 +273,7 @@ fn bulk(decoder: &mut Decoder, opcode: &Opcode, operands: &[Operand]) -> Result 
     let to_shared = spaces.next().is_some_and(|space| space.starts_with("shared"));
     let from_shared = spaces.next().is_some_and(|space| space.starts_with("shared"));
     if opcode.has("tensor") {
-        return tensor_copy(decoder, opcode, operands, to_shared, reduction, multicast);
+        return tensor_copy(decoder, opcode, operands, to_shared, multicast);
     }
     let [to, from, bytes, rest @ ..] = operands else { return opcode.unknown() };
     let ((to, to_address), (from, from_address)) = (decoder.address(to)?, decoder.address(from)?);
@@ -306,12 +312,11 @@ fn tensor_copy(
     opcode: &Opcode,
     operands: &[Operand],
     to_shared: bool,
-    reduction: Reduction,
     multicast: bool,
 ) -> Result {
     let map = operands.iter().find(|operand| matches!(operand, Operand::Tensor(..)));
     let Some(map @ Operand::Tensor(_, coordinates)) = map else { return opcode.unknown() };
-    let rank = coordinates.len() as u8;
+    let rank = coordinates.len();
     if !(1..=5).contains(&rank) || !opcode.has(&format!("{rank}d")) {
         return Err(format!("{rank} coordinates"));
     }
@@ -327,13 +332,13 @@ fn tensor_copy(
         };
         let mut registers = vec![to, map_base, bar, mask];
         registers.extend(places);
-        decoder.emit(Operation::TensorLoad { shared, map, barrier, rank }, &[], &registers);
+        decoder.emit(Operation::TensorLoad { shared, map, barrier }, &[], &registers);
     } else {
         let [_, shared, ..] = operands else { return opcode.unknown() };
         let (from, shared) = decoder.address(shared)?;
         let mut registers = vec![map_base, from];
         registers.extend(places);
-        decoder.emit(Operation::TensorStore { map, shared, rank, reduction }, &[], &registers);
+        decoder.emit(Operation::TensorStore { map, shared }, &[], &registers);
     }
     Ok(())
 }

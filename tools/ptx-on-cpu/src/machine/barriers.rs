@@ -209,8 +209,11 @@ impl Cluster<'_> {
         if stores > 0 {
             return Err(format!("ends with {stores} bulk stores that may still read shared memory").into());
         }
-        if warp.wgmma.groups > warp.wgmma.done && self.hazards() {
-            return Err("ends with wgmma groups that nobody waited for".into());
+        if self.hazards() && warp.wgmma.is_busy() {
+            return Err("ends with wgmma operations that nobody waited for".into());
+        }
+        if self.hazards() && !(warp.copies.is_empty() && warp.copy_groups.iter().all(Vec::is_empty)) {
+            return Err("ends with cp.async copies that nobody waited for".into());
         }
         if self.blocks[warp.block].living == 0 { self.check_end(warp.block) } else { Ok(()) }
     }

@@ -67,7 +67,7 @@ impl Mbarrier {
 impl Cluster<'_> {
     /// The mbarrier at an address, which may be generic.
     fn mbarrier(&mut self, address: u64) -> Result<&mut Mbarrier, Finding> {
-        let address = if address >> 32 == 1 { address ^ window::SHARED } else { address };
+        let address = window::to_shared(address);
         let (rank, offset) = self.shared_place(address, 8)?;
         if offset % 8 != 0 {
             return Err(format!("an mbarrier at {address:#x}, which is not aligned to 8").into());
@@ -111,8 +111,7 @@ impl Cluster<'_> {
     pub(super) fn mbarrier_init(&mut self, warp: &mut Warp, address: Address, step: &Step) -> Result<Flow, Finding> {
         let [base, count] = step.registers[..] else { return Ok(Flow::Next) };
         for lane in lanes(step.mask) {
-            let at = warp.address(base, address, lane);
-            let at = if at >> 32 == 1 { at ^ window::SHARED } else { at };
+            let at = window::to_shared(warp.address(base, address, lane));
             let (rank, offset) = self.shared_place(at, 8).in_lane(lane)?;
             let count = i64::from(warp.registers.lane(count, lane));
             if !(1..1 << 20).contains(&count) || offset % 8 != 0 {
@@ -135,7 +134,7 @@ impl Cluster<'_> {
         for lane in lanes(step.mask) {
             let at = warp.address(step.registers[0], address, lane);
             self.mbarrier(at).in_lane(lane)?;
-            let (rank, offset) = self.shared_place(at & 0xffff_ffff, 8).in_lane(lane)?;
+            let (rank, offset) = self.shared_place(window::to_shared(at), 8).in_lane(lane)?;
             self.blocks[rank].mbarriers.remove(&(offset as u32));
         }
         Ok(Flow::Next)
@@ -154,10 +153,8 @@ impl Cluster<'_> {
             let number =
                 |register, or| if register == NONE { or } else { i64::from(warp.registers.lane(register, lane)) };
             let (count, bytes) = (number(count, 1), number(bytes, 0));
-            let rank = (at >> RANK_SHIFT & 0xff) as usize;
-            if rank < self.blocks.len() {
-                self.visit(warp, rank).in_lane(lane)?;
-            }
+            let (rank, _) = self.shared_place(window::to_shared(at), 8).in_lane(lane)?;
+            self.visit(warp, rank).in_lane(lane)?;
             let old = self.mbarrier_arrival(warp.id, at, count, bytes, (relaxed, drop)).in_lane(lane)?;
             if state != NONE {
                 warp.registers.set_wide_lane(state, lane, old);

@@ -1,6 +1,7 @@
 //! A cluster of blocks: its warps, what they share, and whose turn it is.
 
 mod access;
+mod atomic;
 mod barriers;
 mod deadlock;
 mod exchange;
@@ -9,9 +10,10 @@ mod observe;
 mod step;
 mod warp;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use access::{Place, combine, update_global};
+pub(crate) use access::Place;
+pub(crate) use atomic::{combine, update_global};
 pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
 pub(crate) use mbarrier::Mbarrier;
 pub(crate) use step::{Flow, Step};
@@ -116,12 +118,12 @@ pub(crate) struct Block {
     pub id: [u32; 3],
     /// From address 0: what lies below [`SHARED_BASE`] is nobody's.
     pub shared: Vec<u8>,
-    pub mbarriers: std::collections::BTreeMap<u32, Mbarrier>,
+    pub mbarriers: BTreeMap<u32, Mbarrier>,
     pub barriers: [NamedBarrier; 16],
     /// Warps that have not ended.
     pub living: u32,
-    /// Warps of other blocks that were here, and when last.
-    pub visitors: std::collections::BTreeMap<usize, u32>,
+    /// Warps of other blocks that were here, and when last, and copies to other blocks.
+    pub visitors: BTreeMap<usize, u32>,
     /// What the warps knew that have ended.
     pub end: Clock,
 }
@@ -142,6 +144,8 @@ pub(crate) struct Cluster<'a> {
     pub clocks: Option<Clocks>,
     /// Races with other clusters, if they are looked for.
     pub races: Option<Races>,
+    /// What is worth saying and no fault, by statement.
+    pub warnings: BTreeMap<u32, Fault>,
     /// Executions of each instruction: of warps, and of threads.
     pub executed: Vec<[u64; 2]>,
     /// What else each of them did, if that is counted.
@@ -188,6 +192,7 @@ impl<'a> Cluster<'a> {
             random: Random::new(launch.settings.seed.unwrap_or(1) ^ number.wrapping_mul(0x9e37_79b9)),
             clocks: hazards.then(|| Clocks::new(count, warps, launch.shared_bytes())),
             races,
+            warnings: BTreeMap::new(),
             executed: vec![[0; 2]; launch.code.instructions.len()],
             counts: None,
             multiplications: 0,
@@ -296,15 +301,18 @@ impl<'a> Cluster<'a> {
             .map_err(|(text, other)| self.conflict(Conflict { text, other: Some(other) }))
     }
 
-    /// Notes that a warp touches another block's shared memory, which must be there, and must stay.
-    pub fn visit(&mut self, warp: &Warp, rank: usize) -> Result<(), Finding> {
-        if rank == warp.block {
-            return Ok(());
-        }
-        if self.blocks[rank].living == 0 {
+    /// Checks that a block is there whose shared memory a warp, or a copy that it begins, touches.
+    pub fn must_live(&self, warp: &Warp, rank: usize) -> Result<(), Finding> {
+        if rank != warp.block && self.blocks[rank].living == 0 {
             return Err(format!("touches shared memory of the cluster's block {rank}, which has ended").into());
         }
-        if let Some(clocks) = &self.clocks {
+        Ok(())
+    }
+
+    /// Notes that a warp itself touches another block's shared memory, which must be there, and must stay.
+    pub fn visit(&mut self, warp: &Warp, rank: usize) -> Result<(), Finding> {
+        self.must_live(warp, rank)?;
+        if let Some(clocks) = self.clocks.as_ref().filter(|_| rank != warp.block) {
             self.blocks[rank].visitors.insert(warp.id, clocks.now(warp.id));
         }
         Ok(())

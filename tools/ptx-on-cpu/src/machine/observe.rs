@@ -95,27 +95,10 @@ impl Cluster<'_> {
     }
 
     /// Rows of a tile inside the tensor. What is wrong with the map is told when the copy begins.
-    fn add_tiles(
-        &mut self,
-        counts: &mut Counts,
-        warp: &Warp,
-        (base, map): (u32, Address),
-        coordinates: &[u32],
-        step: &Step,
-    ) {
+    fn add_tiles(&mut self, counts: &mut Counts, warp: &Warp, map: (u32, Address), coordinates: &[u32], step: &Step) {
         for lane in lanes(step.mask) {
-            let Ok(map) = self.map_at(warp.address(base, map, lane), step.statement()) else { return };
-            if map.dims.len() != coordinates.len() {
-                return;
-            }
-            let place: Vec<i32> =
-                coordinates.iter().map(|register| warp.registers.lane(*register, lane).cast_signed()).collect();
-            let mut rows = Vec::new();
-            let _ = map.rows(&place, |_, address, length| {
-                rows.push((address, length as u64));
-                Ok(())
-            });
-            add_bulk(counts, rows.into_iter());
+            let Ok((map, at)) = self.tile_at(warp, map, coordinates, lane, step) else { return };
+            add_bulk(counts, map.rows(&at).map(|(_, address, length)| (address, length as u64)));
         }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct WarpWgmma {
     /// Operations issued, and how many of them each committed group ends with, from group `done` on.
     pub issued: u64,
     pub committed: VecDeque<u64>,
+    /// Operations that some group has.
+    pub grouped: u64,
     /// Groups committed, and groups known to be complete.
     pub groups: u32,
     pub done: u32,
@@ -80,6 +82,7 @@ impl WarpWgmma {
         Self {
             issued: 0,
             committed: VecDeque::new(),
+            grouped: 0,
             groups: 0,
             done: 0,
             fences: 0,
@@ -90,7 +93,7 @@ impl WarpWgmma {
 
     /// Whether something is being computed that nobody has waited for.
     pub fn is_busy(&self) -> bool {
-        self.groups > self.done || self.issued > self.committed.back().copied().unwrap_or(0)
+        self.groups > self.done || self.issued > self.grouped
     }
 }
 

@@ -66,3 +66,45 @@ impl Descriptor {
         self.mn_major
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Offsets in bytes; the start is that of a row of every swizzle.
+    fn descriptor(swizzle: u64, leading: u64, stride: u64, mn_major: bool) -> Descriptor {
+        Descriptor::new(0x400 >> 4 | leading >> 4 << 16 | stride >> 4 << 32 | swizzle << 62, mn_major).unwrap()
+    }
+
+    /// "Strides" of the manual, K-major: the stride offset leads from 8 rows to the next 8, which need not follow at once; the
+    /// leading one, used without a swizzle only, from 8 columns of 2 bytes to the next 8.
+    #[test]
+    fn groups_of_rows_of_k_major_operands_have_a_stride() {
+        for (swizzle, span) in [(1, 128), (2, 64), (3, 32)] {
+            let of = descriptor(swizzle, 16, 16 * span, false);
+            assert_eq!(of.piece(7, 0) & !0x7f, 0x400 + 7 * span as u32 & !0x7f, "rows of {span} bytes are dense");
+            assert_eq!(of.piece(8, 0), 0x400 + 16 * span as u32, "rows of {span} bytes");
+            assert_eq!(of.piece(16, 0), 0x400 + 32 * span as u32, "rows of {span} bytes");
+        }
+        // The second row of 128 bytes of the second group: its pieces change places by pairs.
+        assert_eq!(descriptor(1, 16, 2048, false).piece(9, 8), 0x400 + 2048 + 128);
+        let plain = descriptor(0, 4096, 512, false);
+        assert_eq!(
+            [(1, 0), (8, 0), (0, 8), (9, 8)].map(|(row, k)| plain.piece(row, k)),
+            [0x410, 0x600, 0x1400, 0x1610]
+        );
+    }
+
+    /// The same, MN-major: the stride offset leads from 8 columns of k to the next 8, the leading one from what a row of the
+    /// swizzle holds to what the next one does; without a swizzle, the other way round, and rows of 8 elements.
+    #[test]
+    fn groups_of_columns_of_mn_major_operands_have_a_stride() {
+        for (swizzle, span) in [(1, 128), (2, 64), (3, 32)] {
+            let of = descriptor(swizzle, 8192, 16 * span, true);
+            assert_eq!(of.piece(0, 8), 0x400 + 16 * span as u32, "rows of {span} bytes");
+            assert_eq!(of.piece(span as u32 / 2, 0), 0x400 + 8192, "rows of {span} bytes");
+        }
+        let plain = descriptor(0, 4096, 512, true);
+        assert_eq!([(0, 1), (8, 0), (0, 8)].map(|(mn, k)| plain.piece(mn, k)), [0x410, 0x600, 0x1400]);
+    }
+}

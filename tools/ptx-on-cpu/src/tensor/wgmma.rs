@@ -112,6 +112,7 @@ impl Cluster<'_> {
         }
         warp.wgmma.groups += 1;
         warp.wgmma.committed.push_back(warp.wgmma.issued);
+        warp.wgmma.grouped = warp.wgmma.issued;
         self.progress = true;
         Flow::Next
     }

@@ -127,6 +127,15 @@ fn bulk_copies_and_reductions() {
     let output = words(&Small::new(BULK, body).run_all(&bytes(&input), 128));
     let expected: Vec<u32> = (0..32).map(|word| word * word * if word < 16 { 2 } else { 1 }).collect();
     assert_eq!(output, expected);
+    // Elements of 2 bytes, and signed ones.
+    let half = |x: f32| u32::from(half::f16::from_f32(x).to_bits()) * 0x1_0001;
+    let reduced = |kind: &str, word: u32| {
+        words(&Small::new(BULK, &body.replace("add.u32", kind)).run_all(&bytes(&[word; 32]), 128))[0]
+    };
+    assert_eq!(reduced("add.noftz.f16", half(1.5)), half(3.0));
+    assert_eq!(reduced("add.f32", 1.25f32.to_bits()), 2.5f32.to_bits());
+    assert_eq!(reduced("inc.u32", 7), 0);
+    assert_eq!(reduced("xor.b32", 7), 0);
 }
 
 #[test]

@@ -9,7 +9,9 @@ fn counters(module: &str, body: &str, grid: u32, threads: u32) -> Counters {
     let [first, second] = [Settings { threads: 2, ..Settings::default() }, Settings::strict(3)].map(|settings| {
         let settings = Settings { counters: true, ..settings };
         let small = Small { settings, grid, ..Small::new(module, body).threads(threads) };
-        small.counted(&[0; 1 << 16], 1 << 16).unwrap_or_else(|fault| panic!("{body}: {fault}")).1
+        let (_, counters) = small.counted(&[0; 1 << 16], 1 << 16).unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        // Lanes that store in one place are told of by the checks alone.
+        Counters { warnings: vec![], ..counters }
     });
     assert_eq!(first, second, "{body}");
     first

@@ -67,6 +67,18 @@ fn what_is_not_known_is_a_fault_only_where_it_is_executed() {
     assert!(unknown[0].1.contains("tex.2d"), "{unknown:?}");
     let found = fault("", "frobnicate.u32 a, b;");
     assert!(found.finding.contains("frobnicate.u32 is not known") && found.line.is_some(), "{found}");
+    // What these would add is not known here.
+    for reduction in [
+        "cp.reduce.async.bulk.tensor.1d.global.shared::cta.add.tile.bulk_group [v, {a}], [r1];",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.min.s64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f64 [w], [r1], 64;",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.and.b64 [w], [r1], 64;",
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col::w.mbarrier::complete_tx::bytes [r1], [v, {a, b, c, d}], [r2], {h1, h2};",
+    ] {
+        let found = fault("", &format!("mov.u32 r1, 0; mov.u32 r2, 0; mov.u32 a, 0; {reduction}"));
+        assert!(found.finding.contains("is not known"), "{found}");
+    }
     assert!(fault("", "add.u32 d, _, 1;").finding.contains("not understood"));
     assert!(fault("", "trap;").finding.contains("trap"));
 }
@@ -135,6 +147,60 @@ fn launches_are_held_against_the_kernel() {
         run(wrong).unwrap_err();
     }
     assert!(module.kernel("kernel").unwrap().pack(&[&bytes(&[1])]).is_err());
+}
+
+#[test]
+fn maps_lie_where_copies_find_them() {
+    // The last bytes of shared memory, where half a map would fit.
+    let module = ".shared .align 128 .b8 tile[64];";
+    let body = "mov.u32 r1, tile; cvt.u64.u32 s1, r1; cvta.shared.u64 s1, s1; mov.u32 a, 0;
+        cp.async.bulk.tensor.1d.global.shared::cta.bulk_group [s1, {a}], [r1];";
+    let found = fault(module, body).finding;
+    assert!(found.contains("a tensor map in shared or local memory"), "{found}");
+    let local = ".local .align 64 .b8 own[128]; mov.u64 s1, own; cvta.local.u64 s1, s1; mov.u32 r1, 0;";
+    let shared = "mov.u32 r1, tile; cvt.u64.u32 s1, r1; cvta.shared.u64 s1, s1;";
+    let found = fault("", &body.replace("tile;", "0;").replace(&shared.replace("tile;", "0;"), local)).finding;
+    assert!(found.contains("a tensor map in shared or local memory"), "{found}");
+    // The parameters are two pointers.
+    for (at, expected) in [(0, "of 16 bytes"), (128, "of 16 bytes")] {
+        let body = body.replace(shared, &format!("mov.u32 r1, 0; mov.u64 s1, {at};"));
+        let found = fault("", &body).finding;
+        assert!(found.contains(expected), "{found}");
+    }
+    for rank in [5, 255, 256] {
+        let body = format!(
+            "mov.u32 r1, tile; cvt.u64.u32 s1, r1; tensormap.replace.tile.rank.shared::cta.b1024.b32 [s1], {rank};"
+        );
+        let found = fault(".shared .align 128 .b8 tile[128];", &body).finding;
+        assert!(found.contains(&format!("Rank {rank} of a tensor map is not supported")), "{found}");
+    }
+}
+
+#[test]
+fn addresses_of_no_space_are_not_cut_to_shared_ones() {
+    let module = ".shared .align 128 .b8 tile[128]; .shared .align 8 .b8 bar[8];";
+    let start =
+        "mov.u32 r1, tile; mov.u32 r2, bar; mbarrier.init.shared.b64 [r2], 1; cvt.u64.u32 s1, r1; cvt.u64.u32 s2, r2;
+        mov.u64 s3, 0x500000000; or.b64 s1, s1, s3; or.b64 s2, s2, s3; setp.ne.u32 p, r0, 0; @p bra out;";
+    for use_ in [
+        "cp.async.ca.shared.global [s1], [v], 4; cp.async.wait_all;",
+        "mbarrier.inval.shared.b64 [s2];",
+        "mbarrier.arrive.shared.b64 x, [s2];",
+        "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [v], [s1], 128;",
+    ] {
+        let found = fault(module, &format!("{start} {use_} out:")).finding;
+        assert!(found.contains("of shared memory at 0x50000"), "{use_}: {found}");
+    }
+}
+
+#[test]
+fn reductions_are_into_memory_that_was_written() {
+    let module = ".shared .align 128 .b8 tile[512];";
+    let body = "mov.u32 r1, tile; cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [w], [r1], 16;
+        cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;";
+    let settings = Settings { hazards: false, ..Settings::strict(1) };
+    let found = Small { settings, ..Small::new(module, body) }.run(&[0], 16).unwrap_err().finding;
+    assert!(found.contains("that nobody wrote"), "{found}");
 }
 
 #[test]

@@ -106,6 +106,90 @@ fn a_block_stays_while_others_read_it() {
     assert!(found.len() == 12 && found.iter().all(told), "{found:#?}");
 }
 
+/// A copy into another block is over when that block's mbarrier says so, whatever the warp does that began it.
+#[test]
+fn a_multicast_is_no_visit_of_its_warp() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; mov.u32 r3, %cluster_ctarank; setp.eq.u32 q, r0, 0; @q mbarrier.init.shared.b64 [r2], 1;
+        @q mbarrier.arrive.expect_tx.shared.b64 x, [r2], 256; barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+        setp.eq.and.u32 p, r3, 0, q; mov.u16 h0, 3;
+        @p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [r1], [v], 256, [r2], h0;
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        mad.lo.u32 r4, r3, 32, r0; mad.wide.u32 s0, r4, 4, w; shl.b32 r5, r0, 2; add.u32 r5, r1, r5; ld.shared.u32 d, [r5]; st.global.u32 [s0], d;";
+    let input: Vec<u32> = (0..64).collect();
+    let right = Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(words(&right.run_all(&bytes(&input), 256)), (0..32).chain(0..32).collect::<Vec<u32>>());
+    // Who does not wait for it ends too early.
+    let start = body.find("again:").unwrap();
+    let found = findings(&Small { grid: 2, cluster: 2, ..Small::new(TILE, &body[..start]) }, &bytes(&input), 256);
+    let told = |text: &String| text.contains("the block ends with copies") || text.contains("has ended");
+    assert!(found.len() == 12 && found.iter().all(told), "{found:#?}");
+}
+
+/// A copy to another block reads what this one must not change, and must keep, until the other one says that it came.
+#[test]
+fn what_is_sent_to_another_block_stays() {
+    let body = "mov.u32 r1, tile; mov.u32 r2, bar; mov.u32 r3, %cluster_ctarank; setp.eq.u32 p, r0, 0; @p mbarrier.init.shared.b64 [r2], 1;
+        @p mbarrier.arrive.expect_tx.shared.b64 x, [r2], 64; shl.b32 r5, r0, 2; add.u32 r5, r5, r1; setp.lt.u32 q, r0, 16;
+        @q st.shared.u32 [r5], r0; fence.proxy.async; barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+        xor.b32 r6, r3, 1; mapa.shared::cluster.u32 r7, r1, r6; mapa.shared::cluster.u32 r8, r2, r6;
+        @p cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [r7+64], [r1], 64, [r8];
+        again: mbarrier.try_wait.parity.shared.b64 p, [r2], 0; @!p bra again;
+        barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; @q st.shared.u32 [r5], r3;";
+    let small = |body: &str| Small { grid: 2, cluster: 2, ..Small::new(TILE, body) };
+    assert_eq!(findings(&small(body), &[0], 4), Vec::<String>::new());
+    let end = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
+    for (from, to, expected) in [
+        ("fence.proxy.async;", "", &["with no fence.proxy.async between"][..]),
+        (end, "", &["still reads in a copy to another block"]),
+        (&body[body.find(end).unwrap()..], "", &["may still touch its shared memory", "has ended"]),
+    ] {
+        let found = findings(&small(&body.replacen(from, to, 1)), &[0], 4);
+        let told = |text: &String| expected.iter().any(|finding| text.contains(finding));
+        assert!(found.len() == 12 && found.iter().all(told), "{from}: {found:#?}");
+    }
+}
+
+#[test]
+fn atomics_disturb_no_atomics() {
+    let body = "mov.u32 r1, tile; setp.eq.u32 p, r0, 0; mov.u32 r2, 0; @p st.shared.u32 [r1], r2; barrier.sync 0;
+        red.shared.add.u32 [r1], 1; bar.sync 0; ld.shared.u32 d, [r1]; mad.wide.u32 s0, r0, 4, w; st.global.u32 [s0], d;";
+    needs(TILE, body, 64, "barrier.sync 0;", &["nothing orders the two", "nobody wrote"]);
+    needs(TILE, body, 64, "bar.sync 0;", &["nothing orders the two"]);
+    needs(TILE, body, 64, "@p st.shared.u32 [r1], r2;", &["updates shared memory"]);
+    // Who exchanges asks for nothing.
+    let exchange = body.replace("@p st.shared.u32 [r1], r2;", "@p atom.shared.exch.b32 r3, [r1], r2;");
+    assert_eq!(findings(&Small::new(TILE, &exchange).threads(64), &[0], 256), Vec::<String>::new());
+}
+
+/// Two lanes that store different values in one place, with one instruction, are told of, and no fault.
+#[test]
+fn lanes_that_store_in_one_place_agree() {
+    let warnings = |store: &str| {
+        let body = format!(
+            "mov.u32 r1, tile; shr.u32 r2, r0, 1; shl.b32 r3, r2, 2; add.u32 r3, r1, r3; mul.wide.u32 s0, r2, 4; add.u64 s0, s0, w; {store}"
+        );
+        let small = Small { settings: Settings::strict(1), ..Small::new(TILE, &body) };
+        let (_, counters) = small.counted(&[0], 128).unwrap();
+        counters.warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>()
+    };
+    for store in ["st.shared.u32 [r3], r0;", "st.global.u32 [s0], r0;", "st.global.v2.u16 [s0], {r2, r0};"] {
+        let told = warnings(&format!("{store} {store}"));
+        assert_eq!(told.len(), 2, "{store}: {told:#?}");
+        assert!(told[0].contains("lane 0, ") && told[0].contains("than lane 1: which one stays"), "{told:#?}");
+    }
+    for store in ["st.shared.u32 [r3], r2;", "and.b32 r4, r0, 1; setp.eq.u32 p, r4, 0; @p st.global.u32 [s0], r0;"] {
+        assert_eq!(warnings(store), Vec::<String>::new(), "{store}");
+    }
+}
+
+#[test]
+fn a_warp_ends_when_its_work_is_done() {
+    let copy = "mov.u32 r1, tile; shl.b32 r2, r0, 2; add.u32 r1, r1, r2; cvt.u64.u32 s1, r2; add.u64 s1, v, s1;
+        cp.async.ca.shared.global [r1], [s1], 4; cp.async.commit_group; cp.async.wait_group 0;";
+    needs(TILE, copy, 32, "cp.async.wait_group 0;", &["ends with cp.async copies"]);
+    needs(TILE, copy, 32, "cp.async.commit_group; cp.async.wait_group 0;", &["ends with cp.async copies"]);
+}
+
 #[test]
 fn registers_of_wgmma_are_fenced() {
     let body = "mov.u32 r1, tile; shl.b32 r2, r0, 4; mov.u32 r3, 0; mov.u32 r4, 0; add.u32 r3, r1, r2; st.shared.v4.u32 [r3], {r4, r4, r4, r4};
@@ -118,6 +202,10 @@ fn registers_of_wgmma_are_fenced() {
     let module = ".shared .align 128 .b8 tile[2304];";
     needs(module, body, 128, "wgmma.fence.sync.aligned;", &["wgmma.fence"]);
     needs(module, body, 128, "wgmma.wait_group.sync.aligned 0;", &["accumulator of wgmma group 1"]);
+    // Nobody looks at the sums, and nobody waits for a group that was never committed.
+    let unread = &body[..body.find("mad.wide.u32 s0").unwrap()];
+    let rest = "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;";
+    needs(module, unread, 128, rest, &["ends with wgmma operations"]);
     needs(module, body, 128, "fence.proxy.async;", &["fence.proxy.async"]);
     // Written behind the fence.
     let late =

@@ -30,7 +30,10 @@ pub fn execute(case: &Case, module: &Module, settings: &Settings) -> Result<BTre
         dynamic_shared: oracle.shared as u32,
         parameters,
     };
-    run(module, &launch, &memory, settings).map_err(|fault| fault.to_string())?;
+    let counters = run(module, &launch, &memory, settings).map_err(|fault| fault.to_string())?;
+    if let Some(warning) = counters.warnings.first() {
+        return Err(format!("warning: {warning}"));
+    }
     let read = |name: &String| memory.read(addresses[name.as_str()], case.before[name].len());
     case.before.keys().map(|name| Ok((name.clone(), read(name)?))).collect()
 }
