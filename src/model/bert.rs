@@ -350,7 +350,9 @@ impl Model {
                 if let Some(dense) = dense {
                     x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias)?;
                 }
-                let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
+                // Still a part of what is frozen, where nothing is trained before it.
+                let frozen = dense.is_none() && self.frozen == Some(self.layout.layers.len());
+                let x = tape.unrecorded(frozen, |tape| ops::dropout(tape, x, config.hidden_dropout_prob))?;
                 ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
             HeadLayout::Encoder => Ok(x),
