@@ -5,8 +5,15 @@
 //   logits     := scale (softmax(logits) - onehot(label)), the gradient of scale * sum(losses)
 //   total       = sum(losses) and sum(hits), in f64, in a fixed order
 //
+// and where rows count unequally (cross_entropy_weigh, behind the first):
+//
+//   losses[row] := w (1 - p)^gamma losses[row], where p = exp(-losses[row]) is the label's probability and w its weight
+//   logits[row] := w (1 - p)^gamma (1 + gamma p losses[row] / (1 - p)) logits[row], the gradient of the same
+//
 // Shapes: logits [rows, classes] with `stride` elements from row to row; labels, hits [rows] i32; losses [rows] f32; total
 // [2] f64. A label that is no class makes the loss NaN and never an access outside the row.
+//
+// cross_entropy_weigh is for classifiers of a few classes: 64 x 3, where the launch itself is the floor.
 //
 // Floor, 9,830 x 4,101 bf16: 1 read + 1 write = 161 MB, 0.054 ms at 3.0 TB/s; about 12 operations an element.
 //
@@ -168,6 +175,32 @@ __device__ __forceinline__ void forward(T* logits, const int* labels, int rows, 
 
 CROSS_ENTROPY(float, f32)
 CROSS_ENTROPY(bf16, bf16)
+
+// cross_entropy_weigh: any number of blocks of 256 threads; (rows + 7) / 8 of them make it one pass, a warp a row.
+#define CROSS_ENTROPY_WEIGH(T, DTYPE)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        cross_entropy_weigh_##DTYPE(T* gradient, const int* labels, const float* weights, int rows, int classes,       \
+                                    int stride, float gamma, float* losses) {                                          \
+        follow_earlier_kernels();                                                                                      \
+        const int lane = threadIdx.x % WARP;                                                                           \
+        for (int row = blockIdx.x * WARPS + threadIdx.x / WARP; row < rows; row += gridDim.x * WARPS) {                \
+            const int label = labels[row];                                                                             \
+            const float weight = label >= 0 && label < classes ? weights[label] : NAN, loss = losses[row];             \
+            /* Every lane has read the loss before one of them writes it. */                                           \
+            __syncwarp();                                                                                              \
+            const float miss = -expm1f(-loss), focus = weight * powf(miss, gamma);                                     \
+            /* -ln p over 1 - p, which is 1 in the limit of p = 1. */                                                  \
+            const float ratio = miss > 0.0f ? loss / miss : 1.0f;                                                      \
+            const float factor = focus * (1.0f + gamma * expf(-loss) * ratio);                                         \
+            T* values = gradient + static_cast<int64_t>(row) * stride;                                                 \
+            for (int at = lane; at < classes; at += WARP) values[at] = from_float<T>(factor * to_float(values[at]));   \
+            if (lane == 0) losses[row] = focus * loss;                                                                 \
+        }                                                                                                              \
+    }                                                                                                                  \
+    EXPORT_KERNEL(cross_entropy_weigh_##DTYPE)
+
+CROSS_ENTROPY_WEIGH(float, f32)
+CROSS_ENTROPY_WEIGH(bf16, bf16)
 
 // cross_entropy_total: one block of 256 threads, so that the host copies sixteen bytes instead of two arrays.
 extern "C" __global__ void __launch_bounds__(THREADS)

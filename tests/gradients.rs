@@ -380,6 +380,56 @@ fn cross_entropy_value_and_gradient() {
     assert!(ops::cross_entropy(&mut tape, &wrong, x, 1.0).is_err());
 }
 
+/// The weighted mean of PyTorch's CrossEntropyLoss(weight=...), the focal loss of Lin et al. by its formula, and the gradients of both
+/// against differences.
+#[test]
+fn weighted_and_focal_cross_entropy() {
+    let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
+    let labels = batch.labels.slice::<i32>().to_vec();
+    let weights = [0.25f32, 3.0, 1.0, 7.5];
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    for gamma in [0.0, 0.5, 1.0, 2.0, 5.0] {
+        let weighting = ops::Weighting::new(&Device::Cpu, weights.to_vec(), gamma).unwrap();
+        let total = weighting.of(&labels);
+        assert_eq!(total, labels.iter().map(|&label| f64::from(weights[label as usize])).sum::<f64>());
+        // One row is right beyond any doubt, where 1 - p is 0.
+        let mut logits = values(5 * 4, 8);
+        logits[labels[0] as usize] = 900.0;
+        let run = |tape: &mut Tape, logits: &[f64]| {
+            tape.start_training(1, 1, 0);
+            let x = tape.push(Buffer::from_slice(logits), 5, 4);
+            let mut all = ops::Losses::new(&Device::Cpu).unwrap();
+            let weighting = (&weighting, total);
+            ops::weighted_cross_entropy_into(tape, &batch, x, weighting, 1.0 / total, &mut all).unwrap();
+            (x, all.take().unwrap()[0])
+        };
+        let (x, loss) = run(&mut tape, &logits);
+        let gradient = tape.take_gradient(x).unwrap().slice::<f64>().to_vec();
+        let expected = logits.chunks(4).zip(&labels).map(|(row, &label)| {
+            let largest = row.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = row.iter().map(|x| (x - largest).exp()).sum();
+            let p = (row[label as usize] - largest).exp() / sum;
+            f64::from(weights[label as usize]) * (1.0 - p).powf(gamma) * -p.ln()
+        });
+        let expected = expected.sum::<f64>() / total;
+        assert!((loss.mean() - expected).abs() < 1e-12, "gamma {gamma}: {} {expected}", loss.mean());
+        assert_eq!((loss.rows, loss.weight), (5, total));
+        for index in 0..logits.len() {
+            let mut side = |sign: f64| {
+                let mut moved = logits.clone();
+                moved[index] += sign * STEP;
+                run(&mut tape, &moved).1.mean()
+            };
+            let expected = (side(1.0) - side(-1.0)) / (2.0 * STEP);
+            assert!(
+                (gradient[index] - expected).abs() < 1e-8,
+                "gamma {gamma}, {index}: {} {expected}",
+                gradient[index]
+            );
+        }
+    }
+}
+
 fn batch_with_label(label: i32) -> Rc<DeviceBatch> {
     let mut batch = batch();
     batch.labels[2] = label;
@@ -389,7 +439,7 @@ fn batch_with_label(label: i32) -> Rc<DeviceBatch> {
 /// The value of a loss against targets by its formula, and its gradient against differences.
 fn check_target_loss(
     loss_of: impl Fn(&mut Tape, Tensor, &Buffer, f64) -> ops::Loss,
-    formula: impl Fn(f64, f64) -> f64,
+    formula: impl Fn(usize, f64, f64) -> f64,
     targets: &[f32],
 ) -> ops::Loss {
     let logits = values(5 * 4, 8);
@@ -402,7 +452,7 @@ fn check_target_loss(
     };
     let (x, loss) = run(&mut tape, &logits);
     let gradient = tape.take_gradient(x).unwrap().slice::<f64>().to_vec();
-    let terms = logits.iter().zip(targets).map(|(&x, &t)| formula(x, f64::from(t)));
+    let terms = (0..).zip(logits.iter().zip(targets)).map(|(at, (&x, &t))| formula(at % 4, x, f64::from(t)));
     assert!((loss.sum - terms.sum::<f64>() / 4.0).abs() < 1e-12);
     assert_eq!(loss.rows, 5);
     for index in 0..logits.len() {
@@ -422,7 +472,7 @@ fn mean_squared_error_value_and_gradient() {
     let targets: Vec<f32> = values(5 * 4, 9).into_iter().map(|value| value as f32).collect();
     let loss_of =
         |tape: &mut Tape, x, targets: &Buffer, scale| ops::mean_squared_error(tape, x, targets, scale).unwrap();
-    let loss = check_target_loss(loss_of, |x, t| (x - t).powi(2), &targets);
+    let loss = check_target_loss(loss_of, |_, x, t| (x - t).powi(2), &targets);
     assert_eq!(loss.hits, 0);
 }
 
@@ -434,9 +484,9 @@ fn binary_cross_entropy_value_and_gradient() {
         |(index, x): (usize, &f64)| if index < 4 { f32::from(u8::from(*x > 0.0)) } else { (index % 3) as f32 / 2.0 };
     let targets: Vec<f32> = logits.iter().enumerate().map(right).collect();
     let probability = |x: f64| 1.0 / (1.0 + (-x).exp());
-    let formula = |x: f64, t: f64| -t * probability(x).ln() - (1.0 - t) * (1.0 - probability(x)).ln();
+    let formula = |_, x: f64, t: f64| -t * probability(x).ln() - (1.0 - t) * (1.0 - probability(x)).ln();
     let loss_of =
-        |tape: &mut Tape, x, targets: &Buffer, scale| ops::binary_cross_entropy(tape, x, targets, scale).unwrap();
+        |tape: &mut Tape, x, targets: &Buffer, scale| ops::binary_cross_entropy(tape, x, targets, None, scale).unwrap();
     let hits = logits
         .chunks(4)
         .zip(targets.chunks(4))
@@ -444,11 +494,21 @@ fn binary_cross_entropy_value_and_gradient() {
     let expected = hits.count() as u64;
     assert!((1..5).contains(&expected));
     assert_eq!(check_target_loss(loss_of, formula, &targets).hits, expected);
+    // PyTorch's pos_weight.
+    let weights = [3.0f32, 0.25, 1.0, 20.0];
+    let positive = Buffer::from_slice(&weights);
+    let formula = |class: usize, x: f64, t: f64| {
+        -f64::from(weights[class]) * t * probability(x).ln() - (1.0 - t) * (1.0 - probability(x)).ln()
+    };
+    let loss_of = |tape: &mut Tape, x, targets: &Buffer, scale| {
+        ops::binary_cross_entropy(tape, x, targets, Some(&positive), scale).unwrap()
+    };
+    assert_eq!(check_target_loss(loss_of, formula, &targets).hits, expected);
     // Far from zero nothing overflows.
     let mut tape = Tape::new(Device::Cpu, DType::F32);
     tape.start_training(1, 1, 0);
     let x = tape.push(Buffer::from_slice(&[-1e4f32, 1e4]), 1, 2);
-    let loss = ops::binary_cross_entropy(&mut tape, x, &Buffer::from_slice(&[1.0f32, 1.0]), 1.0).unwrap();
+    let loss = ops::binary_cross_entropy(&mut tape, x, &Buffer::from_slice(&[1.0f32, 1.0]), None, 1.0).unwrap();
     assert_eq!(loss.sum, 5000.0);
     assert_eq!(tape.take_gradient(x).unwrap().slice::<f32>(), [-0.5, 0.0]);
 }

@@ -41,12 +41,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Kills `begin` at every change, then goes on with one copy of what is left, and begins another one anew. `results` are the
-/// files that must be those of a run that nobody killed. Returns how often it was killed.
-fn killed_everywhere(begin: &[&str], resume: &[&str], results: &[&str], is_log: bool) -> u64 {
+/// Kills `begin` at every change, then goes on with one copy of what is left, and begins another one anew. What is written is a folder, or
+/// the file `out` in one. `results` are the files that must be those of a run that nobody killed. Returns how often it was killed.
+fn killed_everywhere(begin: &[&str], resume: &[&str], out: Option<&str>, results: &[&str], is_log: bool) -> u64 {
+    let file = out;
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     let at = |arguments: &[&str], out: &Path| -> Vec<String> {
+        let out = match file {
+            Some(file) => {
+                fs::create_dir_all(out).unwrap();
+                out.join(file)
+            }
+            None => out.to_owned(),
+        };
         arguments.iter().map(|word| word.to_string()).chain(["--out".into(), out.to_str().unwrap().into()]).collect()
     };
     let run = |arguments: &[&str], out: &Path, kill_at| {
@@ -89,7 +97,8 @@ fn killed_everywhere(begin: &[&str], resume: &[&str], results: &[&str], is_log: 
                 };
                 assert_eq!(steps(out), steps(&whole), "killed at {kill_at}");
             }
-            let debris = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name());
+            // In a folder that is not its own a command clears nothing away: what looks like its debris may be another's work.
+            let debris = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name()).filter(|_| file.is_none());
             let debris: Vec<_> = debris.filter(|name| name.to_string_lossy().starts_with('.')).collect();
             assert!(debris.is_empty(), "killed at {kill_at}, then {arguments:?}: {debris:?}");
         }
@@ -119,7 +128,7 @@ fn a_fine_tuning_that_is_killed_anywhere_is_not_lost() {
     let data = table(folder.path());
     let begin =
         [&["finetune", "--data", &data, "--dev", &data, "--epochs", "2", "--early-stop", "2"][..], &TINY].concat();
-    let kills = killed_everywhere(&begin, &["finetune", "--resume"], &["model.safetensors", "config.json"], true);
+    let kills = killed_everywhere(&begin, &["finetune", "--resume"], None, &["model.safetensors", "config.json"], true);
     assert!(kills > 60, "{kills}");
 }
 
@@ -128,8 +137,13 @@ fn a_cross_validation_that_is_killed_anywhere_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let data = table(folder.path());
     let begin = [&["finetune", "--data", &data, "--folds", "2", "--epochs", "1"][..], &TINY].concat();
-    let kills =
-        killed_everywhere(&begin, &["finetune", "--resume"], &["predictions.tsv", "cross_validation.json"], false);
+    let kills = killed_everywhere(
+        &begin,
+        &["finetune", "--resume"],
+        None,
+        &["predictions.tsv", "cross_validation.json"],
+        false,
+    );
     assert!(kills > 60, "{kills}");
 }
 
@@ -139,24 +153,55 @@ fn a_pretraining_that_is_killed_anywhere_is_not_lost() {
     let sizes = "--k 3 --layers 1 --hidden 8 --heads 2 --intermediate 8 --max-length 24 --tokens-per-step 48 --steps 2 --save-every 1 \
                  --keep 1 --log-every 1 --warmup 1";
     let begin = [&["pretrain", "--genome", &genome][..], &sizes.split_whitespace().collect::<Vec<_>>()].concat();
-    let kills = killed_everywhere(&begin, &["pretrain", "--resume"], &["model.safetensors"], true);
+    let kills = killed_everywhere(&begin, &["pretrain", "--resume"], None, &["model.safetensors"], true);
     assert!(kills > 40, "{kills}");
+}
+
+/// A model of donors and acceptors, and a genome of 630 bases.
+fn model_and_genome(folder: &Path) -> [String; 2] {
+    let text = fs::read_to_string(table(folder)).unwrap().replace(",0\n", ",donor\n").replace(",1\n", ",acceptor\n");
+    let [data, model, fasta, genome] =
+        ["n.csv", "model", "g.fa", "g.2bit"].map(|name| folder.join(name).to_str().unwrap().to_owned());
+    fs::write(&data, text).unwrap();
+    succeeds(&[&["finetune", "--data", &data, "--out", &model, "--epochs", "1"][..], &TINY].concat());
+    fs::write(&fasta, format!(">c\n{}\n", "ACGGTAAGTCCATTGACAGGT".repeat(30))).unwrap();
+    succeeds(&["genome", "pack", &fasta, &genome]);
+    [model, genome]
 }
 
 #[test]
 fn a_scan_that_is_killed_anywhere_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let text =
-        fs::read_to_string(table(folder.path())).unwrap().replace(",0\n", ",donor\n").replace(",1\n", ",acceptor\n");
-    let [data, model, fasta, genome] =
-        ["n.csv", "model", "g.fa", "g.2bit"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
-    fs::write(&data, text).unwrap();
-    succeeds(&[&["finetune", "--data", &data, "--out", &model, "--epochs", "1"][..], &TINY].concat());
-    fs::write(&fasta, format!(">c\n{}\n", "ACGGTAAGTCCATTGACAGGT".repeat(30))).unwrap();
-    succeeds(&["genome", "pack", &fasta, &genome]);
+    let [model, genome] = model_and_genome(folder.path());
     let begin = ["scan", "--model", &model, "--genome", &genome, "--min-score", "0", "--min-track-score", "0"];
-    let kills = killed_everywhere(&begin, &["scan", "--resume"], &["sites.bed", "donor_plus.bedgraph"], false);
+    let results = ["sites.bed", "donor_plus.bedgraph"];
+    let kills = killed_everywhere(&begin, &["scan", "--resume"], None, &results, false);
     assert!(kills > 20, "{kills}");
+}
+
+#[test]
+fn a_scoring_that_is_killed_anywhere_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let [model, genome] = model_and_genome(folder.path());
+    let vcf = folder.path().join("in.vcf").to_str().unwrap().to_owned();
+    let sequence = "ACGGTAAGTCCATTGACAGGT".repeat(30);
+    let changes: String = (200..260)
+        .map(|at| {
+            let reference = &sequence[at - 1..at];
+            format!("c\t{at}\t.\t{reference}\t{}\t.\t.\t.\n", if reference == "A" { "C" } else { "A" })
+        })
+        .collect();
+    let header = "##fileformat=VCFv4.2\n##contig=<ID=c>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n";
+    fs::write(&vcf, header.to_owned() + &changes).unwrap();
+    let common = ["variants", "--model", &model, "--genome", &genome];
+    for (input, out, results) in [
+        (["--vcf", &vcf], "out.vcf", &["out.vcf"][..]),
+        (["--saturation", "c:200-230"], "out.tsv", &["out.tsv", "out.html"]),
+    ] {
+        let begin = [&common[..], &input].concat();
+        let kills = killed_everywhere(&begin, &["variants", "--resume"], Some(out), results, false);
+        assert!(kills > 10, "{out}: {kills}");
+    }
 }
 
 /// What an interrupted session has seen of an epoch counts in the epoch's figures.

@@ -49,6 +49,11 @@ fn train(data: &str, out: &str, extra: &[&str]) -> Value {
     json(&[&["finetune", "--data", data, "--out", out][..], &TINY, &FAST, extra].concat())
 }
 
+/// As [`train`], with nothing but the sizes given.
+fn tune(data: &str, out: &str, extra: &[&str]) -> Value {
+    json(&[&["finetune", "--data", data, "--out", out][..], &TINY, extra].concat())
+}
+
 fn figure(evaluation: &Value, name: &str) -> f64 {
     let figure = &evaluation["scores"][name];
     let (value, low, high) = (figure["value"].as_f64(), figure["interval"][0].as_f64(), figure["interval"][1].as_f64());
@@ -365,6 +370,212 @@ fn early_stopping_keeps_the_best_epoch_and_resumes_to_the_same_bits() {
         &[&["finetune", "--data", &data, "--early-stop", "2", "--out", &folder.path("no")][..], &TINY].concat(),
     );
     assert!(message.contains("without dev windows"), "{message}");
+}
+
+/// Bases that say nothing of the class, of which one window of eight has the rare one: what the model answers is what it takes for the
+/// classes' frequencies.
+#[test]
+fn classes_count_what_their_weights_say() {
+    let folder = Folder::new();
+    let rare = |i: usize| i.is_multiple_of(8);
+    let row = |i: usize| format!("{}\t{}", bases(i, 5), if rare(i) { "rare" } else { "common" });
+    let data = table(&folder, "x.tsv", "sequence\tlabel", row);
+    let run = |name: &str, extra: &[&str]| {
+        let summary = tune(
+            &data,
+            &folder.path(name),
+            &[&["--epochs", "6", "--batch", "16", "--learning-rate", "4e-3"][..], extra].concat(),
+        );
+        let predictions = json(&["predict", "--model", &folder.path(name), "--tsv", &data]);
+        let windows = predictions["windows"].as_array().unwrap();
+        let mean = windows.iter().map(|window| window["probabilities"][1].as_f64().unwrap()).sum::<f64>() / 160.0;
+        (summary, mean)
+    };
+    let counts = |name: &str| {
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(folder.path(name) + "/config.json").unwrap()).unwrap();
+        config["helixgrad"]["classification"]["counts"].clone()
+    };
+    let (plain, learnt) = run("plain", &[]);
+    assert!((learnt - 0.125).abs() < 0.1, "{learnt}");
+    assert!(plain.get("class_weights").is_none());
+    assert_eq!(counts("plain"), serde_json::json!([140, 20]));
+    let (balanced, learnt) = run("balanced", &["--class-weights", "balanced"]);
+    assert!((learnt - 0.5).abs() < 0.15, "{learnt}");
+    assert_eq!(balanced["class_weights"], serde_json::json!({ "common": 160.0 / 280.0, "rare": 4.0 }));
+    assert_eq!(counts("balanced"), serde_json::json!([80000, 80000]), "what the model takes for their frequencies");
+    // A number by name is the same as what makes it.
+    let (_, named) = run("named", &["--class-weights", "rare=7"]);
+    assert!((named - learnt).abs() < 0.05, "{named} {learnt}");
+    let (focal, focused) = run("focal", &["--focal-loss", "2"]);
+    assert!(focused > 0.15, "the rare ones are far from right, and count more: {focused}");
+    assert!(focal["loss_last"].as_f64().unwrap() < 0.6 * plain["loss_last"].as_f64().unwrap());
+
+    // It goes on to the same bits, and with no other weights.
+    let extra =
+        ["--class-weights", "balanced", "--focal-loss", "1.5", "--keep", "20", "--epochs", "4", "--batch", "16"];
+    let [whole, broken] = ["whole", "broken"].map(|name| folder.path(name));
+    for out in [&whole, &broken] {
+        tune(&data, out, &extra);
+    }
+    cut_back(&broken, "checkpoint-00000020");
+    let other = refused(&["finetune", "--resume", "--out", &broken, "--class-weights", "rare=2"]);
+    assert!(other.contains("--resume with other --class-weights"), "{other}");
+    let other = refused(&["finetune", "--resume", "--out", &broken, "--focal-loss", "1"]);
+    assert!(other.contains("--resume with other --focal-loss"), "{other}");
+    json(&["finetune", "--resume", "--out", &broken]);
+    let read = |out: &str| fs::read(format!("{out}/model.safetensors")).unwrap();
+    assert!(read(&whole) == read(&broken));
+
+    let out = folder.path("no");
+    let refused = |extra: &[&str]| refused(&[&["finetune", "--data", &data, "--out", &out][..], &TINY, extra].concat());
+    assert!(refused(&["--class-weights", "exon=2"]).contains("\"exon\", which is no class"));
+    assert!(refused(&["--class-weights", "rare=0"]).contains("numbers above 0"));
+    assert!(refused(&["--focal-loss", "0"]).contains("--focal-loss 0"));
+    let numbers = table(&folder, "n.tsv", "sequence\tshare", |i| format!("{}\t0.{i}", bases(i, 5)));
+    let of_numbers = ["--task", "regression", "--data", &numbers, "--out", &out];
+    let message = program::refused(&[&["finetune"][..], &of_numbers, &TINY, &["--class-weights", "balanced"]].concat());
+    assert!(message.contains("--class-weights for numbers"), "{message}");
+    let message = program::refused(&[&["finetune"][..], &of_numbers, &TINY, &["--focal-loss", "2"]].concat());
+    assert!(message.contains("one class of several"), "{message}");
+}
+
+/// Of several labels at once the weight is that of a class where it holds.
+#[test]
+fn rare_labels_count_more_where_they_hold() {
+    let folder = Folder::new();
+    let flag = |i: usize, every: usize| u8::from(i.is_multiple_of(every));
+    let row = |i: usize| format!("{}\t{}\t{}", bases(i, 5), flag(i, 8), flag(i, 2));
+    let data = table(&folder, "x.tsv", "sequence\trare\teven", row);
+    let mean = |name: &str, extra: &[&str]| {
+        let extra =
+            [&["--task", "multi-label", "--epochs", "6", "--batch", "16", "--learning-rate", "4e-3"], extra].concat();
+        let summary = tune(&data, &folder.path(name), &extra);
+        let predictions = json(&["predict", "--model", &folder.path(name), "--tsv", &data]);
+        let windows = predictions["windows"].as_array().unwrap();
+        let mean = |class: usize| {
+            windows.iter().map(|window| window["probabilities"][class].as_f64().unwrap()).sum::<f64>() / 160.0
+        };
+        (summary, [mean(0), mean(1)])
+    };
+    let (_, [rare, even]) = mean("plain", &[]);
+    assert!((rare - 0.125).abs() < 0.1 && (even - 0.5).abs() < 0.1, "{rare} {even}");
+    let (summary, [rare, even]) = mean("balanced", &["--class-weights", "balanced"]);
+    assert!((rare - 0.5).abs() < 0.15 && (even - 0.5).abs() < 0.1, "{rare} {even}");
+    assert_eq!(summary["class_weights"], serde_json::json!({ "rare": 7.0, "even": 1.0 }));
+}
+
+/// Tensors of a safetensors file, by name.
+fn tensors(run: &str) -> Vec<(String, Vec<u8>)> {
+    let bytes = fs::read(format!("{run}/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> = file.tensors().into_iter().map(|(name, tensor)| (name, tensor.data().to_vec())).collect();
+    all.sort();
+    all
+}
+
+/// What is frozen is bit for bit what --init had; everything else has moved, and the run goes on to the same bits.
+#[test]
+fn what_is_frozen_stays_and_the_rest_learns() {
+    let folder = Folder::new();
+    let row = |i: usize| format!("{}\t{}", bases(i, 3 + i % 2 * 4), i % 2);
+    let data = table(&folder, "x.tsv", "sequence\tlabel", row);
+    let sizes = ["--k", "3", "--layers", "2", "--hidden", "32", "--heads", "2", "--intermediate", "48"];
+    let init = folder.path("init");
+    let begin = ["finetune", "--data", &data, "--out", &init, "--epochs", "1", "--no-calibration"];
+    json(&[&begin[..], &sizes].concat());
+    let before = tensors(&init);
+    let run = |out: &str, extra: &[&str]| {
+        let fixed =
+            ["finetune", "--data", &data, "--init", &init, "--out", out, "--batch", "16", "--learning-rate", "1e-3"];
+        json(&[&fixed[..], &["--weight-decay", "0.1", "--keep", "20"], extra].concat())
+    };
+    let layer =
+        |name: &str| name.split('.').nth(3).filter(|_| name.starts_with("bert.encoder")).map(|n| n.parse().unwrap());
+    let trained = |freeze: &str| {
+        let out = folder.path(&format!("frozen-{freeze}"));
+        let summary = run(&out, &["--freeze", freeze, "--epochs", "2"]);
+        let lowest: usize = match freeze {
+            "embeddings" => 0,
+            "1" => 1,
+            _ => 2,
+        };
+        for ((name, before), (same, after)) in before.iter().zip(tensors(&out)) {
+            assert_eq!(*name, same);
+            let is_frozen =
+                name.starts_with("bert.embeddings") || layer(name).is_some_and(|layer: usize| layer < lowest);
+            assert_eq!(*before == after, is_frozen, "{name} with --freeze {freeze}");
+        }
+        summary["trained_parameters"].as_u64().unwrap()
+    };
+    let count = |all: &[(String, Vec<u8>)], of: &dyn Fn(&str) -> bool| {
+        all.iter().filter(|(name, _)| of(name)).map(|(_, bytes)| bytes.len() as u64 / 4).sum::<u64>()
+    };
+    assert_eq!(trained("embeddings"), count(&before, &|name| !name.starts_with("bert.embeddings")));
+    let second = |name: &str| !name.starts_with("bert.embeddings") && layer(name) != Some(0);
+    assert_eq!(trained("1"), count(&before, &second));
+    let head = |name: &str| !name.starts_with("bert.e");
+    assert_eq!(trained("encoder"), count(&before, &head));
+    // The whole encoder, by its number.
+    let out = folder.path("two");
+    run(&out, &["--freeze", "2", "--epochs", "2"]);
+    assert!(tensors(&out) == tensors(&folder.path("frozen-encoder")));
+
+    // The moments are of what is trained, and no more; so is what a run goes on from.
+    let moments =
+        |run: &str| fs::metadata(format!("{run}/checkpoint-00000020/training_state.safetensors")).unwrap().len();
+    assert!(moments(&out) < 8 * (count(&before, &head) + 256) + 1024);
+    let broken = folder.path("broken");
+    run(&broken, &["--freeze", "2", "--epochs", "2"]);
+    cut_back(&broken, "checkpoint-00000010");
+    let message = refused(&["finetune", "--resume", "--out", &broken, "--freeze", "1"]);
+    assert!(message.contains("--resume with other --freeze"), "{message}");
+    json(&["finetune", "--resume", "--out", &broken]);
+    assert!(tensors(&broken) == tensors(&out));
+
+    let no = folder.path("no");
+    let message = refused(&["finetune", "--data", &data, "--init", &init, "--out", &no, "--freeze", "3"]);
+    assert!(message.contains("3 frozen layers, but the model has 2"), "{message}");
+    let message = refused(&[&["finetune", "--data", &data, "--out", &no, "--freeze", "encoder"][..], &sizes].concat());
+    assert!(message.contains("--init"), "{message}");
+    assert!(refused(&["finetune", "--data", &data, "--init", &init, "--out", &no, "--freeze", "0"]).contains("from 1"));
+}
+
+/// What was read as something else, or has no effect, is said: in the log, and where it is a number, in what `--json` prints.
+#[test]
+fn what_was_read_otherwise_is_said() {
+    let folder = Folder::new();
+    let rna = |i: usize| bases(i, 5).replace('T', "U");
+    let count = (0..160).map(|i| rna(i).matches('U').count()).sum::<usize>();
+    let data = table(&folder, "x.tsv", "sequence\tlabel", |i| format!("{}\t{}", rna(i), ["one", "two"][i % 2]));
+    let out = folder.path("model");
+    assert_eq!(tune(&data, &out, &["--dev", &data, "--epochs", "1"])["uracils"], 2 * count);
+    assert_eq!(json(&["evaluate", "--model", &out, "--data", &data])["uracils"], count);
+    let predicted = folder.path("predicted.tsv");
+    assert_eq!(json(&["predict", "--model", &out, "--tsv", &data, "--out", &predicted])["uracils"], count);
+    assert_eq!(json(&["predict", "--model", &out, "--tsv", &data])["uracils"], count);
+    let fasta: String = (0..160).map(|i| format!(">{i}\n{}\n", rna(i))).collect();
+    let fasta = folder.write("x.fa", fasta);
+    for extra in [&[][..], &["--rc"]] {
+        let embed = ["embed", "--model", &out, "--fasta", &fasta, "--out", &folder.path("x.npy")];
+        assert_eq!(json(&[&embed[..], extra].concat())["uracils"], count);
+    }
+    let text = folder.write("x.txt", "ACU CUG UGA GAC ACC CCU\n".repeat(20));
+    let pretrain = "--max-length 24 --tokens-per-step 48 --steps 1 --warmup 1";
+    let pre = folder.path("pre");
+    let pretrain = [&["pretrain", "--text", &text, "--out", &pre][..], &TINY, &pretrain.split(' ').collect::<Vec<_>>()];
+    assert_eq!(json(&pretrain.concat())["uracils"], 20 * 4);
+
+    let told = |arguments: &[&str]| String::from_utf8(helixgrad(arguments).stderr).unwrap();
+    let evaluate = ["evaluate", "--model", &out, "--data", &data];
+    assert!(!told(&evaluate).contains("no effect"));
+    let message = told(&[&evaluate[..], &["--labels", "two,one"]].concat());
+    assert!(message.contains("--labels has no effect"), "{message}");
+    let begin = ["finetune", "--data", &data, "--epochs", "2", "--batch", "160"];
+    let message = told(&[&begin[..], &TINY, &["--warmup", "3", "--out", &folder.path("long")]].concat());
+    assert!(message.contains("3 updates of warm-up, but 2 in all"), "{message}");
+    let message = told(&[&begin[..], &TINY, &["--warmup", "2", "--out", &folder.path("short")]].concat());
+    assert!(!message.contains("warm-up"), "{message}");
 }
 
 #[test]

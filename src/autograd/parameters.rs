@@ -70,20 +70,20 @@ impl Vector {
 
 /// The values and gradients of all parameters, and what lies where.
 pub struct Parameters {
-    /// The parameters in the order of their offsets; the decayed ones (matrices) come first.
+    /// The parameters in the order of their offsets; the decayed ones (matrices) come first, and frozen ones last.
     pub specs: Vec<Spec>,
-    /// Elements before this index take weight decay; biases and LayerNorm, behind it, do not.
+    /// Elements before this index take weight decay; biases and LayerNorm, behind it, do not, nor what is frozen.
     pub decayed: usize,
     /// The weights that operations read.
     pub values: Buffer,
     /// The weights that the optimizer keeps in f32, where `values` are their bf16 copies.
     pub master: Option<Buffer>,
-    /// The gradients, in f32 (f64 where the weights are); operations add to them.
+    /// The gradients of the elements that are trained, which come first, in f32 (f64 where the weights are); operations add to them.
     pub gradients: Buffer,
 }
 
 impl Parameters {
-    /// Zero weights for `specs`.
+    /// Zero weights for `specs`, all of which are trained.
     pub fn zeros(specs: Vec<Spec>, decayed: usize, dtype: DType) -> Self {
         let len = specs.last().map_or(0, |spec| spec.range().end);
         let (values, gradients) = (Buffer::zeros(len, dtype), Buffer::zeros(len, dtype));
@@ -98,6 +98,11 @@ impl Parameters {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+
+    /// Number of elements that are trained: the first of all.
+    pub fn trained(&self) -> usize {
+        self.gradients.len()
     }
 
     /// Moves everything to `device`, with the weights that operations read in `dtype`.

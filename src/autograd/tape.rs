@@ -108,6 +108,8 @@ pub struct Tape {
     /// Made by [`Tape::once_a_batch`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
     shared: Vec<(&'static str, Weak<DeviceBatch>, Tensor)>,
     recording: bool,
+    /// Tensors below this number are what [`Tape::unrecorded`] has made: nothing that is trained went into them.
+    constants: usize,
     randomness: Option<Randomness>,
     dropout_sites: u32,
     /// The encoder layer that operations now belong to.
@@ -153,6 +155,7 @@ impl Tape {
             aside: None,
             shared: Vec::new(),
             recording: false,
+            constants: 0,
             randomness: None,
             dropout_sites: 0,
             layer: None,
@@ -196,6 +199,7 @@ impl Tape {
     fn reset(&mut self) {
         self.passes += 1;
         self.nodes.clear();
+        self.constants = 0;
         self.shared.clear();
         self.dropout_sites = 0;
         self.enter_layer(None);
@@ -355,6 +359,31 @@ impl Tape {
         let tensor = make(self)?;
         self.shared.push((what, Rc::downgrade(batch), tensor));
         Ok(tensor)
+    }
+
+    /// Runs the beginning of a pass, where `frozen`, without recording a way back: nothing in it is trained. Dropout works as elsewhere. What
+    /// it makes gets no gradient, and only its output keeps its memory.
+    ///
+    /// # Errors
+    /// Those of `forward`.
+    pub fn unrecorded(&mut self, frozen: bool, forward: impl FnOnce(&mut Self) -> Result<Tensor>) -> Result<Tensor> {
+        if !frozen || !self.recording {
+            return forward(self);
+        }
+        debug_assert!(self.nodes.is_empty(), "what is trained went into what is frozen");
+        self.recording = false;
+        let output = forward(self);
+        if let Ok(output) = output {
+            self.keep_only(&[output]);
+        }
+        self.recording = true;
+        self.constants = self.values.len();
+        output
+    }
+
+    /// Whether a gradient of `tensor` is of use to anybody.
+    pub fn wants_gradient(&self, tensor: Tensor) -> bool {
+        tensor.id >= self.constants
     }
 
     /// Gives the memory of all other tensors, but those of [`Tape::once_a_batch`], back to the pool, unless the pass is recorded

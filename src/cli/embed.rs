@@ -109,9 +109,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
     let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
     let started = Instant::now();
-    let mut embed = |path: &Path, sequences: &mut dyn Iterator<Item = Result<Named>>| match args.rc {
-        true => embed_both_strands(&encoder, path, sequences, &options, &mut sink, &mut count),
-        false => embed(&encoder, path, sequences, &options, &mut sink, &mut count),
+    let mut uracils = 0;
+    let mut embed = |path: &Path, sequences: &mut dyn Iterator<Item = Result<Named>>| {
+        let sequences = sequences.inspect(|sequence| uracils += sequence.as_ref().map_or(0, |of| of.uracils));
+        match args.rc {
+            true => embed_both_strands(&encoder, path, sequences, &options, &mut sink, &mut count),
+            false => embed(&encoder, path, sequences, &options, &mut sink, &mut count),
+        }
     };
     let counts = if let Some(path) = &args.fasta {
         embed(path, &mut sequences::fasta(path)?)?
@@ -135,6 +139,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         "unit": unit,
         "layer": options.layer,
         "counts": counts,
+        "uracils": uracils,
         "seconds": seconds,
         "tokens_per_second": counts.tokens as f64 / seconds,
         "bases_per_second": counts.bases as f64 / seconds,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Common;
 use super::finetune::named_columns;
+use super::{Common, Told};
 use crate::kmer::classes::{are_names, read_for};
 use crate::kmer::table::{Answers, Table as LabelledTable, read_table};
 use crate::model::Task;
@@ -52,7 +52,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let found = evaluate_targets(&mut checkpoint, &test.windows, &device, dtype, common.seed, &mut count);
         let found = found.map_err(|error| error.about(&data))?;
         progress.finish("");
-        return common.print(&found, |found| {
+        return common.print(&Told { found, uracils: test.uracils }, |Told { found, .. }| {
             let note = found.cropped.note(found.windows);
             format!("{} windows{note}\n{}", found.windows, scores_text(&found.scores))
         });
@@ -71,13 +71,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     if let Some(classification) = &mut checkpoint.classification {
         classification.labels = labels;
     }
-    let (test, train) = (&test.windows, train.as_deref());
+    let (uracils, test, train) = (test.uracils, &test.windows, train.as_deref());
     let mut progress = progress_of(test.len());
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
     let evaluation = evaluate(&mut checkpoint, test, train, &device, dtype, common.seed, &mut count);
     let evaluation = evaluation.map_err(|error| error.about(&data))?;
     progress.finish("");
-    common.print(&evaluation, human)
+    common.print(&Told { found: evaluation, uracils }, |told| human(&told.found))
 }
 
 /// Reads a table of numbers or of several classes at once; its columns are the model's, or those that `given` calls so.

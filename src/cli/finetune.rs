@@ -6,18 +6,19 @@ use serde::Serialize;
 
 use super::evaluate::{answers_of, part, scores_text};
 use super::model::ModelArgs;
-use super::{Common, config, run_folder};
+use super::{Common, Told, config, run_folder};
 use crate::device::DType;
 use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::kmer::table::{Limits, Table, read_table};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::lossy;
-use crate::model::{Head, Model, Recompute, Task};
+use crate::model::{Freeze, Head, Model, Recompute, Task};
 use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
 use crate::train::calibration::Calibration;
 use crate::train::checkpoint::{self, Classification};
+use crate::train::class_weights::ClassWeights;
 use crate::train::cross_validation::{CrossValidation, PLAN_FILE, cross_validate};
 use crate::train::evaluation::DevScores;
 use crate::train::finetune::{FinetuneOptions, FinetuneSummary, finetune};
@@ -52,6 +53,11 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     model: ModelArgs,
+    /// What of the encoder stays as --init has it: encoder (the head alone is trained: with --head site a linear probe, with --head cls the
+    /// pooler and a linear layer), embeddings, or a number: the embeddings and so many of the first layers.
+    #[arg(long, value_name = "encoder|embeddings|LAYERS", requires = "init")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freeze: Option<Freeze>,
     /// What is learnt: one class of several (its number or name a line), several at once (0 or 1 for each class), or numbers.
     #[arg(long, value_enum, default_value = "single-label")]
     task: Task,
@@ -80,6 +86,17 @@ pub struct Args {
     /// numbers).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     labels: Vec<String>,
+    /// What windows of a class count in the loss: balanced (all windows over classes times the class' windows), or numbers by name, as in
+    /// donor=2,none=0.5, and 1 for the others. With --task multi-label: what a class counts where it holds (balanced: the windows
+    /// without it over those with it). The model then takes the classes for as frequent as they counted.
+    #[arg(long, value_name = "balanced|NAME=W,...")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class_weights: Option<ClassWeights>,
+    /// Focal loss: a window counts (1 - p)^GAMMA times, where p is the probability of its class (Lin et al., 2017, take 2), on top of
+    /// --class-weights.
+    #[arg(long, value_name = "GAMMA")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    focal_loss: Option<f64>,
     /// Passes over the training windows.
     #[arg(long, default_value_t = 5)]
     epochs: u64,
@@ -147,6 +164,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         check_dev(args, dev, path, names, classes)?;
     }
     let dev = dev_table.as_ref().map_or(&[][..], |table| &table.windows[..]);
+    let uracils = train_table.uracils + dev_table.as_ref().map_or(0, |table| table.uracils);
     let Table { windows: train, rows, names, ranges, .. } = &train_table;
     let labels = match args.task {
         Task::SingleLabel => {
@@ -171,7 +189,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
     let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
-    model.config.check_training(&options.device, tokens, args.recompute)?;
+    let frozen = args.freeze.map(|freeze| freeze.layers(&model.config));
+    model.config.check_training(&options.device, tokens, args.recompute, frozen)?;
     tracing::info!(
         "{} training and {} dev windows, {outputs} outputs; {} parameters",
         format::count(train.len() as u64),
@@ -186,10 +205,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         };
         drop(model);
         let result = cross_validate(&new_model, &vocabulary, &classification, train, rows, folds, &options)?;
-        return common.print(&result, |result| folds_text(result, args));
+        return common.print(&Told { found: result, uracils }, |told| folds_text(&told.found, args));
     }
     let (_, summary) = finetune(model, &vocabulary, &classification, train, dev, &options, resume)?;
-    common.print(&summary, |summary| human(summary, args))
+    common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
 }
 
 /// The dev table has the columns of the training file, whose `names` these are, and the same `classes`: where they have another order
@@ -319,6 +338,9 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
             "rates are 0 or more, beta2 from 0 up to, not including, 1",
         ));
     }
+    if let Some(gamma) = args.focal_loss.filter(|gamma| !(*gamma > 0.0 && *gamma <= 100.0)) {
+        return Err(Error::usage(format!("--focal-loss {gamma}"), "give a number over 0 and up to 100, such as 2"));
+    }
     let optimizer = AdamWConfig {
         beta1: 0.9,
         beta2: args.beta2,
@@ -342,6 +364,9 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         save_every: args.save_every,
         keep: args.keep,
         patience: args.early_stop,
+        freeze: args.freeze,
+        class_weights: args.class_weights.clone(),
+        focal_loss: args.focal_loss,
         calibrate: !args.no_calibration,
         out: args.out.clone(),
         config: Some(config::resolved(args, common)?),

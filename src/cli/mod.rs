@@ -166,6 +166,15 @@ fn may_be_closed(written: io::Result<()>) -> Result<()> {
     }
 }
 
+/// What a command found, and what it read as something else.
+#[derive(serde::Serialize)]
+struct Told<T> {
+    #[serde(flatten)]
+    found: T,
+    /// U that were read as T.
+    uracils: u64,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// The whole path on the shipped sample: pack, pretrain, fine-tune, evaluate, report. Takes minutes on two cores.

@@ -95,9 +95,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         crate::model::Head::Site { .. } => Query::Site,
         _ => Query::Cls,
     });
-    let layers = layers(args.layer.as_deref().unwrap_or("all"), checkpoint.model.config.num_hidden_layers)?;
-    let selection = Selection { query: from, layers: layers.clone(), heads: Heads::Mean, unit: Unit::Nucleotide };
-    let observer = Observer::new(checkpoint, selection, device, dtype)?;
+    let count_of_layers = checkpoint.model.config.num_hidden_layers;
+    let layers = |text: &str| layers(text, count_of_layers);
+    let first = layers(args.layer.as_deref().unwrap_or("last"))?;
+    let selection = Selection { query: from, layers: first, heads: Heads::Mean, unit: Unit::Nucleotide };
+    let mut observer = Observer::new(checkpoint, selection, device, dtype)?;
 
     let data = part_of(&args.data, "test");
     let (table, _) = read_for(&data, false, &labels, &args.labels)?;
@@ -110,32 +112,18 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let bases = window.bases[observer.read(window.bases.len())].to_ascii_uppercase();
         if window.label == class as i32 { of_class.push(bases) } else { others.push(bases) }
     }
-    let mut progress = Progress::new("attention", of_class.len() as u64, common.quiet).unit("sequences");
-    let mut columns: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(of_class.len()); layers.len()];
-    for round in of_class.chunks(1024) {
-        for profile in observer.profiles(round)? {
-            columns.iter_mut().zip(profile.columns).for_each(|(column, attention)| column.push(attention));
-        }
-        progress.update(columns[0].len() as u64, columns[0].len() as u64, "");
-    }
-    progress.finish("");
-    let mut found = Vec::with_capacity(layers.len());
-    // The last layer is the first to be asked.
-    for (layer, column) in layers.iter().zip(columns).rev() {
-        let looked_at: Vec<_> = of_class.iter().cloned().zip(column).collect();
-        let findings = Findings { layer: layer + 1, ..find(&looked_at, &others, &options)? };
-        let is_enough = args.layer.is_none() && !findings.motifs.is_empty();
-        found.push(findings);
-        if is_enough {
-            break;
-        }
+    let mut found = in_layers(&observer, [&of_class, &others], &options, args.layer.is_none(), common)?;
+    // The others are looked at only where the last one says nothing.
+    if args.layer.is_none() && count_of_layers > 1 && found[0].motifs.is_empty() {
+        observer = observer.in_layers((0..count_of_layers - 1).collect())?;
+        found.extend(in_layers(&observer, [&of_class, &others], &options, true, common)?);
     }
     let asked = found.len();
     let least = |findings: &Findings| findings.motifs.iter().map(|motif| motif.fdr).fold(f64::INFINITY, f64::min);
     let best = (0..asked).min_by(|&one, &other| least(&found[one]).total_cmp(&least(&found[other]))).unwrap_or(0);
     let findings = found.swap_remove(best);
     if args.layer.is_none() && asked > 1 {
-        let last = layers.len();
+        let last = count_of_layers;
         match findings.motifs.is_empty() {
             true => tracing::warn!("no motif in any of {last} layers"),
             false => tracing::warn!("no motif in layer {last}, the last; these are of layer {}", findings.layer),
@@ -146,6 +134,38 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let number = windows.len() as u64;
         format!("{} windows{}\n{}", count(number), told.cropped.note(number), human(&told.findings, &args.out))
     })
+}
+
+/// What each of the observer's layers finds in the sequences of the class, the last layer first; where `stops`, none behind the first that
+/// finds a motif.
+fn in_layers(
+    observer: &Observer,
+    [of_class, others]: [&[Vec<u8>]; 2],
+    options: &Options,
+    stops: bool,
+    common: &Common,
+) -> Result<Vec<Findings>> {
+    let layers = &observer.selection().layers;
+    let mut progress = Progress::new("attention", of_class.len() as u64, common.quiet).unit("sequences");
+    let mut columns: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(of_class.len()); layers.len()];
+    for round in of_class.chunks(1024) {
+        for profile in observer.profiles(round)? {
+            columns.iter_mut().zip(profile.columns).for_each(|(column, attention)| column.push(attention));
+        }
+        progress.update(columns[0].len() as u64, columns[0].len() as u64, "");
+    }
+    progress.finish("");
+    let mut found = Vec::with_capacity(layers.len());
+    for (layer, column) in layers.iter().zip(columns).rev() {
+        let looked_at: Vec<_> = of_class.iter().cloned().zip(column).collect();
+        let findings = Findings { layer: layer + 1, ..find(&looked_at, others, options)? };
+        let is_enough = stops && !findings.motifs.is_empty();
+        found.push(findings);
+        if is_enough {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// What was found, and whether all of the windows was looked at.

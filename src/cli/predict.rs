@@ -119,7 +119,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut output = Output::create(args.out.as_deref(), common.json)?;
     output.begin(scorer.labels(), scorer.task())?;
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
-    let (mut count, mut longer) = (0, 0_u64);
+    let (mut count, mut longer, mut uracils) = (0, 0_u64, 0);
     if scorer.reads_pairs() {
         let rows = args.windows.pairs()?.inspect(|_| {
             count += 1;
@@ -129,6 +129,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let path = fasta.as_deref().or(tsv.as_deref()).or(bed.as_deref()).unwrap_or(Path::new(""));
         let rows = rows.map(|row| {
             let (first, second) = row?;
+            uracils += first.uracils;
             let checked = limits.check(first.bases.len(), Some(second.len()));
             checked.map_err(|(found, remedy)| Error::input(path, first.place(), found, remedy))?;
             longer += u64::from(limits.window.is_some_and(|window| first.bases.len().max(second.len()) > window));
@@ -140,6 +141,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             let windows = windows.map(|window| {
                 let window = window?;
                 check(&window, &scorer, path)?;
+                uracils += window.uracils;
                 longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
                 Ok(window)
             });
@@ -157,9 +159,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             scorer.least()
         );
     }
-    match output.finish(longer)? {
+    match output.finish(longer, uracils)? {
         Some(path) => {
-            let result = json!({ "windows": count, "longer_windows": longer, "out": path.to_string_lossy() });
+            let out = path.to_string_lossy();
+            let result = json!({ "windows": count, "longer_windows": longer, "uracils": uracils, "out": out });
             common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
         }
         None => Ok(()),
@@ -267,10 +270,11 @@ impl Output {
         self.write(&line)
     }
 
-    /// Puts the file in its place and returns its path, or prints everything, with the number of windows that were not read whole.
-    fn finish(mut self, longer: u64) -> Result<Option<PathBuf>> {
+    /// Puts the file in its place and returns its path, or prints everything, with the number of windows that were not read whole, and of U
+    /// that were read as T.
+    fn finish(mut self, longer: u64, uracils: u64) -> Result<Option<PathBuf>> {
         if let Self::Stdout { json: true, .. } = self {
-            self.write(&format!("],\"longer_windows\":{longer}}}\n"))?;
+            self.write(&format!("],\"longer_windows\":{longer},\"uracils\":{uracils}}}\n"))?;
         }
         match self {
             Self::Table(file) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::model::ModelArgs;
-use super::{Common, config, run_folder};
+use super::{Common, Told, config, run_folder};
 use crate::device::{DType, host_memory};
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
@@ -168,8 +168,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         options.device,
         model.attention_path(&options.device, options.dtype)?
     );
+    let uracils = |data: &PretrainingData| match data {
+        PretrainingData::Text(text) => text.uracils(),
+        PretrainingData::Genome(_) => 0,
+    };
+    let uracils = uracils(&data) + held_out.as_ref().map_or(0, uracils);
     let summary = pretrain(model, &vocabulary, &data, held_out.as_ref(), &options, resume)?;
-    common.print(&summary, |summary| human(summary, args))
+    common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
 }
 
 fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
@@ -267,7 +272,7 @@ fn confirm(_: Duration) -> bool {
 fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Vocabulary)> {
     let check = |config: &Config| {
         let tokens = options.tokens_per_step / options.micro_batches;
-        config.check_training(&options.device, tokens, args.recompute)
+        config.check_training(&options.device, tokens, args.recompute, None)
     };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;

@@ -135,6 +135,16 @@ impl Observer {
         &self.vocabulary
     }
 
+    /// The same model, read in other layers, from 0.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for layers that it lacks.
+    pub fn in_layers(mut self, layers: Vec<usize>) -> Result<Self> {
+        self.selection.layers = layers;
+        self.selection.check(&self.model.config)?;
+        Ok(self)
+    }
+
     /// What is read.
     pub fn selection(&self) -> &Selection {
         &self.selection

@@ -43,7 +43,7 @@ impl Interval {
         if self.strand == Strand::Minus {
             reverse_complement(&mut bases);
         }
-        Named { name: self.name.clone().unwrap_or_else(|| self.place(genome)), bases, line: None }
+        Named { name: self.name.clone().unwrap_or_else(|| self.place(genome)), bases, line: None, uracils: 0 }
     }
 }
 

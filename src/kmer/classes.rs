@@ -61,8 +61,12 @@ pub fn read_for(path: &Path, pairs: bool, labels: &[String], given: &[String]) -
     if are_names(labels) {
         let mut table = read_table(path, Answers::Class, pairs, labels)?;
         // Rows that name their classes were looked up in the model's.
-        if table.names.is_empty() {
-            renumber(&mut table, path, &own, labels)?;
+        match table.names.is_empty() {
+            true => renumber(&mut table, path, &own, labels)?,
+            false if !given.is_empty() => {
+                tracing::warn!("{}: --labels has no effect: the rows name their classes themselves", path.display())
+            }
+            false => {}
         }
         check(&table, path, labels)?;
         return Ok((table, labels.to_vec()));

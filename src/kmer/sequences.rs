@@ -18,6 +18,8 @@ pub struct Named {
     pub bases: Vec<u8>,
     /// The line of the file, from 1, if it is a table.
     pub line: Option<usize>,
+    /// U that were read as T, in both sequences of a pair.
+    pub uracils: u64,
 }
 
 impl Named {
@@ -72,11 +74,12 @@ struct Fasta {
 impl Fasta {
     fn next(&mut self) -> Result<Option<Named>> {
         let Some(name) = self.header()? else { return Ok(None) };
+        let before = self.uracils;
         let bases = self.bases(&name)?;
         if bases.is_empty() {
             return Err(self.wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
         }
-        Ok(Some(Named { name, bases, line: None }))
+        Ok(Some(Named { name, bases, line: None, uracils: self.uracils - before }))
     }
 
     /// The line that begins the next record: its name.
@@ -190,6 +193,7 @@ impl Table {
                 continue;
             }
             let columns = columns(line, self.separator);
+            let before = self.uracils;
             let column = |index: usize| columns.get(index).map(|column| column.as_ref()).unwrap_or_default();
             let name = self.columns.name.map(column).filter(|name| !name.is_empty()).map(str::to_owned);
             let parsed: Result<Vec<_>, Finding> =
@@ -200,7 +204,8 @@ impl Table {
             let (bases, second) = (sequences.next().unwrap_or_default(), sequences.next().unwrap_or_default());
             self.count += 1;
             let name = name.unwrap_or_else(|| format!("window_{}", self.count));
-            return Ok(Some((Named { name, bases, line: Some(line) }, second)));
+            let uracils = self.uracils - before;
+            return Ok(Some((Named { name, bases, line: Some(line), uracils }, second)));
         }
         tell_uracils(&self.path, std::mem::take(&mut self.uracils));
         if self.count == 0 {

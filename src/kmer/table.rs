@@ -45,6 +45,8 @@ pub struct Table {
     pub names: Vec<String>,
     /// The smallest and the largest of each number.
     pub ranges: Vec<(f64, f64)>,
+    /// U that were read as T.
+    pub uracils: u64,
 }
 
 /// What a model can read of a row.
@@ -135,10 +137,10 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
         let remedy = format!("write one line each: {}", shape(answers, pairs, layout.separator));
         return Err(Error::input(path, "", "no rows after the header", remedy));
     }
-    let ranges = std::mem::take(&mut seen.ranges);
+    let (ranges, uracils) = (std::mem::take(&mut seen.ranges), seen.uracils);
     let classes = seen.settle(&mut windows);
     let names = if answers == Answers::Class { classes } else { layout.names };
-    Ok(Table { windows, rows, lines: numbers, names, ranges })
+    Ok(Table { windows, rows, lines: numbers, names, ranges, uracils })
 }
 
 struct Layout {

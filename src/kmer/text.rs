@@ -25,6 +25,7 @@ use super::batch::Batch;
 use super::corpus::{SHORTEST_SEQUENCE, SPECIALS_PER_SEQUENCE};
 use super::fill::{self, Filling};
 use super::key::BatchKey;
+use super::labelled::tell_uracils;
 use super::vocabulary::{UNK, Vocabulary};
 use crate::philox::{Purpose, below_u64};
 use crate::small_file::BYTE_ORDER_MARK;
@@ -43,6 +44,7 @@ pub struct TextCorpus {
     vocabulary: Vocabulary,
     pieces: Vec<Piece>,
     skipped: u64,
+    uracils: u64,
     checksum: u32,
 }
 
@@ -76,7 +78,7 @@ impl TextCorpus {
         }
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         let mut index = Index::new(&path, vocabulary.k(), max_length - SPECIALS_PER_SEQUENCE);
-        let (mut block, mut crc) = (vec![0; BLOCK], Crc::new());
+        let (mut block, mut crc, mut uracils) = (vec![0; BLOCK], Crc::new(), 0);
         loop {
             let read = match file.read(&mut block) {
                 Ok(0) => break,
@@ -85,6 +87,7 @@ impl TextCorpus {
                 Err(error) => return Err(Error::io("read", &path)(error)),
             };
             crc.update(&block[..read]);
+            uracils += block[..read].iter().filter(|byte| byte.eq_ignore_ascii_case(&b'U')).count() as u64;
             let mark = index.offset == 0 && block[..read].starts_with(BYTE_ORDER_MARK);
             let start = if mark { BYTE_ORDER_MARK.len() } else { 0 };
             index.offset += start as u64;
@@ -97,7 +100,8 @@ impl TextCorpus {
         }
         let Index { mut pieces, skipped, .. } = index;
         pieces.shrink_to_fit();
-        Ok(Self { path, file, vocabulary, pieces, skipped, checksum: crc.sum() })
+        tell_uracils(&path, uracils);
+        Ok(Self { path, file, vocabulary, pieces, skipped, uracils, checksum: crc.sum() })
     }
 
     /// Sequences to draw from.
@@ -113,6 +117,11 @@ impl TextCorpus {
     /// Lines and ends of split lines that have less than 5 k-mers.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// U, in all k-mers of the file, that are read as T.
+    pub fn uracils(&self) -> u64 {
+        self.uracils
     }
 
     /// The vocabulary of the tokens.

@@ -22,6 +22,7 @@ pub struct Model {
     pub parameters: Parameters,
     /// What of the activations is not kept for the way back.
     pub recompute: Recompute,
+    frozen: Option<usize>,
     layout: Layout,
 }
 
@@ -45,9 +46,9 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] for a configuration that does not fit together.
     pub fn zeros(config: Config, head: Head, dtype: DType) -> Result<Self> {
-        let layout = layout(&config, &head)?;
+        let layout = layout(&config, &head, None)?;
         let parameters = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
-        Ok(Self { config, head, parameters, recompute: Recompute::default(), layout })
+        Ok(Self { config, head, parameters, recompute: Recompute::default(), frozen: None, layout })
     }
 
     /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the row of `[PAD]` zero, biases 0,
@@ -87,17 +88,60 @@ impl Model {
     /// # Errors
     /// As [`Model::zeros`].
     pub fn parameter_specs(config: &Config, head: &Head) -> Result<Vec<Spec>> {
-        Ok(layout(config, head)?.specs)
+        Ok(layout(config, head, None)?.specs)
     }
 
-    /// Number of trainable weights, without the gaps of the flat buffer.
+    /// Freezes the embeddings and this many layers above them, from below; `None`: nothing. What is frozen has no gradient, no moments and no
+    /// decay, and nothing goes back through it. Dropout works in it as elsewhere. The weights must lie on the host.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are not as many layers, and for masked-language modelling, which trains the embeddings as its decoder.
+    pub fn freeze(&mut self, frozen: Option<usize>) -> Result<()> {
+        if frozen == self.frozen {
+            return Ok(());
+        }
+        if self.head == Head::MaskedLm {
+            return Err(Error::usage("frozen layers in pretraining", "freeze those of a classifier"));
+        }
+        let layers = self.config.num_hidden_layers;
+        if let Some(wanted) = frozen.filter(|wanted| *wanted > layers) {
+            let found = format!("{wanted} frozen layers, but the model has {layers}");
+            return Err(Error::usage(found, format!("give 1 to {layers}; {layers} is the whole encoder")));
+        }
+        let layout = layout(&self.config, &self.head, frozen)?;
+        let (old, dtype) = (&self.parameters, self.parameters.values.dtype());
+        let mut new = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
+        new.gradients = Buffer::zeros(layout.trained, dtype);
+        ops::for_real!(dtype, T => {
+            for spec in &new.specs {
+                let Some(before) = old.find(&spec.name) else { continue };
+                new.values.slice_mut::<T>()[spec.range()].copy_from_slice(&old.values.slice()[before.range()]);
+            }
+        });
+        (self.parameters, self.layout, self.frozen) = (new, layout, frozen);
+        Ok(())
+    }
+
+    /// Layers that are frozen, and the embeddings with them; `None` if everything is trained.
+    pub fn frozen(&self) -> Option<usize> {
+        self.frozen
+    }
+
+    /// Number of weights that are trained, without the gaps of the flat buffer.
+    pub fn trained_count(&self) -> usize {
+        let trained = self.parameters.trained();
+        self.parameters.specs.iter().filter(|spec| spec.offset < trained).map(|spec| spec.len()).sum()
+    }
+
+    /// Number of weights, without the gaps of the flat buffer.
     pub fn parameter_count(&self) -> usize {
         self.parameters.specs.iter().map(|spec| spec.len()).sum()
     }
 
     /// Multiplications and additions in the matrix products of one training step, forward and backward: 6 for each
     /// weight and row that it meets, and 12 for each layer, hidden unit and pair of tokens of a sequence. After its
-    /// attention the last layer meets only the rows that the head reads, as the head does.
+    /// attention the last layer meets only the rows that the head reads, as the head does. What is frozen goes forward only: a third of that; and
+    /// the layer above needs no gradient of its input.
     pub fn training_flops(&self, batch: &DeviceBatch) -> f64 {
         let (hidden, layers) = (self.config.hidden_size, self.config.num_hidden_layers);
         let (tokens, rows) = (batch.tokens.len() as f64, batch.rows.len() as f64);
@@ -111,9 +155,16 @@ impl Model {
             }
             HeadLayout::Encoder => 0,
         };
-        6.0 * tokens * (qkv * layers + after_attention * (layers - 1)) as f64
-            + 6.0 * rows * (after_attention + head) as f64
-            + 12.0 * (layers * hidden) as f64 * batch.pairs as f64
+        let frozen = self.frozen.unwrap_or(0);
+        let layer = |layer: usize| {
+            let passes = if layer < frozen { 2.0 } else { 6.0 };
+            let needless = if self.frozen == Some(layer) { 2.0 } else { 0.0 };
+            let others = if layer + 1 == layers { rows } else { tokens };
+            (passes - needless) * tokens * qkv as f64
+                + passes * others * after_attention as f64
+                + 2.0 * passes * hidden as f64 * batch.pairs as f64
+        };
+        (0..layers).map(layer).sum::<f64>() + 6.0 * rows * head as f64
     }
 
     /// Checks that sequences of `longest` tokens have positions.
@@ -209,14 +260,16 @@ impl Model {
     /// # Errors
     /// Those of the device.
     pub fn hidden(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: usize, rows: Rows) -> Result<Tensor> {
-        let mut x = self.embed(tape, batch)?;
+        let mut x = tape.unrecorded(self.frozen.is_some(), |tape| self.embed(tape, batch))?;
         if layer == 0 && rows == Rows::OfHead {
             return ops::gather(tape, batch, x);
         }
         for (index, part) in self.layout.layers[..layer].iter().enumerate() {
             tape.keep_only(&[x]);
             tape.enter_layer(Some(index));
-            x = self.layer(tape, batch, part, x, if index + 1 == layer { rows } else { Rows::All })?;
+            let rows = if index + 1 == layer { rows } else { Rows::All };
+            let frozen = self.frozen.is_some_and(|frozen| index < frozen);
+            x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, part, x, rows))?;
         }
         tape.enter_layer(None);
         Ok(x)
@@ -297,7 +350,9 @@ impl Model {
                 if let Some(dense) = dense {
                     x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias)?;
                 }
-                let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
+                // Still a part of what is frozen, where nothing is trained before it.
+                let frozen = dense.is_none() && self.frozen == Some(self.layout.layers.len());
+                let x = tape.unrecorded(frozen, |tape| ops::dropout(tape, x, config.hidden_dropout_prob))?;
                 ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
             HeadLayout::Encoder => Ok(x),
@@ -306,7 +361,7 @@ impl Model {
 }
 
 /// Where the parameters of such a model lie, if there can be one.
-fn layout(config: &Config, head: &Head) -> Result<Layout> {
+fn layout(config: &Config, head: &Head, frozen: Option<usize>) -> Result<Layout> {
     config.validate()?;
     if !(1..=1 << 24).contains(&head.classes(config)) {
         return Err(Error::usage("a head with no classes", "give at least one class"));
@@ -319,7 +374,7 @@ fn layout(config: &Config, head: &Head) -> Result<Layout> {
     let classes = head.classes(config) as f64 * config.hidden_size as f64;
     let weights = config.weights() as f64 + classes;
     host_memory::require(4.0 * weights, "a model of these sizes", "choose smaller sizes")?;
-    Ok(Layout::new(config, head))
+    Ok(Layout::new(config, head, frozen))
 }
 
 /// Which rows an encoder layer computes.

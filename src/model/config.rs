@@ -119,33 +119,55 @@ impl Config {
 
     /// Elements of all matrices but those of the head.
     pub fn weights(&self) -> usize {
-        let layer = 4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size;
         let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * self.hidden_size;
-        layer.saturating_mul(self.num_hidden_layers).saturating_add(tables)
+        self.layer_weights().saturating_mul(self.num_hidden_layers).saturating_add(tables)
     }
 
-    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU. What is counted are
-    /// weights, gradients and moments, and what an encoder layer keeps for its way back; so the true need is higher. On
+    /// Elements of the matrices of one layer.
+    fn layer_weights(&self) -> usize {
+        4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size
+    }
+
+    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU, with so many layers frozen, and the
+    /// embeddings with them, or nothing. What is counted are weights, and of what is trained gradients and moments and what an encoder layer
+    /// keeps for its way back; so the true need is higher. On
     /// other devices an allocation that fails says so itself.
     ///
     /// # Errors
     /// [`Error::Usage`] with an estimate of the memory.
-    pub fn check_training(&self, device: &Device, tokens: usize, recompute: Recompute) -> Result<()> {
+    pub fn check_training(
+        &self,
+        device: &Device,
+        tokens: usize,
+        recompute: Recompute,
+        frozen: Option<usize>,
+    ) -> Result<()> {
         let Device::Cpu = device else { return Ok(()) };
-        let (hidden, layers) = (self.hidden_size, self.num_hidden_layers);
+        let bytes = self.training_bytes(tokens, recompute, frozen);
+        host_memory::require(
+            bytes,
+            &format!("training this model on {tokens} tokens at a time"),
+            "choose smaller sizes, fewer tokens at a time, or --recompute gelu or layer",
+        )
+    }
+
+    /// The least memory that [`Config::check_training`] knows of, in bytes.
+    fn training_bytes(&self, tokens: usize, recompute: Recompute, frozen: Option<usize>) -> f64 {
+        let (hidden, all) = (self.hidden_size, self.num_hidden_layers);
+        let trained = match frozen {
+            None => self.weights(),
+            Some(frozen) => self.layer_weights() * all.saturating_sub(frozen),
+        };
+        let layers = all.saturating_sub(frozen.unwrap_or(0));
         let kept = match recompute {
+            _ if layers == 0 => 0,
             // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two. Behind
             // its attention the last layer computes only the rows that the head reads.
             Recompute::None => (7 * hidden + 2 * self.intermediate_size) * (layers - 1) + 4 * hidden,
             Recompute::Gelu => (7 * hidden + self.intermediate_size) * (layers - 1) + 4 * hidden,
             Recompute::Layer => hidden * layers,
         };
-        let activations = 4.0 * tokens as f64 * kept as f64;
-        host_memory::require(
-            16.0 * self.weights() as f64 + activations,
-            &format!("training this model on {tokens} tokens at a time"),
-            "choose smaller sizes, fewer tokens at a time, or --recompute gelu or layer",
-        )
+        4.0 * self.weights() as f64 + 12.0 * trained as f64 + 4.0 * tokens as f64 * kept as f64
     }
 }
 
@@ -194,5 +216,23 @@ impl Head {
             Self::Site { hidden: Some(_), .. } => None,
             Self::Encoder { .. } => Some("BertModel"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::preset;
+
+    #[test]
+    fn what_is_frozen_needs_memory_for_its_weights_only() {
+        let config = preset("dnabert-6").unwrap().config(512);
+        let bytes = |frozen| config.training_bytes(8192, Recompute::None, frozen);
+        let (weights, layer) = (config.weights() as f64, config.layer_weights() as f64);
+        assert_eq!(bytes(Some(12)), 4.0 * weights);
+        // 12 bytes a weight for gradient and moments, and what a layer of 8,192 tokens keeps.
+        let kept = 4.0 * 8192.0 * (7 * config.hidden_size + 2 * config.intermediate_size) as f64;
+        assert_eq!(bytes(Some(3)) - bytes(Some(5)), 2.0 * (12.0 * layer + kept));
+        assert_eq!(bytes(None) - bytes(Some(0)), 12.0 * (weights - 12.0 * layer));
     }
 }

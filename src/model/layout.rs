@@ -1,8 +1,8 @@
 //! Which parameter lies where in the flat buffer.
 //!
 //! Matrices come first (they take weight decay), then biases and LayerNorm (they do not). Query, key and value lie end
-//! to end, so that one product computes all three. Groups start at multiples of [`ALIGNMENT`] elements; the gaps hold
-//! zeros that never change.
+//! to end, so that one product computes all three. Parameters that are frozen come last, matrices and vectors alike: gradients and
+//! moments end before them. Groups start at multiples of [`ALIGNMENT`] elements; the gaps hold zeros that never change.
 
 use super::{Config, Head};
 use crate::autograd::{Matrix, Spec, Vector};
@@ -44,6 +44,8 @@ pub enum HeadLayout {
 pub struct Layout {
     pub specs: Vec<Spec>,
     pub decayed: usize,
+    /// Elements before this index are trained.
+    pub trained: usize,
     /// Word, position and type.
     pub embeddings: [Matrix; 3],
     pub embedding_norm: Normalisation,
@@ -52,51 +54,70 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn new(config: &Config, head: &Head) -> Self {
-        // Vectors lie behind the matrices, so the matrices are counted in a first walk.
+    /// With `frozen` layers, and below them the embeddings, that are not trained; `None`: everything is.
+    pub fn new(config: &Config, head: &Head, frozen: Option<usize>) -> Self {
+        // What lies behind others starts where they end, so sizes are counted in a first walk.
         let mut sizes = Builder::default();
-        build(&mut sizes, config, head);
-        let mut builder = Builder { vector_start: sizes.matrix_end.next_multiple_of(ALIGNMENT), ..Builder::default() };
-        let mut layout = build(&mut builder, config, head);
-        let Builder { mut matrices, vectors, vector_start, .. } = builder;
-        matrices.extend(vectors);
-        layout.specs = matrices;
-        layout.decayed = vector_start;
+        build(&mut sizes, config, head, frozen);
+        let vectors = sizes.matrices.end.next_multiple_of(ALIGNMENT);
+        let last = vectors + sizes.vectors.end;
+        let mut builder = Builder {
+            vectors: Area::from(vectors),
+            frozen: Area::from(last.next_multiple_of(ALIGNMENT)),
+            ..Builder::default()
+        };
+        let mut layout = build(&mut builder, config, head, frozen);
+        (layout.decayed, layout.trained) = (vectors, builder.vectors.end);
+        let Builder { matrices, vectors, frozen, .. } = builder;
+        layout.specs = [matrices.specs, vectors.specs, frozen.specs].concat();
         layout
+    }
+}
+
+/// A stretch of the flat buffer.
+#[derive(Default)]
+struct Area {
+    specs: Vec<Spec>,
+    end: usize,
+}
+
+impl Area {
+    fn from(start: usize) -> Self {
+        Self { specs: Vec::new(), end: start }
+    }
+
+    /// Parameters of one shape that lie end to end; returns where.
+    fn place(&mut self, names: &[String], shape: &[usize]) -> usize {
+        self.end = self.end.next_multiple_of(ALIGNMENT);
+        let offset = self.end;
+        for name in names {
+            self.specs.push(Spec { name: name.clone(), shape: shape.to_vec(), offset: self.end });
+            self.end += shape.iter().product::<usize>();
+        }
+        offset
     }
 }
 
 #[derive(Default)]
 struct Builder {
-    matrices: Vec<Spec>,
-    vectors: Vec<Spec>,
-    matrix_end: usize,
-    vector_start: usize,
-    vector_end: usize,
+    matrices: Area,
+    vectors: Area,
+    frozen: Area,
+    /// Whether what comes is frozen.
+    freezes: bool,
 }
 
 impl Builder {
     /// Matrices `[rows, columns]` that lie end to end.
     fn matrices(&mut self, names: &[String], rows: usize, columns: usize) -> Matrix {
-        self.matrix_end = self.matrix_end.next_multiple_of(ALIGNMENT);
-        let offset = self.matrix_end;
-        for name in names {
-            self.matrices.push(Spec { name: name.clone(), shape: vec![rows, columns], offset: self.matrix_end });
-            self.matrix_end += rows * columns;
-        }
-        Matrix { offset, rows: names.len() * rows, columns }
+        let area = if self.freezes { &mut self.frozen } else { &mut self.matrices };
+        Matrix { offset: area.place(names, &[rows, columns]), rows: names.len() * rows, columns }
     }
 
     /// Vectors `[len]` that lie end to end.
     fn vectors(&mut self, names: &[String], len: usize) -> Vector {
-        self.vector_end = self.vector_end.next_multiple_of(ALIGNMENT);
-        let offset = self.vector_start + self.vector_end;
-        for name in names {
-            let offset = self.vector_start + self.vector_end;
-            self.vectors.push(Spec { name: name.clone(), shape: vec![len], offset });
-            self.vector_end += len;
-        }
-        Vector { offset, len: names.len() * len }
+        let area = if self.freezes { &mut self.frozen } else { &mut self.vectors };
+        Vector { offset: area.place(names, &[len]), len: names.len() * len }
     }
 
     fn linears(&mut self, names: &[String], output: usize, input: usize) -> Linear {
@@ -115,19 +136,21 @@ impl Builder {
     }
 }
 
-fn build(builder: &mut Builder, config: &Config, head: &Head) -> Layout {
+fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usize>) -> Layout {
     let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
     let tables = [
         ("word", config.vocab_size),
         ("position", config.max_position_embeddings),
         ("token_type", config.type_vocab_size),
     ];
+    builder.freezes = frozen.is_some();
     let embeddings = tables.map(|(name, entries)| {
         builder.matrices(&[format!("bert.embeddings.{name}_embeddings.weight")], entries, hidden)
     });
     let embedding_norm = builder.norm("bert.embeddings.LayerNorm", config);
     let layers = (0..config.num_hidden_layers)
         .map(|layer| {
+            builder.freezes = frozen.is_some_and(|frozen| layer < frozen);
             let name = |part: &str| format!("bert.encoder.layer.{layer}.{part}");
             let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
             Layer {
@@ -140,6 +163,7 @@ fn build(builder: &mut Builder, config: &Config, head: &Head) -> Layout {
             }
         })
         .collect();
+    builder.freezes = false;
     let head = match *head {
         Head::MaskedLm => HeadLayout::MaskedLm {
             transform: builder.linear("cls.predictions.transform.dense", hidden, hidden),
@@ -164,5 +188,5 @@ fn build(builder: &mut Builder, config: &Config, head: &Head) -> Layout {
             HeadLayout::Encoder
         }
     };
-    Layout { specs: Vec::new(), decayed: 0, embeddings, embedding_norm, layers, head }
+    Layout { specs: Vec::new(), decayed: 0, trained: 0, embeddings, embedding_norm, layers, head }
 }

@@ -4,11 +4,13 @@
 
 mod bert;
 mod config;
+mod freeze;
 mod layout;
 mod presets;
 mod task;
 
 pub use bert::{Model, Recompute, Rows};
 pub use config::{Config, Head};
+pub use freeze::Freeze;
 pub use presets::{PRESETS, Preset, preset};
 pub use task::{Classification, Task};

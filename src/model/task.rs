@@ -46,7 +46,8 @@ pub struct Classification {
     /// Whether it reads two sequences, the second as tokens of type 1.
     #[serde(default)]
     pub pairs: bool,
-    /// Training windows of each class: what the model takes for the classes' frequencies. None where nobody has written them.
+    /// Training windows of each class, in any unit: what the model takes for the classes' frequencies, so each with its class' weight, where
+    /// it was trained with such. None where nobody has written them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counts: Vec<u64>,
 }

@@ -1,10 +1,11 @@
-//! Softmax cross-entropy: the end of the tape. Loss and gradient in one pass; the logits are consumed.
+//! Softmax cross-entropy: the end of the tape. Loss and gradient in one pass; the logits are consumed. Where rows count unequally a second
+//! pass weighs both.
 
 use std::rc::Rc;
 
-use super::{Loss, Losses, for_real, kernel, work};
+use super::{Loss, Losses, Weighting, for_real, kernel, work};
 use crate::autograd::{DeviceBatch, Tape, Tensor};
-use crate::device::{DType, Device, Launch, cpu};
+use crate::device::{Buffer, DType, Device, Launch, cpu};
 use crate::{Error, Result};
 
 /// As [`cross_entropy_into`], for one batch; waits for the loss.
@@ -24,6 +25,38 @@ pub fn cross_entropy_into(
     tape: &mut Tape,
     batch: &Rc<DeviceBatch>,
     logits: Tensor,
+    scale: f64,
+    all: &mut Losses,
+) -> Result<()> {
+    forward(tape, batch, logits, None, scale, all)
+}
+
+/// As [`cross_entropy_into`], of rows that `weighting` weighs by their class and by how far they are from right. `weight` is what their
+/// classes weigh together ([`Weighting::of`]): with a `scale` of one over it the loss is the weighted mean of PyTorch's
+/// `CrossEntropyLoss(weight=...)`.
+///
+/// # Errors
+/// As [`cross_entropy_into`].
+///
+/// # Panics
+/// If there are not as many weights as classes: a fault of the caller, never of input.
+pub fn weighted_cross_entropy_into(
+    tape: &mut Tape,
+    batch: &Rc<DeviceBatch>,
+    logits: Tensor,
+    (weighting, weight): (&Weighting, f64),
+    scale: f64,
+    all: &mut Losses,
+) -> Result<()> {
+    assert_eq!(weighting.weights.len(), logits.columns, "cross_entropy: one weight a class");
+    forward(tape, batch, logits, Some((weighting, weight)), scale, all)
+}
+
+fn forward(
+    tape: &mut Tape,
+    batch: &Rc<DeviceBatch>,
+    logits: Tensor,
+    weighting: Option<(&Weighting, f64)>,
     scale: f64,
     all: &mut Losses,
 ) -> Result<()> {
@@ -51,10 +84,41 @@ pub fn cross_entropy_into(
             device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
         }
     }
-    all.add_rows(tape.device(), &losses, &hits)?;
+    if let Some((weighting, _)) = weighting {
+        weigh(tape, batch, logits, weighting, &mut gradient, &mut losses)?;
+    }
+    let weight = weighting.map_or(rows as f64, |(_, weight)| weight);
+    all.add_rows(tape.device(), &losses, &hits, weight)?;
     tape.recycle(losses);
     tape.recycle(hits);
     tape.put_gradient(logits, gradient);
     tape.record("cross_entropy", started, |_, _| Ok(()));
     Ok(())
+}
+
+/// Multiplies the gradient and the loss of each row with what the row counts.
+fn weigh(
+    tape: &mut Tape,
+    batch: &DeviceBatch,
+    logits: Tensor,
+    weighting: &Weighting,
+    gradient: &mut Buffer,
+    losses: &mut Buffer,
+) -> Result<()> {
+    let (rows, gamma) = (logits.rows, weighting.gamma);
+    let work = work::cross_entropy_weigh(rows, logits.columns, tape.dtype().size());
+    tape.count(work);
+    match tape.device() {
+        Device::Cpu => for_real!(tape.dtype(), T => {
+            let (labels, weights) = (batch.labels.slice(), weighting.weights.slice());
+            cpu::cross_entropy::weigh::<T>(gradient.slice_mut(), labels, weights, gamma, losses.slice_mut());
+            Ok(())
+        }),
+        device => {
+            let launch = Launch::new(kernel("cross_entropy_weigh", tape.dtype()), rows.div_ceil(8).max(1), 256);
+            let launch = launch.write(gradient).read(&batch.labels).read(&weighting.weights).int(rows);
+            let launch = launch.int(logits.columns).int(logits.stride).value(gamma as f32);
+            device.launch(&launch.work(work).write(losses))
+        }
+    }
 }

@@ -21,7 +21,9 @@ pub fn dropout(tape: &mut Tape, x: Tensor, p: f64) -> Result<Tensor> {
 
     tape.record("dropout", started, move |tape, _| {
         let mut dy = tape.take_gradient(y)?;
-        apply(tape, &mut dy, dropout)?;
+        if tape.wants_gradient(x) {
+            apply(tape, &mut dy, dropout)?;
+        }
         deliver(tape, x, dy)
     });
     Ok(y)

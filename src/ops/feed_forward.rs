@@ -64,10 +64,8 @@ pub fn feed_forward(
         product::input_gradient_gelu(tape, parameters, dy, down, (kept, up.1), &mut d_kept)?;
         tape.recycle(values);
         let dy = OutputGradient { values: &d_kept, rows, stride: inner };
-        let (mut dx, accumulate) = tape.gradient_slot(x)?;
-        product::input_gradient(tape, parameters, dy, up.0, &mut dx, accumulate)?;
+        product::deliver_input_gradient(tape, parameters, dy, up.0, x)?;
         product::parameter_gradients(tape, parameters, dy, x, up.0, None)?;
-        tape.put_gradient(x, dx);
         tape.recycle(d_kept);
         Ok(())
     });

@@ -32,6 +32,10 @@ pub fn gather(tape: &mut Tape, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Ten
     let batch = Rc::clone(batch);
     tape.record("gather", started, move |tape, _| {
         let dy = tape.take_gradient(y)?;
+        if !tape.wants_gradient(x) {
+            tape.recycle(dy);
+            return Ok(());
+        }
         let (mut dx, accumulate) = tape.gradient_slot(x)?;
         if !accumulate {
             dx.fill_zero()?;

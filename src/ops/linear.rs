@@ -68,10 +68,8 @@ fn layer(
     tape.record("linear", started, move |tape, parameters| {
         let values = tape.take_gradient(y)?;
         let dy = OutputGradient { values: &values, rows, stride };
-        let (mut dx, accumulate) = tape.gradient_slot(x)?;
-        product::input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;
+        product::deliver_input_gradient(tape, parameters, dy, weight, x)?;
         product::parameter_gradients(tape, parameters, dy, x, weight, bias.learnt)?;
-        tape.put_gradient(x, dx);
         tape.recycle(values);
         Ok(())
     });

@@ -30,10 +30,8 @@ pub fn linear_gelu(
         let mut values = tape.take_gradient(y)?;
         bias_gelu_backward(tape, parameters, kept, bias, &mut values)?;
         let dy = OutputGradient { values: &values, rows, stride: columns };
-        let (mut dx, accumulate) = tape.gradient_slot(x)?;
-        product::input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;
+        product::deliver_input_gradient(tape, parameters, dy, weight, x)?;
         product::parameter_gradients(tape, parameters, dy, x, weight, None)?;
-        tape.put_gradient(x, dx);
         tape.recycle(values);
         Ok(())
     });

@@ -8,8 +8,10 @@ use crate::device::{Buffer, DType, Device, Launch};
 /// What a forward pass amounts to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Loss {
-    /// Sum over rows of -log(probability of the label), in nats.
+    /// Sum over rows of -log(probability of the label), in nats, each times what the row weighs.
     pub sum: f64,
+    /// What the rows weigh together: their number, unless classes have weights.
+    pub weight: f64,
     /// Rows whose label has the largest logit.
     pub hits: u64,
     /// Number of rows.
@@ -17,9 +19,9 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Mean loss of a row, in nats; 0 without rows.
+    /// Mean loss of a row by the rows' weights, in nats; 0 without rows.
     pub fn mean(&self) -> f64 {
-        self.sum / self.rows.max(1) as f64
+        if self.rows == 0 { 0.0 } else { self.sum / self.weight }
     }
 
     /// Share of rows that were right.
@@ -31,6 +33,7 @@ impl Loss {
 impl std::ops::AddAssign for Loss {
     fn add_assign(&mut self, other: Self) {
         self.sum += other.sum;
+        self.weight += other.weight;
         self.hits += other.hits;
         self.rows += other.rows;
     }
@@ -40,8 +43,8 @@ impl std::ops::AddAssign for Loss {
 pub struct Losses {
     /// Those that the host knows, before those that it does not.
     known: Vec<Loss>,
-    /// The rows of those that only the device knows.
-    pending: Vec<u64>,
+    /// The rows, and their weight, of those that only the device knows.
+    pending: Vec<(u64, f64)>,
     /// (sum, hits) of each of them in its memory, `[CAPACITY, 2]`; none on the CPU.
     totals: Option<Buffer>,
 }
@@ -85,25 +88,25 @@ impl Losses {
             self.known.push(Loss::default());
         } else {
             self.slot()?;
-            self.pending.push(0);
+            self.pending.push((0, 0.0));
         }
         Ok(())
     }
 
-    /// Adds the loss of a batch from those of its rows, `[rows]` on the tape's device, and from its hits, `[rows]` of i32. A
-    /// device is not waited for.
-    pub(super) fn add_rows(&mut self, device: &Device, losses: &Buffer, hits: &Buffer) -> Result<()> {
+    /// Adds the loss of a batch from those of its rows, `[rows]` on the tape's device, which weigh `weight` together, and from its
+    /// hits, `[rows]` of i32. A device is not waited for.
+    pub(super) fn add_rows(&mut self, device: &Device, losses: &Buffer, hits: &Buffer, weight: f64) -> Result<()> {
         let rows = hits.len();
         if let Device::Cpu = device {
             let hits = hits.slice::<i32>().iter().map(|&hit| hit as u64).sum();
-            self.known.push(Loss { sum: losses.to_f64()?.iter().sum(), hits, rows: rows as u64 });
+            self.known.push(Loss { sum: losses.to_f64()?.iter().sum(), weight, hits, rows: rows as u64 });
             return Ok(());
         }
         let slot = self.slot()?;
         let Some(totals) = &mut self.totals else { panic!("losses of another device than the batch's") };
         let launch = Launch::new("cross_entropy_total", 1, 256).work(work::loss_total(rows));
         device.launch(&launch.read(losses).read(hits).int(rows).write_at(totals, slot))?;
-        self.pending.push(rows as u64);
+        self.pending.push((rows as u64, weight));
         Ok(())
     }
 
@@ -126,9 +129,9 @@ impl Losses {
         if let Some(totals) = self.totals.as_ref().filter(|_| !self.pending.is_empty()) {
             let totals = totals.read::<f64>()?;
             let losses = self.pending.drain(..).zip(totals.chunks_exact(2));
-            self.known.extend(losses.map(|(rows, total)| match rows {
+            self.known.extend(losses.map(|((rows, weight), total)| match rows {
                 0 => Loss::default(),
-                _ => Loss { sum: total[0], hits: total[1] as u64, rows },
+                _ => Loss { sum: total[0], weight, hits: total[1] as u64, rows },
             }));
         }
         Ok(())

@@ -27,6 +27,7 @@ mod product;
 mod sampling;
 mod tanh;
 mod target_loss;
+mod weighting;
 pub mod work;
 
 pub use attention::{Qkv, attention};
@@ -34,7 +35,7 @@ pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
 pub use bias_gelu::{bias_gelu_backward, bias_gelu_forward};
 pub use binary_cross_entropy::{binary_cross_entropy, binary_cross_entropy_into};
 pub use column_sums::column_sums;
-pub use cross_entropy::{cross_entropy, cross_entropy_into};
+pub use cross_entropy::{cross_entropy, cross_entropy_into, weighted_cross_entropy_into};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use feed_forward::{Activated, feed_forward};
@@ -46,6 +47,7 @@ pub use losses::{Loss, Losses};
 pub use mean_squared_error::{mean_squared_error, mean_squared_error_into};
 pub use sampling::Sampler;
 pub use tanh::tanh;
+pub use weighting::Weighting;
 
 use crate::Result;
 use crate::autograd::{Tape, Tensor};
@@ -71,8 +73,12 @@ macro_rules! for_real {
 }
 pub(crate) use for_real;
 
-/// Adds `gradient` to what is known of the gradient of `tensor`.
+/// Adds `gradient` to what is known of the gradient of `tensor`, if somebody wants it.
 fn deliver(tape: &mut Tape, tensor: Tensor, gradient: Buffer) -> Result<()> {
+    if !tape.wants_gradient(tensor) {
+        tape.recycle(gradient);
+        return Ok(());
+    }
     if !tape.has_gradient(tensor) {
         tape.put_gradient(tensor, gradient);
         return Ok(());

@@ -106,8 +106,25 @@ pub(super) struct OutputGradient<'a> {
     pub stride: usize,
 }
 
+/// Adds `dy W` to the gradient of the input `x`, if somebody wants it.
+pub(super) fn deliver_input_gradient(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    dy: OutputGradient,
+    weight: Matrix,
+    x: Tensor,
+) -> Result<()> {
+    if !tape.wants_gradient(x) {
+        return Ok(());
+    }
+    let (mut dx, accumulate) = tape.gradient_slot(x)?;
+    input_gradient(tape, parameters, dy, weight, &mut dx, accumulate)?;
+    tape.put_gradient(x, dx);
+    Ok(())
+}
+
 /// `dx (=, +=) dy W`.
-pub(super) fn input_gradient(
+fn input_gradient(
     tape: &mut Tape,
     parameters: &Parameters,
     dy: OutputGradient,

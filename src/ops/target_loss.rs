@@ -18,7 +18,8 @@ pub(super) struct TargetLoss<'a> {
     pub hits: &'a mut Buffer,
 }
 
-/// Computes the loss `op` of `logits` against `targets`, adds it to `all`, and puts the gradient of the logits on the tape.
+/// Computes the loss `op` of `logits` against `targets`, adds it to `all`, and puts the gradient of the logits on the tape. `more` adds what the
+/// kernel takes behind the targets.
 pub(super) fn run(
     tape: &mut Tape,
     op: &'static str,
@@ -26,6 +27,7 @@ pub(super) fn run(
     targets: &Buffer,
     scale: f64,
     all: &mut Losses,
+    more: impl FnOnce(Launch) -> Launch,
     on_cpu: impl FnOnce(TargetLoss),
 ) -> Result<()> {
     let started = tape.start(op);
@@ -44,11 +46,12 @@ pub(super) fn run(
         }
         device => {
             let launch = Launch::new(kernel(&format!("{op}_forward"), tape.dtype()), rows.div_ceil(8).max(1), 256);
-            let launch = launch.write(&mut gradient).read(targets).int(rows).int(logits.columns).int(logits.stride);
+            let launch = more(launch.write(&mut gradient).read(targets));
+            let launch = launch.int(rows).int(logits.columns).int(logits.stride);
             device.launch(&launch.value(scale as f32).work(work).write(&mut losses).write(&mut hits))?;
         }
     }
-    all.add_rows(tape.device(), &losses, &hits)?;
+    all.add_rows(tape.device(), &losses, &hits, rows as f64)?;
     tape.recycle(losses);
     tape.recycle(hits);
     tape.put_gradient(logits, gradient);

@@ -81,6 +81,11 @@ pub fn cross_entropy(rows: usize, classes: usize, element: usize) -> Work {
     Work::new(2 * rows * classes * element + 12 * rows, CROSS_ENTROPY_FLOPS * rows * classes)
 }
 
+/// Gradient and losses of rows that count unequally, in place.
+pub fn cross_entropy_weigh(rows: usize, classes: usize, element: usize) -> Work {
+    Work::new(2 * rows * classes * element + 12 * rows + 4 * classes, rows * (classes + 40))
+}
+
 /// The sum of the losses and the number of hits.
 pub fn loss_total(rows: usize) -> Work {
     Work::new(8 * rows + 16, 2 * rows)

@@ -45,9 +45,9 @@ impl Default for AdamWConfig {
 pub struct AdamW {
     /// Its constants.
     pub config: AdamWConfig,
-    /// First moments, as long as the parameters.
+    /// First moments, of the parameters that are trained.
     pub first: Buffer,
-    /// Second moments, as long as the parameters.
+    /// Second moments, of the same.
     pub second: Buffer,
     /// Updates made.
     pub steps: u64,
@@ -67,7 +67,7 @@ impl AdamW {
     /// Out of memory.
     pub fn new(config: AdamWConfig, parameters: &Parameters, device: &Device) -> Result<Self> {
         let zeros = || {
-            let mut moment = Buffer::on(device, parameters.len(), parameters.gradients.dtype())
+            let mut moment = Buffer::on(device, parameters.trained(), parameters.gradients.dtype())
                 .map_err(|error| error.needed_for("the optimizer's moments", SMALLER_MODEL))?;
             moment.fill_zero()?;
             Ok(moment)
@@ -110,15 +110,17 @@ impl AdamW {
             decayed: parameters.decayed,
         };
         let [weight, gradient] = [&parameters.values, &parameters.gradients].map(|buffer| buffer.dtype().size());
-        let work = work::adamw(parameters.len(), weight, gradient, parameters.master.is_some());
+        let work = work::adamw(parameters.trained(), weight, gradient, parameters.master.is_some());
         tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(parameters.values.dtype(), T => {
-                let (weights, gradients) = (parameters.values.slice_mut::<T>(), parameters.gradients.slice_mut());
+                let trained = parameters.trained();
+                let weights = &mut parameters.values.slice_mut::<T>()[..trained];
+                let gradients = parameters.gradients.slice_mut();
                 update(weights, gradients, self.first.slice_mut(), self.second.slice_mut(), &constants);
             }),
             device => {
-                let count = parameters.len();
+                let count = parameters.trained();
                 let blocks = count.div_ceil(1024);
                 let rounded = parameters.master.is_none() && parameters.values.dtype() == DType::Bf16;
                 let launch = match &mut parameters.master {
@@ -176,9 +178,9 @@ impl AdamW {
     /// Computes the norm, and on devices with kernels the clipping factor.
     fn measure(&mut self, tape: &mut Tape, parameters: &Parameters) -> Result<()> {
         // A fixed number of parts, so that the sum has the same bits on any chip.
-        let parts = parameters.len().div_ceil(2048).clamp(1, 1056);
+        let parts = parameters.trained().div_ceil(2048).clamp(1, 1056);
         let mut partials = tape.allocate_as(parts, DType::F64)?;
-        let work = work::norm(parameters.len(), parameters.gradients.dtype().size());
+        let work = work::norm(parameters.trained(), parameters.gradients.dtype().size());
         tape.count(work);
         match tape.device() {
             Device::Cpu => {
@@ -187,7 +189,7 @@ impl AdamW {
             }
             device => {
                 let launch =
-                    Launch::new("norm_partial_f32", parts, 256).read(&parameters.gradients).long(parameters.len());
+                    Launch::new("norm_partial_f32", parts, 256).read(&parameters.gradients).long(parameters.trained());
                 device.launch(&launch.work(work).write(&mut partials))?;
                 let limit = self.config.max_gradient_norm as f32;
                 let launch = Launch::new("norm_finish", 1, 256).work(work::norm_finish(parts)).read(&partials);

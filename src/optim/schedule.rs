@@ -56,12 +56,16 @@ pub enum Warmup {
 }
 
 impl Warmup {
-    /// The updates of a training of `total`.
+    /// The updates of a training of `total`. The log says so if they are more than all.
     pub fn steps(self, total: u64) -> u64 {
-        match self {
+        let steps = match self {
             Self::Steps(steps) => steps,
             Self::Share(share) => (total as f64 * share).round() as u64,
+        };
+        if steps > total {
+            tracing::warn!("{steps} updates of warm-up, but {total} in all: the learning rate never gets to its peak");
         }
+        steps
     }
 }
 

@@ -13,6 +13,8 @@ const WIDEST: f64 = 10.0;
 /// The windows whose likeliest class has a probability in one range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Bin {
+    /// From which probability to which, the end not included but in the last one.
+    pub range: [f64; 2],
     /// How many.
     pub windows: u64,
     /// Mean probability of the likeliest class.
@@ -35,7 +37,9 @@ pub struct Reliability {
 impl Reliability {
     /// Compares probabilities, `[windows][classes]`, with the windows' classes.
     pub fn of(probabilities: &[Vec<f64>], labels: &[u8]) -> Self {
-        let mut bins = [Bin::default(); BINS];
+        let end = |bin: usize| bin as f64 / BINS as f64;
+        let mut bins: [Bin; BINS] =
+            std::array::from_fn(|bin| Bin { range: [end(bin), end(bin + 1)], ..Bin::default() });
         let mut nll = 0.0;
         for (row, &label) in probabilities.iter().zip(labels) {
             let class = largest(row);
@@ -183,6 +187,8 @@ mod tests {
         // Two of .9, of which half are right, and two of .6, both right.
         assert!((found.ece - (2.0 * 0.4 + 2.0 * 0.4) / 4.0).abs() < 1e-12, "{}", found.ece);
         assert_eq!(found.bins.iter().map(|bin| (bin.windows, bin.accuracy)).collect::<Vec<_>>(), [(2, 1.0), (2, 0.5)]);
+        let ranges: Vec<[f64; 2]> = found.bins.iter().map(|bin| bin.range).collect();
+        assert_eq!(ranges, [[9.0 / 15.0, 10.0 / 15.0], [13.0 / 15.0, 14.0 / 15.0]]);
         let nll = -(0.9f64.ln() + 0.1f64.ln() + 2.0 * 0.6f64.ln()) / 4.0;
         assert!((found.nll - nll).abs() < 1e-12);
     }

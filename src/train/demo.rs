@@ -31,7 +31,7 @@ use crate::kmer::masking::Masking;
 use crate::kmer::regions::Regions;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::model::{Head, Model, preset};
-use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
+use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::output::{AtomicFile, write_atomic};
 use crate::{Error, Result};
 
@@ -385,16 +385,10 @@ fn finetune_on(
         epochs: options.epochs,
         batch: options.batch,
         learning_rate: options.learning_rate,
-        warmup: Warmup::Share(0.1),
         decay: Decay::Cosine,
-        optimizer: AdamWConfig { beta2: 0.999, eps: 1e-8, ..AdamWConfig::default() },
         save_every: options.epochs,
-        keep: 1,
-        patience: None,
-        calibrate: true,
-        out: surroundings.out.join(name),
-        config: None,
         quiet: surroundings.quiet,
+        ..FinetuneOptions::new(surroundings.out.join(name))
     };
     let (train, dev) = (labelled(&dataset.train), labelled(&dataset.dev));
     finetune(model, vocabulary, &classification(options), &train, &dev, &finetuning, false)

@@ -1,5 +1,6 @@
 //! Fine-tuning a classifier on labelled windows.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::apply::{answers, check_answers, rows_of};
 use super::calibration::Calibration;
 use super::checkpoint::{Classification, load, load_encoder};
+use super::class_weights::ClassWeights;
 use super::evaluation::{DevScores, labels_of};
 use super::interrupt;
 use super::model_image::{ModelImage, to_json};
@@ -23,8 +25,8 @@ use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-use crate::model::{Head, Model, Task, preset};
-use crate::ops::Loss;
+use crate::model::{Freeze, Head, Model, Task, preset};
+use crate::ops::{Loss, Weighting};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::output::{write_atomic, write_folder_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
@@ -66,6 +68,12 @@ pub struct FinetuneOptions {
     /// Stop when so many epochs in a row have brought no better figure on the dev windows, and keep the best epoch's model;
     /// `None`: make all epochs and keep the last one's.
     pub patience: Option<u64>,
+    /// What of the encoder stays as it is.
+    pub freeze: Option<Freeze>,
+    /// What windows of a class count: as PyTorch's `CrossEntropyLoss(weight=...)`, and of several labels at once as `pos_weight`.
+    pub class_weights: Option<ClassWeights>,
+    /// The exponent of the focal loss (Lin et al., ICCV 2017), of single labels.
+    pub focal_loss: Option<f64>,
     /// Divide classes' logits by the temperature that fits the dev windows best, where there are any.
     pub calibrate: bool,
     /// The folder of the run. Nothing is written to it before the first step has succeeded.
@@ -93,6 +101,9 @@ impl FinetuneOptions {
             save_every: 1,
             keep: 1,
             patience: None,
+            freeze: None,
+            class_weights: None,
+            focal_loss: None,
             calibrate: true,
             out,
             config: None,
@@ -108,7 +119,7 @@ pub struct EpochPoint {
     pub step: u64,
     /// Passes made.
     pub epoch: u64,
-    /// Mean training loss of the epoch: in nats; of a regression, the squared error of numbers standardised over the training
+    /// Mean training loss of the epoch, by the classes' weights and with the focal loss where there are such: in nats; of a regression, the squared error of numbers standardised over the training
     /// windows, so that 1 is what the mean would have.
     pub loss: f64,
     /// Share of training windows classified right during the epoch (multi-label: right in every class; regression: 0).
@@ -142,9 +153,14 @@ pub struct FinetuneSummary {
     /// On the dev windows, by the model that was kept.
     #[serde(flatten)]
     pub dev: DevScores,
+    /// Weights that were trained; the others were frozen.
+    pub trained_parameters: usize,
     /// The epoch whose model was kept, where the best is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_epoch: Option<u64>,
+    /// What windows of each class counted in training, where classes have weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<BTreeMap<String, f64>>,
     /// How the probabilities were calibrated on the dev windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -191,7 +207,7 @@ pub fn finetune_classes(
 /// [`Error::Usage`] for windows that do not fit the model or labels it has no class for; [`Error::Interrupted`] after
 /// Ctrl-C; those of training and of files.
 pub fn finetune(
-    model: Model,
+    mut model: Model,
     vocabulary: &Vocabulary,
     classification: &Classification,
     train: &[LabelledWindow],
@@ -200,7 +216,15 @@ pub fn finetune(
     resume: bool,
 ) -> Result<(Model, FinetuneSummary)> {
     check_answers(train.iter().chain(dev), &model, classification)?;
-    let classification = &Classification { counts: class_counts(classification, train), ..classification.clone() };
+    if options.focal_loss.is_some() && classification.task != Task::SingleLabel {
+        return Err(Error::usage(
+            "--focal-loss with several labels at once, or with numbers",
+            "leave it out: it is for one class of several",
+        ));
+    }
+    let class_weights = options.class_weights.as_ref().map(|weights| weights.of(classification, train)).transpose()?;
+    let counts = class_counts(classification, train, class_weights.as_deref());
+    let classification = &Classification { counts, ..classification.clone() };
     if options.patience.is_some() && dev.is_empty() {
         return Err(Error::usage("early stopping without dev windows", "give some (--dev), or leave --early-stop out"));
     }
@@ -219,10 +243,22 @@ pub fn finetune(
     let standard = (classification.task == Task::Regression).then(|| Standard::of(train));
     let standardised = standard.as_ref().map(|standard| standard.windows(dev));
     let dev_seen = standardised.as_deref().unwrap_or(dev);
+    model.freeze(options.freeze.map(|freeze| freeze.layers(&model.config)))?;
+    let trained_parameters = model.trained_count();
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
     trainer.stops = Some(interrupt::requested);
+    if class_weights.is_some() || options.focal_loss.is_some() {
+        let classes = classification.labels.len();
+        let weights = class_weights.as_ref().map_or(vec![1.0; classes], |all| all.iter().map(|w| *w as f32).collect());
+        trainer.weighting = Some(Weighting::new(&options.device, weights, options.focal_loss.unwrap_or(0.0))?);
+    }
+    if let Some(weights) = &class_weights {
+        let told: Vec<String> =
+            classification.labels.iter().zip(weights).map(|(label, weight)| format!("{label} {weight:.4}")).collect();
+        tracing::info!("weights of the classes: {}", told.join(", "));
+    }
     let settings = settings(vocabulary, classification, train, options);
     let mut state = RunState::new(total_steps, options.seed, options.optimizer, settings);
     if resume {
@@ -399,7 +435,9 @@ pub fn finetune(
         seconds: state.seconds,
         loss_last: last.map_or(state.loss_last, |point| point.loss),
         dev: dev_scores,
+        trained_parameters,
         best_epoch,
+        class_weights: class_weights.map(|weights| classification.labels.iter().cloned().zip(weights).collect()),
         calibration,
         attention,
         points,
@@ -427,17 +465,25 @@ pub(super) fn settings(
         "learning-rate": options.learning_rate,
         "warmup": options.warmup,
         "decay": options.decay,
+        "freeze": options.freeze,
+        "class-weights": options.class_weights,
+        "focal-loss": options.focal_loss,
     })
 }
 
-/// Training windows of each class; none of other tasks.
-fn class_counts(classification: &Classification, train: &[LabelledWindow]) -> Vec<u64> {
+/// Training windows of each class, in thousandths where they have weights; none of other tasks.
+fn class_counts(classification: &Classification, train: &[LabelledWindow], weights: Option<&[f64]>) -> Vec<u64> {
     if classification.task != Task::SingleLabel {
         return Vec::new();
     }
     let mut counts = vec![0; classification.labels.len()];
     train.iter().for_each(|window| counts[window.label as usize] += 1);
-    counts
+    match weights {
+        Some(weights) => {
+            counts.iter().zip(weights).map(|(&n, w)| ((1e3 * n as f64 * w).round() as u64).max(n.min(1))).collect()
+        }
+        None => counts,
+    }
 }
 
 /// The order of the windows in an epoch.

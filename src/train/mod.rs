@@ -7,6 +7,7 @@ pub mod baselines;
 pub mod calibration;
 pub mod ceilings;
 pub mod checkpoint;
+pub mod class_weights;
 pub mod cross_validation;
 pub mod demo;
 pub mod description;

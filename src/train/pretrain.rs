@@ -206,8 +206,10 @@ pub fn pretrain(
             writer.save(&trainer, vocabulary, None, &state)?;
             return Err(writer.interrupted(state.step));
         }
-        advanced?;
-        estimate.tell(options.micro_batches)?;
+        if let Err(error) = advanced.and_then(|()| estimate.tell(options.micro_batches)) {
+            progress.finish("stopped");
+            return Err(error);
+        }
         state.step += 1;
         state.tokens += tokens as u64;
         interval_tokens += tokens;
@@ -308,19 +310,22 @@ pub(super) fn hear(
 }
 
 /// How long the whole run will take, by its first part: told once, and asked about where it is months.
-struct Estimate<'a> {
-    options: &'a PretrainOptions,
+struct Estimate {
+    /// Asked about months; `None`: nobody is.
+    confirm: Option<fn(Duration) -> bool>,
     started: Instant,
     /// Micro-batches that are still to be computed; 0 once everything is told, and where losses come late: there the first part is not
     /// done when the next one begins.
     parts: f64,
+    /// Whether a run is gone on with, whose folder holds what was written before.
+    resumed: bool,
 }
 
-impl<'a> Estimate<'a> {
-    fn new(trainer: &Trainer, options: &'a PretrainOptions, step: u64) -> Self {
+impl Estimate {
+    fn new(trainer: &Trainer, options: &PretrainOptions, step: u64) -> Self {
         let steps = options.steps.saturating_sub(step) as f64;
         let parts = if trainer.knows_losses() { steps * options.micro_batches as f64 } else { 0.0 };
-        Self { options, started: Instant::now(), parts }
+        Self { confirm: options.confirm, started: Instant::now(), parts, resumed: step > 0 }
     }
 
     /// Hears that so many parts of the first step are done.
@@ -336,10 +341,13 @@ impl<'a> Estimate<'a> {
             return Ok(());
         }
         tracing::warn!("{text}: lower --steps or --tokens-per-step, or choose a smaller model, unless this is meant");
-        match self.options.confirm {
+        match self.confirm {
             Some(confirm) if !confirm(time) => Err(Error::usage(
                 text,
-                "give --steps, --tokens-per-step or a model that are meant; nothing was written",
+                match self.resumed {
+                    false => "give --steps, --tokens-per-step or a model that are meant; nothing was written",
+                    true => "the run is as it was; go on with it where it takes less time",
+                },
             )),
             _ => Ok(()),
         }
@@ -398,4 +406,21 @@ fn evaluate(trainer: &mut Trainer, held_out: &Feed, options: &PretrainOptions) -
         perplexity: loss.mean().exp(),
         masked_tokens: loss.rows,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_months_that_nobody_means_says_what_was_written() {
+        for (resumed, says) in [(false, "nothing was written"), (true, "the run is as it was")] {
+            let started = Instant::now() - Duration::from_secs(1);
+            let mut estimate = Estimate { confirm: Some(|_| false), started, parts: 1e8, resumed };
+            let message = estimate.tell(1).unwrap_err().to_string();
+            assert!(message.contains("the whole run will take about 1157 d") && message.contains(says), "{message}");
+            // It is told once.
+            estimate.tell(2).unwrap();
+        }
+    }
 }

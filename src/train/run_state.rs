@@ -161,7 +161,7 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState, st
         ));
     }
     let head = standardised.then_some(&mut saved.model);
-    let state = load_training_state(&folder, &mut trainer.optimizer, head)?;
+    let state = checked_state(&folder)?;
     if state.step > fresh.total_steps {
         return Err(Error::usage(
             format!("{} steps, but the run in {} has made {}", fresh.total_steps, out.display(), state.step),
@@ -169,6 +169,7 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState, st
         ));
     }
     check_same(out, &fresh, &state)?;
+    load_moments(&folder, &mut trainer.optimizer, &state, head)?;
     trainer.replace_model(saved.model)?;
     Ok(RunState { total_steps: fresh.total_steps, settings: fresh.settings, ..state })
 }
@@ -213,11 +214,11 @@ pub(super) fn run_state(folder: &Path) -> Result<Option<RunState>> {
     if path.is_file() { parse_json(&path).map(Some) } else { Ok(None) }
 }
 
-/// Reads what a run needs to go on from one of its checkpoints; for a model that is trained on standardised numbers its head, too.
+/// Reads how far the run of a checkpoint had come, once the checksums of its files hold.
 ///
 /// # Errors
 /// [`Error::Input`] that names the file and what is wrong in it.
-fn load_training_state(folder: &Path, optimizer: &mut AdamW, standardised: Option<&mut Model>) -> Result<RunState> {
+fn checked_state(folder: &Path) -> Result<RunState> {
     let path = folder.join(STATE_FILE);
     let state: RunState = parse_json(&path)?;
     for (name, expected) in &state.checksums {
@@ -233,6 +234,19 @@ fn load_training_state(folder: &Path, optimizer: &mut AdamW, standardised: Optio
             ));
         }
     }
+    Ok(state)
+}
+
+/// Reads the optimizer's moments from a checkpoint that `state` is of; for a model that is trained on standardised numbers its head, too.
+///
+/// # Errors
+/// As [`checked_state`].
+fn load_moments(
+    folder: &Path,
+    optimizer: &mut AdamW,
+    state: &RunState,
+    standardised: Option<&mut Model>,
+) -> Result<()> {
     let moments = Weights::read(&folder.join(TRAINING_FILE))?;
     for (name, moment) in [("first_moment", &mut optimizer.first), ("second_moment", &mut optimizer.second)] {
         let values = moments.values(name, &[moment.len()])?;
@@ -250,7 +264,7 @@ fn load_training_state(folder: &Path, optimizer: &mut AdamW, standardised: Optio
     }
     optimizer.steps = state.step;
     optimizer.config = state.optimizer;
-    Ok(state)
+    Ok(())
 }
 
 /// CRC-32 of a file.

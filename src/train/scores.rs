@@ -85,20 +85,6 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Area under the ROC curve: how often a positive example scores above a negative one, ties counting half (Mann and
-/// Whitney, 1947). `None` if all examples are of one kind.
-pub fn auroc(scores: &[f64], is_positive: &[bool]) -> Option<f64> {
-    let [area, _] = Ranking::of(scores.to_vec()).areas(is_positive, &vec![1; scores.len()]);
-    Some(area).filter(|area| !area.is_nan())
-}
-
-/// Area under the precision-recall curve as average precision: the sum over thresholds of precision times the recall
-/// gained, equal scores being one threshold. `None` without positive examples.
-pub fn average_precision(scores: &[f64], is_positive: &[bool]) -> Option<f64> {
-    let [_, area] = Ranking::of(scores.to_vec()).areas(is_positive, &vec![1; scores.len()]);
-    Some(area).filter(|area| !area.is_nan())
-}
-
 /// Examples by their score, for the areas of any resample of them: sorted once, for all.
 struct Ranking {
     scores: Vec<f64>,
@@ -113,16 +99,16 @@ impl Ranking {
         Self { scores, order }
     }
 
-    /// The areas under the ROC curve and the precision-recall curve, each example counting as often as `times` says; NaN where they
-    /// are not defined.
+    /// The area under the ROC curve, which is how often a positive example scores above a negative one, ties counting half (Mann and
+    /// Whitney, 1947), and the area under the precision-recall curve as average precision: the sum over thresholds of precision times the
+    /// recall gained, equal scores being one threshold. Each example counts as often as `times` says; NaN where an area is not defined.
     fn areas(&self, is_positive: &[bool], times: &[u32]) -> [f64; 2] {
         let (mut positives, mut negatives, mut won, mut gained) = (0.0, 0.0, 0.0, 0.0);
         for equal in self.order.chunk_by(|&a, &b| self.scores[a] == self.scores[b]) {
-            let count = |kind: bool| {
-                let of_kind = equal.iter().filter(|&&index| is_positive[index] == kind);
-                of_kind.map(|&index| f64::from(times[index])).sum::<f64>()
-            };
-            let (hits, misses) = (count(true), count(false));
+            let (mut hits, mut misses) = (0.0, 0.0);
+            for &index in equal {
+                *(if is_positive[index] { &mut hits } else { &mut misses }) += f64::from(times[index]);
+            }
             won += misses * (positives + hits / 2.0);
             (positives, negatives) = (positives + hits, negatives + misses);
             if hits > 0.0 {
@@ -266,6 +252,26 @@ impl OneClass {
     }
 }
 
+/// The figures `whole` of the examples with these indices, which has those of each class at hand, and the figures of each class.
+fn with_columns(
+    names: &[String],
+    columns: &[OneClass],
+    seed: u64,
+    whole: impl Fn(&[usize], &[[f64; 3]]) -> [f64; 3] + Sync,
+) -> ([Estimate; 3], Vec<ClassFigures>) {
+    let examples = columns.first().map_or(0, |column| column.is_true.len());
+    let estimates = estimate(examples, seed, |indices| {
+        let times = times(examples, indices);
+        let each: Vec<[f64; 3]> = columns.iter().map(|column| column.figures(&times)).collect();
+        whole(indices, &each).into_iter().chain(each.into_iter().flatten()).collect()
+    });
+    let mut estimates = estimates.into_iter();
+    let together = std::array::from_fn(|_| known(&mut estimates));
+    let named = names.iter().zip(columns);
+    let each = named.map(|(name, column)| ClassFigures::of(name, column.examples(), &mut estimates));
+    (together, each.collect())
+}
+
 /// Figures of multi-label predictions, averaged over the classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MultiLabelScores {
@@ -283,15 +289,8 @@ impl MultiLabelScores {
     /// Compares probabilities with targets (0 or 1), both `[examples][classes]`, of classes called `labels`.
     pub fn of(labels: &[String], probabilities: &[Vec<f64>], targets: &[&[f32]], seed: u64) -> Self {
         let columns = one_by_one(probabilities, targets);
-        let estimates = estimate(probabilities.len(), seed, |indices| {
-            let times = times(probabilities.len(), indices);
-            let each: Vec<[f64; 3]> = columns.iter().map(|column| column.figures(&times)).collect();
-            multi_label_means(&each).into_iter().chain(each.into_iter().flatten()).collect()
-        });
-        let mut estimates = estimates.into_iter();
-        let [macro_auroc, macro_auprc, macro_f1] = std::array::from_fn(|_| known(&mut estimates));
-        let named = labels.iter().zip(&columns);
-        let classes = named.map(|(label, column)| ClassFigures::of(label, column.examples(), &mut estimates)).collect();
+        let whole = |_: &[usize], each: &[[f64; 3]]| multi_label_means(each);
+        let ([macro_auroc, macro_auprc, macro_f1], classes) = with_columns(labels, &columns, seed, whole);
         Self { macro_auroc, macro_auprc, macro_f1, classes }
     }
 }
@@ -346,17 +345,12 @@ impl ClassScores {
             is_true: labels.iter().map(|of| usize::from(*of) == class).collect(),
         };
         let columns: Vec<OneClass> = (0..names.len()).map(column).collect();
-        let estimates = estimate(labels.len(), seed, |indices| {
+        let whole = |indices: &[usize], _: &[[f64; 3]]| {
             let mut confusion = Confusion::new(names.len());
             indices.iter().for_each(|&i| confusion.add(labels[i].into(), predictions[i].into()));
-            let times = times(labels.len(), indices);
-            let whole = [confusion.accuracy(), confusion.macro_f1(), confusion.mcc()];
-            whole.into_iter().chain(columns.iter().flat_map(|column| column.figures(&times))).collect()
-        });
-        let mut estimates = estimates.into_iter();
-        let [accuracy, macro_f1, mcc] = std::array::from_fn(|_| known(&mut estimates));
-        let named = names.iter().zip(&columns);
-        let classes = named.map(|(name, column)| ClassFigures::of(name, column.examples(), &mut estimates)).collect();
+            [confusion.accuracy(), confusion.macro_f1(), confusion.mcc()]
+        };
+        let ([accuracy, macro_f1, mcc], classes) = with_columns(names, &columns, seed, whole);
         Self { accuracy, macro_f1, mcc, classes }
     }
 }
@@ -401,9 +395,10 @@ mod tests {
                     };
                 }
             }
-            match auroc(&scores, &positive) {
-                None => assert_eq!(pairs, 0.0),
-                Some(area) => assert_relative_eq!(area, won / pairs, epsilon = 1e-12),
+            let [roc, precision] = Ranking::of(scores.clone()).areas(&positive, &vec![1; count]);
+            match roc.is_nan() {
+                true => assert_eq!(pairs, 0.0),
+                false => assert_relative_eq!(roc, won / pairs, epsilon = 1e-12),
             }
             let total = positive.iter().filter(|p| **p).count() as f64;
             let (mut area, mut last) = (0.0, 0.0);
@@ -415,10 +410,27 @@ mod tests {
                     last = hits;
                 }
             }
-            match average_precision(&scores, &positive) {
-                None => assert_eq!(total, 0.0),
-                Some(found) => assert_relative_eq!(found, area, epsilon = 1e-12),
+            match precision.is_nan() {
+                true => assert_eq!(total, 0.0),
+                false => assert_relative_eq!(precision, area, epsilon = 1e-12),
             }
+        }
+    }
+
+    /// An example that counts several times is as many examples.
+    #[test]
+    fn areas_count_examples_as_often_as_they_are_drawn() {
+        let (scores, positive) = ([0.9, 0.7, 0.7, 0.4, 0.1], [true, false, true, false, true]);
+        for times in [[1, 1, 1, 1, 1], [2, 0, 1, 3, 1], [0, 5, 1, 0, 2]] {
+            let repeated = || times.iter().enumerate().flat_map(|(index, times)| vec![index; *times as usize]);
+            let ranking = Ranking::of(repeated().map(|index| scores[index]).collect());
+            let is_positive: Vec<bool> = repeated().map(|index| positive[index]).collect();
+            let expected = ranking.areas(&is_positive, &vec![1; is_positive.len()]);
+            let found = Ranking::of(scores.to_vec()).areas(&positive, &times);
+            found
+                .iter()
+                .zip(expected)
+                .for_each(|(found, expected)| assert_relative_eq!(*found, expected, epsilon = 1e-12));
         }
     }
 

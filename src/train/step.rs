@@ -7,7 +7,7 @@ use crate::autograd::{DeviceBatch, Tape};
 use crate::device::{DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::{Model, Task};
-use crate::ops::{self, Loss, Losses};
+use crate::ops::{self, Loss, Losses, Weighting};
 use crate::optim::{AdamW, AdamWConfig};
 use crate::{Error, Result};
 
@@ -26,6 +26,9 @@ pub struct Trainer {
     /// Whether somebody has asked to stop: a step that has taken [`LONG_STEP`] by then is given up, and leaves the weights as they
     /// were; a shorter one is finished.
     pub stops: Option<fn() -> bool>,
+    /// What rows count, where they count unequally: class weights and a focal loss of single labels; of several labels at once, what a
+    /// class that holds counts.
+    pub weighting: Option<Weighting>,
     /// Losses that nobody has asked for yet, and the micro-batches of each step that they are of.
     losses: Losses,
     unreported: Vec<usize>,
@@ -129,6 +132,7 @@ impl Trainer {
             seed,
             collected: None,
             stops: None,
+            weighting: None,
             losses,
             unreported: Vec::new(),
             flops: 0.0,
@@ -140,13 +144,14 @@ impl Trainer {
     /// # Errors
     /// Those of the device.
     pub fn replace_model(&mut self, mut model: Model) -> Result<()> {
+        model.freeze(self.model.frozen())?;
         place(&mut model, &self.optimizer.config, self.tape.device(), self.tape.dtype())?;
         model.recompute = self.model.recompute;
         self.model = model;
         Ok(())
     }
 
-    /// One update from the mean loss over the labelled rows of all `batches`: the same as one large batch would give.
+    /// One update from the mean loss over the labelled rows of all `batches`, by their weights: the same as one large batch would give.
     /// Waits for its figures.
     ///
     /// # Errors
@@ -164,12 +169,18 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn advance(&mut self, batches: &[Batch], learning_rate: f64) -> Result<()> {
-        let rows = batches.iter().map(|batch| batch.rows.len()).sum();
-        self.advance_on(batches.len(), rows, learning_rate, |model, tape, index| model.upload(tape, &batches[index]))
+        let weight = |batch: &Batch| match &self.weighting {
+            Some(weighting) => weighting.of(&batch.labels),
+            None => batch.rows.len() as f64,
+        };
+        let weights: Vec<f64> = batches.iter().map(weight).collect();
+        let upload =
+            |model: &Model, tape: &mut Tape, index: usize| Ok((model.upload(tape, &batches[index])?, weights[index]));
+        self.advance_over(batches.len(), weights.iter().sum(), learning_rate, upload)
     }
 
     /// As [`Trainer::advance`], from `micro_batches` batches that `batch` puts on the device when their turn comes. They
-    /// have `rows` labelled rows together.
+    /// have `rows` labelled rows together, which all count the same.
     ///
     /// # Errors
     /// As [`Trainer::step`], and those of `batch`.
@@ -180,8 +191,23 @@ impl Trainer {
         learning_rate: f64,
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
     ) -> Result<()> {
+        self.advance_over(micro_batches, rows as f64, learning_rate, |model, tape, micro_batch| {
+            let batch = batch(model, tape, micro_batch)?;
+            let rows = batch.rows.len() as f64;
+            Ok((batch, rows))
+        })
+    }
+
+    /// One update from batches that come with what their rows weigh, which is `weight` together.
+    fn advance_over(
+        &mut self,
+        micro_batches: usize,
+        weight: f64,
+        learning_rate: f64,
+        mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<(Rc<DeviceBatch>, f64)>,
+    ) -> Result<()> {
         let _step = self.begin()?;
-        let parts = (0..micro_batches).try_for_each(|micro_batch| self.micro_batch(micro_batch, rows, &mut batch));
+        let parts = (0..micro_batches).try_for_each(|micro_batch| self.micro_batch(micro_batch, weight, &mut batch));
         self.tape.stop_when(None);
         parts.map_err(|error| self.beside_what_is_held(error))?;
         self.unreported.push(micro_batches);
@@ -217,7 +243,10 @@ impl Trainer {
         let (tape, losses) = (&mut self.tape, &mut self.losses);
         match task {
             Task::SingleLabel => ops::cross_entropy_into(tape, &batch, logits, scale, losses)?,
-            Task::MultiLabel => ops::binary_cross_entropy_into(tape, logits, &on_device, scale, losses)?,
+            Task::MultiLabel => {
+                let positive = self.weighting.as_ref().map(Weighting::weights);
+                ops::binary_cross_entropy_into(tape, logits, &on_device, positive, scale, losses)?;
+            }
             Task::Regression => ops::mean_squared_error_into(tape, logits, &on_device, scale, losses)?,
         }
         self.tape.recycle(on_device);
@@ -257,11 +286,11 @@ impl Trainer {
     fn micro_batch(
         &mut self,
         micro_batch: usize,
-        rows: usize,
-        batch: &mut impl FnMut(&Model, &mut Tape, usize) -> Result<Rc<DeviceBatch>>,
+        weight: f64,
+        batch: &mut impl FnMut(&Model, &mut Tape, usize) -> Result<(Rc<DeviceBatch>, f64)>,
     ) -> Result<()> {
         self.tape.start_training(self.seed, self.optimizer.steps as u32, micro_batch as u32);
-        let batch = batch(&self.model, &mut self.tape, micro_batch)?;
+        let (batch, own_weight) = batch(&self.model, &mut self.tape, micro_batch)?;
         if batch.rows.is_empty() {
             // A small batch may come out without a masked token: then it has neither loss nor gradient.
             self.tape.recycle_batch(batch);
@@ -269,8 +298,16 @@ impl Trainer {
         }
         self.flops += self.model.training_flops(&batch);
         let logits = self.model.forward(&mut self.tape, &batch)?;
-        let scale = 1.0 / rows.max(1) as f64;
-        ops::cross_entropy_into(&mut self.tape, &batch, logits, scale, &mut self.losses)?;
+        // Of the whole step, not of the part.
+        let scale = 1.0 / weight;
+        let (tape, losses) = (&mut self.tape, &mut self.losses);
+        match &self.weighting {
+            None => ops::cross_entropy_into(tape, &batch, logits, scale, losses)?,
+            Some(weighting) => {
+                let weighting = (weighting, own_weight);
+                ops::weighted_cross_entropy_into(tape, &batch, logits, weighting, scale, losses)?;
+            }
+        }
         self.tape.backward(&mut self.model.parameters)?;
         self.tape.recycle_batch(batch);
         Ok(())
@@ -337,9 +374,10 @@ fn check(loss: Loss, step: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::Pass;
     use crate::kmer::labelled::{Head as Reads, classification_batch};
     use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-    use crate::model::{Head, preset};
+    use crate::model::{Head, Recompute, preset};
 
     /// A model without dropout, and a batch of so many windows of different bases.
     fn trainer() -> Trainer {
@@ -358,19 +396,91 @@ mod tests {
 
     #[test]
     fn micro_batches_of_any_size_are_one_large_batch() {
-        let step = |batches: &[Batch]| {
+        let step = |batches: &[Batch], weighs: bool| {
             let mut trainer = trainer();
+            let weighting = || Weighting::new(&Device::Cpu, vec![0.2, 1.0, 6.0], 2.0).unwrap();
+            trainer.weighting = weighs.then(weighting);
             let report = trainer.step(batches, 1e-3).unwrap();
             (report.loss.mean(), report.gradient_norm, trainer.model.parameters.host_values().unwrap())
         };
-        let (loss, norm, weights) = step(&[batch(0..7)]);
-        for parts in [vec![batch(0..1), batch(1..7)], vec![batch(0..5), batch(5..6), batch(6..7)]] {
-            let (parts_loss, parts_norm, parts_weights) = step(&parts);
-            assert!((loss - parts_loss).abs() < 1e-6 * loss, "{loss} {parts_loss}");
-            assert!((norm - parts_norm).abs() < 1e-5 * norm, "{norm} {parts_norm}");
-            let far = weights.iter().zip(&parts_weights).filter(|(one, other)| (**one - **other).abs() > 1e-5).count();
-            assert!(far * 1000 < weights.len(), "{far} weights of {} differ", weights.len());
+        for weighs in [false, true] {
+            let (loss, norm, weights) = step(&[batch(0..7)], weighs);
+            for parts in [vec![batch(0..1), batch(1..7)], vec![batch(0..5), batch(5..6), batch(6..7)]] {
+                let (parts_loss, parts_norm, parts_weights) = step(&parts, weighs);
+                assert!((loss - parts_loss).abs() < 1e-6 * loss, "{loss} {parts_loss}");
+                assert!((norm - parts_norm).abs() < 1e-5 * norm, "{norm} {parts_norm}");
+                let far = weights.iter().zip(&parts_weights).filter(|(one, other)| (**one - **other).abs() > 1e-5);
+                let far = far.count();
+                assert!(far * 1000 < weights.len(), "{far} weights of {} differ", weights.len());
+            }
         }
+    }
+
+    /// The gradients of what is trained have the bits that they have where nothing is frozen, dropout and all; nothing goes back below, and
+    /// the products are counted as they are made.
+    #[test]
+    fn nothing_goes_back_through_what_is_frozen() {
+        let config = preset("splice-small").unwrap().config(16);
+        let step = |head: &Head, frozen: Option<usize>, recompute| {
+            let mut model = Model::initialise(config.clone(), head.clone(), DType::F32, 1).unwrap();
+            model.freeze(frozen).unwrap();
+            model.recompute = recompute;
+            let mut trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
+            trainer.tape.start_profile();
+            trainer.micro_batch(0, 7.0, &mut |model, tape, _| Ok((model.upload(tape, &batch(0..7))?, 7.0))).unwrap();
+            let profile = trainer.tape.take_profile().unwrap();
+            let flops = trainer.flops;
+            (trainer.model, profile, flops, trainer.tape.memory_bytes())
+        };
+        let of = |model: &Model, name: &str| {
+            let spec = model.parameters.find(name).unwrap();
+            let gradients = model.parameters.gradients.slice::<f32>();
+            gradients.get(spec.range()).map(<[f32]>::to_vec)
+        };
+        for head in
+            [Head::Cls { labels: 3 }, Head::Site { labels: 3, hidden: None }, Head::Site { labels: 3, hidden: Some(8) }]
+        {
+            let (whole, profile, flops, memory) = step(&head, None, Recompute::None);
+            let products = |profile: &crate::autograd::Profile, pass| {
+                let of_pass = profile.calls.iter().filter(|call| call.pass == pass);
+                of_pass.map(|call| call.work.flops).sum::<f64>()
+            };
+            for (frozen, recompute) in
+                [(0, Recompute::None), (1, Recompute::Layer), (2, Recompute::Gelu), (3, Recompute::None)]
+            {
+                let (model, part, part_flops, part_memory) = step(&head, Some(frozen), recompute);
+                let mut without = 0;
+                for spec in &whole.parameters.specs {
+                    match of(&model, &spec.name) {
+                        Some(gradient) => {
+                            assert!(of(&whole, &spec.name) == Some(gradient), "{} of {frozen}", spec.name)
+                        }
+                        None => without += 1,
+                    }
+                }
+                assert_eq!(without, 5 + 16 * frozen, "embeddings, their norm, and the layers");
+                let back =
+                    |layer| part.calls.iter().filter(|call| call.pass == Pass::Backward && call.layer == layer).count();
+                assert!((0..frozen).all(|layer| back(Some(layer)) == 0), "{frozen}");
+                assert!((frozen..3).all(|layer| back(Some(layer)) > 0), "{frozen}");
+                assert!(part.calls.iter().all(|call| call.pass == Pass::Forward || call.op != "embedding"));
+                // The lowest layer that is trained, or the head, needs no gradient of its input.
+                let lowest = |of: &crate::autograd::Profile| {
+                    let layer = Some(frozen).filter(|layer| *layer < 3);
+                    let calls = of.calls.iter().filter(|call| call.pass == Pass::Backward && call.layer == layer);
+                    calls.filter(|call| call.op.starts_with("linear")).map(|call| call.work.flops).sum::<f64>()
+                };
+                assert!(lowest(&part) < 0.8 * lowest(&profile), "{frozen}: {} {}", lowest(&part), lowest(&profile));
+                let (less, all) = (products(&part, Pass::Backward), products(&profile, Pass::Backward));
+                assert!(less < all, "{frozen}: {less} of {all}");
+                assert!(
+                    part_flops < flops && part_memory < memory,
+                    "{frozen}: {part_flops} {flops}, {part_memory} {memory}"
+                );
+            }
+        }
+        let mut model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
+        assert!(model.freeze(Some(1)).is_err(), "its decoder is the embeddings");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use helixgrad::device::{Choices, DType, Device};
 use helixgrad::kmer::corpus::PretrainingData;
 use helixgrad::kmer::labelled::LabelledWindow;
 use helixgrad::model::{Config, Head, Model, Recompute, Task};
-use helixgrad::ops::Loss;
+use helixgrad::ops::{Loss, Weighting};
 use helixgrad::optim::AdamWConfig;
 use helixgrad::train::checkpoint::{Classification, load};
 use helixgrad::train::evaluation::{TaskScores, evaluate_targets};
@@ -228,6 +228,10 @@ fn steps_towards_targets_wait_for_nothing_either() {
             Trainer::new(model, AdamWConfig::default(), device, DType::F32, 11).unwrap()
         };
         let [mut cpu, mut trainer] = [&Device::Cpu, &Device::Kernels(watched.clone())].map(trainer);
+        for trainer in [&mut cpu, &mut trainer] {
+            let weighting = Weighting::new(trainer.tape.device(), vec![0.2, 5.0, 1.0], 0.0).unwrap();
+            trainer.weighting = Some(weighting).filter(|_| task == Task::MultiLabel);
+        }
         for step in 0..3 {
             let targets: Vec<f32> = (0..12).map(|index| ((index + step) % 2) as f32).collect();
             cpu.advance_towards(&batch, &targets, task, 1e-3).unwrap();
@@ -245,6 +249,35 @@ fn steps_towards_targets_wait_for_nothing_either() {
             assert_eq!((found.rows, found.hits), (4, expected.hits), "{task:?}");
             assert!((found.mean() / expected.mean() - 1.0).abs() < 2e-5, "{task:?}: {found:?} instead of {expected:?}");
         }
+    }
+}
+
+/// Nor do weights of classes and the focal loss make a step wait; micro-batches add up to the mean by weight, as on the CPU.
+#[test]
+fn weighted_steps_are_those_of_the_cpu() {
+    let head = Head::Cls { labels: 3 };
+    let batches = [batch(&head), batch(&head)];
+    let watched = Arc::new(Watched::over(&device()));
+    let waits = || watched.waits.load(Ordering::Relaxed);
+    let trainer = |device: &Device| {
+        let model = Model::initialise(tiny(), head.clone(), DType::F32, 3).unwrap();
+        let mut trainer = Trainer::new(model, AdamWConfig::default(), device, DType::F32, 11).unwrap();
+        trainer.weighting = Some(Weighting::new(device, vec![0.2, 5.0, 1.0], 2.0).unwrap());
+        trainer
+    };
+    let [mut cpu, mut trainer] = [&Device::Cpu, &Device::Kernels(watched.clone())].map(trainer);
+    for _ in 0..3 {
+        cpu.advance(&batches, 1e-3).unwrap();
+        let before = waits();
+        trainer.advance(&batches, 1e-3).unwrap();
+        assert_eq!(waits(), before);
+    }
+    let (found, expected) = (trainer.report().unwrap().losses, cpu.report().unwrap().losses);
+    assert_eq!((found.len(), expected.len()), (3, 3));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!((found.rows, found.hits, found.weight), (expected.rows, expected.hits, expected.weight));
+        assert!(found.weight != found.rows as f64);
+        assert!((found.mean() / expected.mean() - 1.0).abs() < 2e-5, "{found:?} instead of {expected:?}");
     }
 }
 

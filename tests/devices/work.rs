@@ -7,7 +7,7 @@ use helixgrad::device::recorder::{Piece, Recorder};
 use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::key::BatchKey;
 use helixgrad::model::{Head, Model, Task};
-use helixgrad::ops::{self, Sampler};
+use helixgrad::ops::{self, Sampler, Weighting};
 use helixgrad::optim::AdamWConfig;
 use helixgrad::train::step::Trainer;
 
@@ -37,6 +37,8 @@ fn train(device: &Device, dtype: DType, head_dim: usize, head: Head) {
         trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
     }
     if let Head::Cls { labels } = head {
+        trainer.weighting = Some(Weighting::new(device, vec![2.0; labels], 2.0).unwrap());
+        trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
         let targets = vec![0.5; batch.rows.len() * labels];
         for task in [Task::MultiLabel, Task::Regression] {
             trainer.advance_towards(&batch, &targets, task, 1e-3).unwrap();

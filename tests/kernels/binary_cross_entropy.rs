@@ -8,9 +8,9 @@ use super::harness::*;
 const SCALE: f32 = 0.37;
 
 /// Gradient, losses and hits as the CPU device computes them.
-fn cpu<R: Real>(logits: Vec<R>, targets: &[f32], rows: usize) -> (Vec<R>, Vec<R>, Vec<i32>) {
+fn cpu<R: Real>(logits: Vec<R>, targets: &[f32], positive: Option<&[f32]>, rows: usize) -> (Vec<R>, Vec<R>, Vec<i32>) {
     let (mut gradient, mut losses, mut hits) = (logits, vec![R::ZERO; rows], vec![7; rows]);
-    forward(&mut gradient, targets, R::of(f64::from(SCALE)), &mut losses, &mut hits);
+    forward(&mut gradient, targets, positive, R::of(f64::from(SCALE)), &mut losses, &mut hits);
     (gradient, losses, hits)
 }
 
@@ -29,17 +29,29 @@ fn check<T: Float>(rows: usize, columns: usize, spread: f64, blocks: usize, seed
     let gap = vec![f32::NAN; stride - columns];
     let with_gaps: Vec<f32> = logits.chunks(columns).flat_map(|row| [row, &gap].concat()).collect();
     let (memory, target_memory) = (Memory::of::<T>("logits", &with_gaps), Memory::of::<f32>("targets", &targets));
+    let weights: Vec<f32> = (0..columns).map(|column| [1.0, 0.2, 3.5][column % 3]).collect();
+    let (weight_memory, positive) = (Memory::of::<f32>("positive", &weights), (seed % 3 != 0).then_some(&*weights));
     let losses = Memory::poisoned::<f32>("losses", rows);
     let hits = Memory::poisoned_integers("hits", rows);
-    launch!(
-        "binary_cross_entropy_forward" as T::DTYPE,
-        [blocks, 1],
-        [256, 1],
-        seed,
-        [&memory, &target_memory, rows, columns, stride, SCALE, &losses, &hits,]
-    );
-    let (reference, reference_losses, expected_hits) = cpu(doubles(&logits), &targets, rows);
-    let (plain, plain_losses, _) = cpu(logits, &targets, rows);
+    if positive.is_some() {
+        launch!(
+            "binary_cross_entropy_forward" as T::DTYPE,
+            [blocks, 1],
+            [256, 1],
+            seed,
+            [&memory, &target_memory, &weight_memory, rows, columns, stride, SCALE, &losses, &hits,]
+        );
+    } else {
+        launch!(
+            "binary_cross_entropy_forward" as T::DTYPE,
+            [blocks, 1],
+            [256, 1],
+            seed,
+            [&memory, &target_memory, 0i64, rows, columns, stride, SCALE, &losses, &hits,]
+        );
+    }
+    let (reference, reference_losses, expected_hits) = cpu(doubles(&logits), &targets, positive, rows);
+    let (plain, plain_losses, _) = cpu(logits, &targets, positive, rows);
     // Logits are up to four spreads large, and so are the terms that cancel.
     Tolerance { terms: 4.0 * spread }.check("losses", &losses.values::<f32>(), &plain_losses, &reference_losses);
     let gradient: Vec<f32> = memory.values::<T>().chunks(stride).flat_map(|row| row[..columns].to_vec()).collect();

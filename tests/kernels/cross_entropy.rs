@@ -1,6 +1,6 @@
 use half::bf16;
 use helixgrad::device::cpu::Real;
-use helixgrad::device::cpu::cross_entropy::forward;
+use helixgrad::device::cpu::cross_entropy::{forward, weigh};
 use proptest::prelude::*;
 
 use super::harness::*;
@@ -61,6 +61,48 @@ proptest! {
         check::<f32>(rows, classes, spread, blocks, seed);
         check::<bf16>(rows, classes, spread, blocks, seed);
     }
+
+    #[test]
+    fn rows_that_weigh(
+        rows in 1..30usize,
+        classes in prop_oneof![1..5usize, 5..100usize],
+        gamma in prop_oneof![Just(0.0f32), Just(0.5), Just(2.0)],
+        blocks in 1..4usize,
+        seed in 0..1000u64,
+    ) {
+        check_weigh::<f32>(rows, classes, gamma, blocks, seed);
+        check_weigh::<bf16>(rows, classes, gamma, blocks, seed);
+    }
+}
+
+/// Gradients and losses, as the first kernel leaves them, of rows that weigh.
+fn check_weigh<T: Float>(rows: usize, classes: usize, gamma: f32, blocks: usize, seed: u64) {
+    let gradient = normals::<T>(seed, rows * classes, 1.0);
+    let labels = below(seed, rows, classes);
+    // Rows that are right beyond doubt, nearly right, and wrong.
+    let losses: Vec<f32> = (0..rows).map(|row| [0.0, 1e-6, 0.02, 0.7, 30.0][(row + seed as usize) % 5]).collect();
+    let weights: Vec<f32> = (0..classes).map(|class| 0.1 + 1.7 * class as f32).collect();
+    let stride = if seed.is_multiple_of(2) { classes.next_multiple_of(8) } else { classes + seed as usize % 5 };
+    let gap = vec![f32::NAN; stride - classes];
+    let with_gaps: Vec<f32> = gradient.chunks(classes).flat_map(|row| [row, &gap].concat()).collect();
+    let (memory, label_memory) = (Memory::of::<T>("gradient", &with_gaps), Memory::integers("labels", &labels));
+    let (weight_memory, loss_memory) = (Memory::of::<f32>("weights", &weights), Memory::of::<f32>("losses", &losses));
+    launch!(
+        "cross_entropy_weigh" as T::DTYPE,
+        [blocks, 1],
+        [256, 1],
+        seed,
+        [&memory, &label_memory, &weight_memory, rows, classes, stride, gamma, &loss_memory,]
+    );
+    let (mut reference, mut reference_losses) = (doubles(&gradient), doubles(&losses));
+    weigh(&mut reference, &labels, &weights, f64::from(gamma), &mut reference_losses);
+    let (mut plain, mut plain_losses) = (gradient, losses);
+    weigh(&mut plain, &labels, &weights, f64::from(gamma), &mut plain_losses);
+    let found: Vec<f32> = memory.values::<T>().chunks(stride).flat_map(|row| row[..classes].to_vec()).collect();
+    assert!(memory.values::<T>().chunks(stride).all(|row| row[classes..].iter().all(|value| value.is_nan())));
+    let largest = f64::from(weights[classes - 1]) * (1.0 + f64::from(gamma));
+    Tolerance { terms: 10.0 * largest }.check("gradient", &found, &rounded::<T>(&plain), &reference);
+    Tolerance { terms: 30.0 * largest }.check("losses", &loss_memory.values::<f32>(), &plain_losses, &reference_losses);
 }
 
 /// bf16 logits are often equal: the first of the largest is the prediction, whether the same thread meets the others, or

@@ -1,4 +1,4 @@
-//! Softmax cross-entropy and its gradient in one pass over the logits.
+//! Softmax cross-entropy and its gradient in one pass over the logits; and what makes rows count unequally.
 
 use rayon::prelude::*;
 
@@ -32,4 +32,22 @@ pub fn forward<T: Real>(logits: &mut [T], labels: &[i32], scale: T, losses: &mut
             );
         },
     );
+}
+
+/// What follows [`forward`] where rows count unequally. The loss of a row, `-ln p` with `p` the probability of its label, becomes
+/// `w (1 - p)^gamma (-ln p)`, where `w` is the weight of the label (`weights`: `[classes]`): the focal loss of Lin et al., "Focal loss
+/// for dense object detection" (ICCV 2017, equation 5), and with a `gamma` of 0 the weighted cross-entropy. Its gradient is that of the
+/// cross-entropy, row by row, times `w (1 - p)^gamma (1 + gamma p (-ln p) / (1 - p))`.
+pub fn weigh<T: Real>(gradient: &mut [T], labels: &[i32], weights: &[f32], gamma: f64, losses: &mut [T]) {
+    let rows = gradient.chunks_mut(weights.len().max(1)).zip(labels).zip(losses);
+    for ((row, &label), loss) in rows {
+        let (weight, nats) = (f64::from(weights[label as usize]), loss.to_f64());
+        let (p, miss) = ((-nats).exp(), -(-nats).exp_m1());
+        // -ln p over 1 - p, which is 1 in the limit of p = 1.
+        let ratio = if miss > 0.0 { nats / miss } else { 1.0 };
+        let focus = weight * miss.powf(gamma);
+        *loss = T::of(focus * nats);
+        let factor = T::of(focus * (1.0 + gamma * p * ratio));
+        row.iter_mut().for_each(|value| *value = *value * factor);
+    }
 }

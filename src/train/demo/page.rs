@@ -2,6 +2,7 @@
 
 use super::{Curves, DemoMetrics, DemoOptions, Row};
 use crate::report::{BarChart, Best, Cell, ConfusionChart, LineChart, Page, Table, format};
+use crate::train::calibration::{Calibration, Reliability};
 use crate::train::evaluation::Evaluation;
 use crate::train::finetune::EpochPoint;
 
@@ -69,6 +70,9 @@ pub(super) fn render(metrics: &DemoMetrics, options: &DemoOptions, evaluation: &
         .series("from scratch", dev(curves.scratch))
         .render();
     page.figure(&chart, "The dev part is a region between the training and the test region.");
+    if let Some(calibration) = &splice.finetune.calibration {
+        reliability(&mut page, calibration);
+    }
 
     page.section("How it was made");
     page.paragraph(&format!(
@@ -86,6 +90,49 @@ pub(super) fn render(metrics: &DemoMetrics, options: &DemoOptions, evaluation: &
     page.code(if options.quick { "helixgrad demo --quick" } else { "helixgrad demo" });
     page.footer(&format!("helixgrad {}", env!("CARGO_PKG_VERSION")));
     page.render()
+}
+
+/// How far the fine-tuned model's probabilities can be believed, before and after its logits are divided by the temperature.
+fn reliability(page: &mut Page, calibration: &Calibration) {
+    let Calibration { temperature, windows, before, after } = calibration;
+    let points = |of: &Reliability| of.bins.iter().map(|bin| (bin.confidence, bin.accuracy)).collect::<Vec<_>>();
+    let tempered = format!("at temperature {}", format::decimal(*temperature, 2));
+    let chart = LineChart::new("Reliability on the dev part", "probability of the likeliest class", "share right")
+        .shares()
+        .series("as trained", points(before))
+        .series(&tempered, points(after))
+        .series("probabilities that are shares", [(0.0, 0.0), (1.0, 1.0)])
+        .render();
+    let caption = format!(
+        "{} windows in bins of equal width. Expected calibration error {} before and {} after the logits are divided by the temperature.",
+        format::count(*windows),
+        format::decimal(before.ece, 3),
+        format::decimal(after.ece, 3)
+    );
+    page.figure(&chart, &caption);
+    let mut table = Table::new([
+        "probability",
+        "windows",
+        "mean",
+        "share right",
+        "windows, after",
+        "mean, after",
+        "share right, after",
+    ]);
+    let mut bins: Vec<[f64; 2]> = before.bins.iter().chain(&after.bins).map(|bin| bin.range).collect();
+    bins.sort_by(|one, other| one[0].total_cmp(&other[0]));
+    bins.dedup();
+    for range in bins {
+        let [low, high] = range.map(|end| format::decimal(end, 2));
+        let cells = |of: &Reliability| match of.bins.iter().find(|bin| bin.range == range) {
+            Some(bin) => {
+                [Cell::number(bin.windows as f64, 0), Cell::number(bin.confidence, 3), Cell::number(bin.accuracy, 3)]
+            }
+            None => [Cell::number(0.0, 0), Cell::from("-"), Cell::from("-")],
+        };
+        table.row(std::iter::once(Cell::from(format!("{low} to {high}"))).chain(cells(before)).chain(cells(after)));
+    }
+    page.table(&table);
 }
 
 /// One row a classifier; also printed on the terminal.
