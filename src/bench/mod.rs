@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod issue;
+pub mod noise;
 pub mod page;
 pub mod plan;
 pub mod profile;

@@ -107,6 +107,19 @@ fn damage_is_an_error() {
     claims("record 1: the file ends inside", header, 100 << 20);
     claims("record 1: sequence 7, which the header lacks", header + 8, 7);
     claims("record 1: 16777215 samples, where the header has 2", header + 28, 0x01ff_ffff);
+    let with = |from: &[u8], to: &[u8], what: &str| {
+        let at = bare.windows(from.len()).position(|bytes| bytes == from).unwrap();
+        let mut damaged = bare.clone();
+        damaged[at..at + to.len()].copy_from_slice(to);
+        fs::write(&path, &damaged).unwrap();
+        let error = lines(&path).1.unwrap();
+        assert!(error.contains(what), "{error}");
+    };
+    // What would be no VCF, or another record.
+    with(b"##fileformat", b"##filefromat", "the header: a header that does not begin with ##fileformat=VCF");
+    for byte in [b'\t', b'\n', b'\r'] {
+        with(b"rs1;rs2", &[b'r', byte], "record 2: a text with a tab or the end of a line in it");
+    }
     fs::write(&path, b"BCF\x04\x01").unwrap();
     assert!(lines(&path).1.unwrap().contains("another version than 2"));
 }

@@ -64,6 +64,9 @@ impl Bcf {
         if !header.ends_with(b"\n") {
             header.push(b'\n');
         }
+        if !header.starts_with(b"##fileformat=VCF") {
+            return Err(damaged("a header that does not begin with ##fileformat=VCF").into());
+        }
         let text = str::from_utf8(&header).map_err(|_| damaged("a header that is not UTF-8"))?;
         let (mut fields, mut sequences) = (Dictionary::default(), Dictionary::default());
         // The specification gives it the first place, whether the header has it or not.
@@ -174,8 +177,14 @@ impl Bcf {
         if infos == 0 {
             line.push(b'.');
         }
+        let mut columns = 8;
         if samples > 0 {
             self.write_samples(formats, Cursor(individual), line)?;
+            columns += 1 + samples;
+        }
+        let tabs = line.iter().filter(|byte| **byte == b'\t').count();
+        if tabs != columns - 1 || line.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return Err(damaged("a text with a tab or the end of a line in it"));
         }
         line.push(b'\n');
         Ok(())
