@@ -4,6 +4,7 @@
 
 pub mod counted;
 pub mod issue;
+pub mod noise;
 pub mod page;
 pub mod plan;
 pub mod profile;

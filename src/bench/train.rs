@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::noise::median_interval;
 use super::profile::{Meter, Recording, Row, median, rows};
 use super::workload::Workload;
 use crate::Result;
@@ -50,6 +51,8 @@ pub struct Throughput {
     pub seconds_per_step: f64,
     /// The fastest and the slowest step, seconds.
     pub seconds_per_step_range: (f64, f64),
+    /// The 95 % interval of the median, where there are steps enough ([`median_interval`]).
+    pub seconds_per_step_interval: Option<(f64, f64)>,
     /// Tokens a second, by the median.
     pub tokens_per_second: f64,
     /// Sequences a second, by the median.
@@ -121,6 +124,7 @@ pub fn train_throughput(
         tokens_per_step: tokens,
         seconds_per_step: median,
         seconds_per_step_range: (timed[0], timed[timed.len() - 1]),
+        seconds_per_step_interval: median_interval(timed),
         tokens_per_second: tokens as f64 / median,
         sequences_per_second: batches[0].sequences() as f64 / median,
         loss: report.losses.last().map_or(f64::NAN, Loss::mean),

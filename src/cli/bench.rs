@@ -8,12 +8,13 @@ use serde_json::Value;
 use super::Common;
 use super::workload::{Task, WorkloadArgs};
 use crate::autograd::Pass;
+use crate::bench::noise::Verdict;
 use crate::bench::published::{PUBLISHED, Published};
 use crate::bench::train::{Throughput, train_throughput};
 use crate::bench::{Mix, Workload};
 use crate::device::gemm_choice::{self, Measured};
 use crate::device::graphs::GraphCounts;
-use crate::model::{Preset, Recompute};
+use crate::model::{Config, Recompute};
 use crate::report::{Cell, Table, format};
 use crate::small_file;
 use crate::train::ceilings::{Limit, Sizes};
@@ -39,7 +40,7 @@ struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     workload: WorkloadArgs,
-    /// Steps to time.
+    /// Steps to time; six are the fewest that say how noisy they were.
     #[arg(long, default_value_t = 6, value_name = "N")]
     steps: usize,
     /// Also measure with one thread and print the speed-up of all.
@@ -48,7 +49,7 @@ struct TrainArgs {
     /// On a GPU: have an attached profiler (nsys, ncu) collect these steps, from 1, the two of the warm-up included, as in 4..6.
     #[arg(long, value_name = "A..B")]
     profile_steps: Option<ProfileSteps>,
-    /// Compare with what an earlier run printed with --json.
+    /// Compare with what an earlier run printed with --json, and say whether the difference is within the noise of the steps.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 }
@@ -87,6 +88,11 @@ struct Comparison {
     differences: Vec<(&'static str, String, String)>,
     /// (what, then, now, now / then).
     ratios: Vec<(String, f64, f64, f64)>,
+    /// The 95 % intervals of the median milliseconds a step, then and now: null in a file of an older version, and with fewer than
+    /// six steps.
+    milliseconds_per_step_intervals: [Option<(f64, f64)>; 2],
+    /// What they say.
+    verdict: Verdict,
 }
 
 /// Runs the command.
@@ -107,9 +113,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         None
     };
     let throughput = train_throughput(&workload, &device, dtype, common.seed, &sizes)?;
-    let (preset, task) = args.workload.preset_and_task()?;
+    let task = args.workload.task();
     let mut report = Report {
-        preset: preset.name.to_owned(),
+        preset: args.workload.name(),
         task,
         device: device.to_string(),
         dtype: dtype.name(),
@@ -121,7 +127,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         throughput,
         products: device.measured_products(),
         tokens_per_second_one_thread: one_thread,
-        published: published(preset, task),
+        published: published(&workload.config, task),
         against: None,
     };
     if let (Some(earlier), Some(file)) = (earlier, &args.against) {
@@ -131,8 +137,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 }
 
 /// The published figures are for the pretraining of a trunk of 12 layers of 768: beside another one they would say nothing.
-fn published(preset: &Preset, task: Task) -> Vec<Published> {
-    let same = (preset.layers, preset.hidden, task) == (12, 768, Task::Pretrain);
+fn published(config: &Config, task: Task) -> Vec<Published> {
+    let same = (config.num_hidden_layers, config.hidden_size, task) == (12, 768, Task::Pretrain);
     if same { PUBLISHED.to_vec() } else { Vec::new() }
 }
 
@@ -191,7 +197,19 @@ fn compare(earlier: &Value, report: &Report, file: &Path) -> Result<Comparison> 
         let name = format!("ms: {} {}", op.as_str().unwrap_or_default(), pass.as_str().unwrap_or_default());
         ratio(name.trim_end().to_owned(), milliseconds(earlier, op, pass), milliseconds(&now, op, pass));
     }
-    Ok(Comparison { file: file.to_owned(), differences, ratios })
+    let [then, now] = [earlier, &now].map(|value| interval_of(&value["seconds_per_step_interval"]));
+    Ok(Comparison {
+        file: file.to_owned(),
+        differences,
+        ratios,
+        milliseconds_per_step_intervals: [then, now],
+        verdict: Verdict::of(then, now),
+    })
+}
+
+/// Milliseconds, from the two seconds of a report.
+fn interval_of(value: &Value) -> Option<(f64, f64)> {
+    Some((value[0].as_f64()? * 1e3, value[1].as_f64()? * 1e3))
 }
 
 fn text(report: &Report, title: &str, workload: &Workload) -> String {
@@ -288,6 +306,18 @@ fn comparison_text(comparison: &Comparison) -> String {
         ]);
     }
     let mut text = table.to_string();
+    text += &match comparison.milliseconds_per_step_intervals {
+        [Some(then), Some(now)] => format!(
+            "{}: 95 % intervals of the medians are {:.3} to {:.3} ms a step then and {:.3} to {:.3} now\n",
+            comparison.verdict.name(),
+            then.0,
+            then.1,
+            now.0,
+            now.1
+        ),
+        [None, _] => format!("noise unknown: {file} has no interval (an older version, or fewer than 6 steps)\n"),
+        [_, None] => "noise unknown: this run has no interval (--steps 6 is the fewest)\n".to_owned(),
+    };
     for (what, then, now) in &comparison.differences {
         text += &format!("not the same: {what} was {then} and is {now}\n");
     }
@@ -296,6 +326,8 @@ fn comparison_text(comparison: &Comparison) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -311,5 +343,27 @@ mod tests {
         }
         std::fs::write(&path, "{\"tokens_per_second\": 3.5}").unwrap();
         assert!(read_earlier(&path).is_ok());
+    }
+
+    /// A comparison of a report with a file, by their intervals of seconds a step.
+    fn compared(then: &Value, interval: (f64, f64)) -> String {
+        let ratios = vec![("ms a step".to_owned(), 10.0, 11.0, 1.1)];
+        let intervals = [then, &json!([interval.0, interval.1])].map(interval_of);
+        let (file, differences) = ("then.json".into(), Vec::new());
+        let verdict = Verdict::of(intervals[0], intervals[1]);
+        comparison_text(&Comparison { file, differences, ratios, milliseconds_per_step_intervals: intervals, verdict })
+    }
+
+    #[test]
+    fn a_difference_within_the_noise_is_called_so() {
+        let text = compared(&json!([0.009, 0.0105]), (0.0101, 0.012));
+        assert!(text.contains("within noise: 95 % intervals of the medians are 9.000 to 10.500 ms"), "{text}");
+        assert!(compared(&json!([0.009, 0.0105]), (0.011, 0.012)).contains("\nslower: "));
+        assert!(compared(&json!([0.012, 0.013]), (0.011, 0.0119)).contains("\nfaster: "));
+        // Of a version without intervals, or of few steps.
+        for old in [Value::Null, json!(null), json!("x"), json!([0.1])] {
+            let text = compared(&old, (0.011, 0.012));
+            assert!(text.contains("noise unknown: then.json has no interval"), "{text}");
+        }
     }
 }

@@ -215,6 +215,11 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+/// The grammar of the command line.
+pub fn command() -> clap::Command {
+    with_negative_numbers(Cli::command())
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     interrupt::install();
@@ -228,7 +233,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<()> {
-    let command = with_negative_numbers(Cli::command());
+    let command = command();
     let config::Merged { arguments, file, inserted } = config::merge(arguments, &command)?;
     let parsed = command.try_get_matches_from(arguments);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));

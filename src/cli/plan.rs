@@ -1,20 +1,27 @@
-//! `helixgrad plan`: a training step on a GPU that is not there.
+//! `helixgrad plan`: a training step, a training and a scan on a GPU that is not there.
+
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::workload::WorkloadArgs;
 use super::{Common, Precision};
-use crate::bench::plan::{Bound, Plan, plan};
+use crate::Error;
+use crate::bench::plan::{
+    Bound, KernelPlan, LAUNCH_MICROSECONDS, LAUNCH_SOURCE, Plan, ScanPlan, Target, TrainingPlan, plan, plan_scan,
+};
 use crate::device::chips::{CHIPS, Chip, Rate};
 use crate::device::planner::Planner;
 use crate::device::{DType, Device};
+use crate::inference::scan::Positions;
 use crate::report::{Cell, Table, format};
 
 /// Options of `helixgrad plan`.
 ///
 /// Counts a training step on a GPU without one: every kernel with its bytes, its arithmetic and its instructions, the least time that it
-/// can take by each, and the memory by owner. Nothing is measured; what was measured elsewhere says so.
+/// can take by each, what it costs to launch them, and the memory by owner; with --steps or --tokens a whole training, with --scan a scan
+/// of a genome. Nothing is measured; what was measured elsewhere says so.
 #[derive(clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
@@ -25,6 +32,25 @@ pub struct Args {
     #[arg(long, default_value = CHIPS[0].name, value_parser = names())]
     #[serde(serialize_with = "name")]
     chip: Chip,
+    /// Plan a whole training of so many updates.
+    #[arg(long, value_name = "N", conflicts_with = "tokens", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Plan a whole training on so many tokens.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: Option<u64>,
+    /// Plan a scan of so many bases for splice sites, as `helixgrad scan` does it, with a model of these sizes.
+    #[arg(long, value_name = "BASES", value_parser = clap::value_parser!(u64).range(1..))]
+    scan: Option<u64>,
+    /// Which positions the scan reads: those with the intron's GT or AG, a quarter of a window a base, or all, two windows a base.
+    #[arg(long, value_enum, default_value_t = Positions::GtAg, requires = "scan")]
+    positions: Positions,
+    /// Bases of a window of the scan (default: those that make --length tokens).
+    #[arg(long, value_name = "BASES", requires = "scan")]
+    window: Option<usize>,
+    /// Microseconds from one launch to the next. The default is assumed (a V100's, NVIDIA Technical Blog, 2019); on a GPU
+    /// `cargo bench --bench launch` measures it.
+    #[arg(long, value_name = "US", default_value_t = LAUNCH_MICROSECONDS)]
+    launch_microseconds: f64,
     /// List the chips with their figures, and plan nothing.
     #[arg(long)]
     chips: bool,
@@ -55,8 +81,42 @@ pub fn run(args: &Args, common: &Common) -> crate::Result<()> {
     // The defaults of a GPU, which `workload` asks for.
     let device = Device::Kernels(std::sync::Arc::new(Planner::new(chip, common.attention)));
     let workload = args.workload.workload(&device, 1)?;
-    let plan = plan(&workload, chip, common.attention, dtype, common.seed)?;
-    common.print(&plan, |plan| text(plan, &args.workload.title(&workload)))
+    let launch_microseconds = args.launch_microseconds;
+    if !(0.0..1e6).contains(&launch_microseconds) {
+        let found = format!("--launch-microseconds {launch_microseconds}");
+        return Err(Error::usage(found, "give microseconds from one launch to the next, 0 for none"));
+    }
+    let target = Target { chip, attention: common.attention, dtype, launch_microseconds };
+    let plan = plan(&workload, &target, common.seed)?;
+    let steps = args.steps.or(args.tokens.map(|tokens| tokens.div_ceil(plan.tokens_per_step as u64)));
+    let training = steps.map(|steps| plan.training(steps));
+    let scan = args.scan.map(|bases| {
+        let (vocabulary, config) = args.workload.model()?;
+        let window = args.window.unwrap_or(workload.length.saturating_add(vocabulary.k()).saturating_sub(3));
+        plan_scan(&config, &vocabulary, window, bases, args.positions.windows_per_base(), &target)
+    });
+    let report = Report { plan, launch_microseconds, launch_source: source(args), training, scan: scan.transpose()? };
+    common.print(&report, |report| text(report, &args.workload.title(&workload)))
+}
+
+/// Where the cost of a launch comes from.
+fn source(args: &Args) -> &'static str {
+    if args.launch_microseconds == LAUNCH_MICROSECONDS { LAUNCH_SOURCE } else { "as given" }
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    plan: Plan,
+    /// From one launch to the next, and where that comes from.
+    launch_microseconds: f64,
+    launch_source: &'static str,
+    /// The whole training, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<TrainingPlan>,
+    /// The scan, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scan: Option<ScanPlan>,
 }
 
 /// "4.30 (4.80)": what is known to be reached, and in brackets the data sheet's.
@@ -122,8 +182,7 @@ fn sourced(rate: Rate, unit: &str) -> String {
     }
 }
 
-fn text(plan: &Plan, title: &str) -> String {
-    let products = if plan.dtype == DType::F32.name() { plan.chip.f32_flops } else { plan.chip.tensor_flops };
+fn kernels(plans: &[KernelPlan]) -> Table {
     let mut kernels = Table::new([
         "kernel",
         "calls",
@@ -136,7 +195,7 @@ fn text(plan: &Plan, title: &str) -> String {
         "share %",
         "bound by",
     ]);
-    for kernel in &plan.kernels {
+    for kernel in plans {
         let bound = match (kernel.bound_by, kernel.busiest) {
             (Some(Bound::Issue), Some(unit)) if unit != "issue" => format!("issue ({unit})"),
             (bound, _) => bound.map_or("", Bound::name).to_owned(),
@@ -154,26 +213,80 @@ fn text(plan: &Plan, title: &str) -> String {
             bound.into(),
         ]);
     }
+    kernels
+}
+
+/// Launches and what they cost, beside what runs meanwhile.
+fn launches(report: &Report, milliseconds: f64, floor: f64) -> String {
+    let pace = match milliseconds > floor {
+        true => "longer than the kernels, so that the host sets the pace (--cuda-graphs is for that)",
+        false => "hidden behind the kernels",
+    };
+    format!("{milliseconds:.2} ms at {} us each ({}), {pace}", report.launch_microseconds, report.launch_source)
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => format!("{:.1} ms", seconds * 1e3),
+        _ => format::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+    }
+}
+
+fn scan_text(report: &Report, scan: &ScanPlan) -> String {
+    format!(
+        "a scan of {} bases, {} windows of {} bases: {} at least, {} bases/s at most (what the host does besides is not counted)\n\
+         {} windows at a time: {:.2} ms of kernels at least; {} launches are {}\n\n{}",
+        format::count(scan.bases),
+        format::count(scan.windows as u64),
+        scan.window,
+        time(scan.seconds_at_least),
+        format::count(scan.bases_per_second_at_most as u64),
+        scan.windows_at_a_time,
+        scan.floor_milliseconds,
+        scan.launches,
+        launches(report, scan.launch_milliseconds, scan.floor_milliseconds),
+        kernels(&scan.kernels),
+    )
+}
+
+fn text(report: &Report, title: &str) -> String {
+    let plan = &report.plan;
+    let products = if plan.dtype == DType::F32.name() { plan.chip.f32_flops } else { plan.chip.tensor_flops };
     let mut owners = Table::new(["memory", "GB"]);
     for (owner, bytes) in &plan.memory {
         owners.row([Cell::from(*owner), Cell::number(*bytes as f64 / 1e9, 2)]);
     }
     owners.row([Cell::from("most at a time"), Cell::number(plan.memory_bytes as f64 / 1e9, 2)]);
     let clock = plan.chip.clock.map_or("at an unknown clock".into(), |clock| format!("at {:.2} GHz", clock / 1e9));
-    format!(
+    let mut text = format!(
         "{title} ({}) on: {}, counted and not measured: {:.1} ms a step at least, {} tokens/s and {} MFU at most\n\
          {} launches of {} tokens, kernels {}; by the data sheet's rates alone {:.1} ms\n\
-         memory {}\nproducts {}\ninstructions {clock} (data sheet; beside products as much slower as these are)\n\n{kernels}\n{owners}",
+         launches {}\n\
+         memory {}\nproducts {}\ninstructions {clock} (data sheet; beside products as much slower as these are)\n\n{}\n{owners}",
         plan.dtype,
         plan.chip.title,
-        plan.floor_milliseconds,
+        plan.milliseconds_at_least,
         format::count(plan.tokens_per_second_at_most as u64),
         format::percent(plan.mfu_at_most, 1),
         format::count(plan.launches as u64),
         format::count(plan.tokens_per_step as u64),
         plan.code.words(),
         plan.data_sheet_milliseconds,
+        launches(report, plan.launch_milliseconds, plan.floor_milliseconds),
         sourced(plan.chip.bytes_per_second, "B/s"),
         sourced(products, "FLOP/s"),
-    )
+        kernels(&plan.kernels),
+    );
+    if let Some(TrainingPlan { steps, tokens, seconds_at_least }) = report.training {
+        text += &format!(
+            "\na training of {} steps, {} tokens: {} at least (evaluations and checkpoints are not counted)\n",
+            format::count(steps),
+            format::count(tokens),
+            time(seconds_at_least)
+        );
+    }
+    if let Some(scan) = &report.scan {
+        text += &format!("\n{}", scan_text(report, scan));
+    }
+    text
 }

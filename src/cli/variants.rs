@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     genome: PathBuf,
-    /// The variants, plain or gzipped.
+    /// The variants: VCF, plain or gzipped, or BCF.
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     vcf: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Args {
     /// and a page with a picture of the changes lies beside it.
     #[arg(long, value_name = "REGION")]
     saturation: Option<String>,
-    /// The file to write; with a name that ends with .gz it is bgzip, which tabix can index.
+    /// The file to write, VCF (of BCF, too): the lines as they came; with a name that ends with .gz it is bgzip, which tabix can index.
     #[arg(long, value_name = "FILE")]
     #[serde(serialize_with = "lossy::serialize")]
     out: PathBuf,
@@ -90,6 +90,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     if args.distance > 10_000 || args.max_bases > 10_000 {
         let found = format!("--distance {} and --max-bases {}", args.distance, args.max_bases);
         return Err(Error::usage(found, "give at most 10,000 bases for each"));
+    }
+    if args.vcf.is_some() && args.out.extension().is_some_and(|extension| extension == "bcf") {
+        let found = format!("--out {}, where VCF is written", args.out.display());
+        return Err(Error::usage(found, "name a .vcf or .vcf.gz file; `bcftools view -O b` makes BCF of it"));
     }
     let genome = Genome::open(&args.genome)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;

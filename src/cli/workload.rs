@@ -2,10 +2,15 @@
 
 use serde::Serialize;
 
+use super::model::ModelArgs;
 use crate::Result;
 use crate::bench::{Mix, Workload};
 use crate::device::Device;
-use crate::model::{Head, Preset, Recompute, preset};
+use crate::kmer::vocabulary::Vocabulary;
+use crate::model::{Config, Head, Recompute};
+
+/// The preset, if none is named.
+const DEFAULT_MODEL: &str = "mini";
 
 /// The preset that is made for splice sites.
 const SPLICE_MODEL: &str = "splice-small";
@@ -24,9 +29,9 @@ pub enum Task {
 #[derive(clap::Args, Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct WorkloadArgs {
-    /// Model size.
-    #[arg(long, default_value = "mini")]
-    preset: String,
+    #[command(flatten)]
+    #[serde(flatten)]
+    model: ModelArgs,
     /// Sequences in a step (default: 128 on a GPU; 8 on the CPU, 2 for the 86-89 M presets; 64 for splice-small).
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -56,22 +61,21 @@ impl WorkloadArgs {
     /// The workload that they describe on `device`, with `steps` measured steps.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for an unknown preset.
+    /// As [`WorkloadArgs::model`].
     pub fn workload(&self, device: &Device, steps: usize) -> Result<Workload> {
-        let preset = preset(&self.preset)?;
-        let splice = preset.name == SPLICE_MODEL;
-        let length = self.length.unwrap_or(if splice { 80 } else { 512 });
+        let splice = self.preset() == SPLICE_MODEL;
+        let (_, config) = self.model()?;
         let batch = self.batch.unwrap_or(match device {
             _ if splice => 64,
             Device::Kernels(_) => 128,
-            Device::Cpu if preset.layers == 12 => 2,
+            Device::Cpu if config.num_hidden_layers >= 12 => 2,
             Device::Cpu => 8,
         });
-        let head = match self.task(preset) {
+        let head = match self.task() {
             Task::Pretrain => Head::MaskedLm,
             Task::Splice => Head::Site { labels: 3, hidden: None },
         };
-        let config = preset.config(length);
+        let length = self.length();
         let Self { mix, masked, recompute, .. } = *self;
         Ok(Workload { config, head, batch, length, mix, masked, recompute, steps, collected: None })
     }
@@ -85,23 +89,41 @@ impl WorkloadArgs {
             Recompute::Gelu => ", GELU recomputed",
             Recompute::Layer => ", layers recomputed",
         };
-        let preset = &self.preset;
+        let model = self.name();
         match self.mix {
-            Mix::Full => format!("{preset}{task}, {batch} sequences of {length} tokens{again}"),
-            Mix::Dnabert => format!("{preset}{task}, {} tokens in DNABERT's mix up to {length}{again}", batch * length),
+            Mix::Full => format!("{model}{task}, {batch} sequences of {length} tokens{again}"),
+            Mix::Dnabert => format!("{model}{task}, {} tokens in DNABERT's mix up to {length}{again}", batch * length),
         }
     }
 
-    /// The preset, and what it is trained for.
+    /// The vocabulary and the configuration of the model.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for an unknown preset.
-    pub fn preset_and_task(&self) -> Result<(&'static Preset, Task)> {
-        let preset = preset(&self.preset)?;
-        Ok((preset, self.task(preset)))
+    /// [`crate::Error::Usage`] for an unknown preset, and sizes that do not fit together.
+    pub fn model(&self) -> Result<(Vocabulary, Config)> {
+        // Of lengths that make no step, the workload says so.
+        self.model.resolve(DEFAULT_MODEL, self.length().clamp(1, 1 << 20))
     }
 
-    fn task(&self, preset: &Preset) -> Task {
-        self.task.unwrap_or(if preset.name == SPLICE_MODEL { Task::Splice } else { Task::Pretrain })
+    fn length(&self) -> usize {
+        self.length.unwrap_or(if self.preset() == SPLICE_MODEL { 80 } else { 512 })
+    }
+
+    /// The preset, and what deviates from it.
+    pub fn name(&self) -> String {
+        let ModelArgs { k, layers, hidden, heads, intermediate, .. } = self.model;
+        let sizes =
+            [("k", k), ("layers", layers), ("hidden", hidden), ("heads", heads), ("intermediate", intermediate)];
+        let given = sizes.into_iter().filter_map(|(name, size)| Some(format!(" --{name} {}", size?)));
+        self.preset().to_owned() + &given.collect::<String>()
+    }
+
+    /// What it is trained for.
+    pub fn task(&self) -> Task {
+        self.task.unwrap_or(if self.preset() == SPLICE_MODEL { Task::Splice } else { Task::Pretrain })
+    }
+
+    fn preset(&self) -> &str {
+        self.model.preset.as_deref().unwrap_or(DEFAULT_MODEL)
     }
 }

@@ -9,6 +9,7 @@
 
 mod assemble;
 mod attributes;
+mod copies;
 mod fates;
 mod feature;
 mod group;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::io::BufRead;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -68,20 +70,20 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transcript {
     /// The sequence's name as the annotation spells it.
-    pub sequence: String,
+    pub sequence: Arc<str>,
     /// The strand it is read from.
     pub strand: Strand,
     /// Exons in ascending plus-strand coordinates, 0-based half-open, disjoint. At least one.
     pub exons: Vec<Range<u32>>,
     /// The transcript's biotype, or else its gene's (`protein_coding`, `lncRNA`, ...), where the file has one.
-    pub biotype: Option<String>,
+    pub biotype: Option<Arc<str>>,
     /// GFF3: the `ID` that its exons name as `Parent`. GTF: its `transcript_id`.
     pub id: String,
     /// GFF3: the transcript's own `Parent`, or its ID where it has none. GTF: its `gene_id`.
     pub gene: String,
     /// What people call the gene: its name where the file has one, or else `gene` without the `gene:` that Ensembl's GFF3
     /// puts before its IDs.
-    pub gene_name: String,
+    pub gene_name: Arc<str>,
 }
 
 impl Transcript {
@@ -107,7 +109,7 @@ impl Transcript {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exon {
     /// The sequence's name as the annotation spells it.
-    pub sequence: String,
+    pub sequence: Arc<str>,
     /// The strand it is read from.
     pub strand: Strand,
     /// Plus-strand coordinates, 0-based half-open.
@@ -204,7 +206,7 @@ impl Annotation {
     /// The names of the sequences that carry transcripts, in the order of the file.
     pub fn sequence_names(&self) -> Vec<&str> {
         let mut seen = std::collections::HashSet::new();
-        self.transcripts.iter().map(|t| t.sequence.as_str()).filter(|name| seen.insert(*name)).collect()
+        self.transcripts.iter().map(|t| &*t.sequence).filter(|name| seen.insert(*name)).collect()
     }
 }
 
@@ -239,7 +241,7 @@ mod tests {
         assert_eq!(annotation.format, Format::Gff3);
         let [t1, t2] = annotation.transcripts.as_slice() else { panic!("{annotation:?}") };
         assert_eq!((t1.id.as_str(), t1.gene.as_str(), t1.biotype.as_deref()), ("t1", "g1", Some("protein_coding")));
-        assert_eq!((t1.gene_name.as_str(), t2.gene_name.as_str()), ("BRCA1", "BRCA1"));
+        assert_eq!((&*t1.gene_name, &*t2.gene_name), ("BRCA1", "BRCA1"));
         assert_eq!(t1.exons, [10..20, 100..200]);
         assert_eq!((t2.biotype.as_deref(), t2.exons.as_slice()), (Some("lncRNA"), [30..40, 100..200].as_slice()));
         assert!(t1.introns(30).eq(std::iter::once(20..100)));
@@ -254,11 +256,11 @@ mod tests {
         let [t] = annotation.transcripts.as_slice() else { panic!("{annotation:?}") };
         assert_eq!((t.strand, t.exons.as_slice()), (Strand::Minus, [10..20, 100..200].as_slice()));
         assert_eq!((t.biotype.as_deref(), t.gene.as_str(), t.id.as_str()), (Some("lincRNA"), "g", "t"));
-        assert_eq!(t.gene_name, "XIST");
+        assert_eq!(&*t.gene_name, "XIST");
         // Without a name the ID, as people write it.
         let nameless = |text: &str| read(text).unwrap().transcripts[0].gene_name.clone();
-        assert_eq!(nameless(&GTF.replace("gene_name", "nickname")), "g");
-        assert_eq!(nameless(&GFF3.replace("g1", "gene:g1").replace("Name=BRCA1;", "")), "g1");
+        assert_eq!(&*nameless(&GTF.replace("gene_name", "nickname")), "g");
+        assert_eq!(&*nameless(&GFF3.replace("g1", "gene:g1").replace("Name=BRCA1;", "")), "g1");
     }
 
     #[test]
@@ -319,7 +321,7 @@ mod tests {
         let expected = Oddities { overlapping_exons: 1, transcripts_on_several_sequences: 1, ..Oddities::default() };
         assert_eq!(annotation.oddities, expected);
         assert_eq!(annotation.transcripts[0].exons, [10..25, 100..200]);
-        let names: Vec<_> = annotation.transcripts.iter().map(|t| (t.id.as_str(), t.sequence.as_str())).collect();
+        let names: Vec<_> = annotation.transcripts.iter().map(|t| (t.id.as_str(), &*t.sequence)).collect();
         assert_eq!(names, [("t1", "chr1"), ("t2", "chr1"), ("par", "chr1"), ("par", "chr2")]);
         assert_eq!(annotation.oddities.notes().len(), 2);
         assert_eq!(annotation.doubtful.len(), 6);

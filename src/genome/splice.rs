@@ -217,9 +217,9 @@ impl GeneModel {
         fates.used = 0;
         let mut model = Self { fates, lines, oddities, ..Self::default() };
         for transcript in transcripts {
-            let Some(sequence) = names.get(&transcript.sequence).copied().flatten() else {
+            let Some(sequence) = names.get(&*transcript.sequence).copied().flatten() else {
                 model.fates.leave_out("on_sequences_that_the_genome_lacks", &transcript.id);
-                *model.unplaced.entry(transcript.sequence).or_default() += 1;
+                *model.unplaced.entry(transcript.sequence.to_string()).or_default() += 1;
                 continue;
             };
             let (end, length) = (transcript.span().end, genome.sequences()[sequence].length);
@@ -228,7 +228,7 @@ impl GeneModel {
                 model.transcripts.push(PlacedTranscript { sequence, transcript });
                 continue;
             }
-            if !circular.contains(&transcript.sequence) {
+            if !circular.contains(&*transcript.sequence) {
                 let found = format!(
                     "it ends at {end}, but {} in {} has {length} bases",
                     genome.sequences()[sequence].name,
@@ -262,8 +262,9 @@ impl GeneModel {
         if biotypes.is_empty() {
             return Ok(self.clone());
         }
-        let wanted =
-            |placed: &&PlacedTranscript| placed.transcript.biotype.as_ref().is_some_and(|b| biotypes.contains(b));
+        let wanted = |placed: &&PlacedTranscript| {
+            placed.transcript.biotype.as_ref().is_some_and(|b| biotypes.iter().any(|wanted| **wanted == **b))
+        };
         let transcripts: Vec<_> = self.transcripts.iter().filter(wanted).cloned().collect();
         if transcripts.is_empty() {
             let mut known: BTreeMap<&str, u64> = BTreeMap::new();

@@ -11,6 +11,9 @@ use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Head, Model, Task};
 use crate::{Error, Result};
 
+/// Bases that are computed at a time: enough to keep all cores busy, few enough for any memory.
+pub const BASES_PER_BATCH: usize = 1 << 14;
+
 /// The rows that the model's head reads.
 pub(super) fn rows_of(model: &Model) -> labelled::Head {
     match model.head {
@@ -94,7 +97,7 @@ pub fn answers(
     in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
 }
 
-/// The answers to windows in batches: enough to keep all cores busy, few enough for any memory.
+/// The answers to windows in batches.
 fn in_batches(
     tape: &mut Tape,
     model: &Model,
@@ -104,7 +107,6 @@ fn in_batches(
     batch: &dyn Fn(Range<usize>) -> Result<Batch>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<f64>>> {
-    const BASES_PER_BATCH: usize = 1 << 14;
     let mut answers = Vec::with_capacity(windows);
     let mut first = 0;
     while first < windows {

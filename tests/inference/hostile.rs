@@ -390,3 +390,32 @@ fn memory_is_bounded_by_the_file() {
     let written = fs::read_to_string(&out).unwrap();
     assert!(written.lines().last().unwrap().ends_with("HELIXGRAD_SKIPPED=.|too_many_alleles"));
 }
+
+/// A name that stands once in an annotation is in memory once, of however many transcripts it is.
+#[test]
+fn long_names_are_not_copied_for_each_transcript() {
+    const COUNT: usize = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let genome = genome(folder.path(), &[("x", &bases(2, 400))]);
+    let (long, line) = ("N".repeat(200_000), |text: String| text + "\n");
+    let transcripts = (0..COUNT).map(|number| line(format!("x\th\tmRNA\t1\t300\t.\t+\t.\tID=t{number};Parent=g")));
+    let parents = |letter: char| (0..COUNT).map(|number| format!("{letter}{number}")).collect::<Vec<_>>().join(",");
+    let text = line(format!("x\th\tgene\t1\t300\t.\t+\t.\tID=g;Name={long};biotype={long}"))
+        + &transcripts.collect::<String>()
+        + &line(format!("x\th\texon\t1\t300\t.\t+\t.\tParent={}", parents('t')))
+        + &line(format!("{long}\th\texon\t1\t300\t.\t+\t.\tParent={}", parents('u')));
+    let (annotation, bed) = (folder.path().join("a.gff3"), folder.path().join("s.bed"));
+    fs::write(&annotation, &text).unwrap();
+    let arguments = [
+        "splice",
+        "sites",
+        "--genome",
+        super::support::text(&genome),
+        "--annotation",
+        super::support::text(&annotation),
+        "--out",
+    ];
+    let output = within(64 + 20 * (text.len() >> 20), &[&arguments[..], &[super::support::text(&bed)]].concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}", &message[..message.len().min(2000)]);
+}

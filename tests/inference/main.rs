@@ -2,6 +2,7 @@
 //! with large weights, so that their probabilities vary; what is expected comes from a plain scorer written a second time.
 
 mod attention;
+mod bcf;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod placements;

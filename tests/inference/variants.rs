@@ -357,7 +357,7 @@ fn bad_files_are_refused_with_line_and_finding() {
         (&HEADER[..30], ["the file ends before", "#CHROM"]),
         (&HEADER.replace("\tINFO", ""), ["line 3", "the header line is"]),
         ("x\t10\t.\tA\tC\t.\t.\t.\n", ["line 1", "##fileformat=VCF"]),
-        ("BCF\u{2}\u{2}", ["a BCF file", "bcftools view"]),
+        ("BCF\u{4}", ["a BCF file of another version", "bcftools view"]),
         (&format!("{HEADER}x\t10\t.\tA\tC\t.\t.\tDP=1;HELIXGRAD=A|1\n"), ["line 4", "INFO field HELIXGRAD already"]),
         (&HEADER.replace("##contig=<ID=x>", "##INFO=<ID=HELIXGRAD,Number=."), ["line 2", "already"]),
     ] {

@@ -116,6 +116,71 @@ fn a_step_of_dnabert_is_planned_without_a_gpu() {
     assert_eq!([&kept, &split].map(passes), [1.0, 13.0]);
 }
 
+/// Sizes by their flags, a whole training, a scan, and what it costs to launch kernels that are shorter than a launch.
+#[test]
+fn trainings_and_scans_of_any_size_are_planned() {
+    let plan = |extra: &[&str]| json(&[&["plan", "--preset", "splice-small", "--batch", "8"], extra].concat());
+    let small = plan(&[]);
+    // splice-small has three layers of 128; the flags are those of `pretrain`.
+    let same =
+        ["--preset", "mini", "--k", "3", "--layers", "3", "--hidden", "128", "--heads", "4", "--intermediate", "512"];
+    let same = json(&[&["plan"], &same[..], &["--length", "80", "--task", "splice", "--batch", "8"]].concat());
+    assert_eq!((&same["launches"], &same["floor_milliseconds"]), (&small["launches"], &small["floor_milliseconds"]));
+    // Every layer is as many launches.
+    let [three, six, nine] = ["3", "6", "9"].map(|layers| number(&plan(&["--layers", layers]), "launches"));
+    assert!(
+        six - three > 60.0 && nine - six == six - three && number(&small, "launches") == three,
+        "{three} {six} {nine}"
+    );
+    let text = printed(&["plan", "--preset", "splice-small", "--layers", "6", "--batch", "8"]);
+    assert!(text.starts_with("splice-small --layers 6, 8 sequences of 80 tokens (bf16) on: "), "{text}");
+    assert_eq!(helixgrad(&["plan", "--hidden", "100", "--heads", "3"]).status.code(), Some(2));
+
+    // 640 tokens a step: the host sets the pace, by what a launch is assumed to take.
+    let launch = number(&small, "launches") * 3.8e-3;
+    close(number(&small, "launch_milliseconds"), launch);
+    assert!(launch > number(&small, "floor_milliseconds"), "{small}");
+    close(number(&small, "milliseconds_at_least"), launch);
+    assert!(small["launch_source"].as_str().unwrap().starts_with("assumed"));
+    assert!(text.contains("the host sets the pace") && text.contains("assumed"), "{text}");
+    let free = plan(&["--launch-microseconds", "0"]);
+    close(number(&free, "milliseconds_at_least"), number(&small, "floor_milliseconds"));
+    assert_eq!(free["launch_source"], "as given");
+    close(number(&free, "tokens_per_second_at_most"), 640e3 / number(&small, "floor_milliseconds"));
+    for wrong in ["-1", "nan", "1e9"] {
+        assert_eq!(helixgrad(&["plan", "--launch-microseconds", wrong]).status.code(), Some(2), "{wrong}");
+    }
+
+    assert!(small["training"].is_null() && small["scan"].is_null());
+    for (asked, steps) in [(["--steps", "1000"], 1000.0), (["--tokens", "6401"], 11.0)] {
+        let training = &plan(&asked)["training"];
+        close(number(training, "steps"), steps);
+        close(number(training, "tokens"), steps * 640.0);
+        close(number(training, "seconds_at_least"), steps * launch / 1e3);
+    }
+    let scan = |extra: &[&str]| plan(&[&["--scan", "1000000"], extra].concat())["scan"].clone();
+    let quarter = scan(&[]);
+    // 80 tokens of 3-mers are 80 bases; 16,384 bases are computed at a time.
+    assert_eq!((&quarter["window"], &quarter["windows_at_a_time"]), (&80.into(), &204.into()));
+    close(number(&quarter, "windows"), 250_000.0);
+    let batch = number(&quarter, "floor_milliseconds").max(number(&quarter, "launch_milliseconds"));
+    close(number(&quarter, "seconds_at_least"), 250_000.0 / 204.0 * batch / 1e3);
+    close(number(&quarter, "bases_per_second_at_most") * number(&quarter, "seconds_at_least"), 1e6);
+    // Forward alone: 2 FLOP a weight and token and no more than 3 with attention, and nothing is updated.
+    let kernels = quarter["kernels"].as_array().unwrap();
+    let flops: f64 = kernels.iter().map(|row| row["work"]["flops"].as_f64().unwrap()).sum();
+    let weights = 3.0 * 12.0 * 128.0 * 128.0 * 204.0 * 80.0;
+    assert!((1.0..3.0).contains(&(flops / weights)), "{}", flops / weights);
+    assert!(!kernels.iter().any(|row| row["kernel"].as_str().unwrap().contains("adamw")), "{kernels:?}");
+    close(number(&scan(&["--positions", "all"]), "windows"), 2e6);
+    assert_eq!(scan(&["--window", "40"])["window"], 40);
+    assert_eq!(helixgrad(&["plan", "--scan", "9", "--window", "9999"]).status.code(), Some(2));
+    assert_eq!(helixgrad(&["plan", "--positions", "all"]).status.code(), Some(2));
+    let text = printed(&["plan", "--preset", "splice-small", "--batch", "8", "--steps", "9", "--scan", "3100000000"]);
+    assert!(text.contains("a training of 9 steps, 5,760 tokens: "), "{text}");
+    assert!(text.contains("a scan of 3,100,000,000 bases, 775,000,000 windows of 80 bases: "), "{text}");
+}
+
 /// One table of chips. What nobody here knows of one is said to be unknown, and one that no kernel runs on is not planned for.
 #[test]
 fn chips_are_listed_with_what_is_known_of_them() {
@@ -247,7 +312,7 @@ fn throughput_is_compared_with_an_earlier_run() {
     let folder = tempfile::tempdir().unwrap();
     let then = folder.path().join("then.json");
     let then = then.to_str().unwrap();
-    let train = [&["bench", "train"], &SMALL[..], &["--steps", "2", "--mix", "dnabert"]].concat();
+    let train = [&["bench", "train"], &SMALL[..], &["--steps", "6", "--mix", "dnabert"]].concat();
     let mut report = json(&train);
     assert_eq!(report["tokens_per_step"], 160);
     let figure = |key: &str| number(&report, key);
@@ -257,6 +322,8 @@ fn throughput_is_compared_with_an_earlier_run() {
     close(figure("tflops") * 1e12, figure("mfu") * number(&report["peak"], "flops_per_second"));
     assert!(report["seconds_per_step_range"][0].as_f64() <= Some(seconds), "{report}");
     assert!(report["seconds_per_step_range"][1].as_f64() >= Some(seconds), "{report}");
+    // Of six steps the fastest and the slowest.
+    assert_eq!(report["seconds_per_step_interval"], report["seconds_per_step_range"]);
     let ops = report["ops"].as_array().unwrap();
     let sum = |key: &str| ops.iter().map(|op| number(op, key)).sum::<f64>();
     close(sum("share"), 1.0);
@@ -275,6 +342,7 @@ fn throughput_is_compared_with_an_earlier_run() {
     assert!(report["peak"]["source"].as_str().unwrap().starts_with("measured"));
     report["tokens_per_second"] = 1e-3.into();
     report["batch"] = 5.into();
+    report["seconds_per_step_interval"] = serde_json::json!([1e-9, 1e9]);
     fs::write(then, report.to_string()).unwrap();
     let now = json(&[&train[..], &["--against", then]].concat());
     let ratios = now["against"]["ratios"].as_array().unwrap();
@@ -283,8 +351,18 @@ fn throughput_is_compared_with_an_earlier_run() {
     assert!((ratios[0][3].as_f64().unwrap() / ratio - 1.0).abs() < 1e-12, "{ratios:?}");
     assert!(ratios.iter().any(|ratio| ratio[0] == "ms: attention backward"));
     assert_eq!(now["against"]["differences"], serde_json::json!([["batch", "5", "4"]]));
+    assert_eq!(now["against"]["verdict"], "within noise");
     let text = printed(&[&train[..], &["--against", then]].concat());
     assert!(text.contains("not the same: batch was 5 and is 4"), "{text}");
+    assert!(text.contains("within noise: 95 % intervals of the medians are 0.000 to 1000000000000.000 ms"), "{text}");
+    // A report of an older version.
+    report.as_object_mut().unwrap().remove("seconds_per_step_interval");
+    fs::write(then, report.to_string()).unwrap();
+    let now = json(&[&train[..], &["--against", then]].concat());
+    assert_eq!(
+        (&now["against"]["verdict"], &now["against"]["milliseconds_per_step_intervals"][0]),
+        (&"unknown".into(), &Value::Null)
+    );
     // A model with another trunk is not set beside published figures.
     assert!(!text.contains("BioNeMo"));
 }

@@ -155,9 +155,77 @@ fn transcripts_of_coding_parts_have_their_introns() {
     // A part where there is no exon line.
     let annotation = read(&gff3(&["exon 101 200 Parent=t", "CDS 101 150 Parent=t", "CDS 301 350 Parent=t"]));
     assert_eq!((exons(&annotation), annotation.oddities.parts_outside_exons), (vec!["t 101..200,301..350".into()], 1));
-    // One that lies over an intron takes none away.
-    let annotation = read(&gff3(&["exon 101 200 Parent=t", "exon 301 400 Parent=t", "CDS 101 400 Parent=t"]));
-    assert_eq!(exons(&annotation), ["t 101..200,301..400"]);
+}
+
+/// A part may lie in the exons, reach out of them, touch them, or lie elsewhere: each is counted as what it is, and none of them takes
+/// an intron away.
+#[test]
+fn parts_that_reach_out_of_their_exons_are_told() {
+    let cases: [(&str, &str, &[(&str, u64)]); 12] = [
+        ("CDS 101 200", "101..200,301..400", &[("inside_exons", 1)]),
+        ("CDS 150 160", "101..200,301..400", &[("inside_exons", 1)]),
+        ("CDS 101 400", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        ("CDS 151 250", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        ("CDS 251 310", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        ("CDS 1 500", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        // An intron of no bases is none.
+        ("CDS 201 250", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        ("CDS 251 300", "101..200,301..400", &[("partly_outside_exons", 1)]),
+        ("CDS 202 299", "101..200,202..299,301..400", &[]),
+        ("CDS 402 450", "101..200,301..400,402..450", &[]),
+        // Two exons without an intron between them.
+        ("exon 201 220;CDS 150 210", "101..200,201..220,301..400", &[("inside_exons", 1)]),
+        // Coding and untranslated parts of an exon that has no line.
+        ("five_prime_UTR 501 550;CDS 551 600;CDS 590 620", "101..200,301..400,501..620", &[]),
+    ];
+    for (parts, expected, lines) in cases {
+        let parts: Vec<String> = parts.split(';').map(|part| format!("{part} Parent=t")).collect();
+        let exon_lines = ["exon 101 200 Parent=t", "exon 301 400 Parent=t"];
+        let text: Vec<&str> = exon_lines.into_iter().chain(parts.iter().map(String::as_str)).collect();
+        let annotation = read(&gff3(&text));
+        assert_eq!(exons(&annotation), [format!("t {expected}")], "{parts:?}");
+        assert_eq!(left_out(&annotation.lines), lines, "{parts:?}");
+        let more = expected.split(',').count() as u64 - 2 - u64::from(parts[0].starts_with("exon"));
+        assert_eq!(annotation.oddities.parts_outside_exons > 0, more > 0, "{parts:?}");
+    }
+}
+
+/// Seconds that this thread has computed, where the system counts them: others may be busy, too.
+fn computed() -> f64 {
+    static STARTED: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    let counted = fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = counted.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| STARTED.elapsed().as_secs_f64(), |nanoseconds| nanoseconds / 1e9)
+}
+
+/// A hundred thousand lines of one ID are read about as fast as those of many: nothing looks at each line for each of them.
+#[test]
+fn very_many_lines_of_one_id_take_no_time() {
+    const COUNT: u32 = 100_000;
+    let line = |feature: &str, sequence: u32, start: u32, attribute: &str| {
+        format!("s{sequence}\tx\t{feature}\t{start}\t{}\t.\t+\t.\t{attribute}=t\n", start + 9)
+    };
+    let all = |of: &dyn Fn(u32) -> String| (0..COUNT).map(of).collect::<String>();
+    let at_places = all(&|n| line("mRNA", 0, 1 + 20 * n, "ID") + &line("exon", 0, 1 + 20 * n, "Parent"));
+    let at_one = all(&|_| line("mRNA", 0, 1, "ID")) + &all(&|_| line("exon", 0, 1, "Parent"));
+    let repeated = all(&|_| line("mRNA", 0, 1, "ID")) + &line("exon", 0, 1, "Parent");
+    let on_sequences = all(&|n| line("mRNA", n, 1, "ID") + &line("exon", n, 1, "Parent"));
+    let parts = line("exon", 0, 1, "Parent") + &all(&|n| line("CDS", 0, 20 * (COUNT - n), "Parent"));
+    let count = u64::from(COUNT);
+    for (what, text, used, left) in [
+        ("at as many places", at_places, count, 0),
+        ("at one place", at_one, 0, 1),
+        ("of a line that is repeated", repeated, 1, 0),
+        ("on as many sequences", on_sequences, count, 0),
+        ("of parts outside its exon", parts, 1, 0),
+    ] {
+        let before = computed();
+        let annotation = read(&text);
+        assert_eq!((annotation.fates.used, annotation.fates.all()), (used, used + left), "{what}");
+        // A look at each line for each of them takes tens of seconds.
+        let seconds = computed() - before;
+        assert!(seconds < 2.0, "{what}: {seconds} s");
+    }
 }
 
 #[test]
@@ -310,7 +378,7 @@ type Introns = BTreeSet<(String, u32, u32, char)>;
 
 fn introns(annotation: &Annotation) -> Introns {
     let of = |t: &helixgrad::genome::annotation::Transcript| {
-        let (sequence, strand) = (t.sequence.clone(), t.strand.symbol());
+        let (sequence, strand) = (t.sequence.to_string(), t.strand.symbol());
         t.introns(1).map(move |gap| (sequence.clone(), gap.start, gap.end, strand)).collect::<Vec<_>>()
     };
     annotation.transcripts.iter().flat_map(of).collect()

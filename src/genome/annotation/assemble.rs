@@ -1,8 +1,9 @@
 //! From feature lines to what they say of transcripts: exons and parts of exons, and the lines that name transcripts and genes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::attributes::{Attributes, decoded};
 use super::fates::Fates;
@@ -50,8 +51,9 @@ pub(super) struct Entry {
     pub(super) lines: u64,
     pub(super) feature: Option<Feature>,
     pub(super) parent: Option<String>,
-    pub(super) biotype: Option<String>,
-    pub(super) name: Option<String>,
+    /// Shared by its transcripts, however many and however long: a copy each could be any multiple of the file.
+    pub(super) biotype: Option<Arc<str>>,
+    pub(super) name: Option<Arc<str>>,
     pub(super) is_trans_spliced: bool,
     /// Where these lines lie, with their numbers among all lines.
     pub(super) places: Vec<(u64, Place)>,
@@ -60,8 +62,8 @@ pub(super) struct Entry {
 /// Numbers names in the order in which they come.
 #[derive(Default)]
 pub(super) struct Names {
-    numbers: HashMap<String, usize>,
-    pub(super) names: Vec<String>,
+    numbers: HashMap<Arc<str>, usize>,
+    pub(super) names: Vec<Arc<str>>,
 }
 
 impl Names {
@@ -69,8 +71,9 @@ impl Names {
         if let Some(&number) = self.numbers.get(name) {
             return number;
         }
-        self.names.push(name.to_owned());
-        self.numbers.insert(name.to_owned(), self.names.len() - 1);
+        let name: Arc<str> = name.into();
+        self.names.push(name.clone());
+        self.numbers.insert(name, self.names.len() - 1);
         self.names.len() - 1
     }
 
@@ -155,7 +158,10 @@ impl<'a> Builder<'a> {
 
     fn gff3(&mut self, number: u64, feature: Feature, columns: &[&[u8]; 9]) -> Result<()> {
         let attributes = Attributes::new(Format::Gff3, columns[8]);
-        let parents = attributes.values("Parent");
+        let mut parents = attributes.values("Parent");
+        // A name that comes again says nothing again.
+        let mut seen = HashSet::new();
+        parents.retain(|parent| seen.insert(parent.clone()));
         let sequence = decoded(columns[0]);
         if attributes.get("Is_circular").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             self.circular.insert(sequence.clone());
@@ -175,7 +181,7 @@ impl<'a> Builder<'a> {
         };
         let place = self.place(number, &sequence, columns).ok();
         let tags = if parents.is_empty() { GENE_BIOTYPE } else { TRANSCRIPT_BIOTYPE };
-        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag));
+        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag)).map(Arc::from);
         let entry = self.entries.entry(id).or_default();
         entry.lines += 1;
         entry.feature = entry.feature.or(Some(feature));
@@ -195,7 +201,7 @@ impl<'a> Builder<'a> {
             return Err(self.error(number, found, "repair the ninth column of this line"));
         }
         let (gene, transcript) = (attributes.get("gene_id"), attributes.get("transcript_id"));
-        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag));
+        let first = |tags: &[&str]| tags.iter().find_map(|tag| attributes.get(tag)).map(Arc::from);
         if let Some(gene) = &gene {
             let known = self.genes.entry(gene.clone()).or_default();
             known.biotype = known.biotype.take().or_else(|| first(&GENE_BIOTYPE));

@@ -4,20 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::assemble::{Builder, Entry, Segment};
+use super::assemble::{Builder, Entry, Place, Segment};
+use super::copies::copies;
 use super::fates::Fates;
 use super::feature::Feature;
 use super::{Annotation, Exon, Format, Oddities, Strand, Transcript};
-
-/// Exons of one transcript that lie farther apart without a line that spans both are those of two of one name: gffread's
-/// `GFF_MAX_LOCUS`.
-const LONGEST_INTRON: u32 = 7_000_000;
 
 /// What became of a line of an exon or of a part of one, by its best use: a line may have several parents.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Use {
     Exon,
     Inside,
+    PartlyOutside,
     LeftOut,
     NoTranscript,
 }
@@ -26,6 +24,7 @@ impl Use {
     fn reason(self) -> &'static str {
         match self {
             Self::Exon | Self::Inside => "inside_exons",
+            Self::PartlyOutside => "partly_outside_exons",
             Self::LeftOut => "of_transcripts_left_out",
             Self::NoTranscript => "of_no_transcript",
         }
@@ -108,10 +107,21 @@ impl Grouping<'_> {
         if !is_transcript {
             return;
         }
+        let mut spans: HashMap<usize, Vec<&(u64, Place)>> = HashMap::new();
+        // The entries outlive what is changed here.
+        let builder = self.builder;
+        for span in builder.entries.get(&id).into_iter().flat_map(|entry| &entry.places) {
+            spans.entry(span.1.sequence).or_default().push(span);
+        }
         let mut sequences = 0;
         for group in segments.chunk_by(|a, b| a.place.sequence == b.place.sequence) {
             sequences += 1;
-            match self.copies(&id, group) {
+            let spans = spans.get(&group[0].place.sequence).map_or(&[][..], Vec::as_slice);
+            let copies = match self.is_trans_spliced(&id, group) {
+                true => Err("trans_spliced"),
+                false => copies(group, spans),
+            };
+            match copies {
                 Err(reason) => self.leave_out(&id, group.iter(), reason),
                 Ok(copies) => {
                     self.oddities.transcripts_at_several_places += u64::from(copies.len() > 1);
@@ -146,60 +156,10 @@ impl Grouping<'_> {
         *known = how.min(*known);
     }
 
-    /// The pieces of one ID on one sequence, sorted by place: one transcript, or several of one name.
-    fn copies<'s>(&self, id: &str, group: &'s [Segment]) -> Result<Vec<Vec<&'s Segment>>, &'static str> {
-        let entry = self.entry(id);
+    /// Whether a piece, the transcript or its gene says that the transcript is joined from several.
+    fn is_trans_spliced(&self, id: &str, group: &[Segment]) -> bool {
         let says_so = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.is_trans_spliced);
-        let segments_say_so = group.iter().any(|segment| segment.is_trans_spliced);
-        if segments_say_so || says_so(entry) || says_so(self.gene_entry(id)) {
-            return Err("trans_spliced");
-        }
-        let sequence = group[0].place.sequence;
-        let spans: Vec<_> =
-            entry.iter().flat_map(|entry| &entry.places).filter(|(_, place)| place.sequence == sequence).collect();
-        let mut copies: Vec<Vec<&Segment>> = match spans.len() {
-            0 => apart(group),
-            1 => vec![group.iter().collect()],
-            _ => {
-                let mut copies = vec![Vec::new(); spans.len()];
-                for segment in group {
-                    let (at, place) = (segment.order, &segment.place);
-                    let holds = |&index: &usize| {
-                        let span = &spans[index].1;
-                        let on_strand = span.strand.is_none() || place.strand.is_none() || span.strand == place.strand;
-                        on_strand && span.range.start <= place.range.start && place.range.end <= span.range.end
-                    };
-                    let of: Vec<usize> = (0..spans.len()).filter(holds).collect();
-                    // Where several could hold it, the line that stands last before it does.
-                    let chosen = match of[..] {
-                        [only] => Some(only),
-                        _ => of.into_iter().rfind(|&index| spans[index].0 < at),
-                    };
-                    copies[chosen.ok_or(UNTOLD)?].push(segment);
-                }
-                // A line that only repeats another one is no transcript of its own.
-                let has_exons: Vec<bool> = copies.iter().map(|copy| !copy.is_empty()).collect();
-                let is_same = |a: usize, b: usize| {
-                    (spans[a].1.strand, &spans[a].1.range) == (spans[b].1.strand, &spans[b].1.range)
-                };
-                let repeats = |index: usize| (0..spans.len()).any(|other| has_exons[other] && is_same(index, other));
-                let mut index = 0..;
-                copies.retain(|copy| {
-                    let index = index.next().unwrap_or(0);
-                    !copy.is_empty() || !repeats(index)
-                });
-                copies
-            }
-        };
-        let is_one = copies.len() == 1;
-        if is_one {
-            copies = numbered_anew(&copies[0]);
-        }
-        let is_told = |copy: &Vec<&Segment>| !copy.is_empty() && !exons_of(copy).any(|(a, b)| b.start < a.end);
-        if (spans.len() > 1 || copies.len() > 1) && !copies.iter().all(is_told) {
-            return Err(UNTOLD);
-        }
-        Ok(copies)
+        group.iter().any(|segment| segment.is_trans_spliced) || says_so(self.entry(id)) || says_so(self.gene_entry(id))
     }
 
     /// The transcript made of `segments`, sorted by place.
@@ -219,35 +179,56 @@ impl Grouping<'_> {
         for segment in segments.iter().filter(|segment| segment.is_exon || !has_exons) {
             let range = &segment.place.range;
             match exons.last_mut() {
-                Some(last) if range.start < last.end || (!has_exons && range.start == last.end) => {
+                Some(last) if has_exons && range.start < last.end => {
                     last.end = last.end.max(range.end);
-                    self.oddities.overlapping_exons += u64::from(has_exons);
+                    self.oddities.overlapping_exons += 1;
                 }
-                _ => exons.push(range.clone()),
+                _ if has_exons => exons.push(range.clone()),
+                _ => join_or_push(&mut exons, range),
             }
             self.used(segment, Use::Exon);
         }
         self.oddities.transcripts_of_coding_parts += u64::from(!has_exons);
-        // A part of an exon where there is no exon line: the exon is there all the same.
-        for segment in segments.iter().filter(|segment| has_exons && !segment.is_exon) {
-            let range = &segment.place.range;
-            let at = exons.partition_point(|exon| exon.end < range.start);
-            if exons.get(at).is_some_and(|exon| exon.start <= range.end) {
-                self.used(segment, Use::Inside);
-            } else {
-                exons.insert(at, range.clone());
-                self.used(segment, Use::Exon);
-                self.oddities.parts_outside_exons += 1;
-            }
+        if has_exons {
+            self.place_parts(segments, &mut exons);
         }
         let entry = self.entry(id);
         let gene = entry.and_then(|entry| entry.parent.clone()).unwrap_or_else(|| id.to_owned());
         let of_gene = self.gene(&gene);
         let biotype = entry.into_iter().chain(of_gene).find_map(|entry| entry.biotype.clone());
         let name = of_gene.and_then(|entry| entry.name.clone());
-        let gene_name = name.unwrap_or_else(|| gene.strip_prefix("gene:").unwrap_or(&gene).to_owned());
+        let gene_name = name.unwrap_or_else(|| gene.strip_prefix("gene:").unwrap_or(&gene).into());
         let sequence = self.builder.sequences.names[segments[0].place.sequence].clone();
         Ok(Transcript { sequence, strand, exons, biotype, id: id.to_owned(), gene, gene_name })
+    }
+
+    /// What becomes of the parts of exons of a transcript that has exon lines: where there is none, the exon is there all the same.
+    fn place_parts(&mut self, segments: &[&Segment], exons: &mut Vec<Range<u32>>) {
+        // Exons that touch hold what lies over both.
+        let mut runs: Vec<Range<u32>> = Vec::with_capacity(exons.len());
+        for exon in exons.iter() {
+            join_or_push(&mut runs, exon);
+        }
+        let mut outside: Vec<Range<u32>> = Vec::new();
+        for segment in segments.iter().filter(|segment| !segment.is_exon) {
+            let range = &segment.place.range;
+            // The first that could hold it, or touch its end; one before may touch its start.
+            let at = runs.partition_point(|run| run.end <= range.start);
+            let is_inside = runs.get(at).is_some_and(|run| run.start <= range.start && range.end <= run.end);
+            let touches = runs.get(at).is_some_and(|run| run.start <= range.end)
+                || at.checked_sub(1).is_some_and(|before| runs[before].end == range.start);
+            if is_inside {
+                self.used(segment, Use::Inside);
+            } else if touches {
+                self.used(segment, Use::PartlyOutside);
+            } else {
+                join_or_push(&mut outside, range);
+                self.used(segment, Use::Exon);
+                self.oddities.parts_outside_exons += 1;
+            }
+        }
+        exons.extend(outside);
+        exons.sort_by_key(|exon| exon.start);
     }
 
     /// Transcripts that have a line of their own and neither exons nor parts of them: where their introns are nobody knows.
@@ -300,51 +281,10 @@ impl Grouping<'_> {
     }
 }
 
-/// Several transcripts of one name in one place, as the file does not say which exon is whose.
-const UNTOLD: &str = "of_one_name_and_not_told_apart";
-
-/// Neighbours among the exons, or among the parts where there are none.
-fn exons_of<'s>(copy: &'s [&Segment]) -> impl Iterator<Item = (&'s Range<u32>, &'s Range<u32>)> {
-    let has_exons = copy.iter().any(|segment| segment.is_exon);
-    let of = move |segment: &&&Segment| segment.is_exon || !has_exons;
-    let ranges = || copy.iter().filter(of).map(|segment| &segment.place.range);
-    ranges().zip(ranges().skip(1))
-}
-
-/// Cuts where no intron can be so long.
-fn apart(group: &[Segment]) -> Vec<Vec<&Segment>> {
-    let mut copies: Vec<Vec<&Segment>> = Vec::new();
-    let mut end = 0;
-    for segment in group {
-        let range = &segment.place.range;
-        if copies.is_empty() || range.start > LONGEST_INTRON.saturating_add(end) {
-            copies.push(Vec::new());
-        }
-        end = range.end.max(end);
-        copies.last_mut().into_iter().for_each(|copy| copy.push(segment));
+/// Adds a range to those that are sorted by their starts; what overlaps or touches the last one makes it longer.
+fn join_or_push(ranges: &mut Vec<Range<u32>>, range: &Range<u32>) {
+    match ranges.last_mut() {
+        Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+        _ => ranges.push(range.clone()),
     }
-    copies
-}
-
-/// Cuts, in the order of the file, where an exon's number comes again for another exon.
-fn numbered_anew<'s>(segments: &[&'s Segment]) -> Vec<Vec<&'s Segment>> {
-    let mut in_order = segments.to_vec();
-    in_order.sort_by_key(|segment| segment.order);
-    let mut copies: Vec<Vec<&Segment>> = vec![Vec::new()];
-    let mut seen: HashMap<u32, &Range<u32>> = HashMap::new();
-    for segment in in_order {
-        if let Some(number) = segment.number {
-            let range = &segment.place.range;
-            if seen.get(&number).is_some_and(|known| *known != range) {
-                copies.push(Vec::new());
-                seen.clear();
-            }
-            seen.insert(number, range);
-        }
-        copies.last_mut().into_iter().for_each(|copy| copy.push(segment));
-    }
-    for copy in &mut copies {
-        copy.sort_by_key(|segment| (segment.place.range.start, segment.place.range.end, segment.order));
-    }
-    copies
 }

@@ -63,14 +63,17 @@ pub enum Positions {
 }
 
 impl Positions {
+    /// Windows for each base of a random sequence, on both strands.
+    pub fn windows_per_base(self) -> f64 {
+        match self {
+            Self::GtAg => 0.25,
+            Self::All => 2.0,
+        }
+    }
+
     /// Bases that are scored at a time, and after which a scan can be resumed: those of about so many windows.
     fn piece(self, windows: usize) -> u32 {
-        // Of random bases, on both strands.
-        let windows = windows as u32;
-        match self {
-            Self::GtAg => 4 * windows,
-            Self::All => windows / 2,
-        }
+        (windows as f64 / self.windows_per_base()) as u32
     }
 }
 

@@ -115,15 +115,10 @@ impl Annotator<'_> {
         let mut output = Vec::new();
         loop {
             let line = reader.next_line()?.map(<[u8]>::to_vec);
-            let place = format!("line {}", reader.number() + u64::from(line.is_none()));
+            let place = reader.place();
             let Some(line) = line else {
-                let remedy = "give a VCF file with its header";
-                return Err(Error::input(
-                    input,
-                    place,
-                    "the file ends before the line that begins with #CHROM",
-                    remedy,
-                ));
+                let found = "the file ends before the line that begins with #CHROM";
+                return Err(Error::input(input, place, found, "give a VCF file with its header"));
             };
             if line.starts_with(b"##") {
                 let ours = [FIELD, SKIPPED].map(|field| format!("##INFO=<ID={field},"));
@@ -173,7 +168,7 @@ impl Annotator<'_> {
         while !round.is_full(most_windows) {
             let Some(bytes) = reader.next_line()? else { break };
             let bytes = bytes.to_vec();
-            let failed = |(found, remedy)| Error::input(input, format!("line {}", reader.number()), found, remedy);
+            let failed = |(found, remedy)| Error::input(input, reader.place(), found, remedy);
             if bytes.starts_with(b"#") || bytes.trim_ascii().is_empty() {
                 round.push(bytes, None);
                 continue;

@@ -1,6 +1,7 @@
 //! What variants do to splice sites: delta scores in the manner of SpliceAI, as INFO fields of a VCF file.
 
 mod annotate;
+mod bcf;
 pub mod effect;
 pub mod genes;
 mod round;

@@ -1,4 +1,4 @@
-//! VCF, line by line and byte for byte: what is not read here comes out as it went in.
+//! VCF, line by line and byte for byte: what is not read here comes out as it went in. BCF comes as the lines of VCF that it stands for.
 //!
 //! The format is that of the VCF specification 4.2 and later: meta lines that begin with `##`, a header line that begins
 //! with `#CHROM`, then records of at least eight columns separated by tabs.
@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 
 use flate2::Crc;
 
+use super::bcf::{self, Bcf, Failure};
 use crate::kmer::lines::{self, read_error};
 use crate::{Error, Result};
 
 /// The longest line that is read, in bytes: a record of a hundred thousand samples fits.
-const LONGEST_LINE: u64 = 256 << 20;
+pub(super) const LONGEST_LINE: u64 = 256 << 20;
 
 /// The alternate alleles of a record that are looked at, as many as BCF can hold: one of more would take some hundred times its
 /// bytes of memory.
 pub const MOST_ALLELES: usize = u16::MAX as usize - 1;
 
-/// Reads the lines of a VCF file, plain, gzip or bgzip.
+/// Reads the lines of a VCF file, plain, gzip or bgzip, or those that a BCF file stands for.
 pub struct Reader {
     path: PathBuf,
     reader: Box<dyn BufRead>,
+    bcf: Option<Bcf>,
     line: Vec<u8>,
     number: u64,
     crc: Crc,
@@ -32,19 +34,33 @@ impl Reader {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Input`] for BCF, and for what does not begin as VCF.
+    /// [`Error::Io`]; [`Error::Input`] for what begins neither as VCF nor as BCF.
     pub fn open(path: &Path) -> Result<Self> {
         let mut reader = lines::open(path)?;
         let start = reader.fill_buf().map_err(read_error(path, "line 1".into()))?;
-        if start.starts_with(b"BCF") {
-            let remedy = "convert it: bcftools view in.bcf -O z -o in.vcf.gz";
-            return Err(Error::input(path, "", "a BCF file, where VCF is needed", remedy));
+        if start.starts_with(b"BCF") && !start.starts_with(bcf::MAGIC) {
+            let found = "a BCF file of another version than 2";
+            return Err(Error::input(path, "", found, "convert it: bcftools view in.bcf -O z -o in.vcf.gz"));
         }
-        if !start.starts_with(b"##fileformat=VCF") {
+        let is_bcf = start.starts_with(bcf::MAGIC);
+        if !is_bcf && !start.starts_with(b"##fileformat=VCF") {
             let found = "the file does not begin with ##fileformat=VCF";
-            return Err(Error::input(path, "line 1", found, "give a VCF file, plain or gzipped"));
+            return Err(Error::input(path, "line 1", found, "give a VCF file, plain or gzipped, or BCF"));
         }
-        Ok(Self { path: path.to_owned(), reader, line: Vec::new(), number: 0, crc: Crc::new() })
+        let bcf = match is_bcf {
+            true => Some(Bcf::open(&mut *reader).map_err(|failure| failed(path, "the header".into(), failure))?),
+            false => None,
+        };
+        Ok(Self { path: path.to_owned(), reader, bcf, line: Vec::new(), number: 0, crc: Crc::new() })
+    }
+
+    /// Where the line read last stands, for a message: BCF has records, and no lines.
+    pub fn place(&self) -> String {
+        match &self.bcf {
+            Some(bcf) if bcf.records() > 0 => format!("record {}", bcf.records()),
+            Some(_) => "the header".into(),
+            None => format!("line {}", self.number),
+        }
     }
 
     /// The number of the line read last, from 1.
@@ -80,8 +96,17 @@ impl Reader {
     /// # Errors
     /// [`Error::Input`] for an overlong line or damaged gzip data; [`Error::Io`].
     pub fn next_line(&mut self) -> Result<Option<&[u8]>> {
-        let place = format!("line {}", self.number + 1);
         self.line.clear();
+        if let Some(bcf) = &mut self.bcf {
+            let read = bcf.next_line(&mut *self.reader, &mut self.line);
+            if !read.map_err(|failure| failed(&self.path, self.place(), failure))? {
+                return Ok(None);
+            }
+            self.number += 1;
+            self.crc.update(&self.line);
+            return Ok(Some(&self.line));
+        }
+        let place = format!("line {}", self.number + 1);
         let mut limited = self.reader.by_ref().take(LONGEST_LINE + 1);
         let read = limited.read_until(b'\n', &mut self.line).map_err(read_error(&self.path, place.clone()))?;
         if read as u64 > LONGEST_LINE {
@@ -94,6 +119,13 @@ impl Reader {
         self.number += 1;
         self.crc.update(&self.line);
         Ok(Some(&self.line))
+    }
+}
+
+fn failed(path: &Path, place: String, failure: Failure) -> Error {
+    match failure {
+        Failure::Io(error) => read_error(path, place)(error),
+        Failure::Finding((found, remedy)) => Error::input(path, place, found, remedy),
     }
 }
 
