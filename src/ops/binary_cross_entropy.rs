@@ -52,5 +52,5 @@ pub fn binary_cross_entropy_into(
             cpu::binary_cross_entropy::forward::<T>(logits.slice_mut(), targets, positive, scale, losses, hits);
         });
     };
-    target_loss::run(tape, "binary_cross_entropy", logits, targets, scale, all, more, on_cpu)
+    target_loss::run(tape, "binary_cross_entropy", logits, (targets, scale), all, more, on_cpu)
 }

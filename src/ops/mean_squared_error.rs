@@ -36,5 +36,5 @@ pub fn mean_squared_error_into(
             cpu::mean_squared_error::forward::<T>(logits.slice_mut(), targets.slice(), scale, losses, hits);
         });
     };
-    target_loss::run(tape, "mean_squared_error", logits, targets, scale, all, |launch| launch, on_cpu)
+    target_loss::run(tape, "mean_squared_error", logits, (targets, scale), all, |launch| launch, on_cpu)
 }

@@ -18,14 +18,13 @@ pub(super) struct TargetLoss<'a> {
     pub hits: &'a mut Buffer,
 }
 
-/// Computes the loss `op` of `logits` against `targets`, adds it to `all`, and puts the gradient of the logits on the tape. `more` adds what the
+/// Computes the loss `op` of `logits` against `targets`, of which each weighs `scale`, adds it to `all`, and puts the gradient of the logits on the tape. `more` adds what the
 /// kernel takes behind the targets.
 pub(super) fn run(
     tape: &mut Tape,
     op: &'static str,
     logits: Tensor,
-    targets: &Buffer,
-    scale: f64,
+    (targets, scale): (&Buffer, f64),
     all: &mut Losses,
     more: impl FnOnce(Launch) -> Launch,
     on_cpu: impl FnOnce(TargetLoss),

@@ -30,7 +30,8 @@ fn check<T: Float>(rows: usize, columns: usize, spread: f64, blocks: usize, seed
     let with_gaps: Vec<f32> = logits.chunks(columns).flat_map(|row| [row, &gap].concat()).collect();
     let (memory, target_memory) = (Memory::of::<T>("logits", &with_gaps), Memory::of::<f32>("targets", &targets));
     let weights: Vec<f32> = (0..columns).map(|column| [1.0, 0.2, 3.5][column % 3]).collect();
-    let (weight_memory, positive) = (Memory::of::<f32>("positive", &weights), (seed % 3 != 0).then_some(&*weights));
+    let (weight_memory, positive) =
+        (Memory::of::<f32>("positive", &weights), (!seed.is_multiple_of(3)).then_some(&*weights));
     let losses = Memory::poisoned::<f32>("losses", rows);
     let hits = Memory::poisoned_integers("hits", rows);
     if positive.is_some() {

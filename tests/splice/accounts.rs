@@ -157,11 +157,14 @@ fn transcripts_of_coding_parts_have_their_introns() {
     assert_eq!((exons(&annotation), annotation.oddities.parts_outside_exons), (vec!["t 101..200,301..350".into()], 1));
 }
 
+/// A line, the exons that come of it, and the reasons that are counted.
+type Case = (&'static str, &'static str, &'static [(&'static str, u64)]);
+
 /// A part may lie in the exons, reach out of them, touch them, or lie elsewhere: each is counted as what it is, and none of them takes
 /// an intron away.
 #[test]
 fn parts_that_reach_out_of_their_exons_are_told() {
-    let cases: [(&str, &str, &[(&str, u64)]); 12] = [
+    let cases: [Case; 12] = [
         ("CDS 101 200", "101..200,301..400", &[("inside_exons", 1)]),
         ("CDS 150 160", "101..200,301..400", &[("inside_exons", 1)]),
         ("CDS 101 400", "101..200,301..400", &[("partly_outside_exons", 1)]),
