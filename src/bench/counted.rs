@@ -293,8 +293,11 @@ pub fn page(counted: &Counted, title: &str, command: &str) -> String {
     let share = |part: u64, whole: u64| format::percent(part as f64 / whole.max(1) as f64, 1);
     let sectors = |end: &str| all.get(&format!("load_sectors{end}")) + all.get(&format!("store_sectors{end}"));
     let mut page = Page::new(&format!("Counters: {title}"));
-    page.wide()
-        .lead(&format!("What the compiled kernels of {} do, by kernel and by line of their source.", what(counted)));
+    let tokens = format::count(counted.tokens_per_step as u64);
+    let bounds = counted.chip.map(|chip| format!(" The bounds are those of one chip: {chip}.")).unwrap_or_default();
+    page.wide().lead(&format!(
+        "What the compiled kernels do in a step of {tokens} tokens, by kernel and by line of their source: counted and not timed.{bounds}"
+    ));
     page.facts(&[
         ("warp instructions", format::short(all.get("warp_instructions") as f64)),
         ("bank conflicts", share(all.get("bank_conflicts"), all.get("shared_wavefronts"))),
