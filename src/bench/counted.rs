@@ -249,6 +249,14 @@ fn kernels(counted: &Counted) -> Table {
     table
 }
 
+/// How many of so many lines a table has.
+fn first_of(lines: usize) -> String {
+    match lines > LINES {
+        true => format!("the first {LINES} of {}; profile.json and --json have all", format::count(lines as u64)),
+        false => "all of them".into(),
+    }
+}
+
 fn lines<'a>(lines: impl Iterator<Item = &'a CountedLine>) -> Table {
     let mut table = Table::new(["line", "kernel"].into_iter().chain(HEADERS));
     for CountedLine { kernel, file, line, counts } in lines.take(LINES) {
@@ -271,13 +279,15 @@ const MEANING: &str = "Instructions are PTX, once a warp; ptxas makes others of 
 
 /// The text for the terminal.
 pub fn text(counted: &Counted, title: &str) -> String {
+    let losing = losing(counted);
     format!(
-        "{title} ({}) on {}: {}\n\n{}\n{MEANING}\n\nLines that lose wavefronts or sectors, most first:\n\n{}",
+        "{title} ({}) on {}: {}\n\n{}\n{MEANING}\n\nLines that lose wavefronts or sectors, most first ({}):\n\n{}",
         counted.dtype,
         counted.device,
         what(counted),
         kernels(counted),
-        lines(losing(counted).into_iter())
+        first_of(losing.len()),
+        lines(losing.into_iter())
     )
 }
 
@@ -308,9 +318,12 @@ pub fn page(counted: &Counted, title: &str, command: &str) -> String {
     page.paragraph(MEANING);
     page.table(&kernels(counted));
     page.section("Lines that lose wavefronts or sectors");
-    page.paragraph("Most first. What tensor copies and wgmma do with the banks is not counted.");
-    page.table(&lines(losing(counted).into_iter()));
+    let losing = losing(counted);
+    let shown = first_of(losing.len());
+    page.paragraph(&format!("Most first ({shown}). What tensor copies and wgmma do with the banks is not counted."));
+    page.table(&lines(losing.into_iter()));
     page.section("Lines with the most instructions");
+    page.paragraph(&format!("Most first ({}).", first_of(counted.lines.len())));
     page.table(&lines(counted.lines.iter()));
     page.section("How it was made");
     page.paragraph(&format!(
@@ -356,6 +369,10 @@ mod tests {
         let text = text(&counted, "mini");
         let row = text.lines().find(|line| line.starts_with("b ")).unwrap();
         assert!(row.contains("44") && row.contains("19"), "3 of 16 wavefronts: {row}");
+        assert!(text.contains("most first (all of them)"), "{text}");
+        let many = Counted { lines: vec![counted.lines[0].clone(); LINES + 1], ..counted.clone() };
+        let said = format!("the first {LINES} of {};", LINES + 1);
+        assert!(super::text(&many, "mini").contains(&said) && page(&many, "mini", "helixgrad").contains(&said));
         assert!(page(&counted, "mini", "helixgrad").contains("kernels/common/a.cuh:7"));
         std::fs::write(&path, "{").unwrap();
         let error = read(&path, 0).unwrap_err().to_string();

@@ -25,7 +25,7 @@ pub struct Args {
     steps: usize,
     /// Count a step instead of timing some, without a GPU: instructions, bank conflicts, sectors, bytes through L2, by kernel and by line of
     /// its source, from the compiled kernels (default: one sequence of 64 tokens). Run as `tools/emulated_gpu.sh helixgrad profile --emulate`.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "steps")]
     emulate: bool,
     /// The folder for `profile.html`, `trace.json` (Chrome, Perfetto; not with --emulate) and `profile.json`; without it, the table alone is
     /// printed.

@@ -415,8 +415,7 @@ impl Driver for Gpu {
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut value.0).cast()).collect();
         let [grid_x, grid_y, grid_z] = launch.grid;
         let [block_x, block_y, block_z] = launch.block;
-        // SAFETY: a union of plain numbers, of which zero is one.
-        let mut value: sys::CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
+        let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
         value.programmaticStreamSerializationAllowed = 1;
         let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
