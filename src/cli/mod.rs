@@ -24,6 +24,7 @@ mod profile;
 mod run_folder;
 mod scan;
 mod splice;
+mod tokenizer;
 mod variants;
 mod workload;
 
@@ -203,6 +204,8 @@ enum Command {
     Embed(embed::Args),
     /// Take over a model of transformers or of DNABERT's own program.
     Import(import::Args),
+    /// Learn a vocabulary of DNA from a genome, or look at the tokens of a sequence.
+    Tokenizer(tokenizer::Args),
     /// What a model's folder holds.
     Checkpoint(checkpoint::Args),
     /// Measure throughput.
@@ -276,6 +279,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
+        Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Profile(args) => profile::run(&args, &common),
