@@ -8,7 +8,7 @@ use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
-use crate::ops::{self, Activated, Summands};
+use crate::ops::{self, Activated, Gelu, Summands};
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
@@ -276,7 +276,10 @@ impl Model {
     }
 
     fn embed(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
-        let embedded = ops::embedding(tape, &self.parameters, batch, self.layout.embeddings)?;
+        // [PAD] learns nothing from being looked up.
+        let options = ops::Embedding { padding: Some(0), hidden_by: None };
+        let tables = self.layout.embeddings.map(Some);
+        let embedded = ops::embedding(tape, &self.parameters, batch, tables, options)?;
         let embedded =
             ops::layernorm(tape, &self.parameters, embedded, Summands::default(), self.layout.embedding_norm)?;
         ops::dropout(tape, embedded, self.config.hidden_dropout_prob)
@@ -321,7 +324,8 @@ impl Model {
         let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
         let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
         let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
-        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), down.weight, activated)?;
+        let (up, down_weight) = ((up.weight, up.bias), down.weight);
+        let output = ops::feed_forward(tape, parameters, attended, up, down_weight, Gelu::Exact, activated)?;
         let summands = Summands { bias: Some(down.bias), residual: Some(attended), dropout };
         ops::layernorm(tape, parameters, output, summands, layer.output_norm)
     }
@@ -336,7 +340,7 @@ impl Model {
         let mut x = self.hidden(tape, batch, self.layout.layers.len(), Rows::OfHead)?;
         match &self.layout.head {
             HeadLayout::MaskedLm { transform, norm, bias } => {
-                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias)?;
+                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias, Gelu::Exact)?;
                 let x = ops::layernorm(tape, parameters, x, Summands::default(), *norm)?;
                 ops::logits(tape, parameters, x, self.layout.embeddings[0], *bias)
             }
@@ -348,7 +352,7 @@ impl Model {
             }
             HeadLayout::Site { dense, classifier } => {
                 if let Some(dense) = dense {
-                    x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias)?;
+                    x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias, Gelu::Exact)?;
                 }
                 // Still a part of what is frozen, where nothing is trained before it.
                 let frozen = dense.is_none() && self.frozen == Some(self.layout.layers.len());
