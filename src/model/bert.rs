@@ -1,8 +1,6 @@
 //! The encoder and its heads, written with the operations of [`crate::ops`]: BERT, and by the choices of an [`Architecture`] its relatives.
 
-use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::layout::{HeadLayout, Layer, Layout, Linear};
 use super::{Architecture, Attending, Config, EmbeddingEnd, Family, FeedForward, Head, NormPlace, Positions};
@@ -27,8 +25,6 @@ pub struct Model {
     pub recompute: Recompute,
     frozen: Option<usize>,
     layout: Layout,
-    /// ALiBi's slopes where they were last wanted.
-    alibi: RefCell<Option<(Device, Rc<AlibiBias>)>>,
 }
 
 /// What of the activations is computed again on the way back instead of being kept: memory for time, and not a bit of the
@@ -53,7 +49,7 @@ impl Model {
     pub fn zeros(config: Config, head: Head, dtype: DType) -> Result<Self> {
         let layout = layout(&config, &head, None)?;
         let parameters = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
-        Ok(Self { config, head, parameters, recompute: Recompute::default(), frozen: None, layout, alibi: RefCell::new(None) })
+        Ok(Self { config, head, parameters, recompute: Recompute::default(), frozen: None, layout })
     }
 
     /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the padding row of the words zero, biases 0,
@@ -337,9 +333,12 @@ impl Model {
     }
 
     /// What attention adds to the plain formula in a layer.
-    fn hooks(&self, tape: &Tape, batch: &DeviceBatch, layer: usize) -> Result<AttentionHooks> {
+    fn hooks(&self, tape: &mut Tape, batch: &DeviceBatch, layer: usize) -> Result<AttentionHooks> {
+        let alibi = |slopes: Vec<f64>| {
+            tape.once(|known: &AlibiBias| known.slopes() == slopes, |device| AlibiBias::new(device, &slopes))
+        };
+        let bias = self.alibi_slopes().map(alibi).transpose()?;
         let device = tape.device();
-        let bias = self.alibi_slopes().map(|slopes| self.alibi_bias(device, &slopes)).transpose()?;
         let pattern = match self.big_bird(layer, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest)) {
             None => None,
             Some(_) if !matches!(device, Device::Cpu) => {
@@ -363,18 +362,6 @@ impl Model {
                 Some(BigBird { block, random, positions, layer: layer as u32, training })
             }
         }
-    }
-
-    fn alibi_bias(&self, device: &Device, slopes: &[f64]) -> Result<Rc<AlibiBias>> {
-        let mut known = self.alibi.borrow_mut();
-        if let Some((of, bias)) = &*known
-            && is_same(of, device)
-        {
-            return Ok(Rc::clone(bias));
-        }
-        let bias = Rc::new(AlibiBias::new(device, slopes)?);
-        *known = Some((device.clone(), Rc::clone(&bias)));
-        Ok(bias)
     }
 
     /// One encoder layer. With [`Rows::OfHead`] the output has only the rows that the head reads: what follows the
@@ -541,14 +528,6 @@ fn gelu(config: &Config) -> Gelu {
     match config.architecture.feed_forward {
         FeedForward::GeluTanh => Gelu::Tanh,
         FeedForward::Gelu | FeedForward::Geglu | FeedForward::Swiglu => Gelu::Exact,
-    }
-}
-
-fn is_same(one: &Device, other: &Device) -> bool {
-    match (one, other) {
-        (Device::Cpu, Device::Cpu) => true,
-        (Device::Kernels(one), Device::Kernels(other)) => Arc::ptr_eq(one, other),
-        _ => false,
     }
 }
 

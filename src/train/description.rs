@@ -77,7 +77,8 @@ pub fn describe(path: &Path) -> Result<Description> {
         }
         Some(_) => None,
     };
-    let known = |name: &String| is_redundant(name) || idle(&config.config, name).is_some() || specs.iter().any(|spec| spec.name == *name);
+    let sizes = config.config.clone();
+    let known = |name: &String| is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name);
     let mut element_types: Vec<_> = weights.tensors.values().map(|tensor| tensor.element.name()).collect();
     element_types.sort_unstable();
     element_types.dedup();
@@ -93,7 +94,7 @@ pub fn describe(path: &Path) -> Result<Description> {
         },
         architecture: config.config.architecture.family.class(&head),
         classification: config.classification_of(&head),
-        config: config.config,
+        config: sizes.clone(),
         k: vocabulary.k(),
         base_order: vocabulary.order(),
         parameters: specs.iter().map(|spec| spec.len()).sum(),

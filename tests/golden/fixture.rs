@@ -31,6 +31,10 @@ impl Golden {
         tensor.data().chunks_exact(4).map(|bytes| bytes.try_into().unwrap()).collect()
     }
 
+    pub fn has_last_weights(&self) -> bool {
+        SafeTensors::deserialize(&self.bytes).unwrap().names().iter().any(|name| name.starts_with("step3."))
+    }
+
     pub fn floats(&self, name: &str) -> Vec<f64> {
         self.raw(name).into_iter().map(|bytes| f64::from(f32::from_le_bytes(bytes))).collect()
     }
