@@ -189,6 +189,11 @@ impl Tape {
         self.randomness = Some(Randomness { seed, step, micro_batch });
     }
 
+    /// Whether this pass is one of training: dropout works.
+    pub fn is_training(&self) -> bool {
+        self.randomness.is_some()
+    }
+
     /// Forgets the last pass and keeps its memory; from now on neither records nor drops out.
     pub fn start_inference(&mut self) {
         self.reset();
