@@ -285,3 +285,25 @@ def released(family, tensors):
     if "cls.predictions.bias" in tensors:
         result["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
     return result
+
+
+def random_blocks(config, training, length):
+    """BigBird's, [layers, heads, blocks - 2, random blocks], by the model's own functions, each layer from a seed of its own."""
+    size, count, heads = config["block_size"], config["num_random_blocks"], config["num_attention_heads"]
+    tables = []
+    for seed, layer in enumerate(build("bigbird", "mlm", config).train(training).bert.encoder.layer):
+        attention = layer.attention.self
+        numpy.random.seed(seed)
+        if length in (1024, 3072, 4096):
+            longest = config["max_position_embeddings"]
+            table = [
+                attention._bigbird_block_rand_mask(longest, longest, size, size, count, last_idx=1024)[: length // size - 2]
+                for _ in range(heads)
+            ]
+        else:
+            plan = attention._get_rand_attn_plan(length, size, count)
+            table = attention._bigbird_block_rand_mask_with_head(
+                length, length, size, size, heads, plan_from_length=plan[0], plan_num_rand_blocks=plan[1]
+            )
+        tables.append(numpy.stack(table))
+    return numpy.stack(tables)

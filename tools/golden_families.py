@@ -22,14 +22,17 @@ Tensors and facts are those of golden.py, under the names that the family's chec
 Nucleotide Transformer comes after the last LayerNorm. `config` is the config.json of the release with small sizes and no
 dropout; `unused` lists what a checkpoint has beside that and no gradient reaches, so that it has no tensors here.
 
-The sparse cases have no optimizer steps, of the hidden states the last one only, and everything twice: a sequence's sparse
-attention depends on the number of its blocks, which in transformers is that of the longest sequence of the batch.
+The sparse cases have no optimizer steps, and of the hidden states the last one only. A sequence's sparse attention depends on
+the number of its blocks, which in transformers is that of the longest sequence of the batch: there it depends on its company.
 
-    hidden.2, logits, grad.NAME                   both sequences padded to 512 tokens, so that both have 32 blocks, and the
-                                                  last blocks of the second are padding
-    alone.hidden.2, alone.logits, alone.grad.NAME each sequence on its own: 32 blocks, and 25, the last one not quite full
-    random   i32 [layers, heads, 30, 3]           the random blocks of query blocks 1 .. 30; those of a sequence of 25
-                                                  blocks are the first 23 rows (checked). All 0 in eval.
+    hidden.2, logits, grad.NAME     each sequence on its own: 32 blocks, and 25, the last one not quite full
+    padded.hidden.2, padded.logits  both padded to 512 tokens, as transformers has them in one batch: 32 blocks both, and the last
+                                    blocks of the second are padding
+    random   i32 [layers, heads, 30, 3]  the random blocks of query blocks 1 .. 30; those of a sequence of 25 blocks are the
+                                    first 23 rows (checked). All 0 in eval.
+
+golden_bigbird_blocks.safetensors has random blocks for sizes as released, 64 tokens a block and a table of 4096 positions:
+random.LENGTH, i32 [2 layers, 3 heads, blocks - 2, 3], for lengths of both of transformers' ways to draw them.
 
 Checked before a case is written (to 1e-9 of the largest element): hidden states, logits, loss and every gradient against
 family_formulas.py, a second implementation that works on one sequence at a time without padding, and the loss against the
@@ -39,6 +42,7 @@ model's own. So padding changes nothing, and the two models that are patched tog
 import argparse
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -335,60 +339,49 @@ def compare_bf16(case, batch, floats, loss):
 
 
 def compute_sparse(case):
-    """Block-sparse attention: gradients only, of the padded batch and of each sequence alone."""
+    """Block-sparse attention: each sequence alone, with gradients, and the padded batch without."""
     training = case.title().endswith("train")
     batch = batch_of(case)
-    floats, worst, losses = {}, 0.0, {}
-    tables = random_blocks(case, training, max(case.lengths))
-    for prefix in ("", "alone."):
+    floats, losses = {}, {}
+    config = prepare(case)[1]
+    tables = families.random_blocks(config, training, max(case.lengths))
+    worst = 0.0
+    for prefix in ("", "padded."):
         model, config = prepare(case)  # a new one, since its choice of attention sticks
         model.train(training)
         if prefix:
-            parts = [forward(case, config, model, batch, [sequence]) for sequence in batch.sequences]
-            state = torch.cat([states[-1] for states, _ in parts])
-            logits = torch.cat([logits for _, logits in parts])[batch.rows]
-        else:
             states, logits = forward(case, config, model, batch)
-            state = states[-1]
+        else:
+            parts = [forward(case, config, model, batch, [sequence]) for sequence in batch.sequences]
+            states = [torch.cat(layer) for layer in zip(*(states for states, _ in parts))]
+            logits = torch.cat([logits for _, logits in parts])[batch.rows]
         assert model.bert.attention_type == "block_sparse"
         loss = functional.cross_entropy(logits, batch.targets)
-        loss.backward()
-        parameters, unused = trained(model)
-        floats |= {f"{prefix}logits": logits, f"{prefix}hidden.{len(states) - 1}": state}
+        floats |= {f"{prefix}logits": logits, f"{prefix}hidden.{len(states) - 1}": states[-1]}
         if not prefix:
+            loss.backward()
+            parameters, unused = trained(model)
             floats |= gather(case, parameters, "weight.", lambda parameter: parameter)
-        floats |= gather(case, parameters, f"{prefix}grad.", lambda parameter: parameter.grad)
+            floats |= gather(case, parameters, "grad.", lambda parameter: parameter.grad)
         floats = {name: tensor.detach() for name, tensor in floats.items()}
         size = config["block_size"]
-        blocks = [-(-(length if prefix else max(case.lengths)) // size) for length in case.lengths]
-        for length, count in zip(case.lengths, blocks):
-            assert (random_blocks(case, training, count * size) == tables[:, :, : count - 2]).all()
-
-        def sparse(count):
-            told = config | {"family": case.family}
-            return lambda *heads, layer: formulas.block_sparse(told, count, tables, *heads, layer=layer)
-
-        again, error = check(case, config, batch, floats, prefix, [sparse(count) for count in blocks])
+        blocks = [-(-(max(case.lengths) if prefix else length) // size) for length in case.lengths]
+        for count in blocks:
+            assert (families.random_blocks(config, training, count * size) == tables[:, :, : count - 2]).all()
+        sparse = [partial(formulas.block_sparse, config, count, tables) for count in blocks]
+        again, error = check(case, config, batch, floats, prefix, sparse)
         assert abs(again - loss.item()) < 1e-9
         worst, losses[f"{prefix}loss"] = max(worst, error), loss.item()
     facts = describe(case, config, model, floats, unused) | losses
     return integers(case, batch) | {"random": tables}, floats, facts, worst
 
 
-def random_blocks(case, training, length):
-    """[layers, heads, blocks - 2, random blocks] by the model's own functions, each layer from a seed of its own."""
-    model, config = prepare(case)
-    model.train(training)
-    tables = []
-    for seed, layer in enumerate(model.bert.encoder.layer):
-        attention, size, count = layer.attention.self, config["block_size"], config["num_random_blocks"]
-        numpy.random.seed(seed)
-        plan = attention._get_rand_attn_plan(length, size, count)
-        table = attention._bigbird_block_rand_mask_with_head(
-            length, length, size, size, config["num_attention_heads"], plan_from_length=plan[0], plan_num_rand_blocks=plan[1]
-        )
-        tables.append(numpy.stack(table))
-    return numpy.stack(tables)
+def released_blocks():
+    """The random blocks of training for sizes as released."""
+    sizes = {"hidden_size": 6, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 6, "vocab_size": 64}
+    config = families.config_of("bigbird", "mlm", **sizes)
+    return {f"random.{length}": families.random_blocks(config, True, length).astype(numpy.int32)
+            for length in (768, 1024, 2048, 3072, 4096)}
 
 
 def integers(case, batch):
@@ -437,6 +430,7 @@ def main():
         path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
         print(f"{path.name}: {path.stat().st_size} bytes, {len(whole['rows'])} rows, loss {facts['loss']:.6f}, "
               f"off the formulas by {worst:.1e}; zero: {facts['zero_gradients']}; unused: {facts['unused']}")
+    save_file(released_blocks(), folder / "golden_bigbird_blocks.safetensors")
 
 
 if __name__ == "__main__":
