@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, Vector};
 use helixgrad::device::attention_pattern::AttentionPattern;
+use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{
@@ -489,9 +490,11 @@ fn attention_is_the_formula() {
                         - slope * query.abs_diff(key) as f64
                 };
                 let is_seen = |key: &usize| match &hooks.pattern {
-                    Some(pattern) => {
-                        pattern.lists().seen(sequence, head, query / 64).iter().any(|seen| seen.block == *key as u32 / 64)
-                    }
+                    Some(pattern) => pattern
+                        .lists()
+                        .seen(sequence, head, query / 64)
+                        .iter()
+                        .any(|seen| seen.block == *key as u32 / 64),
                     None => true,
                 };
                 let keys: Vec<usize> = (0..length).filter(is_seen).collect();
@@ -503,6 +506,23 @@ fn attention_is_the_formula() {
                 }
             }
         }
+    }
+}
+
+/// Blocks of BigBird: each head's own when training, and one that counts twice when predicting; a short sequence beside them.
+#[test]
+fn attention_over_the_blocks_of_big_bird() {
+    let mut host = Batch::new();
+    host.push(&[3; 130]);
+    host.push(&[3; 20]);
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    for training in [false, true] {
+        let pattern = BigBird { block: 16, random: 1, positions: 130, layer: 1, training };
+        let blocks = SparseBlocks::big_bird(&Device::Cpu, &pattern, 2, &host.cu_seqlens).unwrap();
+        assert_eq!((blocks.lists().is_by_head(), blocks.lists().is_weighted()), (training, !training));
+        let hooks = AttentionHooks { bias: None, pattern: Some(Rc::new(blocks)) };
+        check(&[(150, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, 0.0, &hooks).unwrap());
     }
 }
 

@@ -108,12 +108,7 @@ impl BlockLists {
     }
 
     /// From what the blocks of a sequence of some length see, for each head or for all at once.
-    fn of(
-        block: usize,
-        side: usize,
-        cu_seqlens: &[i32],
-        seen: impl Fn(usize) -> Vec<Vec<Vec<Seen>>>,
-    ) -> Self {
+    fn of(block: usize, side: usize, cu_seqlens: &[i32], seen: impl Fn(usize) -> Vec<Vec<Vec<Seen>>>) -> Self {
         let (mut sequences, mut rows) = (vec![0], Vec::<Vec<Vec<Seen>>>::new());
         for pair in cu_seqlens.windows(2) {
             let length = (pair[1] - pair[0]) as usize;

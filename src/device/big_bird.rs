@@ -195,7 +195,11 @@ mod tests {
         assert_eq!(drawn[0][..4], [[9, 14, 7], [9, 6, 7], [10, 5, 14], [6, 8, 12]]);
         assert_eq!(drawn[0][19], [2, 13, 11]);
         assert_eq!(drawn[0][60..], [[6, 2, 7], [6, 12, 5]]);
-        assert_eq!(BASE.drawn(16, 12)[11][..], BASE.drawn(48, 12)[11][..14], "a shorter table is the beginning of the longer");
+        assert_eq!(
+            BASE.drawn(16, 12)[11][..],
+            BASE.drawn(48, 12)[11][..14],
+            "a shorter table is the beginning of the longer"
+        );
     }
 
     #[test]

@@ -93,7 +93,11 @@ fn expect(family: Family, json: &Value) -> Result<(), Refusal> {
             ("is_folding_model", json!(false), "protein folding is something else"),
         ],
         Family::BigBird => &[
-            ("hidden_act", json!("gelu_new"), "only \"gelu_new\" (GELU by tanh) is implemented, as BigBird was released"),
+            (
+                "hidden_act",
+                json!("gelu_new"),
+                "only \"gelu_new\" (GELU by tanh) is implemented, as BigBird was released",
+            ),
             ("rescale_embeddings", json!(false), "embeddings that are rescaled are not implemented"),
             ("use_bias", json!(true), "query, key and value without biases are not implemented"),
         ],
@@ -108,8 +112,13 @@ fn expect(family: Family, json: &Value) -> Result<(), Refusal> {
     }
     // ESM-2, which models proteins, has rotary positions and a plain feed-forward block.
     if family == Family::NucleotideTransformerV2 && json.get("add_bias_fnn") != Some(&json!(false)) {
-        let remedy = "rotary positions are known of Nucleotide Transformer v2, whose config.json says \"add_bias_fnn\": false";
-        return Err(("add_bias_fnn", json.get("add_bias_fnn").map_or("missing".into(), Value::to_string), remedy.into()));
+        let remedy =
+            "rotary positions are known of Nucleotide Transformer v2, whose config.json says \"add_bias_fnn\": false";
+        return Err((
+            "add_bias_fnn",
+            json.get("add_bias_fnn").map_or("missing".into(), Value::to_string),
+            remedy.into(),
+        ));
     }
     Ok(())
 }
@@ -189,7 +198,9 @@ pub(super) fn words(config: &Config) -> Map<String, Value> {
 pub fn idle(config: &Config, name: &str) -> Option<&'static str> {
     let has_table = matches!(config.architecture.positions, Positions::Learned { .. });
     match config.architecture.family {
-        _ if name.ends_with("position_ids") || name.ends_with("token_type_ids") => Some("numbers from 0 up, no weights"),
+        _ if name.ends_with("position_ids") || name.ends_with("token_type_ids") => {
+            Some("numbers from 0 up, no weights")
+        }
         Family::NucleotideTransformer | Family::NucleotideTransformerV2 => match name {
             _ if name.starts_with("esm.contact_head.") => Some("it predicts which residues of a protein touch"),
             _ if name.ends_with("rotary_embeddings.inv_freq") => Some("angles that follow from the size of a head"),

@@ -51,9 +51,9 @@ pub fn modernise(weights: &mut Weights, family: Family) -> Result<Vec<String>> {
     }
     weights.tensors = renamed;
     let told = [
-        "names began with module. (DataParallel) or _orig_mod. (torch.compile), which was removed",
-        "names lacked the family's prefix (bert. or esm.) or had one too many",
-        "LayerNorm parameters were called gamma and beta; they are weight and bias now",
+        "names began with module. (DataParallel) or _orig_mod. (torch.compile), which was removed".into(),
+        format!("names lacked {} before them or had one too many", family.prefix()),
+        "LayerNorm parameters were called gamma and beta; they are weight and bias now".into(),
     ];
     let told = counts.into_iter().zip(told).filter(|(count, _)| *count > 0);
     Ok(told.map(|(count, what)| format!("{count} {what}")).collect())

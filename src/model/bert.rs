@@ -72,7 +72,8 @@ impl Model {
             let (first, hidden) = (self.config.architecture.padding, self.config.hidden_size);
             let is_words = spec.name.ends_with("word_embeddings.weight");
             let padding = if is_words { first * hidden..(first + 1) * hidden } else { 0..0 };
-            let is_scale = spec.name.to_ascii_lowercase().ends_with("norm.weight") || spec.name.ends_with("norm_after.weight");
+            let is_scale =
+                spec.name.to_ascii_lowercase().ends_with("norm.weight") || spec.name.ends_with("norm_after.weight");
             let value = |index: usize| match spec.shape.len() {
                 2 if padding.contains(&index) => 0.0,
                 2 => deviation * philox.normal(index as u64),
@@ -339,7 +340,8 @@ impl Model {
         };
         let bias = self.alibi_slopes().map(alibi).transpose()?;
         let device = tape.device();
-        let pattern = match self.big_bird(layer, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest)) {
+        let pattern = match self.big_bird(layer, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest))
+        {
             None => None,
             Some(_) if !matches!(device, Device::Cpu) => {
                 let found = format!("BigBird's blocks for sequences of {} tokens on {device}", batch.longest);
@@ -372,7 +374,13 @@ impl Model {
             Recompute::Gelu => Activated::Again,
             Recompute::None | Recompute::Layer => Activated::Kept,
         };
-        let pass = LayerPass { config: self.config.clone(), hooks: self.hooks(tape, batch, index)?, layer: layer.clone(), rows, activated };
+        let pass = LayerPass {
+            config: self.config.clone(),
+            hooks: self.hooks(tape, batch, index)?,
+            layer: layer.clone(),
+            rows,
+            activated,
+        };
         let batch = Rc::clone(batch);
         if self.recompute != Recompute::Layer {
             return pass.compute(tape, &self.parameters, &batch, x);
@@ -440,7 +448,13 @@ impl LayerPass {
     }
 
     /// The biases of a block's last product are added by the LayerNorm behind it.
-    fn norm_behind(&self, tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
+    fn norm_behind(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        x: Tensor,
+    ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
         let attended = self.attend(tape, parameters, batch, x)?;
         let x = self.of_head(tape, batch, x)?;
@@ -454,7 +468,13 @@ impl LayerPass {
     }
 
     /// What goes from layer to layer is the sum that no LayerNorm has touched.
-    fn norm_before(&self, tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
+    fn norm_before(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        x: Tensor,
+    ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
         let normed = ops::layernorm_beside(tape, parameters, x, layer.attention_norm)?;
         let attended = self.attend(tape, parameters, batch, normed)?;

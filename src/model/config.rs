@@ -149,7 +149,8 @@ impl Config {
     /// Tensors that tell whether weights are of these sizes, with their shapes: the tables, and the widest of the last layer.
     pub fn landmarks(&self) -> Vec<(String, [usize; 2])> {
         let names = self.architecture.family.names();
-        let tables = ["word", "position", "token_type"].into_iter().zip(self.table_rows()).filter(|(_, rows)| *rows > 0);
+        let tables =
+            ["word", "position", "token_type"].into_iter().zip(self.table_rows()).filter(|(_, rows)| *rows > 0);
         let tables = tables.map(|(name, rows)| (format!("{}.{name}_embeddings.weight", names.embeddings), rows));
         let last = format!("{}.{}.{}.weight", names.layers, self.num_hidden_layers - 1, names.up);
         tables.chain([(last, self.up_rows())]).map(|(name, rows)| (name, [rows, self.hidden_size])).collect()

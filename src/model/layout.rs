@@ -185,7 +185,8 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usi
             let transform = builder.linear(names.transform, hidden, hidden);
             let norm = builder.norm(names.transform_norm, config);
             let words = embeddings[0].filter(|_| architecture.tied_decoder);
-            let weight = words.unwrap_or_else(|| builder.matrices(&[names.decoder.to_owned()], config.vocab_size, hidden));
+            let weight =
+                words.unwrap_or_else(|| builder.matrices(&[names.decoder.to_owned()], config.vocab_size, hidden));
             let bias = builder.vectors(&[names.decoder_bias.to_owned()], config.vocab_size);
             HeadLayout::MaskedLm { transform, norm, decoder: Linear { weight, bias } }
         }

@@ -11,9 +11,7 @@ mod layout;
 mod presets;
 mod task;
 
-pub use architecture::{
-    Architecture, Attending, EmbeddingEnd, FAMILIES, Family, FeedForward, NormPlace, Positions,
-};
+pub use architecture::{Architecture, Attending, EmbeddingEnd, FAMILIES, Family, FeedForward, NormPlace, Positions};
 pub use bert::{Model, Recompute, Rows};
 pub use config::{Config, Head};
 pub use freeze::Freeze;

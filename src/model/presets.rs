@@ -99,10 +99,7 @@ pub const PRESETS: [Preset; 15] = [
     bert("dnabert-4", 4, DNABERT, "DNABERT over 4-mers, 86 M parameters"),
     bert("dnabert-5", 5, DNABERT, "DNABERT over 5-mers, 87 M parameters"),
     bert("dnabert-6", 6, DNABERT, "DNABERT over 6-mers, 89 M parameters"),
-    Preset {
-        layer_norm_eps: 1e-5,
-        ..bert("bionemo-xsmall", 3, [6, 256, 4, 2048], "BioNeMo's xsmall, 8 M parameters")
-    },
+    Preset { layer_norm_eps: 1e-5, ..bert("bionemo-xsmall", 3, [6, 256, 4, 2048], "BioNeMo's xsmall, 8 M parameters") },
     bert("mini", 6, [4, 256, 4, 1024], "4 layers of 256, 4 M parameters: for benchmarks on a laptop"),
     bert("splice-small", 3, [3, 128, 4, 512], "3 layers of 128, 0.7 M parameters: the demo's splice model"),
     Preset {
@@ -184,7 +181,7 @@ mod tests {
     fn released_models_have_as_many_weights() {
         // Those of Nucleotide Transformer count, in version 2, a table of positions that nothing reads; neither counts ESM's head for
         // contacts in proteins.
-                assert_eq!(weights("nt-500m", &Head::MaskedLm), 485_698_825);
+        assert_eq!(weights("nt-500m", &Head::MaskedLm), 485_698_825);
         assert_eq!(weights("nt-2.5b", &Head::MaskedLm), 2_547_800_585);
         assert_eq!(weights("nt-v2-50m", &Head::MaskedLm) + 2050 * 512, 55_904_779);
         assert_eq!(weights("nt-v2-100m", &Head::MaskedLm) + 2050 * 512, 97_888_779);

@@ -78,7 +78,8 @@ impl SparseBlocks {
     }
 
     fn of(device: &Device, lists: BlockLists, cu_seqlens: &[i32]) -> Result<Self> {
-        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head() || lists.is_weighted()) {
+        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head() || lists.is_weighted())
+        {
             return Err(Error::usage(
                 format!("BigBird's blocks for sequences of over {} tokens on {device}", 11 * SQUARE),
                 "use --device cpu, or shorter sequences, which see themselves whole",

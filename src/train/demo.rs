@@ -179,7 +179,9 @@ pub fn run(options: &DemoOptions, surroundings: &Surroundings) -> Result<DemoMet
     let dataset = splice_dataset(&genome, out, surroundings.seed)?;
 
     let preset = preset(options.preset)?;
-    let k = preset.k().ok_or_else(|| Error::Failed(format!("the demo with {}, whose tokens are no k-mers", preset.name)))?;
+    let k = preset
+        .k()
+        .ok_or_else(|| Error::Failed(format!("the demo with {}, whose tokens are no k-mers", preset.name)))?;
     let vocabulary = Vocabulary::new(k, BaseOrder::Atcg)?;
     let config = preset.config(options.window - k + 3);
     say("2/5 pretraining on the bases outside the test region");

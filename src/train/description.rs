@@ -78,7 +78,9 @@ pub fn describe(path: &Path) -> Result<Description> {
         Some(_) => None,
     };
     let sizes = config.config.clone();
-    let known = |name: &String| is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name);
+    let known = |name: &String| {
+        is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name)
+    };
     let mut element_types: Vec<_> = weights.tensors.values().map(|tensor| tensor.element.name()).collect();
     element_types.sort_unstable();
     element_types.dedup();
