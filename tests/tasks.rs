@@ -560,6 +560,12 @@ fn what_was_read_otherwise_is_said() {
         let embed = ["embed", "--model", &out, "--fasta", &fasta, "--out", &folder.path("x.npy")];
         assert_eq!(json(&[&embed[..], extra].concat())["uracils"], count);
     }
+    for source in [["--fasta", &fasta], ["--tsv", &data]] {
+        let attention = ["attention", "--model", &out, "--out", &folder.path("attention.tsv")];
+        assert_eq!(json(&[&attention[..], &source].concat())["uracils"], count);
+    }
+    let motifs = ["motifs", "--model", &out, "--data", &data, "--class", "one", "--out", &folder.path("motifs")];
+    assert_eq!(json(&motifs)["uracils"], count);
     let text = folder.write("x.txt", "ACU CUG UGA GAC ACC CCU\n".repeat(20));
     let pretrain = "--max-length 24 --tokens-per-step 48 --steps 1 --warmup 1";
     let pre = folder.path("pre");
