@@ -11,7 +11,7 @@ use helixgrad::device::{DType, Device};
 use helixgrad::interop::names::DecoderBias;
 use helixgrad::interop::{Weights, pickle, zip};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::model::{Head, Task};
+use helixgrad::model::{Family, Head, Model, Task};
 use helixgrad::philox::{Philox, Purpose};
 use helixgrad::train::checkpoint::{self, import, load_encoder, save_model};
 use helixgrad::train::description::describe;
@@ -144,6 +144,71 @@ fn an_export_has_the_tensors_of_transformers() {
         assert_eq!(again.model.head, loaded.model.head);
         assert_eq!(again.classification, loaded.classification);
         assert!(again.model.parameters.host_values().unwrap() == loaded.model.parameters.host_values().unwrap());
+    }
+}
+
+/// What DNABERT's relatives were released as: the family, what their programs compute, what is left out and why; and what we save of it has
+/// the names, the bits and the words that the family's programs read.
+#[test]
+fn every_family_computes_what_its_program_computed() {
+    let bytes = fs::read(fixtures().join("expected_families.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let integers = |name: String| -> Vec<i32> {
+        let tensor = expected.tensor(&name).unwrap();
+        tensor.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let contacts = "residues of a protein touch";
+    let cases: [(&str, Family, &[&str]); 8] = [
+        ("nt_v1", Family::NucleotideTransformer, &[contacts, "numbers from 0 up"]),
+        ("nt_v1_classifier", Family::NucleotideTransformer, &["gamma and beta", contacts]),
+        ("nt_v2", Family::NucleotideTransformerV2, &[contacts, "makes and never reads", "the size of a head"]),
+        ("dnabert2", Family::Dnabert2, &[]),
+        ("dnabert2_decoder", Family::Dnabert2, &[]),
+        ("dnabert2_classifier", Family::Dnabert2, &[]),
+        ("bigbird", Family::BigBird, &["no use for were left out: bert.pooler.bias, bert.pooler.weight"]),
+        ("bigbird_classifier", Family::BigBird, &["no use for were left out: bert.pooler.bias, bert.pooler.weight"]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, family, told) in cases {
+        let (loaded, notes) = import(&fixtures().join(name), DecoderBias::Auto).unwrap();
+        assert_eq!(loaded.model.config.architecture.family, family, "{name}");
+        assert!(told.iter().all(|part| notes.iter().any(|note| note.contains(part))), "{name}: {notes:?}");
+        assert_eq!(notes.len(), told.len(), "{name}: {notes:?}");
+        let mut host = Batch::new();
+        integers(format!("{name}.tokens")).chunks(12).for_each(|sequence| {
+            host.push(sequence);
+        });
+        host.rows = integers(format!("{name}.rows"));
+        let logits = |model: &Model| {
+            let mut tape = Tape::new(Device::Cpu, DType::F32);
+            tape.start_inference();
+            let batch = model.upload(&mut tape, &host).unwrap();
+            let logits = model.forward(&mut tape, &batch).unwrap();
+            tape.value(logits).to_f64().unwrap()
+        };
+        let (found, expected) = (logits(&loaded.model), floats(&expected, name));
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let largest = expected.iter().fold(0.0f64, |max, value| max.max(value.abs()));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5 * largest, "{name}: {found} {expected}");
+        }
+
+        let out = folder.path().join(name);
+        fs::create_dir(&out).unwrap();
+        save_model(&out, &loaded.model, &*loaded.vocabulary, loaded.classification.as_ref()).unwrap();
+        let (again, notes) = import(&out, DecoderBias::Auto).unwrap();
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+        assert!(again.model.parameters.host_values().unwrap() == loaded.model.parameters.host_values().unwrap());
+        assert_eq!((&again.model.config, &again.model.head), (&loaded.model.config, &loaded.model.head), "{name}");
+        assert_eq!((&again.vocabulary, &again.classification), (&loaded.vocabulary, &loaded.classification), "{name}");
+        let [ours, theirs] = [&out, &fixtures().join(name)].map(|path| config_of(path.to_str().unwrap()));
+        for key in ["vocab_size", "hidden_size", "layer_norm_eps", "max_position_embeddings", "position_embedding_type"] {
+            let is_set = theirs.get(key).is_some_and(|value| family != Family::Dnabert2 || key != "max_position_embeddings" || value == 512);
+            assert!(!is_set || ours[key] == theirs[key], "{name} {key}: {} {}", ours[key], theirs[key]);
+        }
+        for key in ["token_dropout", "tie_word_embeddings", "attention_type", "block_size", "hidden_act", "add_bias_fnn"] {
+            assert!(theirs.get(key).is_none_or(|value| ours[key] == *value), "{name} {key}: {} {theirs}", ours[key]);
+        }
     }
 }
 
