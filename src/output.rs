@@ -107,7 +107,8 @@ impl AtomicFile {
         Self::create_in(path.as_ref(), None)
     }
 
-    /// As [`AtomicFile::create`], written in the folder `staging`, which exists and is on the file system of the final name.
+    /// As [`AtomicFile::create`], but written in the folder `staging`, which exists, where that lies beside the final name: elsewhere may
+    /// be another file system.
     pub(crate) fn create_in(path: &Path, staging: Option<&Path>) -> Result<Self> {
         let mut path = path.to_owned();
         if path.is_symlink() {
@@ -135,8 +136,10 @@ impl AtomicFile {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o644));
         }
+        let real = |folder: &Path| fs::canonicalize(folder).ok();
+        let staging = staging.filter(|staging| real(&parent(staging)) == real(&folder)).unwrap_or(&folder);
         failpoint();
-        let create = || builder.tempfile_in(staging.unwrap_or(&folder)).map_err(Error::io("write beside", &path));
+        let create = || builder.tempfile_in(staging).map_err(Error::io("write beside", &path));
         let (file, unfinished) = Unfinished::new(create, |file| file.path().to_owned())?;
         // What is written to the parts gives errors without the staging file's name, which nobody asked about.
         let (file, staging) = file.into_parts();

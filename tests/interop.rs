@@ -276,7 +276,7 @@ fn files_that_cannot_be_understood_say_why() {
         (
             "mlm",
             Box::new(|f| fs::rename(f.join("model.safetensors"), f.join("model.safetensors.index.json")).unwrap()),
-            "several",
+            "index.json",
         ),
         (
             "classifier",

@@ -109,6 +109,40 @@ fn a_resumed_pretraining_has_the_bits_of_an_unbroken_one_on_any_number_of_thread
     assert_eq!(losses(&whole).len(), 6);
 }
 
+/// The state of a run that a version without weighted losses began, whose last checkpoint lies between two points of the log.
+#[test]
+fn a_run_that_an_earlier_version_began_is_gone_on_with() {
+    let folder = Folder::new();
+    let run = folder.path("run");
+    pretrain(&run, &["--steps", "6", "--save-every", "3"]);
+    let (model, log) = (format!("{run}/model.safetensors"), format!("{run}/metrics.jsonl"));
+    let losses = || -> Vec<(Value, Value)> {
+        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        let points = fs::read_to_string(&log).unwrap();
+        points.lines().map(line).map(|point| (point["loss"].clone(), point["masked_accuracy"].clone())).collect()
+    };
+    let (weights, before) = (fs::read(&model).unwrap(), losses());
+    fs::remove_dir_all(format!("{run}/checkpoint-00000006")).unwrap();
+    fs::remove_file(&model).unwrap();
+    let path = format!("{run}/checkpoint-00000003/state.json");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert!(state["interval"]["rows"].as_u64().unwrap() > 0);
+    // As that version wrote it: fewer fields, and a checksum of just those.
+    state["interval"].as_object_mut().unwrap().shift_remove("weight").unwrap();
+    state["optimizer"].as_object_mut().unwrap().shift_remove("stochastic_rounding").unwrap();
+    for later in ["best", "peak"] {
+        state.as_object_mut().unwrap().shift_remove(later).unwrap();
+    }
+    state["checksums"].as_object_mut().unwrap().shift_remove("state.json").unwrap();
+    let mut crc = flate2::Crc::new();
+    crc.update(state.to_string().as_bytes());
+    state["checksums"]["state.json"] = crc.sum().into();
+    fs::write(&path, serde_json::to_string_pretty(&state).unwrap()).unwrap();
+    json(&["pretrain", "--resume", "--out", &run]);
+    assert!(fs::read(&model).unwrap() == weights, "another model");
+    assert_eq!(losses(), before);
+}
+
 #[test]
 fn info_tells_how_far_a_run_came_and_which_models_a_folder_holds() {
     let folder = Folder::new();

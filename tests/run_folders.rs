@@ -97,9 +97,8 @@ fn killed_everywhere(begin: &[&str], resume: &[&str], out: Option<&str>, results
                 };
                 assert_eq!(steps(out), steps(&whole), "killed at {kill_at}");
             }
-            // In a folder that is not its own a command clears nothing away: what looks like its debris may be another's work.
-            let debris = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name()).filter(|_| file.is_none());
-            let debris: Vec<_> = debris.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+            let names = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let debris: Vec<_> = names.filter(|name| name.starts_with('.') || name.ends_with(".partial")).collect();
             assert!(debris.is_empty(), "killed at {kill_at}, then {arguments:?}: {debris:?}");
         }
         let is_finished = results.iter().all(|result| killed.join(result).is_file());

@@ -57,7 +57,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let columns = observer.selection().columns(observer.heads());
     let mut writer = ArrayWriter::create(&args.out, "attention", columns.clone())?;
     let mut progress = Progress::new("attention", 0, common.quiet).unit("sequences");
-    let mut count = 0;
+    let (mut count, mut uracils) = (0, 0);
     args.windows.each(&mut |path, windows| {
         let mut windows = windows.peekable();
         while windows.peek().is_some() {
@@ -66,6 +66,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
                 write(&mut writer, window, &profile, &observer)?;
             }
             count += round.len() as u64;
+            uracils += round.iter().map(|window| window.uracils).sum::<u64>();
             progress.update(count, count, "");
         }
         Ok(())
@@ -73,7 +74,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     progress.finish("");
     let rows = writer.commit()?;
     let out = args.out.to_string_lossy();
-    let result = json!({ "sequences": count, "rows": rows, "columns": columns, "out": out });
+    let result = json!({ "sequences": count, "uracils": uracils, "rows": rows, "columns": columns, "out": out });
     common.print(&result, |_| format!("{count} sequences, written to {}", args.out.display()))
 }
 

@@ -41,6 +41,7 @@ fn human(found: &Description) -> String {
     let mut line = |name: &str, value: String| text += &format!("{name:<14}{value}\n");
     line("folder", found.folder.display().to_string());
     line("written by", found.written_by.clone());
+    line("family", config.architecture.family.name().into());
     line("architecture", found.architecture.unwrap_or("site head with a hidden layer").into());
     if let Some(classification) = &found.classification {
         line("answers", format!("{} ({})", classification.labels.join(", "), classification.task.problem_type()));

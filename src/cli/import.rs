@@ -46,10 +46,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         checkpoint::save_model(folder, &checkpoint.model, &checkpoint.vocabulary, classification)
     })?;
     let model = &checkpoint.model;
+    let family = model.config.architecture.family;
+    let architecture = family.class(&model.head);
     let result = json!({
         "from": args.from.to_string_lossy(),
         "out": args.out.to_string_lossy(),
-        "architecture": model.head.architecture(),
+        "family": family,
+        "architecture": architecture,
         "parameters": model.parameter_count(),
         "k": checkpoint.vocabulary.k(),
         "notes": notes,
@@ -60,8 +63,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             text += &format!("- {note}\n");
         }
         text + &format!(
-            "{}, {} parameters, k = {}: written to {}",
-            model.head.architecture().unwrap_or("site head with a hidden layer"),
+            "{}: {}, {} parameters, k = {}: written to {}",
+            family.name(),
+            architecture.unwrap_or("site head with a hidden layer"),
             format::count(model.parameter_count() as u64),
             checkpoint.vocabulary.k(),
             args.out.display()

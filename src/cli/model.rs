@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-use crate::model::{Config, preset};
+use crate::model::{Config, Tokens, preset};
 use crate::{Error, Result};
 
 /// A preset and what deviates from it.
@@ -60,13 +60,17 @@ impl ModelArgs {
     /// The vocabulary and the configuration, with room for `max_length` tokens.
     pub fn resolve(&self, default_preset: &str, max_length: usize) -> Result<(Vocabulary, Config)> {
         let mut preset = *preset(self.preset.as_deref().unwrap_or(default_preset))?;
-        preset.k = self.k.unwrap_or(preset.k);
+        let Some(k) = self.k.or(preset.k()).filter(|_| preset.k().is_some()) else {
+            let found = format!("--preset {}: its tokens are no k-mers", preset.name);
+            return Err(Error::usage(found, "choose a preset over k-mers, or import a model of this family"));
+        };
+        preset.tokens = Tokens::Kmers(k);
         preset.layers = self.layers.unwrap_or(preset.layers);
         preset.hidden = self.hidden.unwrap_or(preset.hidden);
         preset.heads = self.heads.unwrap_or(preset.heads);
         preset.intermediate = self.intermediate.unwrap_or(preset.intermediate);
         preset.layer_norm_eps = self.layer_norm_eps.unwrap_or(preset.layer_norm_eps);
-        let vocabulary = Vocabulary::new(preset.k, self.base_order.unwrap_or(BaseOrder::Atcg))?;
+        let vocabulary = Vocabulary::new(k, self.base_order.unwrap_or(BaseOrder::Atcg))?;
         let mut config = preset.config(max_length);
         config.hidden_dropout_prob = self.hidden_dropout.unwrap_or(config.hidden_dropout_prob);
         config.attention_probs_dropout_prob = self.attention_dropout.unwrap_or(config.attention_probs_dropout_prob);

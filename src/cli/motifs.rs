@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Common;
 use super::attention::layers;
 use super::evaluate::part_of;
+use super::{Common, Told};
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::classes::read_for;
@@ -130,9 +130,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         }
     }
     FOLDER.write(&args.out, |folder| write(folder, args, &findings, &[&of_class, &others]))?;
-    common.print(&Told { findings, cropped }, |told| {
+    common.print(&Told { found: Found { findings, cropped }, uracils: table.uracils }, |Told { found, .. }| {
         let number = windows.len() as u64;
-        format!("{} windows{}\n{}", count(number), told.cropped.note(number), human(&told.findings, &args.out))
+        format!("{} windows{}\n{}", count(number), found.cropped.note(number), human(&found.findings, &args.out))
     })
 }
 
@@ -170,7 +170,7 @@ fn in_layers(
 
 /// What was found, and whether all of the windows was looked at.
 #[derive(Serialize)]
-struct Told {
+struct Found {
     #[serde(flatten)]
     findings: Findings,
     #[serde(flatten)]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::workers::Workers;
 use crate::autograd::Tape;
+use crate::device::attention_pattern::BlockLists;
 use crate::device::cpu::attention::{Shape, probabilities};
 use crate::device::{DType, Device};
 use crate::kmer::labelled::{Head, classification_batch, middle};
@@ -205,22 +206,27 @@ impl Observer {
         let states = self.model.encode(tape, &uploaded)?;
         let config = &self.model.config;
         let head_dim = config.hidden_size / config.num_attention_heads;
+        let slopes = self.model.alibi_slopes();
         let shape = Shape {
             cu_seqlens: &batch.cu_seqlens,
             heads: config.num_attention_heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
             dropout: None,
-            slopes: None,
+            slopes: slopes.as_deref(),
             blocks: None,
         };
         let mut profiles: Vec<Profile> =
             sequences.iter().map(|(bases, _)| Profile { bases: self.read(bases.len()), columns: Vec::new() }).collect();
         for &layer in &self.selection.layers {
-            let qkv = self.model.queries_keys_values(tape, states[layer], layer)?;
+            let qkv = self.model.queries_keys_values(tape, &uploaded, states[layer], layer)?;
             // One row a sequence is asked for: a host does that faster than it would launch a kernel.
             let qkv = tape.value(qkv).to_f32()?;
-            let attention = probabilities(&qkv, shape, &batch.rows);
+            let blocks = match self.model.big_bird(layer, false) {
+                Some(pattern) => Some(BlockLists::big_bird(&pattern, config.num_attention_heads, &batch.cu_seqlens)?),
+                None => None,
+            };
+            let attention = probabilities(&qkv, Shape { blocks: blocks.as_ref(), ..shape }, &batch.rows);
             let mut rest = attention.as_slice();
             for (profile, ends) in profiles.iter_mut().zip(batch.cu_seqlens.windows(2)) {
                 let length = (ends[1] - ends[0]) as usize;

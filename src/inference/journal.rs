@@ -2,7 +2,7 @@
 //! goes on from the last state; what was written after it is cut off. Checksums tell what was damaged in between.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Seek, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -203,10 +203,17 @@ impl Journal {
     /// [`Error::Io`].
     pub fn publish(&self, index: usize, to: &Path, end: &[u8]) -> Result<()> {
         let from = self.path(index);
-        let mut source = File::open(from).map_err(Error::io("open", from))?;
-        // A kill leaves its half of a copy in the working folder.
+        let source = File::open(from).map_err(Error::io("open", from))?;
+        self.write(to, source.chain(end))
+    }
+
+    /// Writes another result. May be done again after a kill, which leaves its half in the working folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, to: &Path, mut contents: impl Read) -> Result<()> {
         let mut file = AtomicFile::create_in(to, Some(&self.folder))?;
-        io::copy(&mut source, &mut file).and_then(|_| file.write_all(end)).map_err(Error::io("write", to))?;
+        io::copy(&mut contents, &mut file).map_err(Error::io("write", to))?;
         file.commit()
     }
 

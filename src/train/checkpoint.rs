@@ -1,6 +1,7 @@
 //! A checkpoint is a Hugging Face directory: `config.json`, `vocab.txt`, `tokenizer_config.json`, `model.safetensors`; with
 //! `training_state.safetensors` and `state.json` beside them where a run can be resumed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use super::run_state::{RunState, STATE_FILE, newest_checkpoint, parse_json};
 use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
 use crate::interop::config::{ModelConfig, Writer};
-use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
+use crate::interop::family::idle;
+use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise, untie};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::table::Limits;
 use crate::kmer::vocabulary::Vocabulary;
@@ -57,11 +59,6 @@ pub(super) fn model_folder(path: &Path) -> Result<PathBuf> {
         ("no such folder", "check the path")
     } else if !inside.is_empty() {
         ("models in folders, but none of its own", &*format!("name one of them: {}", inside.join(", ")))
-    } else if WEIGHT_FILES.iter().any(|name| path.join(format!("{name}.index.json")).is_file()) {
-        (
-            "weights in several files, which only models far larger than DNABERT need",
-            "write one file with transformers: MODEL.save_pretrained(DIR, max_shard_size=\"50GB\")",
-        )
     } else {
         (
             "no model.safetensors, no pytorch_model.bin and no checkpoint",
@@ -117,7 +114,8 @@ impl Source {
             ));
         }
         let mut weights = Weights::read(&weights_file(&folder).unwrap_or_else(|| folder.join(MODEL_FILE)))?;
-        let notes = modernise(&mut weights)?;
+        let notes = modernise(&mut weights, config.config.architecture.family)?;
+        untie(&mut weights, &config.config);
         let source = Self { vocabulary, config, weights, notes };
         source.check_sizes()?;
         source.check_classification(&config_path)?;
@@ -126,23 +124,15 @@ impl Source {
 
     /// The weights are of the sizes that config.json names; so a damaged one cannot ask for memory beyond them.
     fn check_sizes(&self) -> Result<()> {
-        let config = &self.config.config;
-        let (hidden, last) = (config.hidden_size, config.num_hidden_layers - 1);
-        let tensors = [
-            ("bert.embeddings.word_embeddings.weight".to_owned(), config.vocab_size),
-            ("bert.embeddings.position_embeddings.weight".to_owned(), config.max_position_embeddings),
-            ("bert.embeddings.token_type_embeddings.weight".to_owned(), config.type_vocab_size),
-            (format!("bert.encoder.layer.{last}.intermediate.dense.weight"), config.intermediate_size),
-        ];
-        for (name, rows) in tensors {
+        for (name, shape) in self.config.config.landmarks() {
             let Some(tensor) = self.weights.tensors.get(&name) else {
                 return Err(missing(&self.weights.path, &name));
             };
-            if tensor.shape != [rows, hidden] {
+            if tensor.shape != shape {
                 return Err(Error::input(
                     &self.weights.path,
                     format!("tensor {name}"),
-                    format!("shape {:?}, but config.json means {:?}", tensor.shape, [rows, hidden]),
+                    format!("shape {:?}, but config.json means {shape:?}", tensor.shape),
                     "use the weights and the config.json of the same model",
                 ));
             }
@@ -197,7 +187,8 @@ impl Source {
         let (mut loaded, mut notes) = (Vec::new(), Vec::new());
         let config = &self.config.config;
         for spec in &model.parameters.specs {
-            let values = if spec.name == "cls.predictions.bias" {
+            let family = config.architecture.family;
+            let values = if family.prefix() == "bert." && spec.name == family.decoder_bias() {
                 let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
                 let (bias, done) = decoder_bias(&self.weights, vocabulary, hidden, rule, &self.config.writer)?;
                 notes.extend(done);
@@ -269,11 +260,22 @@ pub fn import(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>
     if let Some(other) = loaded.iter().filter_map(|name| tensors.get(name)).find(|t| t.element != ElementType::F32) {
         notes.push(format!("weights were {}; they are f32 now", other.element.name()));
     }
-    let unused: Vec<&str> = tensors
+    let mut unused: Vec<&str> = tensors
         .keys()
         .map(String::as_str)
         .filter(|name| !is_redundant(name) && !loaded.iter().any(|l| l == name))
         .collect();
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    unused.retain(|name| match idle(&source.config.config, name) {
+        Some(reason) => {
+            reasons.entry(reason).or_default().push(name);
+            false
+        }
+        None => true,
+    });
+    for (reason, names) in reasons {
+        notes.push(format!("left out: {} ({reason})", shortened(&names)));
+    }
     if !unused.is_empty() {
         notes.push(format!(
             "{} tensors that this model has no use for were left out: {}",
@@ -318,7 +320,9 @@ pub fn load_encoder(
         }
     }
     let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
-    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
+    // The tables and the layers.
+    let encoder = format!("{}e", model.config.architecture.family.prefix());
+    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with(&encoder));
     if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }

@@ -9,6 +9,7 @@ use super::run_state::{RunState, run_state};
 use crate::Result;
 use crate::autograd::Spec;
 use crate::interop::config::Writer;
+use crate::interop::family::idle;
 use crate::interop::names::is_redundant;
 use crate::kmer::vocabulary::BaseOrder;
 use crate::lossy;
@@ -76,7 +77,10 @@ pub fn describe(path: &Path) -> Result<Description> {
         }
         Some(_) => None,
     };
-    let known = |name: &String| is_redundant(name) || specs.iter().any(|spec| spec.name == *name);
+    let sizes = config.config.clone();
+    let known = |name: &String| {
+        is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name)
+    };
     let mut element_types: Vec<_> = weights.tensors.values().map(|tensor| tensor.element.name()).collect();
     element_types.sort_unstable();
     element_types.dedup();
@@ -90,9 +94,9 @@ pub fn describe(path: &Path) -> Result<Description> {
             Writer::Transformers(version) => format!("transformers {version}"),
             Writer::Unversioned => "a program that leaves no version (transformers before 4, DNABERT)".into(),
         },
-        architecture: head.architecture(),
+        architecture: config.config.architecture.family.class(&head),
         classification: config.classification_of(&head),
-        config: config.config,
+        config: sizes.clone(),
         k: vocabulary.k(),
         base_order: vocabulary.order(),
         parameters: specs.iter().map(|spec| spec.len()).sum(),

@@ -6,7 +6,8 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use flate2::{Crc, CrcReader};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::checkpoint::{import, missing, weights_file};
@@ -45,6 +46,7 @@ pub struct RunState {
     /// Loss of the last logging interval, or of a step after it.
     pub loss_last: f64,
     /// Losses since the last logged point.
+    #[serde(deserialize_with = "interval")]
     pub interval: Loss,
     /// The optimizer's constants.
     pub optimizer: AdamWConfig,
@@ -98,17 +100,32 @@ impl RunState {
 
     /// CRC-32 of everything in it but this number.
     pub(super) fn own_checksum(&self) -> Result<u32> {
-        let mut state = self.clone();
-        state.checksums.remove(STATE_FILE);
-        let mut crc = Crc::new();
-        crc.update(&serde_json::to_vec(&state).map_err(|error| Error::Failed(error.to_string()))?);
-        Ok(crc.sum())
+        Ok(checksum_of_state(serde_json::to_value(self).map_err(|error| Error::Failed(error.to_string()))?))
     }
 
     /// Tokens a second from start to end, evaluations and checkpoints included, pauses between sessions not.
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.seconds.max(1e-9)
     }
+}
+
+/// Losses as any version wrote them: in older ones each row weighed 1, and nothing said so.
+fn interval<'a, D: Deserializer<'a>>(written: D) -> std::result::Result<Loss, D::Error> {
+    let mut loss = Value::deserialize(written)?;
+    if loss.get("weight").is_none() && loss.is_object() {
+        loss["weight"] = loss["rows"].clone();
+    }
+    serde_json::from_value(loss).map_err(D::Error::custom)
+}
+
+/// CRC-32 of a state as it was written, by whatever version, but for this number.
+fn checksum_of_state(mut state: Value) -> u32 {
+    if let Some(checksums) = state["checksums"].as_object_mut() {
+        checksums.shift_remove(STATE_FILE);
+    }
+    let mut crc = Crc::new();
+    crc.update(state.to_string().as_bytes());
+    crc.sum()
 }
 
 /// The checkpoints of a run, by step.
@@ -223,7 +240,7 @@ fn checked_state(folder: &Path) -> Result<RunState> {
     let state: RunState = parse_json(&path)?;
     for (name, expected) in &state.checksums {
         let path = folder.join(name);
-        let found = if name == STATE_FILE { state.own_checksum()? } else { checksum(&path)? };
+        let found = if name == STATE_FILE { checksum_of_state(parse_json(&path)?) } else { checksum(&path)? };
         if found != *expected {
             let remedy = "resume from an older checkpoint: remove this one's folder; or copy it again";
             return Err(Error::input(

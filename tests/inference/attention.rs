@@ -7,7 +7,7 @@ use helixgrad::device::{DType, Device};
 use helixgrad::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use helixgrad::kmer::labelled::{Head as Rows, classification_batch};
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::model::{Config, Head, Model};
+use helixgrad::model::{Architecture, Config, Head, Model};
 use helixgrad::train::checkpoint::{self, Classification};
 
 use super::support::*;
@@ -138,6 +138,7 @@ fn looking_at(folder: &std::path::Path, word: &str) -> std::path::PathBuf {
         hidden_dropout_prob: 0.0,
         attention_probs_dropout_prob: 0.0,
         initializer_range: 0.02,
+        architecture: Architecture::default(),
     };
     let mut model = Model::zeros(config, Head::Cls { labels: 2 }, DType::F32).unwrap();
     let specs = model.parameters.specs.clone();

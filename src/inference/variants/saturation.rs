@@ -15,7 +15,6 @@ use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
 use crate::inference::splice::DECIMALS;
 use crate::lossy;
-use crate::output::write_atomic;
 use crate::report::format::count;
 use crate::report::{HeatMap, Page, Progress};
 use crate::train::interrupt;
@@ -136,7 +135,7 @@ impl Annotator<'_> {
             let path = page_path(out)?;
             let page = self.page(region, &matrices(journal.path(0), region)?);
             self.genome.check()?;
-            write_atomic(&path, page)?;
+            journal.write(&path, page.as_bytes())?;
             summary.files.push(path);
         } else {
             tracing::warn!("no picture: it shows at most {LONGEST_PICTURE} bases");

@@ -13,7 +13,7 @@ use helixgrad::genome::twobit::Genome;
 use helixgrad::inference::score::Scorer;
 use helixgrad::inference::splice::SpliceScorer;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::model::{Classification, Config, Head, Model};
+use helixgrad::model::{Classification, Architecture, Config, Head, Model};
 use helixgrad::train::checkpoint::Checkpoint;
 
 /// Where the inputs lie as files: a folder in memory, if the script found one.
@@ -85,6 +85,7 @@ pub static SCORER: LazyLock<SpliceScorer> = LazyLock::new(|| {
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
         initializer_range: 0.5,
+        architecture: Architecture::default(),
     };
     let labels = ["acceptor", "donor", "neither"].map(str::to_owned).to_vec();
     let head = Head::Site { labels: labels.len(), hidden: None };
