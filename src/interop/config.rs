@@ -9,6 +9,7 @@ use super::family::{Refusal, complete, family_of, words};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Classification, Config, Head, Model, Task};
 use crate::small_file;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 const REMEDY: &str = "use the config.json that belongs to the model";
@@ -161,7 +162,7 @@ fn label_names(json: &Value) -> Vec<String> {
 ///
 /// # Errors
 /// [`Error::Failed`] if a value cannot be written as JSON.
-pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Value> {
+pub fn to_json(model: &Model, vocabulary: &dyn Tokenizer, classification: Option<&Classification>) -> Result<Value> {
     let config = serde_json::to_value(&model.config).map_err(|error| Error::Failed(error.to_string()))?;
     let mut json = Map::new();
     if let Some(architecture) = model.config.architecture.family.class(&model.head) {
@@ -186,22 +187,7 @@ pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&C
     }
     json.insert(
         "helixgrad".into(),
-        json!({ "k": vocabulary.k(), "head": model.head, "classification": classification }),
+        json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification }),
     );
     Ok(Value::Object(json))
-}
-
-/// `tokenizer_config.json`: without it transformers lower-cases k-mers, and then knows none of them.
-pub fn tokenizer_to_json(config: &Config) -> Value {
-    json!({
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": false,
-        "tokenize_chinese_chars": false,
-        "model_max_length": config.max_position_embeddings,
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    })
 }

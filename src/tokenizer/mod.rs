@@ -79,7 +79,7 @@ pub trait Tokenizer: Debug + Send + Sync {
     /// names. None are put around it.
     fn encode_text(&self, text: &str, ids: &mut Vec<i32>);
 
-    /// The fewest bases that become a token.
+    /// The fewest bases that become a token: k, which is also how many k-mers cover a base; 1 where tokens stand side by side.
     fn shortest(&self) -> usize {
         1
     }

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use super::model_image::save_model;
-use super::model_image::{CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE};
+use super::model_image::{CONFIG_FILE, MODEL_FILE};
 use super::run_state::{RunState, STATE_FILE, newest_checkpoint, parse_json};
 use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
@@ -15,17 +16,17 @@ use crate::interop::family::idle;
 use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise, untie};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::table::Limits;
-use crate::kmer::vocabulary::Vocabulary;
 pub use crate::model::Classification;
 use crate::model::{Head, Model, Task};
+use crate::tokenizer::{self, Tokenizer};
 use crate::{Error, Result};
 
 /// A model on disk, in memory.
 pub struct Checkpoint {
     /// The model.
     pub model: Model,
-    /// Its vocabulary.
-    pub vocabulary: Vocabulary,
+    /// Its tokenizer: the vocabulary of k-mers, or that of another family.
+    pub vocabulary: Arc<dyn Tokenizer>,
     /// What it classifies, if it is a classifier.
     pub classification: Option<Classification>,
 }
@@ -34,7 +35,7 @@ impl Checkpoint {
     /// What its model reads of a row.
     pub fn limits(&self) -> Limits {
         Limits {
-            k: self.vocabulary.k(),
+            tokenizer: Arc::clone(&self.vocabulary),
             window: self.classification.as_ref().and_then(|classification| classification.window),
             positions: self.model.config.max_position_embeddings,
         }
@@ -80,7 +81,7 @@ fn models_in(path: &Path) -> Vec<String> {
 
 /// The files of a model, read and understood, before any memory is set aside for it.
 pub(super) struct Source {
-    pub(super) vocabulary: Vocabulary,
+    pub(super) vocabulary: Arc<dyn Tokenizer>,
     pub(super) config: ModelConfig,
     pub(super) weights: Weights,
     /// What had to be done to understand the files, in words.
@@ -90,26 +91,16 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let folder = model_folder(path)?;
-        let [vocabulary, tokenizer] = [VOCABULARY_FILE, "tokenizer.json"].map(|name| folder.join(name));
-        let vocabulary = match (vocabulary.exists(), tokenizer.exists()) {
-            (true, _) => Vocabulary::read(vocabulary)?,
-            (false, true) => Vocabulary::read_tokenizer(tokenizer)?,
-            (false, false) => {
-                return Err(Error::input(
-                    &folder,
-                    "",
-                    "no vocab.txt and no tokenizer.json, which say what each token means",
-                    "copy the one that the model was trained with into the folder (DNABERT has one for each k)",
-                ));
-            }
-        };
+        let vocabulary = tokenizer::read(&folder)?;
         let config_path = folder.join(CONFIG_FILE);
         let config = ModelConfig::read(&config_path)?;
-        if config.config.vocab_size != vocabulary.len() {
+        // Tables of byte-pair encodings may have rows that no token uses; others fit exactly.
+        let (rows, entries) = (config.config.vocab_size, vocabulary.len());
+        if rows < entries || (rows > entries && vocabulary.most_bases(1).is_some()) {
             return Err(Error::input(
                 &config_path,
                 "vocab_size",
-                format!("{}, but {VOCABULARY_FILE} has {} entries", config.config.vocab_size, vocabulary.len()),
+                format!("{rows}, but {} has {entries} entries", vocabulary.files(None)[0].0),
                 "use the two files of the same model",
             ));
         }
@@ -157,11 +148,12 @@ impl Source {
         if !classification.counts.is_empty() && classification.counts.len() != classes {
             return wrong(format!("{} counts of {classes} classes", classification.counts.len()));
         }
-        let k = self.vocabulary.k();
-        let longest = config.max_position_embeddings.saturating_sub(2) + k - 1;
+        let tokens = config.max_position_embeddings.saturating_sub(self.vocabulary.specials().frame());
+        let shortest = self.vocabulary.shortest();
+        let longest = self.vocabulary.most_bases(tokens).unwrap_or(usize::MAX);
         match classification.window {
-            Some(window) if !(k..=longest).contains(&window) => {
-                wrong(format!("windows of {window} bases, where the model reads {k} to {longest}"))
+            Some(window) if !(shortest..=longest).contains(&window) => {
+                wrong(format!("windows of {window} bases, where the model reads {shortest} to {longest}"))
             }
             _ => Ok(()),
         }
@@ -304,7 +296,7 @@ pub fn load_encoder(
     head: Head,
     classification: Option<&Classification>,
     seed: u64,
-) -> Result<(Model, Vocabulary)> {
+) -> Result<(Model, Arc<dyn Tokenizer>)> {
     tell_unfinished(path)?;
     let mut source = Source::open(path)?;
     let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;

@@ -407,8 +407,11 @@ fn results(
 ) -> Result<Evaluated> {
     let (train, test) = (labelled(&dataset.train), labelled(&dataset.test));
     let evaluate = |model: Model, train: Option<&[LabelledWindow]>| {
-        let mut checkpoint =
-            Checkpoint { model, vocabulary: vocabulary.clone(), classification: Some(classification(options)) };
+        let mut checkpoint = Checkpoint {
+            model,
+            vocabulary: Arc::new(vocabulary.clone()),
+            classification: Some(classification(options)),
+        };
         evaluate(
             &mut checkpoint,
             &test,

@@ -11,7 +11,7 @@ use crate::autograd::Spec;
 use crate::interop::config::Writer;
 use crate::interop::family::idle;
 use crate::interop::names::is_redundant;
-use crate::kmer::vocabulary::BaseOrder;
+use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::lossy;
 use crate::model::{Classification, Config, Head, Model};
 
@@ -36,10 +36,12 @@ pub struct Description {
     pub classification: Option<Classification>,
     /// Sizes and rates.
     pub config: Config,
-    /// Bases in a token.
-    pub k: usize,
-    /// The order of the vocabulary.
-    pub base_order: BaseOrder,
+    /// What its tokens are.
+    pub tokens: String,
+    /// Bases in a token, where tokens are overlapping k-mers.
+    pub k: Option<usize>,
+    /// The order of the vocabulary of k-mers.
+    pub base_order: Option<BaseOrder>,
     /// Weights in the model, shared ones once.
     pub parameters: usize,
     /// Tensors in the file, and elements in them.
@@ -97,8 +99,9 @@ pub fn describe(path: &Path) -> Result<Description> {
         architecture: config.config.architecture.family.class(&head),
         classification: config.classification_of(&head),
         config: sizes.clone(),
-        k: vocabulary.k(),
-        base_order: vocabulary.order(),
+        tokens: vocabulary.describe(),
+        k: vocabulary.k_mers().map(Vocabulary::k),
+        base_order: vocabulary.k_mers().map(Vocabulary::order),
         parameters: specs.iter().map(|spec| spec.len()).sum(),
         tensors: weights.tensors.len(),
         elements: weights.tensors.values().fold(0, |sum: usize, tensor| sum.saturating_add(tensor.len())),

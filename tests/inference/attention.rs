@@ -33,7 +33,7 @@ fn rows_are_those_of_the_whole_matrix() {
         for (sequence, profile) in sequences.iter().zip(&profiles) {
             assert_eq!(profile.bases, 0..sequence.len());
             let windows = [(sequence.as_slice(), 0)];
-            let batch = classification_batch(&windows, &loaded.vocabulary, None, rows).unwrap();
+            let batch = classification_batch(&windows, &*loaded.vocabulary, None, rows).unwrap();
             let mut tape = Tape::new(Device::Cpu, DType::F32);
             tape.start_inference();
             let uploaded = loaded.model.upload(&mut tape, &batch).unwrap();

@@ -124,7 +124,7 @@ impl Plain {
         let Self { checkpoint, tape, known } = self;
         let classification = checkpoint.classification.as_ref().unwrap();
         let score = || {
-            let (model, vocabulary) = (&checkpoint.model, &checkpoint.vocabulary);
+            let (model, vocabulary) = (&checkpoint.model, &*checkpoint.vocabulary);
             classify(tape, model, vocabulary, classification, &[window], &mut |_| ()).unwrap().remove(0)
         };
         known.entry(window.to_vec()).or_insert_with(score).clone()

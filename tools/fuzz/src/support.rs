@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use flate2::read::MultiGzDecoder;
 use helixgrad::device::{DType, Device};
@@ -91,6 +91,6 @@ pub static SCORER: LazyLock<SpliceScorer> = LazyLock::new(|| {
     let head = Head::Site { labels: labels.len(), hidden: None };
     let model = Model::initialise(config, head, DType::F32, 3).expect("a model");
     let classification = Some(Classification { labels, window: Some(8), ..Classification::default() });
-    let scorer = Scorer::new(Checkpoint { model, vocabulary, classification }, Device::Cpu, DType::F32);
+    let scorer = Scorer::new(Checkpoint { model, vocabulary: Arc::new(vocabulary), classification }, Device::Cpu, DType::F32);
     SpliceScorer::new(scorer.expect("a scorer"), None).expect("a scorer of splice sites")
 });
