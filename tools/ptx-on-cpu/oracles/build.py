@@ -54,8 +54,9 @@ def write(name, ptx):
     # What is for people and debuggers only costs bytes; line numbers stay.
     ptx = re.sub(r"[ \t]*//.*", "", ptx.split("\t.section\t.debug")[0])
     ptx = re.sub(r"\n\s*\n+", "\n", ptx)
-    # Nor does it matter where this machine keeps its files.
+    # Nor does it matter where this machine keeps its files, and what nvcc makes of their paths.
     ptx = re.sub(r'(\.file\s+\d+\s+")/[^"]*/(?=oracles/|site-packages/)', r"\1", ptx)
+    ptx = re.sub(r"_INTERNAL_[0-9a-f]{8}_", "_INTERNAL_", ptx)
     (folder / f"{name}.ptx.gz").write_bytes(gzip.compress(ptx.encode(), 9, mtime=0))
 
 

@@ -306,7 +306,7 @@ pub(crate) struct Instruction {
     pub results: u16,
     /// Results that are sources as well, as accumulators are.
     pub updates: bool,
-    /// A plain move: it may carry an accumulator that is still being computed.
+    /// A plain move of a register: it may carry an accumulator that is still being computed.
     pub is_move: bool,
     /// The first of the steps that a PTX instruction became: the one that is counted.
     pub counts: bool,

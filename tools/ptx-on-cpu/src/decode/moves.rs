@@ -119,7 +119,7 @@ fn movement(decoder: &mut Decoder, opcode: &Opcode, target: &Operand, source: &O
             };
             decoder.compute(operation, &[target.clone(), source.clone()], false)?;
             if let Some(last) = decoder.code.instructions.last_mut() {
-                last.is_move = true;
+                last.is_move = matches!(source, Operand::Register(_));
             }
             Ok(())
         }

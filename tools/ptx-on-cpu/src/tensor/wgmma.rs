@@ -75,7 +75,7 @@ impl Cluster<'_> {
             |register: u32| if register == u32::MAX { 0 } else { warp.registers.wide_lane(register, lane) };
         let descriptors = operands.descriptors.map(descriptor);
         let keep = (warp.registers.word(operands.scale) >> lane & 1 == 1) != wgmma.negate_scale;
-        self.check_wgmma(warp, wgmma, &operands, descriptors, keep, step)?;
+        self.check_wgmma(warp, wgmma, &operands, descriptors, step)?;
         for place in operands.accumulators {
             warp.wgmma.in_flight[*place as usize / LANES] = warp.wgmma.groups + 1;
         }
@@ -229,7 +229,6 @@ impl Cluster<'_> {
         wgmma: &Wgmma,
         operands: &Operands,
         descriptors: [u64; 2],
-        keep: bool,
         step: &Step,
     ) -> Result<(), Finding> {
         if !self.hazards() {
@@ -244,9 +243,8 @@ impl Cluster<'_> {
                 return Err("takes A from an accumulator that nobody waited for".into());
             }
         }
-        // The order of wgmma and other writers of its registers is the fence's to keep.
-        let accumulators = if keep { operands.accumulators } else { &[] };
-        for place in operands.a.iter().chain(accumulators) {
+        // The order of wgmma and other writers of its registers is the fence's to keep, even of sums that are begun anew.
+        for place in operands.a.iter().chain(operands.accumulators) {
             if state.written[*place as usize / LANES] > state.fences {
                 return Err("wgmma on registers that were written since the last wgmma.fence".into());
             }
@@ -268,8 +266,8 @@ impl Cluster<'_> {
         Ok(())
     }
 
-    /// Other instructions on accumulators that are being computed. A move is none: the compiler that makes machine code
-    /// gives both names one register.
+    /// Other instructions on accumulators that are being computed. A move from register to register is none: the compiler that
+    /// makes machine code gives both names one register.
     pub fn see_accumulators(&mut self, warp: &mut Warp, step: &Step) -> Result<Flow, Finding> {
         let (results, sources) = step.registers.split_at(step.instruction.results as usize);
         if matches!(step.instruction.operation, Operation::Wgmma(_)) {

@@ -244,11 +244,21 @@ fn registers_of_wgmma_are_fenced() {
     let rest = "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;";
     needs(module, unread, 128, rest, &["ends with wgmma operations"]);
     needs(module, body, 128, "fence.proxy.async;", &["fence.proxy.async"]);
-    // Written behind the fence.
-    let late =
-        body.replace("add.u32 r9, r0, 1; wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned; add.u32 r9, r0, 1;");
-    let found = findings(&Small::new(module, &late).threads(128), &bytes(&[0; 64]), 1024);
-    assert!(found.len() == 12 && found.iter().all(|text| text.contains("since the last wgmma.fence")), "{found:#?}");
+    // Written behind the fence: a value, a constant, and one that the product does not keep.
+    let value = "add.u32 r9, r0, 1; wgmma.fence.sync.aligned;";
+    let anew = body.replace("setp.ne.u32 p, r1, 0;", "setp.ne.u32 p, 0, 0;");
+    for (body, late) in [
+        (body, "wgmma.fence.sync.aligned; add.u32 r9, r0, 1;"),
+        (body, "wgmma.fence.sync.aligned; mov.u32 r9, 0;"),
+        (&anew, "wgmma.fence.sync.aligned; add.u32 r9, r0, 1;"),
+    ] {
+        let found = findings(&Small::new(module, &body.replace(value, late)).threads(128), &bytes(&[0; 64]), 1024);
+        assert!(
+            found.len() == 12 && found.iter().all(|text| text.contains("since the last wgmma.fence")),
+            "{found:#?}"
+        );
+    }
+    assert_eq!(findings(&Small::new(module, &anew).threads(128), &bytes(&[0; 64]), 1024), Vec::<String>::new());
 }
 
 #[test]
