@@ -17,6 +17,7 @@ benches! {
     dropout in "dropout.rs",
     elementwise in "elementwise.rs",
     embedding in "embedding.rs",
+    gated in "gated.rs",
     gather in "gather.rs",
     gemm in "gemm.rs",
     launch in "launch.rs",
@@ -24,6 +25,8 @@ benches! {
     linear_gelu in "linear_gelu.rs",
     mean_squared_error in "mean_squared_error.rs",
     norm in "norm.rs",
+    residual in "residual.rs",
+    rotary in "rotary.rs",
     sampling in "sampling.rs",
     tanh in "tanh.rs",
 }

@@ -1,9 +1,10 @@
 // The sum of word, position and type embeddings, and the deterministic sums that flow back into the tables.
 //
-//   forward    y[t] = word[token[t]] + position[position of t] + type[type of t]
-//   backward   d_table[index[t]] += dy[t] for every token t, one table at a time, except into the padding entry
+//   forward    y[t] = scale[t] word[token[t]] + position[position of t] + type[type of t]; any table may be missing
+//   backward   d_table[index[t]] += scale[t] dy[t] for every token t, one table at a time, except into the padding entry
+//   scales     ESM's token dropout: 0 where token t is the mask, else 0.88 / (1 - masked / length) of its sequence; without it there are none
 //
-// Shapes: tables [entries, hidden]; indices [total] i32, each inside its table; y, dy [total, hidden].
+// Shapes: tables [entries, hidden]; indices [total] i32, each inside its table; scales [total] f32; y, dy [total, hidden].
 //
 // Backward sorts the tokens by entry (a stable counting sort), cuts the sorted list into chunks of 64 and adds up each chunk
 // with one warp per 256 columns, whatever the entries: one that half of all tokens share is as balanced as any other. Runs of
@@ -35,18 +36,19 @@ constexpr int SCAN_THREADS = 1024;
 
 template <bool VECTOR, typename T>
 __device__ __forceinline__ void forward(const T* word, const T* position, const T* type, const int* tokens,
-                                        const int* positions, const int* types, int total, int hidden, T* y) {
+                                        const int* positions, const int* types, const float* scales, int total, int hidden, T* y) {
     for (int token = blockIdx.x * WARPS + threadIdx.x / WARP; token < total; token += gridDim.x * WARPS) {
         const int64_t word_row = static_cast<int64_t>(tokens[token]) * hidden;
         const int64_t position_row = static_cast<int64_t>(positions[token]) * hidden;
         const int64_t type_row = static_cast<int64_t>(types[token]) * hidden;
+        const float scale = scales != nullptr ? scales[token] : 1.0f;
         for (int column = threadIdx.x % WARP * GROUP; column < hidden; column += WARP * GROUP) {
-            float sum[GROUP], second[GROUP], third[GROUP];
-            load_group<VECTOR>(word + word_row + column, hidden - column, sum);
-            load_group<VECTOR>(position + position_row + column, hidden - column, second);
-            load_group<VECTOR>(type + type_row + column, hidden - column, third);
+            float sum[GROUP] = {}, second[GROUP] = {}, third[GROUP] = {};
+            if (word != nullptr) load_group<VECTOR>(word + word_row + column, hidden - column, sum);
+            if (position != nullptr) load_group<VECTOR>(position + position_row + column, hidden - column, second);
+            if (type != nullptr) load_group<VECTOR>(type + type_row + column, hidden - column, third);
 #pragma unroll
-            for (int i = 0; i < GROUP; ++i) sum[i] = sum[i] + second[i] + third[i];
+            for (int i = 0; i < GROUP; ++i) sum[i] = sum[i] * scale + second[i] + third[i];
             store_group<VECTOR>(y + static_cast<int64_t>(token) * hidden + column, sum, hidden - column);
         }
     }
@@ -74,8 +76,8 @@ __device__ __forceinline__ void flush(const float (&sum)[GROUP], int entry, int 
 }
 
 template <bool VECTOR, typename T, typename G>
-__device__ __forceinline__ void backward(const T* dy, const int* indices, const int* order, const int* starts, int total,
-                                         int hidden, int padding, G* d_table, float* partials) {
+__device__ __forceinline__ void backward(const T* dy, const int* indices, const float* scales, const int* order, const int* starts,
+                                         int total, int hidden, int padding, G* d_table, float* partials) {
     const int column = blockIdx.x * TILE_COLUMNS + threadIdx.x * GROUP;
     const int chunk = blockIdx.y * ROW_THREADS + threadIdx.y;
     const int begin = chunk * CHUNK, end = min(begin + CHUNK, total);
@@ -91,10 +93,11 @@ __device__ __forceinline__ void backward(const T* dy, const int* indices, const 
             for (int i = 0; i < GROUP; ++i) sum[i] = 0.0f;
             current = entry;
         }
+        const float scale = scales != nullptr ? scales[token] : 1.0f;
         float values[GROUP];
         load_group<VECTOR>(dy + static_cast<int64_t>(token) * hidden + column, hidden - column, values);
 #pragma unroll
-        for (int i = 0; i < GROUP; ++i) sum[i] += values[i];
+        for (int i = 0; i < GROUP; ++i) sum[i] = fmaf(scale, values[i], sum[i]);
     }
     if (current != padding) flush<VECTOR>(sum, current, chunk, total, starts, hidden, column, d_table, partials);
 }
@@ -142,21 +145,40 @@ __device__ __forceinline__ int warp_running_sum(int value) {
 
 }  // namespace
 
-// Any number of blocks of 256 threads; total / 8 of them make it one pass.
+// Any number of blocks of 256 threads; total / 8 of them make it one pass. Tables and scales may be null.
 #define EMBEDDING_FORWARD(T, DTYPE)                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
         embedding_forward_##DTYPE(const T* word, const T* position, const T* type, const int* tokens,                     \
-                                  const int* positions, const int* types, int total, int hidden, T* y) {                  \
+                                  const int* positions, const int* types, const float* scales, int total,                 \
+                                  int hidden, T* y) {                                                                     \
         follow_earlier_kernels();                                                                                         \
         if (rows_are_groups(hidden) && is_aligned(word) && is_aligned(position) && is_aligned(type) && is_aligned(y))     \
-            forward<true>(word, position, type, tokens, positions, types, total, hidden, y);                              \
+            forward<true>(word, position, type, tokens, positions, types, scales, total, hidden, y);                      \
         else                                                                                                              \
-            forward<false>(word, position, type, tokens, positions, types, total, hidden, y);                             \
+            forward<false>(word, position, type, tokens, positions, types, scales, total, hidden, y);                     \
     }                                                                                                                     \
     EXPORT_KERNEL(embedding_forward_##DTYPE)
 
 EMBEDDING_FORWARD(float, f32)
 EMBEDDING_FORWARD(bf16, bf16)
+
+// scales [total] of tokens and cu_seqlens [sequences + 1]; a block of 256 threads a sequence, or any number of them.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    embedding_token_dropout(const int* tokens, const int* cu_seqlens, int sequences, int mask, float* scales) {
+    follow_earlier_kernels();
+    for (int sequence = blockIdx.x; sequence < sequences; sequence += gridDim.x) {
+        const int begin = cu_seqlens[sequence], end = cu_seqlens[sequence + 1];
+        int seen = 0;
+        for (int first = begin; first < end; first += THREADS) {
+            const int token = first + threadIdx.x;
+            seen += __syncthreads_count(token < end && tokens[token] != mask);
+        }
+        // 1 - 0.15 * 0.8: the share that is not the mask in training. Masks alone have no scale, and want none.
+        const float scale = 0.88f * (end - begin) / max(seen, 1);
+        for (int token = begin + threadIdx.x; token < end; token += THREADS) scales[token] = tokens[token] == mask ? 0.0f : scale;
+    }
+}
+EXPORT_KERNEL(embedding_token_dropout)
 
 // One block of 256 threads for each of `tiles` = total / 256; counts [entries, tiles] i32, zero on entry.
 extern "C" __global__ void __launch_bounds__(SORT_TILE)
@@ -235,13 +257,13 @@ EXPORT_KERNEL(embedding_sort_place)
 //   The first dtype is dy's, the second (where there are two) and that of `finish` the gradient's.
 #define EMBEDDING_BACKWARD(T, G, DTYPE)                                                                                  \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS)                                            \
-        embedding_backward_##DTYPE(const T* dy, const int* indices, const int* order, const int* starts, int total,      \
-                                   int hidden, int padding, G* d_table, float* partials) {                               \
+        embedding_backward_##DTYPE(const T* dy, const int* indices, const float* scales, const int* order,               \
+                                   const int* starts, int total, int hidden, int padding, G* d_table, float* partials) { \
         follow_earlier_kernels();                                                                                        \
         if (rows_are_groups(hidden) && is_aligned(dy) && is_aligned(d_table) && is_aligned(partials))                    \
-            backward<true>(dy, indices, order, starts, total, hidden, padding, d_table, partials);                       \
+            backward<true>(dy, indices, scales, order, starts, total, hidden, padding, d_table, partials);               \
         else                                                                                                             \
-            backward<false>(dy, indices, order, starts, total, hidden, padding, d_table, partials);                      \
+            backward<false>(dy, indices, scales, order, starts, total, hidden, padding, d_table, partials);              \
     }                                                                                                                    \
     EXPORT_KERNEL(embedding_backward_##DTYPE)
 

@@ -3,7 +3,7 @@
 //   forward    z = residual + dropout(x + bias)   written over x; bias, dropout and residual may be missing
 //              y = gamma (z - mean) rstd + beta   mean and variance over a row, rstd = 1 / sqrt(variance + eps)
 //   backward   with h = (z - mean) rstd and g = dy gamma:
-//              dz = rstd (g - mean(g) - h mean(g h))     written over dy
+//              dz = rstd (g - mean(g) - h mean(g h)) + others     written over dy; others, the gradient of z by its other users, may be missing
 //              dx = dropout(dz)                          the same mask as forward; only where there was a dropout
 //              d_gamma += sum over rows of dy h,   d_beta += sum over rows of dy,   d_bias += sum over rows of dx
 //
@@ -228,7 +228,7 @@ __device__ __forceinline__ void add_row(const Pack<T, GROUP>& z, const Pack<T, G
 
 // `values` is gamma, and becomes what was written to dx, or to dz where that is the same.
 template <bool VECTOR, typename T>
-__device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, T* dz, T* dx, const Dropout& dropout,
+__device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, GROUP>& dy, const T* others, T* dz, T* dx, const Dropout& dropout,
                                          int64_t first, int valid, float mean, float rstd, const RowSums& means,
                                          float (&values)[GROUP]) {
     float normalised[GROUP], gradients[GROUP];
@@ -238,6 +238,11 @@ __device__ __forceinline__ void write_dz(const Pack<T, GROUP>& z, const Pack<T, 
     for (int i = 0; i < GROUP; ++i) {
         const float h = (normalised[i] - mean) * rstd;
         values[i] = (gradients[i] * values[i] - means.g - h * means.gh) * rstd;
+    }
+    if (others != nullptr) {
+        load_group<VECTOR>(others + first, valid, gradients);
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) values[i] += gradients[i];
     }
     store_group<VECTOR>(dz + first, values, valid);
     if (dx != nullptr) {
@@ -278,7 +283,7 @@ static_assert(sizeof(ColumnSums) <= 48 * 1024, "static shared memory");
 
 // A warp's rows, ROWS at a time: what they add to a column is summed before it goes to the shares.
 template <int ROWS, typename T>
-__device__ __forceinline__ void backward_warp_rows(const T* z_rows, const float* statistics, const T* gamma, T* dz, T* dx,
+__device__ __forceinline__ void backward_warp_rows(const T* z_rows, const float* statistics, const T* gamma, const T* others, T* dz, T* dx,
                                                    int rows, int columns, const Dropout& dropout, bool has_bias,
                                                    float* partials, ColumnSums& sums) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -339,8 +344,8 @@ __device__ __forceinline__ void backward_warp_rows(const T* z_rows, const float*
                     if (row > 0 && first + row >= rows) continue;
                     float values[GROUP];
                     unpack(scale, values);
-                    write_dz<true>(z[row][group], dy[row][group], dz, dx, dropout, start + row * columns + column, GROUP, mean[row],
-                                   rstd[row], means[row], values);
+                    write_dz<true>(z[row][group], dy[row][group], others, dz, dx, dropout, start + row * columns + column, GROUP,
+                                   mean[row], rstd[row], means[row], values);
 #pragma unroll
                     for (int i = 0; i < GROUP; ++i) d_bias[i] += values[i];
                 }
@@ -364,8 +369,8 @@ __device__ __forceinline__ void backward_warp_rows(const T* z_rows, const float*
 }
 
 template <bool VECTOR, typename T>
-__device__ __forceinline__ void backward_block_rows(const T* z_rows, const float* statistics, const T* gamma, T* dz, T* dx, int rows,
-                                    int columns, const Dropout& dropout, bool has_bias, float* partials, float* scratch) {
+__device__ __forceinline__ void backward_block_rows(const T* z_rows, const float* statistics, const T* gamma, const T* others, T* dz, T* dx,
+                                    int rows, int columns, const Dropout& dropout, bool has_bias, float* partials, float* scratch) {
     constexpr int STEP = BACKWARD_THREADS * GROUP;
     const int count = has_bias ? 3 : 2;
     float* part = partials + static_cast<int64_t>(blockIdx.x) * count * columns;
@@ -399,8 +404,8 @@ __device__ __forceinline__ void backward_block_rows(const T* z_rows, const float
             const int valid = columns - column;
             float values[GROUP];
             load_group<VECTOR>(gamma + column, valid, values);
-            write_dz<VECTOR>(load_pack<VECTOR>(z_rows + start + column, valid), load_pack<VECTOR>(dz + start + column, valid), dz, dx,
-                             dropout, start + column, valid, mean, rstd, means, values);
+            write_dz<VECTOR>(load_pack<VECTOR>(z_rows + start + column, valid), load_pack<VECTOR>(dz + start + column, valid), others, dz,
+                             dx, dropout, start + column, valid, mean, rstd, means, values);
             if (has_bias)
                 for (int i = 0; i < GROUP && i < valid; ++i) part[2 * columns + column + i] += values[i];
         }
@@ -408,22 +413,22 @@ __device__ __forceinline__ void backward_block_rows(const T* z_rows, const float
 }
 
 template <bool VECTOR, typename T>
-__device__ __forceinline__ void backward(const T* z, const float* statistics, const T* gamma, T* dz, T* dx, int rows, int columns,
+__device__ __forceinline__ void backward(const T* z, const float* statistics, const T* gamma, const T* others, T* dz, T* dx, int rows, int columns,
                          const Dropout& dropout, bool has_bias, float* partials, ColumnSums& sums) {
     if constexpr (VECTOR)
         if (columns <= WARP_COLUMNS) {
-            backward_warp_rows<BACKWARD_ROWS<T>>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, sums);
+            backward_warp_rows<BACKWARD_ROWS<T>>(z, statistics, gamma, others, dz, dx, rows, columns, dropout, has_bias, partials, sums);
             return;
         }
     // Column sums are in memory then, and this is room for the rows' own sums.
-    backward_block_rows<VECTOR>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias, partials, reinterpret_cast<float*>(&sums));
+    backward_block_rows<VECTOR>(z, statistics, gamma, others, dz, dx, rows, columns, dropout, has_bias, partials, reinterpret_cast<float*>(&sums));
 }
 
 }  // namespace
 
 // layernorm_forward: any number of blocks of 256 threads; rows / 8 of them (columns <= 1024) or rows make it one pass.
 //   bias and residual may be null; dropout.threshold 0 is no dropout.
-// layernorm_backward: a persistent grid of 128-thread blocks (four a multiprocessor); dz holds dy on entry; dx may be null;
+// layernorm_backward: a persistent grid of 128-thread blocks (four a multiprocessor); dz holds dy on entry; others and dx may be null;
 //   partials [blocks, 3 (has_bias) or 2, columns] f32, all of it written: gamma, beta, bias.
 #define LAYERNORM(T, DTYPE)                                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, 3) layernorm_forward_##DTYPE(                                      \
@@ -438,14 +443,15 @@ __device__ __forceinline__ void backward(const T* z, const float* statistics, co
             forward<false>(x, bias, residual, gamma, beta, y, statistics, rows, columns, eps, dropout);                         \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, 4) layernorm_backward_##DTYPE(                                     \
-        const T* z, const float* statistics, const T* gamma, T* dz, T* dx, int rows, int columns, Dropout dropout,        \
-        int has_bias, float* partials) {                                                                                  \
+        const T* z, const float* statistics, const T* gamma, const T* others, T* dz, T* dx, int rows, int columns,        \
+        Dropout dropout, int has_bias, float* partials) {                                                                 \
         follow_earlier_kernels();                                                                                         \
         __shared__ ColumnSums sums;                                                                                       \
-        if (rows_are_groups(columns) && is_aligned(z) && is_aligned(gamma) && is_aligned(dz) && is_aligned(dx))           \
-            backward<true>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias != 0, partials, sums);          \
+        if (rows_are_groups(columns) && is_aligned(z) && is_aligned(gamma) && is_aligned(others) && is_aligned(dz) &&     \
+            is_aligned(dx))                                                                                               \
+            backward<true>(z, statistics, gamma, others, dz, dx, rows, columns, dropout, has_bias != 0, partials, sums);  \
         else                                                                                                              \
-            backward<false>(z, statistics, gamma, dz, dx, rows, columns, dropout, has_bias != 0, partials, sums);         \
+            backward<false>(z, statistics, gamma, others, dz, dx, rows, columns, dropout, has_bias != 0, partials, sums); \
     }                                                                                                                     \
     EXPORT_KERNEL(layernorm_forward_##DTYPE)                                                                              \
     EXPORT_KERNEL(layernorm_backward_##DTYPE)

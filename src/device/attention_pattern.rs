@@ -163,20 +163,20 @@ impl BlockLists {
     }
 
     /// The lists of the plan's entries, where rows are queries: `starts` (`[entries + 1]`) and `blocks` as
-    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them; of the first head.
+    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them; of the first head. A square that counts n times is there n times.
     pub fn by_queries(&self) -> [Vec<i32>; 2] {
         entries(self.of_sequences())
     }
 
     /// The same where rows are keys: the squares of queries that see them.
     pub fn by_keys(&self) -> [Vec<i32>; 2] {
-        let transposed: Vec<Vec<Vec<u32>>> = self
+        let transposed = self
             .of_sequences()
             .into_iter()
             .map(|rows| {
                 let mut columns = vec![Vec::new(); rows.len()];
-                for (row, seen) in rows.iter().enumerate() {
-                    seen.iter().for_each(|&column| columns[column as usize].push(row as u32));
+                for (row, seen) in (0..).zip(rows) {
+                    seen.iter().for_each(|seen| columns[seen.block as usize].push(Seen { block: row, ..*seen }));
                 }
                 columns
             })
@@ -185,22 +185,25 @@ impl BlockLists {
     }
 
     /// The rows of squares of each sequence, in the first head.
-    fn of_sequences(&self) -> Vec<Vec<Vec<u32>>> {
-        let columns = |row: &Vec<Seen>| row.iter().map(|seen| seen.block).collect();
+    fn of_sequences(&self) -> Vec<Vec<Vec<Seen>>> {
         let rows = self.rows.first().map_or(&[][..], Vec::as_slice);
-        self.sequences.windows(2).map(|pair| rows[pair[0]..pair[1]].iter().map(columns).collect()).collect()
+        self.sequences.windows(2).map(|pair| rows[pair[0]..pair[1]].to_vec()).collect()
     }
 }
 
-/// Joins the rows of squares of each plan entry: the squares that any of them sees, with a bit for each that does.
-fn entries(sequences: Vec<Vec<Vec<u32>>>) -> [Vec<i32>; 2] {
+/// Joins the rows of squares of each plan entry: the squares that any of them sees, with a bit for each that does; as often as they count.
+fn entries(sequences: Vec<Vec<Vec<Seen>>>) -> [Vec<i32>; 2] {
     let (mut starts, mut blocks) = (vec![0], Vec::new());
     for entry in sequences.iter().flat_map(|rows| rows.chunks(PLAN_ROWS / SQUARE)) {
         let mut seen = BTreeMap::new();
         for (half, columns) in entry.iter().enumerate() {
-            columns.iter().for_each(|&column| *seen.entry(column).or_insert(0) |= 1 << half);
+            for &Seen { block, times } in columns {
+                for copy in 0..times {
+                    *seen.entry((block, copy)).or_insert(0) |= 1 << half;
+                }
+            }
         }
-        blocks.extend(seen.into_iter().map(|(column, halves)| column as i32 * 4 + halves));
+        blocks.extend(seen.into_iter().map(|((block, _), halves)| block as i32 * 4 + halves));
         starts.push(blocks.len() as i32);
     }
     [starts, blocks]

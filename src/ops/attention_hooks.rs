@@ -78,11 +78,15 @@ impl SparseBlocks {
     }
 
     fn of(device: &Device, lists: BlockLists, cu_seqlens: &[i32]) -> Result<Self> {
-        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head() || lists.is_weighted())
-        {
+        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head()) {
             return Err(Error::usage(
-                format!("BigBird's blocks for sequences of over {} tokens on {device}", 11 * SQUARE),
-                "use --device cpu, or shorter sequences, which see themselves whole",
+                format!(
+                    "BigBird's blocks on {device}, in squares of {} tokens or other ones for each head",
+                    lists.side()
+                ),
+                format!(
+                    "use --device cpu, or shorter sequences, which see themselves whole; predicting in blocks of {SQUARE} works"
+                ),
             ));
         }
         let on_device = upload(device, |device| {

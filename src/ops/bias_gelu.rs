@@ -27,10 +27,9 @@ pub fn bias_gelu_forward(
         });
         return Ok(());
     }
-    tanh_form_is_not_yet_on_a_gpu(gelu)?;
     let shape = [y.len() / bias.len.max(1), bias.len];
     let shift = parameters.values.address_of(bias.offset);
-    tape.device().launch(&forward_launch(tape.dtype(), shape, x.address(), shift, y.address()))
+    tape.device().launch(&forward_launch(tape.dtype(), gelu, shape, x.address(), shift, y.address()))
 }
 
 /// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias.
@@ -54,21 +53,27 @@ pub fn bias_gelu_backward(
         });
         return Ok(());
     }
-    tanh_form_is_not_yet_on_a_gpu(gelu)?;
     let parts = column_sums::tiles(x.rows, x.columns).1;
     let partials = tape.allocate_scratch(parts * x.columns)?;
     let (kept, shift) = (tape.value(x).address(), parameters.values.address_of(bias.offset));
     let addresses = [kept, shift, dy.address(), partials.address()];
-    tape.device().launch(&backward_launch(tape.dtype(), [x.rows, x.columns], parts, addresses))?;
+    tape.device().launch(&backward_launch(tape.dtype(), gelu, [x.rows, x.columns], parts, addresses))?;
     column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
     tape.recycle(partials);
     Ok(())
 }
 
 /// The launch for `[rows, columns]` at these addresses.
-pub(super) fn forward_launch(dtype: DType, [rows, columns]: [usize; 2], x: u64, bias: u64, y: u64) -> Launch {
+pub(super) fn forward_launch(
+    dtype: DType,
+    gelu: Gelu,
+    [rows, columns]: [usize; 2],
+    x: u64,
+    bias: u64,
+    y: u64,
+) -> Launch {
     let (tiles, parts) = column_sums::tiles(rows, columns);
-    let launch = Launch::new(kernel("bias_gelu_forward", dtype), 1, 256).grid(tiles, parts, 1).block(32, 8, 1);
+    let launch = Launch::new(name(gelu, "forward", dtype), 1, 256).grid(tiles, parts, 1).block(32, 8, 1);
     let launch = launch.work(work::bias_gelu_forward(rows * columns, dtype.size()));
     launch.value(x).value(bias).value(y).int(rows).int(columns)
 }
@@ -76,18 +81,21 @@ pub(super) fn forward_launch(dtype: DType, [rows, columns]: [usize; 2], x: u64, 
 /// The launch that leaves column sums in `parts` rows of partials.
 pub(super) fn backward_launch(
     dtype: DType,
+    gelu: Gelu,
     [rows, columns]: [usize; 2],
     parts: usize,
     [x, bias, dy, partials]: [u64; 4],
 ) -> Launch {
-    let launch = Launch::new(kernel("bias_gelu_backward", dtype), 1, 256).grid(columns.div_ceil(256), parts, 1);
+    let launch = Launch::new(name(gelu, "backward", dtype), 1, 256).grid(columns.div_ceil(256), parts, 1);
     let launch = launch.block(32, 8, 1).work(work::bias_gelu_backward(rows * columns, dtype.size()));
     launch.value(x).value(bias).value(dy).int(rows).int(columns).value(partials)
 }
 
-pub(super) fn tanh_form_is_not_yet_on_a_gpu(gelu: Gelu) -> Result<()> {
-    match gelu {
-        Gelu::Exact => Ok(()),
-        Gelu::Tanh => Err(super::not_yet_on_a_gpu("GELU in its form with tanh")),
-    }
+/// Of the kernel of that pass.
+fn name(gelu: Gelu, pass: &str, dtype: DType) -> String {
+    let form = match gelu {
+        Gelu::Exact => "bias_gelu",
+        Gelu::Tanh => "bias_gelu_tanh",
+    };
+    kernel(&format!("{form}_{pass}"), dtype)
 }

@@ -37,7 +37,8 @@ pub fn embedding(
     let (rows, hidden, entries) = (batch.tokens.len(), largest.columns, largest.rows);
     let scales = options.hidden_by.map(|mask| token_dropout(tape, batch, mask)).transpose()?;
     let mut y = tape.allocate(rows * hidden)?;
-    let work = work::embedding_forward(rows, hidden, entries, tape.dtype().size());
+    let count = tables.iter().flatten().count();
+    let work = work::embedding_forward(rows, hidden, entries, count, scales.is_some(), tape.dtype().size());
     tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
@@ -48,13 +49,16 @@ pub fn embedding(
         device => {
             let mut launch = Launch::new(kernel("embedding_forward", tape.dtype()), rows.div_ceil(8).max(1), 256);
             for table in tables {
-                let Some(table) = table else { return Err(super::not_yet_on_a_gpu("an embedding of fewer tables")) };
-                launch = launch.read_at(&parameters.values, table.offset);
+                launch = match table {
+                    Some(table) => launch.read_at(&parameters.values, table.offset),
+                    None => launch.null(),
+                };
             }
             for indices in indices(batch) {
                 launch = launch.read(indices);
             }
-            device.launch(&launch.work(work).int(rows).int(hidden).write(&mut y))?;
+            let launch = read_scales(tape, launch.work(work), scales);
+            device.launch(&launch.int(rows).int(hidden).write(&mut y))?;
         }
     }
     let y = tape.push(y, rows, hidden);
@@ -67,14 +71,17 @@ pub fn embedding(
         for ((table, indices), (scales, padding)) in tables.into_iter().zip(indices(&batch)).zip(details) {
             let Some(table) = table else { continue };
             let (element, gradient) = (tape.dtype().size(), parameters.gradients.dtype().size());
-            tape.count(work::embedding_backward(rows, hidden, table.rows, element, gradient));
+            tape.count(work::embedding_backward(rows, hidden, table.rows, scales.is_some(), element, gradient));
             match tape.device() {
                 Device::Cpu => for_real!(tape.dtype(), T => {
                     let d_table = &mut parameters.gradients.slice_mut::<T>()[table.range()];
                     let scales = scales.map(|scales| tape.value(scales).slice());
                     cpu::embedding::backward::<T>(dy.slice(), indices.slice(), scales, padding, hidden, d_table);
                 }),
-                Device::Kernels(_) => add_to_table(tape, &dy, indices, table, padding, &mut parameters.gradients)?,
+                Device::Kernels(_) => {
+                    let rows = Rows { dy: &dy, indices, scales, padding };
+                    add_to_table(tape, rows, table, &mut parameters.gradients)?;
+                }
             }
         }
         tape.recycle(dy);
@@ -87,12 +94,19 @@ pub fn embedding(
 fn token_dropout(tape: &mut Tape, batch: &DeviceBatch, mask: i32) -> Result<Tensor> {
     let rows = batch.tokens.len();
     let mut scales = tape.allocate_scratch(rows)?;
+    let work = work::embedding_token_dropout(rows, batch.cu_seqlens.len() - 1, scales.dtype().size());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let (tokens, cu_seqlens) = (batch.tokens.slice(), batch.cu_seqlens.slice());
             cpu::embedding::token_dropout::<T>(tokens, cu_seqlens, mask, scales.slice_mut());
         }),
-        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("token dropout")),
+        device => {
+            let sequences = batch.cu_seqlens.len() - 1;
+            let launch = Launch::new("embedding_token_dropout", sequences.max(1), 256).work(work);
+            let launch = launch.read(&batch.tokens).read(&batch.cu_seqlens).int(sequences).value(mask);
+            device.launch(&launch.write(&mut scales))?;
+        }
     }
     Ok(tape.push(scales, rows, 1))
 }
@@ -101,13 +115,26 @@ fn indices(batch: &DeviceBatch) -> [&Buffer; 3] {
     [&batch.tokens, &batch.positions, &batch.token_types]
 }
 
-/// `d_table[indices[t]] += dy[t]`: a stable counting sort of the tokens by entry, then sums over the sorted list.
+fn read_scales(tape: &Tape, launch: Launch, scales: Option<Tensor>) -> Launch {
+    match scales {
+        Some(scales) => launch.read(tape.value(scales)),
+        None => launch.null(),
+    }
+}
+
+/// What goes into a table.
+struct Rows<'a> {
+    dy: &'a Buffer,
+    indices: &'a Buffer,
+    scales: Option<Tensor>,
+    padding: Option<usize>,
+}
+
+/// `d_table[indices[t]] += scales[t] dy[t]`: a stable counting sort of the tokens by entry, then sums over the sorted list.
 fn add_to_table(
     tape: &mut Tape,
-    dy: &Buffer,
-    indices: &Buffer,
+    Rows { dy, indices, scales, padding }: Rows,
     table: Matrix,
-    padding: Option<usize>,
     gradients: &mut Buffer,
 ) -> Result<()> {
     let (total, entries, hidden) = (indices.len(), table.rows, table.columns);
@@ -129,15 +156,18 @@ fn add_to_table(
     let launch = Launch::new("embedding_sort_place", tiles, 256).work(place).read(indices).int(total).int(tiles);
     device.launch(&launch.read(&counts).read(&starts).write(&mut order))?;
 
-    let sorted = |launch: Launch| launch.read(indices).read(&order).read(&starts).int(total).int(hidden);
+    let sorted = |launch: Launch| launch.read(&order).read(&starts).int(total).int(hidden);
     let padding = padding.map_or(-1, |entry| entry as i32);
     let name = kernel_to_f32("embedding_backward", tape.dtype());
     let launch = Launch::new(name, 1, 256).grid(columns, chunks.div_ceil(8), 1).block(32, 8, 1).read(dy);
-    let work = work::embedding_backward(total, hidden, entries, tape.dtype().size(), gradients.dtype().size());
-    let launch = sorted(launch.work(work)).value(padding).write_at(gradients, table.offset);
+    let (element, gradient) = (tape.dtype().size(), gradients.dtype().size());
+    let launch = launch
+        .work(work::embedding_backward(total, hidden, entries, scales.is_some(), element, gradient))
+        .read(indices);
+    let launch = sorted(read_scales(tape, launch, scales)).value(padding).write_at(gradients, table.offset);
     device.launch(&launch.write(&mut partials))?;
     let launch = Launch::new("embedding_finish_f32", 1, 256).grid(columns, chunks, 1).block(32, 8, 1).read(&partials);
-    let launch = launch.work(work::embedding_finish(chunks, hidden));
+    let launch = launch.work(work::embedding_finish(chunks, hidden)).read(indices);
     device.launch(&sorted(launch).value(padding).write_at(gradients, table.offset))?;
     [counts, starts, order, partials].into_iter().for_each(|buffer| tape.recycle(buffer));
     Ok(())

@@ -1,10 +1,11 @@
 //! The gate between the two products of a feed-forward block: `u = dropout(act(a) b)`, where a row of the input is `[a, b]`.
 
-use super::{for_real, work};
+use super::column_sums::tiles;
+use super::{for_real, kernel, work};
 use crate::Result;
 use crate::autograd::Tape;
-use crate::device::cpu::dropout::Dropout;
-use crate::device::{Buffer, Device, cpu};
+use crate::device::cpu::dropout::{Dropout, DropoutArgument};
+use crate::device::{Buffer, DType, Device, Launch, cpu};
 
 pub use crate::device::cpu::gated::Gate;
 
@@ -20,17 +21,22 @@ pub fn gated_forward(
     dropout: Option<Dropout>,
     u: &mut Buffer,
 ) -> Result<()> {
-    tape.count(work::gated_forward(u.len(), tape.dtype().size(), gate));
+    let work = work::gated_forward(u.len(), tape.dtype().size(), gate);
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             cpu::gated::forward::<T>(gate, x.slice(), inner, dropout, u.slice_mut());
         }),
-        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("a gated feed-forward block")),
+        device => {
+            let rows = u.len() / inner;
+            let launch = launch(gate, "forward", tape.dtype(), rows, inner).work(work).read(x).write(u);
+            device.launch(&launch.int(rows).int(inner).value(DropoutArgument::of(dropout)))?;
+        }
     }
     Ok(())
 }
 
-/// The gradient of `x` (`[rows, 2 inner]`) in its place, from that of `u` (`[rows, inner]`), which is changed.
+/// The gradient of `x` (`[rows, 2 inner]`) in its place, from that of `u` (`[rows, inner]`), which is of no use afterwards.
 ///
 /// # Errors
 /// Those of the device.
@@ -42,12 +48,26 @@ pub fn gated_backward(
     dropout: Option<Dropout>,
     du: &mut Buffer,
 ) -> Result<()> {
-    tape.count(work::gated_backward(du.len(), tape.dtype().size(), gate));
+    let work = work::gated_backward(du.len(), tape.dtype().size(), gate);
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             cpu::gated::backward::<T>(gate, x.slice_mut(), inner, dropout, du.slice_mut());
         }),
-        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("a gated feed-forward block")),
+        device => {
+            let rows = du.len() / inner;
+            let launch = launch(gate, "backward", tape.dtype(), rows, inner).work(work).write(x).read(du);
+            device.launch(&launch.int(rows).int(inner).value(DropoutArgument::of(dropout)))?;
+        }
     }
     Ok(())
+}
+
+fn launch(gate: Gate, pass: &str, dtype: DType, rows: usize, inner: usize) -> Launch {
+    let gate = match gate {
+        Gate::Gelu => "gelu",
+        Gate::Silu => "silu",
+    };
+    let (tiles, parts) = tiles(rows, inner);
+    Launch::new(kernel(&format!("gated_{gate}_{pass}"), dtype), 1, 256).grid(tiles, parts, 1).block(32, 8, 1)
 }

@@ -155,12 +155,13 @@ fn normalise(
                 layernorm::backward::<T>(z, statistics, gamma, dropout, gradients);
             }),
             device => {
-                if others.is_some() {
-                    return Err(super::not_yet_on_a_gpu("LayerNorm before a block"));
-                }
                 let launch = Launch::new(kernel("layernorm_backward", tape.dtype()), parts, 128).read(tape.value(z));
-                let launch =
-                    launch.read(tape.value(statistics)).read_at(&parameters.values, norm.gamma.offset).write(&mut dz);
+                let launch = launch.read(tape.value(statistics)).read_at(&parameters.values, norm.gamma.offset);
+                let launch = match &others {
+                    Some(others) => launch.read(others),
+                    None => launch.null(),
+                };
+                let launch = launch.write(&mut dz);
                 let launch = match &mut dx {
                     Some(dx) => launch.write(dx),
                     None => launch.null(),

@@ -57,9 +57,9 @@ pub use sampling::Sampler;
 pub use tanh::tanh;
 pub use weighting::Weighting;
 
+use crate::Result;
 use crate::autograd::{Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
-use crate::{Error, Result};
 
 /// Evaluates an expression with `T` bound to the float type that a [`DType`](crate::device::DType) names.
 macro_rules! for_real {
@@ -113,11 +113,6 @@ pub fn accumulate(tape: &mut Tape, sum: &mut Buffer, term: &Buffer) -> Result<()
         }
     }
     Ok(())
-}
-
-/// What an operation says that has no kernels.
-fn not_yet_on_a_gpu(what: &str) -> Error {
-    Error::usage(format!("{what} on a GPU: there are no kernels for it yet"), "use --device cpu")
 }
 
 /// The name of a kernel for a dtype, as in `gather_forward_bf16`.

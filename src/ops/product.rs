@@ -63,13 +63,13 @@ pub(super) fn forward_gelu(
     y: &mut Buffer,
 ) -> Result<()> {
     assert_eq!(weight.rows, bias.len, "linear_gelu: weight and bias differ in size");
-    match tape.device() {
-        Device::Cpu => {
+    match (tape.device(), gelu) {
+        // With tanh it is no product's epilogue.
+        (Device::Cpu, _) | (_, Gelu::Tanh) => {
             forward(tape, parameters, x, weight, None, (kept, weight.rows))?;
             bias_gelu_forward(tape, parameters, kept, bias, gelu, y)
         }
-        Device::Kernels(_) => {
-            bias_gelu::tanh_form_is_not_yet_on_a_gpu(gelu)?;
+        (Device::Kernels(_), Gelu::Exact) => {
             let product = forward_product(tape, parameters, x, weight, kept, weight.rows);
             let epilogue = Epilogue::Gelu { bias: parameters.values.address_of(bias.offset), y: y.address() };
             tape.count(work_of(&product, epilogue));
@@ -161,13 +161,12 @@ pub(super) fn input_gradient_gelu(
     (kept, bias, gelu): (Tensor, Vector, Gelu),
     dx: &mut Buffer,
 ) -> Result<()> {
-    match tape.device() {
-        Device::Cpu => {
+    match (tape.device(), gelu) {
+        (Device::Cpu, _) | (_, Gelu::Tanh) => {
             input_gradient(tape, parameters, dy, weight, dx, false)?;
             bias_gelu_backward(tape, parameters, kept, bias, gelu, dx)
         }
-        Device::Kernels(_) => {
-            bias_gelu::tanh_form_is_not_yet_on_a_gpu(gelu)?;
+        (Device::Kernels(_), Gelu::Exact) => {
             let product = input_gradient_product(tape, parameters, dy, weight, dx);
             let (shift, x) = (parameters.values.address_of(bias.offset), tape.value(kept).address());
             let parts = sum_parts(tape, &product, Epilogue::GeluGradient { bias: shift, x, partials: 0 });
@@ -332,12 +331,12 @@ fn by_vendor(tape: &Tape, product: &Product, epilogue: Epilogue) -> Result<bool>
     match epilogue {
         Epilogue::None => {}
         Epilogue::Gelu { bias, y } => {
-            device.launch(&bias_gelu::forward_launch(dtype, [rows, columns], product.c, bias, y))?;
+            device.launch(&bias_gelu::forward_launch(dtype, Gelu::Exact, [rows, columns], product.c, bias, y))?;
         }
         Epilogue::GeluGradient { bias, x, partials } => {
             let parts = sum_parts(tape, product, epilogue);
             let addresses = [x, bias, product.c, partials];
-            device.launch(&bias_gelu::backward_launch(dtype, [rows, columns], parts, addresses))?;
+            device.launch(&bias_gelu::backward_launch(dtype, Gelu::Exact, [rows, columns], parts, addresses))?;
         }
     }
     Ok(true)

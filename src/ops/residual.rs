@@ -1,11 +1,12 @@
 //! `z = residual + dropout(x + bias)`, the end of a block that no LayerNorm follows. `x` is consumed.
 
-use super::column_sums::column_sums;
+use super::column_sums::{column_sums, tiles};
 use super::dropout::apply;
-use super::{Summands, deliver, for_real, work};
+use super::{Summands, deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor};
-use crate::device::{Device, cpu};
+use crate::device::cpu::dropout::DropoutArgument;
+use crate::device::{Device, Launch, cpu};
 
 /// `x`: `[rows, columns]`; the result has its shape.
 ///
@@ -17,7 +18,8 @@ pub fn residual(tape: &mut Tape, parameters: &Parameters, x: Tensor, summands: S
     let Summands { bias, residual, dropout } = summands;
     let dropout = tape.dropout(dropout);
     let mut z = tape.take_value(x);
-    tape.count(work::residual(x.rows, x.columns, tape.dtype().size(), residual.is_some()));
+    let work = work::residual(x.rows, x.columns, tape.dtype().size(), residual.is_some());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let bias = bias.map(|bias| &parameters.values.slice::<T>()[bias.range()]);
@@ -25,7 +27,20 @@ pub fn residual(tape: &mut Tape, parameters: &Parameters, x: Tensor, summands: S
             let summands = cpu::layernorm::Summands { bias, residual, dropout };
             cpu::residual::forward(z.slice_mut(), x.columns, summands);
         }),
-        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("a residual without LayerNorm")),
+        device => {
+            let (tiles, parts) = tiles(x.rows, x.columns);
+            let launch = Launch::new(kernel("residual_forward", tape.dtype()), 1, 256).grid(tiles, parts, 1);
+            let launch = launch.block(32, 8, 1).work(work).write(&mut z);
+            let launch = match bias {
+                Some(bias) => launch.read_at(&parameters.values, bias.offset),
+                None => launch.null(),
+            };
+            let launch = match residual {
+                Some(residual) => launch.read(tape.value(residual)),
+                None => launch.null(),
+            };
+            device.launch(&launch.int(x.rows).int(x.columns).value(DropoutArgument::of(dropout)))?;
+        }
     }
     let z = tape.push(z, x.rows, x.columns);
 

@@ -5,17 +5,20 @@
 
 use std::rc::Rc;
 
-use super::{deliver, for_real, work};
+use super::{deliver, for_real, kernel, work};
 use crate::autograd::{DeviceBatch, Tape, Tensor};
-use crate::device::{Buffer, Device, cpu};
+use crate::device::{Buffer, Device, Launch, cpu};
 use crate::{Error, Result};
+
+/// Elements of a head that the kernel has room for: twice `MAX_HALF` of `kernels/rotary.cu`.
+const LARGEST_HEAD: usize = 256;
 
 /// `qkv`: `[total_tokens, 3 hidden]`, queries, keys and values, each head by head; it is consumed, and the result has its shape. In each
 /// head of `d` elements of a query or key at position p of its sequence, the pair (j, j + d / 2) is turned by `p base^(-2 j / d)`
 /// (Su et al., arXiv 2104.09864, the half-split form); values stay.
 ///
 /// # Errors
-/// [`Error::Usage`] for heads of an odd number of elements; those of the device.
+/// [`Error::Usage`] for heads of an odd number of elements, and on a GPU of more than 256; those of the device.
 pub fn rotary(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: usize, base: f64) -> Result<Tensor> {
     let started = tape.start("rotary");
     let head_dim = qkv.columns / 3 / heads;
@@ -42,12 +45,25 @@ pub fn rotary(tape: &mut Tape, batch: &Rc<DeviceBatch>, qkv: Tensor, heads: usiz
 
 fn rotate(tape: &mut Tape, batch: &DeviceBatch, values: &mut Buffer, heads: usize, base: f64, sign: f64) -> Result<()> {
     let rows = batch.positions.len();
-    tape.count(work::rotary(rows, values.len() / rows.max(1), tape.dtype().size()));
+    let work = work::rotary(rows, values.len() / rows.max(1), tape.dtype().size());
+    tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             cpu::rotary::rotate::<T>(values.slice_mut(), batch.positions.slice(), heads, base, sign);
         }),
-        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("rotary positions")),
+        device => {
+            let head_dim = values.len() / rows.max(1) / 3 / heads;
+            if head_dim > LARGEST_HEAD {
+                return Err(Error::usage(
+                    format!("rotary positions in heads of {head_dim} elements on a GPU"),
+                    format!("choose heads of at most {LARGEST_HEAD} elements, or use --device cpu"),
+                ));
+            }
+            // A warp takes two tokens.
+            let launch = Launch::new(kernel("rotary", tape.dtype()), rows.div_ceil(16).max(1), 256).work(work);
+            let launch = launch.write(values).read(&batch.positions).int(rows).int(heads).int(head_dim);
+            device.launch(&launch.value(base.powf(-2.0 / head_dim as f64)).value(sign as f32))?;
+        }
     }
     Ok(())
 }

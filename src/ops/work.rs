@@ -21,16 +21,35 @@ const TANH_FLOPS: [usize; 2] = [20, 3];
 /// Those of AdamW for a parameter.
 const ADAMW_FLOPS: usize = 12;
 
-/// A look-up in three tables of which the largest has `entries` rows.
-pub fn embedding_forward(rows: usize, hidden: usize, entries: usize, element: usize) -> Work {
-    let table = rows.min(entries) * hidden * element;
-    Work::new(rows * hidden * element + table + 12 * rows, 2 * rows * hidden)
+/// A look-up in so many tables, of which the largest has `entries` rows; where words are `scaled`, each has its factor.
+pub fn embedding_forward(
+    rows: usize,
+    hidden: usize,
+    entries: usize,
+    tables: usize,
+    scaled: bool,
+    element: usize,
+) -> Work {
+    let (table, scaled) = (rows.min(entries) * hidden * element, usize::from(scaled));
+    Work::new(rows * hidden * element + table + 4 * (tables + scaled) * rows, (tables - 1 + scaled) * rows * hidden)
 }
 
 /// The gradient of one table.
-pub fn embedding_backward(rows: usize, hidden: usize, entries: usize, element: usize, gradient: usize) -> Work {
-    let table = 2 * rows.min(entries) * hidden * gradient;
-    Work::new(rows * hidden * element + table + 4 * rows, rows * hidden)
+pub fn embedding_backward(
+    rows: usize,
+    hidden: usize,
+    entries: usize,
+    scaled: bool,
+    element: usize,
+    gradient: usize,
+) -> Work {
+    let (table, scaled) = (2 * rows.min(entries) * hidden * gradient, usize::from(scaled));
+    Work::new(rows * hidden * element + table + 4 * (1 + scaled) * rows, (1 + scaled) * rows * hidden)
+}
+
+/// Tokens, and what each of their words is multiplied with.
+pub fn embedding_token_dropout(rows: usize, sequences: usize, scale: usize) -> Work {
+    Work::new((4 + scale) * rows + 4 * (sequences + 1), rows + 2 * sequences)
 }
 
 /// The four kernels that sort tokens by their entry in a table, in their order: counts of each entry in each tile of tokens, running sums

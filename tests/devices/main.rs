@@ -7,6 +7,7 @@ mod errors;
 mod fixture;
 mod golden;
 mod graphs;
+mod operations;
 mod profile;
 mod sampling;
 mod training;

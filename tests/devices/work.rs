@@ -94,6 +94,7 @@ fn every_kernel_states_its_work() {
         recorder.start();
         train(&device, dtype, head_dim, head);
         operations(&device, dtype);
+        crate::operations::run(&device, dtype, true).unwrap();
         sample(&device);
         let is_kernel = |piece: &Piece| helixgrad_kernels_emulated::find(&piece.name).is_some();
         for piece in recorder.take().unwrap().into_iter().filter(is_kernel) {

@@ -2,6 +2,7 @@ use half::bf16;
 use helixgrad::device::DType;
 use helixgrad::device::attention_kernels::{AttentionKernel, AttentionKernels, AttentionPath, PLAN_ROWS};
 use helixgrad::device::attention_pattern::{AttentionPattern, BlockLists, SQUARE};
+use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::cpu::Real;
 use helixgrad::device::cpu::attention::{Saved, Shape, backward, forward};
 
@@ -17,11 +18,12 @@ pub struct Case {
     /// ALiBi's slope of the first head; the next have half of the one before. 0 for none.
     pub slope: f64,
     pub pattern: Option<AttentionPattern>,
+    pub big_bird: Option<BigBird>,
 }
 
 impl Case {
     pub fn new(lengths: &[usize], heads: usize, head_dim: usize, p: f64, seed: u64) -> Self {
-        Self { lengths: lengths.to_vec(), heads, head_dim, p, seed, slope: 0.0, pattern: None }
+        Self { lengths: lengths.to_vec(), heads, head_dim, p, seed, slope: 0.0, pattern: None, big_bird: None }
     }
 
     pub fn cu_seqlens(&self) -> Vec<i32> {
@@ -46,7 +48,11 @@ impl Case {
     }
 
     fn blocks(&self) -> Option<BlockLists> {
-        self.pattern.map(|pattern| BlockLists::new(&pattern, &self.cu_seqlens()).unwrap())
+        let cu_seqlens = self.cu_seqlens();
+        match self.big_bird {
+            Some(pattern) => Some(BlockLists::big_bird(&pattern, self.heads, &cu_seqlens).unwrap()),
+            None => self.pattern.map(|pattern| BlockLists::new(&pattern, &cu_seqlens).unwrap()),
+        }
     }
 }
 
@@ -210,13 +216,13 @@ pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
             let part = |row: usize, part: usize| &qkv[place(row, part)..][..dim];
             for query in 0..length {
                 let at = (start + query) * hidden + head * dim;
-                let is_seen = |key: &usize| {
+                // How often it counts.
+                let times = |key: usize| {
+                    let seen = blocks.as_ref().map(|blocks| blocks.seen(sequence, head, query / SQUARE));
                     let square = (key / SQUARE) as u32;
-                    blocks.as_ref().is_none_or(|blocks| {
-                        blocks.seen(sequence, head, query / SQUARE).iter().any(|seen| seen.block == square)
-                    })
+                    seen.map_or(1, |seen| seen.iter().find(|seen| seen.block == square).map_or(0, |seen| seen.times))
                 };
-                let keys: Vec<usize> = (0..length).filter(is_seen).collect();
+                let keys: Vec<usize> = (0..length).flat_map(|key| vec![key; times(key) as usize]).collect();
                 let score =
                     |&key: &usize| scale * dot(part(query, 0), part(key, 1)) - slope * query.abs_diff(key) as f64;
                 let scores: Vec<f64> = keys.iter().map(score).collect();
@@ -261,9 +267,11 @@ fn check_values<T: Attention>(case: &Case, qkv: &[f32]) {
         [plain_output, plain_d_qkv] = plain_bf16(case, qkv, &d_output);
     }
     let [output, log_sum_exp, d_qkv] = kernels::<T>(case, qkv, &d_output, case.seed);
-    Tolerance { terms: 1.0 }.check("output", &output, &plain_output, &reference[0]);
-    Tolerance { terms: 1.0 }.check("log_sum_exp", &log_sum_exp, &plain_log_sum_exp, &reference[1]);
-    Tolerance { terms: 1.0 }.check("d_qkv", &d_qkv, &plain_d_qkv, &reference[2]);
+    // A key that counts n times is added n times.
+    let tolerance = Tolerance { terms: 1.0 + case.big_bird.map_or(0, |pattern| pattern.random) as f64 };
+    tolerance.check("output", &output, &plain_output, &reference[0]);
+    tolerance.check("log_sum_exp", &log_sum_exp, &plain_log_sum_exp, &reference[1]);
+    tolerance.check("d_qkv", &d_qkv, &plain_d_qkv, &reference[2]);
     let again = kernels::<T>(case, qkv, &d_output, case.seed + 17);
     assert_eq!([output, log_sum_exp, d_qkv], again, "another schedule gives the same bits");
 }
@@ -326,6 +334,23 @@ fn a_bias_that_falls_with_the_distance() {
     check::<f32>(&case);
 }
 
+/// The heads of Nucleotide Transformers (32, 48, 64, 128), DNABERT-2 and BigBird (64), and one of 80: plain, with a bias, with a pattern.
+#[test]
+fn heads_of_the_families_with_and_without_hooks() {
+    let pattern = AttentionPattern { block: 64, window: 0, global: 1, random: 0, seed: 4 };
+    for head_dim in [32, 48, 64, 80, 128] {
+        let plain = Case::new(&[75, 1, 33], 2, head_dim, 0.1, 20);
+        let biased = Case { slope: 0.25, ..plain.clone() };
+        let sparse = Case { pattern: Some(pattern), lengths: vec![200], heads: 1, ..biased.clone() };
+        let (squares, all) = (sparse.blocks().unwrap().squares(), 16);
+        assert!(squares < all, "{squares} of {all}");
+        for case in [plain, biased, sparse] {
+            check::<bf16>(&case);
+            check::<f32>(&case);
+        }
+    }
+}
+
 /// Most rows skip a square that the other half of their plan entry sees, and the last square is short.
 #[test]
 fn block_sparse_patterns() {
@@ -340,6 +365,17 @@ fn block_sparse_patterns() {
     check::<f32>(&large);
     let global = AttentionPattern { window: 1, global: 1, random: 0, ..pattern };
     check::<bf16>(&Case { pattern: Some(global), head_dim: 64, ..case });
+}
+
+/// BigBird's blocks as its models predict with them: the first counts once more for each random one.
+#[test]
+fn blocks_that_count_more_than_once() {
+    let big_bird = Some(BigBird { block: 64, random: 2, positions: 1024, layer: 0, training: false });
+    let case = Case { big_bird, ..Case::new(&[600, 40], 1, 32, 0.0, 21) };
+    let blocks = case.blocks().unwrap();
+    assert!(blocks.is_weighted() && blocks.squares() < 10 * 10);
+    check::<bf16>(&case);
+    check::<f32>(&Case { slope: 0.01, ..case });
 }
 
 /// A square that nobody lists is not even read: NaN in its keys and values reaches none but its own queries.

@@ -1,14 +1,23 @@
 use half::bf16;
-use helixgrad::device::cpu::embedding::{backward, forward};
+use helixgrad::device::cpu::embedding::{backward, forward, token_dropout};
 use proptest::prelude::*;
 
 use super::harness::*;
 
-fn check_forward<T: Float>(total: usize, hidden: usize, blocks: usize, seed: u64) {
+/// `present` says which of the tables there are.
+fn check_forward<T: Float>(
+    total: usize,
+    hidden: usize,
+    blocks: usize,
+    (present, scaled): ([bool; 3], bool),
+    seed: u64,
+) {
     let entries = [30, 12, 2];
     let tables = [0, 1, 2].map(|i| normals::<T>(seed + i as u64, entries[i] * hidden, 1.0));
     let indices = [0, 1, 2].map(|i| below(seed + 3 + i as u64, total, entries[i]));
-    let [word, position, kind] = [0, 1, 2].map(|i| Memory::of::<T>("table", &tables[i]));
+    let scales = scaled.then(|| normals::<f32>(seed + 6, total, 1.0));
+    let [word, position, kind] = [0, 1, 2].map(|i| present[i].then(|| Memory::of::<T>("table", &tables[i])));
+    let scale_memory = scales.as_ref().map(|scales| Memory::of::<f32>("scales", scales));
     let [tokens, positions, types] = [0, 1, 2].map(|i| Memory::integers("indices", &indices[i]));
     let y = Memory::poisoned::<T>("y", total * hidden);
     launch!(
@@ -16,12 +25,32 @@ fn check_forward<T: Float>(total: usize, hidden: usize, blocks: usize, seed: u64
         [blocks, 1],
         [256, 1],
         seed,
-        [&word, &position, &kind, &tokens, &positions, &types, total, hidden, &y,]
+        [
+            word.as_ref(),
+            position.as_ref(),
+            kind.as_ref(),
+            &tokens,
+            &positions,
+            &types,
+            scale_memory.as_ref(),
+            total,
+            hidden,
+            &y,
+        ]
     );
-    let mut expected = vec![0.0f32; total * hidden];
-    let (tables, indices) = (tables.each_ref().map(|table| Some(&table[..])), indices.each_ref().map(|i| &i[..]));
-    forward(tables, indices, None, hidden, &mut expected);
-    assert_eq!(y.values::<T>(), rounded::<T>(&expected));
+    let indices = indices.each_ref().map(|i| &i[..]);
+    let mut plain = vec![0.0f32; total * hidden];
+    let some = [0, 1, 2].map(|i| present[i].then_some(&tables[i][..]));
+    forward(some, indices, scales.as_deref(), hidden, &mut plain);
+    if !scaled {
+        assert_eq!(y.values::<T>(), rounded::<T>(&plain));
+        return;
+    }
+    let (tables, scales) = (tables.each_ref().map(|table| doubles(table)), scales.as_deref().map(doubles));
+    let mut reference = vec![0.0; total * hidden];
+    let some = [0, 1, 2].map(|i| present[i].then_some(&tables[i][..]));
+    forward(some, indices, scales.as_deref(), hidden, &mut reference);
+    Tolerance { terms: 4.0 }.check("y", &y.values::<T>(), &rounded::<T>(&plain), &reference);
 }
 
 struct Case {
@@ -29,6 +58,7 @@ struct Case {
     entries: usize,
     hidden: usize,
     padding: Option<usize>,
+    scaled: bool,
     seed: u64,
 }
 
@@ -47,7 +77,7 @@ fn sort(case: &Case, indices: &Memory) -> (Memory, Memory) {
 }
 
 fn check_backward<T: Float, G: Float>(case: &Case, indices: &[i32], name: &str) {
-    let Case { total, entries, hidden, padding, seed } = *case;
+    let Case { total, entries, hidden, padding, scaled, seed } = *case;
     let index_memory = Memory::integers("indices", indices);
     let (order, starts) = sort(case, &index_memory);
     let mut expected: Vec<i32> = (0..total as i32).collect();
@@ -57,6 +87,8 @@ fn check_backward<T: Float, G: Float>(case: &Case, indices: &[i32], name: &str) 
     let dy = normals::<T>(seed, total * hidden, 1.0);
     let before = normals::<G>(seed + 1, entries * hidden, 1.0);
     let (dy_memory, d_table) = (Memory::of::<T>("dy", &dy), Memory::of::<G>("d_table", &before));
+    let scales = scaled.then(|| normals::<f32>(seed + 2, total, 1.0));
+    let scale_memory = scales.as_ref().map(|scales| Memory::of::<f32>("scales", scales));
     let chunks = total.div_ceil(64);
     let partials = Memory::poisoned::<f32>("partials", chunks * 2 * hidden);
     let padding_argument = padding.map_or(-1, |padding| padding as i32);
@@ -66,7 +98,18 @@ fn check_backward<T: Float, G: Float>(case: &Case, indices: &[i32], name: &str) 
         [columns, chunks.div_ceil(8)],
         [32, 8],
         seed,
-        [&dy_memory, &index_memory, &order, &starts, total, hidden, padding_argument, &d_table, &partials,]
+        [
+            &dy_memory,
+            &index_memory,
+            scale_memory.as_ref(),
+            &order,
+            &starts,
+            total,
+            hidden,
+            padding_argument,
+            &d_table,
+            &partials,
+        ]
     );
     launch!(
         "embedding_finish" as G::DTYPE,
@@ -76,8 +119,9 @@ fn check_backward<T: Float, G: Float>(case: &Case, indices: &[i32], name: &str) 
         [&partials, &index_memory, &order, &starts, total, hidden, padding_argument, &d_table,]
     );
     let (mut reference, mut plain) = (doubles(&before), before);
-    backward(&doubles(&dy), indices, None, padding, hidden, &mut reference);
-    backward(&dy, indices, None, padding, hidden, &mut plain);
+    let exact_scales = scales.as_deref().map(doubles);
+    backward(&doubles(&dy), indices, exact_scales.as_deref(), padding, hidden, &mut reference);
+    backward(&dy, indices, scales.as_deref(), padding, hidden, &mut plain);
     Tolerance { terms: total as f64 }.check("d_table", &d_table.values::<G>(), &rounded::<G>(&plain), &reference);
 }
 
@@ -91,9 +135,35 @@ proptest! {
     #![proptest_config(few())]
 
     #[test]
-    fn sums_of_three_tables(total in 1..40usize, hidden in columns(), blocks in 1..4usize, seed in 0..1000u64) {
-        check_forward::<f32>(total, hidden, blocks, seed);
-        check_forward::<bf16>(total, hidden, blocks, seed);
+    fn sums_of_the_tables(
+        total in 1..40usize,
+        hidden in columns(),
+        blocks in 1..4usize,
+        tables in prop_oneof![Just([true; 3]), Just([true, false, true]), Just([true, true, false]), Just([true, false, false])],
+        scaled: bool,
+        seed in 0..1000u64,
+    ) {
+        check_forward::<f32>(total, hidden, blocks, (tables, scaled), seed);
+        check_forward::<bf16>(total, hidden, blocks, (tables, scaled), seed);
+    }
+
+    #[test]
+    fn scales_of_token_dropout(lengths in prop::collection::vec(0..700usize, 1..6), blocks in 1..4usize, seed in 0..1000u64) {
+        let total = lengths.iter().sum::<usize>();
+        let mut cu_seqlens = vec![0];
+        lengths.iter().for_each(|&length| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length as i32));
+        // One in three is the mask; the first sequence has nothing else.
+        let mut tokens = below(seed, total, 3);
+        tokens[..lengths[0]].fill(2);
+        let (token_memory, starts) = (Memory::integers("tokens", &tokens), Memory::integers("cu_seqlens", &cu_seqlens));
+        let scales = Memory::poisoned::<f32>("scales", total);
+        launch!("embedding_token_dropout", [blocks, 1], [256, 1], seed, [&token_memory, &starts, lengths.len(), 2, &scales]);
+        let (mut plain, mut reference) = (vec![0.0f32; total], vec![0.0f64; total]);
+        token_dropout(&tokens, &cu_seqlens, 2, &mut plain);
+        token_dropout(&tokens, &cu_seqlens, 2, &mut reference);
+        let scales = scales.values::<f32>();
+        assert!(scales[..lengths[0]].iter().all(|&scale| scale == 0.0));
+        Tolerance { terms: 1.0 }.check("scales", &scales, &plain, &reference);
     }
 
     #[test]
@@ -102,9 +172,10 @@ proptest! {
         entries in prop_oneof![1..4usize, 4..40usize, 1000..1100usize],
         hidden in prop_oneof![1..20usize, Just(32), Just(264)],
         padding in prop_oneof![Just(None), Just(Some(0))],
+        scaled: bool,
         seed in 0..1000u64,
     ) {
-        let case = Case { total, entries, hidden, padding, seed };
+        let case = Case { total, entries, hidden, padding, scaled, seed };
         check_all(&case, &below(seed, total, entries));
     }
 }
@@ -115,7 +186,14 @@ fn runs_that_cross_chunks() {
     for runs in [vec![64, 64, 1], vec![63, 130, 63], vec![1, 300, 200, 64, 64, 1], vec![700], vec![0, 65, 0, 63, 500]] {
         let indices: Vec<i32> = runs.iter().enumerate().flat_map(|(entry, &count)| vec![entry as i32; count]).collect();
         for padding in [None, Some(0), Some(1)] {
-            let case = Case { total: indices.len(), entries: runs.len(), hidden: 24, padding, seed: 3 };
+            let case = Case {
+                total: indices.len(),
+                entries: runs.len(),
+                hidden: 24,
+                padding,
+                scaled: padding.is_none(),
+                seed: 3,
+            };
             check_all(&case, &indices);
         }
     }

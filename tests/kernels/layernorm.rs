@@ -15,6 +15,8 @@ struct Case {
     columns: usize,
     bias: bool,
     residual: bool,
+    /// Whether the sum has other users, whose gradient is added on the way back.
+    others: bool,
     p: f64,
     blocks: usize,
     seed: u64,
@@ -111,6 +113,7 @@ struct BackwardInputs {
     statistics: Vec<f32>,
     gamma: Vec<f32>,
     dy: Vec<f32>,
+    others: Option<Vec<f32>>,
     d_gamma: Vec<f32>,
     d_beta: Vec<f32>,
     d_bias: Vec<f32>,
@@ -122,10 +125,10 @@ fn cpu_backward<R: Real>(case: &Case, inputs: &BackwardInputs, cast: impl Fn(&[f
     let mut dx = vec![R::ZERO; dz.len()];
     let [mut d_gamma, mut d_beta, mut d_bias] =
         [&inputs.d_gamma, &inputs.d_beta, &inputs.d_bias].map(|sums| cast(sums));
-    let dropout = dropout(case.p, case.seed).1;
+    let (dropout, others) = (dropout(case.p, case.seed).1, inputs.others.as_deref().map(&cast));
     let gradients = Gradients {
         dz: &mut dz,
-        others: None,
+        others: others.as_deref(),
         dx: dropout.map(|_| &mut dx[..]),
         d_gamma: &mut d_gamma,
         d_beta: &mut d_beta,
@@ -143,6 +146,7 @@ fn check_backward<T: Float, G: Float>(case: &Case) {
         statistics: (0..rows).flat_map(|row| [0.1 * row as f32 - 0.3, 0.7 + 0.05 * row as f32]).collect(),
         gamma: normals::<T>(seed + 1, columns, 0.5),
         dy: normals::<T>(seed + 2, rows * columns, 1.0),
+        others: case.others.then(|| normals::<T>(seed + 6, rows * columns, 1.0)),
         d_gamma: normals::<G>(seed + 3, columns, 1.0),
         d_beta: normals::<G>(seed + 4, columns, 1.0),
         d_bias: normals::<G>(seed + 5, columns, 1.0),
@@ -151,6 +155,7 @@ fn check_backward<T: Float, G: Float>(case: &Case) {
     let statistics = Memory::of::<f32>("statistics", &inputs.statistics);
     let gamma = Memory::of::<T>("gamma", &inputs.gamma);
     let dz = Memory::of::<T>("dz", &inputs.dy);
+    let others = inputs.others.as_ref().map(|others| Memory::of::<T>("others", others));
     let dx = (case.p > 0.0).then(|| Memory::poisoned::<T>("dx", rows * columns));
     let partials = Memory::poisoned::<f32>("partials", case.blocks * (2 + usize::from(case.bias)) * columns);
     launch!(
@@ -162,6 +167,7 @@ fn check_backward<T: Float, G: Float>(case: &Case) {
             &z,
             &statistics,
             &gamma,
+            others.as_ref(),
             &dz,
             dx.as_ref(),
             rows,
@@ -209,11 +215,12 @@ proptest! {
         columns in columns(),
         bias: bool,
         residual: bool,
+        others: bool,
         p in prop_oneof![Just(0.0), Just(0.1), Just(0.5)],
         blocks in 1..4usize,
         seed in 0..1000u64,
     ) {
-        let case = Case { rows, columns, bias, residual, p, blocks, seed };
+        let case = Case { rows, columns, bias, residual, others, p, blocks, seed };
         check_forward::<f32>(&case);
         check_forward::<bf16>(&case);
         check_backward::<f32, f32>(&case);
@@ -226,8 +233,10 @@ proptest! {
 #[test]
 fn both_row_layouts_aligned_and_not() {
     for columns in [40, 43, 768, 1024, 1032, 2049] {
-        for (bias, residual, p) in [(true, true, 0.1), (true, false, 0.0), (false, false, 0.0)] {
-            let case = Case { rows: 19, columns, bias, residual, p, blocks: 2, seed: 5 };
+        for (bias, residual, others, p) in
+            [(true, true, false, 0.1), (true, true, true, 0.1), (true, false, true, 0.0), (false, false, false, 0.0)]
+        {
+            let case = Case { rows: 19, columns, bias, residual, others, p, blocks: 2, seed: 5 };
             check_forward::<f32>(&case);
             check_forward::<bf16>(&case);
             check_backward::<f32, f32>(&case);
