@@ -11,8 +11,8 @@ use super::merges::Merges;
 use crate::small_file;
 use crate::{Error, Result};
 
-/// Tokens that a vocabulary may have: no released one comes near.
-const MOST_TOKENS: usize = 1 << 20;
+/// Tokens that a vocabulary may have, for tables of 16 bits: the largest released one has half as many.
+const MOST_TOKENS: usize = u16::MAX as usize - 1;
 /// Bytes of the longest token.
 const LONGEST_TOKEN: usize = 1 << 10;
 
