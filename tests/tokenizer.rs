@@ -286,6 +286,11 @@ fn every_family_goes_from_a_genome_to_answers() {
             let worst = values.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(values.len() == expected.len() && worst < 2e-5, "{preset} {per}: {worst}");
         }
+        let told =
+            program::helixgrad(&["embed", "--model", &run, "--fasta", &fasta, "--out", &folder.path("told.npy")]);
+        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        let lower = windows[0].bytes().filter(u8::is_ascii_lowercase).count();
+        assert!(told.contains(&format!("{lower} bases in lower case (soft-masked) were read as upper case")), "{told}");
         // A sequence of several windows.
         let long = folder.write("long.fa", format!(">long\n{}\n", bases(900, 3)));
         let path = folder.path("long.npy");
