@@ -4,6 +4,7 @@
 
 mod attention;
 mod bench;
+mod benchmark;
 mod checkpoint;
 pub mod config;
 mod demo;
@@ -190,6 +191,8 @@ enum Command {
     Finetune(finetune::Args),
     /// Evaluate a fine-tuned model on labelled windows.
     Evaluate(evaluate::Args),
+    /// Fine-tune and test a model on a published suite of tasks (GUE, Nucleotide Transformer's), beside published figures.
+    Benchmark(benchmark::Args),
     /// Class probabilities for windows in a FASTA, TSV or BED file.
     Predict(predict::Args),
     /// Splice sites of a genome: every position on both strands, to BED, bedGraph and bigWig.
@@ -272,6 +275,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Splice(args) => splice::run(&args, &common),
         Command::Finetune(args) => finetune::run(&args, &common),
         Command::Evaluate(args) => evaluate::run(&args, &common),
+        Command::Benchmark(args) => benchmark::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
         Command::Scan(args) => scan::run(&args, &common),
         Command::Variants(args) => variants::run(&args, &common),

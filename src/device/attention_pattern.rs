@@ -157,6 +157,11 @@ impl BlockLists {
         self.rows.iter().flatten().map(Vec::len).sum::<usize>() / self.rows.len().max(1)
     }
 
+    /// Pairs of tokens in the squares that are computed, the last of a sequence counted whole.
+    pub fn pairs(&self) -> u64 {
+        (self.squares() * self.side * self.side) as u64
+    }
+
     /// The lists of the plan's entries, where rows are queries: `starts` (`[entries + 1]`) and `blocks` as
     /// `AttentionHooks` of `kernels/common/attention.cuh` describes them; of the first head.
     pub fn by_queries(&self) -> [Vec<i32>; 2] {
@@ -278,5 +283,19 @@ mod tests {
         }
         let error = BlockLists::new(&AttentionPattern { block: 96, ..PATTERN }, &[0, 5]).unwrap_err().to_string();
         assert!(error.contains("96") && error.contains("64"), "{error}");
+    }
+
+    #[test]
+    fn work_of_big_bird_grows_with_the_length() {
+        let pairs = |length: i32| {
+            let pattern = BigBird { block: 64, random: 3, positions: 4096, layer: 0, training: true };
+            BlockLists::big_bird(&pattern, 12, &[0, length]).unwrap().pairs()
+        };
+        // Two rows see all, two see 7 blocks, the others 8.
+        assert_eq!(pairs(2048), (2 * 32 + 2 * 7 + 28 * 8) * 64 * 64);
+        assert_eq!(pairs(704), 704 * 704);
+        assert_eq!(pairs(4096), (2 * 64 + 2 * 7 + 60 * 8) * 64 * 64);
+        let odd = BigBird { block: 100, random: 3, positions: 4096, layer: 0, training: false };
+        assert!(BlockLists::big_bird(&odd, 12, &[0, 8000]).unwrap_err().to_string().contains("block_size is 100"));
     }
 }

@@ -121,7 +121,9 @@ impl ModelConfig {
         let family = self.config.architecture.family;
         let [pooler, transform] = [family.pooler(), family.transform()];
         let pooler = ["weight", "bias"].iter().all(|part| has(&format!("{pooler}.{part}")));
-        match (&self.head, weights.tensors.get("classifier.weight")) {
+        let classifier =
+            ["classifier.weight", "classifier.out_proj.weight"].iter().find_map(|name| weights.tensors.get(*name));
+        match (&self.head, classifier) {
             (Some(Head::Encoder { .. }), _) if self.writer != Writer::Helixgrad => Head::Encoder { pooler },
             (Some(head), _) => head.clone(),
             (None, Some(classifier)) => Head::Cls { labels: classifier.shape.first().copied().unwrap_or(0) },

@@ -160,6 +160,11 @@ impl Model {
             }
             HeadLayout::Encoder => 0,
         };
+        // Where blocks are left out, about what is left: that of a block in the middle for every token.
+        let pairs = match self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest)) {
+            Some(BigBird { block, random, .. }) => (tokens * ((5 + random) * block) as f64).min(batch.pairs as f64),
+            None => batch.pairs as f64,
+        };
         let frozen = self.frozen.unwrap_or(0);
         let layer = |layer: usize| {
             let passes = if layer < frozen { 2.0 } else { 6.0 };
@@ -167,7 +172,7 @@ impl Model {
             let others = if layer + 1 == layers { rows } else { tokens };
             (passes - needless) * tokens * qkv as f64
                 + passes * others * after_attention as f64
-                + 2.0 * passes * hidden as f64 * batch.pairs as f64
+                + 2.0 * passes * hidden as f64 * pairs
         };
         (0..layers).map(layer).sum::<f64>() + 6.0 * rows * head as f64
     }

@@ -178,7 +178,7 @@ impl Config {
     /// other devices an allocation that fails says so itself.
     ///
     /// # Errors
-    /// [`Error::Usage`] with an estimate of the memory.
+    /// [`Error::Usage`] with an estimate of the memory, and for what this architecture cannot compute again.
     pub fn check_training(
         &self,
         device: &Device,
@@ -186,6 +186,12 @@ impl Config {
         recompute: Recompute,
         frozen: Option<usize>,
     ) -> Result<()> {
+        if recompute == Recompute::Gelu && self.architecture.feed_forward.is_gated() {
+            return Err(Error::usage(
+                "--recompute gelu with a gated feed-forward block, which keeps both halves",
+                "use --recompute layer, or leave it out",
+            ));
+        }
         let Device::Cpu = device else { return Ok(()) };
         let bytes = self.training_bytes(tokens, recompute, frozen);
         host_memory::require(

@@ -179,7 +179,8 @@ impl Source {
         let (mut loaded, mut notes) = (Vec::new(), Vec::new());
         let config = &self.config.config;
         for spec in &model.parameters.specs {
-            let values = if spec.name == "cls.predictions.bias" {
+            let family = config.architecture.family;
+            let values = if family.prefix() == "bert." && spec.name == family.decoder_bias() {
                 let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
                 let (bias, done) = decoder_bias(&self.weights, vocabulary, hidden, rule, &self.config.writer)?;
                 notes.extend(done);
@@ -311,7 +312,9 @@ pub fn load_encoder(
         }
     }
     let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
-    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
+    // The tables and the layers.
+    let encoder = format!("{}e", model.config.architecture.family.prefix());
+    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with(&encoder));
     if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }
