@@ -218,7 +218,8 @@ pub fn run_task(
     let mut classification = Classification { labels, task: Task::SingleLabel, ..Classification::default() };
     let head = Head::Cls { labels: windows.classes };
     let (model, vocabulary) = load_encoder(init, head, Some(&classification), options.seed)?;
-    let most = model.config.max_position_embeddings.saturating_sub(2) + vocabulary.k() - 1;
+    let tokens = model.config.max_position_embeddings.saturating_sub(vocabulary.specials().frame());
+    let most = vocabulary.most_bases(tokens).unwrap_or(usize::MAX);
     classification.window = (windows.longest() > most).then_some(most);
     let batch = deviations.batch.unwrap_or(32);
     let steps_per_epoch = windows.train.len().div_ceil(batch).max(1) as u64;
@@ -234,7 +235,7 @@ pub fn run_task(
         ..options.clone()
     };
     let resume = newest_checkpoint(&options.out)?.is_some();
-    let (_, summary) = finetune(model, &vocabulary, &classification, &windows.train, &windows.dev, &options, resume)?;
+    let (_, summary) = finetune(model, &*vocabulary, &classification, &windows.train, &windows.dev, &options, resume)?;
     let mut trained = checkpoint::load(&options.out)?;
     let mut progress = Progress::new("testing", windows.test.len() as u64, options.quiet).unit("windows");
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
