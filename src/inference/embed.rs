@@ -36,6 +36,11 @@ pub enum Unit {
     Nucleotide,
 }
 
+/// Tokens of the longest sequences that a released model has positions for.
+const LONGEST_TABLE: usize = 4096;
+/// Tokens of a window, where nobody says how many and the model has no table of positions: four times what DNABERT-2 was trained on.
+const USUAL_WINDOW: usize = 512;
+
 /// How to embed.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbedOptions {
@@ -48,7 +53,7 @@ pub struct EmbedOptions {
 }
 
 impl EmbedOptions {
-    /// Checks the options against the model; windows default to all its positions, overlaps to a quarter of a window.
+    /// Checks the options against the model; windows default to all its positions (512 tokens of a model without), overlaps to a quarter of a window.
     ///
     /// # Errors
     /// [`Error::Usage`] for a layer that the model lacks, a window that it cannot hold, an overlap as large as a window.
@@ -60,7 +65,8 @@ impl EmbedOptions {
         overlap: Option<usize>,
     ) -> Result<Self> {
         let longest = encoder.longest();
-        let window = window.unwrap_or(longest);
+        // Where positions have no end, time and memory have.
+        let window = window.unwrap_or(if longest > LONGEST_TABLE { USUAL_WINDOW } else { longest });
         if !(1..=longest).contains(&window) {
             let found = format!("--window {window}, where the model reads 1 to {longest} tokens at once");
             return Err(Error::usage(found, "choose a window that it can read, or leave the option out"));

@@ -246,6 +246,19 @@ pub(super) fn replace_uracils(bases: &mut [u8]) -> u64 {
     count
 }
 
+/// Letters in lower case: soft-masked bases.
+pub(super) fn lower_case(bases: &[u8]) -> u64 {
+    bases.iter().filter(|base| base.is_ascii_lowercase()).count() as u64
+}
+
+/// Says how many letters were in lower case, if any were: every tokenizer here reads them as upper case, where other programs make
+/// unknown tokens of them.
+pub(super) fn tell_lower_case(path: &Path, count: u64) {
+    if count > 0 {
+        tracing::info!("{}: {count} bases in lower case (soft-masked) were read as upper case", path.display());
+    }
+}
+
 /// Says how many U were read as T, if there were any.
 pub(super) fn tell_uracils(path: &Path, count: u64) {
     if count > 0 {

@@ -4,7 +4,9 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use super::header::{Columns, Wanted};
-use super::labelled::{Finding, check_bases, parse_sequence, replace_uracils, tell_uracils};
+use super::labelled::{
+    Finding, check_bases, lower_case, parse_sequence, replace_uracils, tell_lower_case, tell_uracils,
+};
 use super::lines::{self, Lines, read_error};
 use super::row::columns;
 use crate::{Error, Result};
@@ -47,7 +49,7 @@ const LONGEST_HEADER: u64 = 64 << 10;
 /// [`Error::Io`]; in the items [`Error::Input`] with the record for letters that are no bases, a record without any or of
 /// more than a billion, damaged files, and files without records.
 pub fn fasta(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>> {
-    let mut records = Fasta { path: path.to_owned(), reader: lines::open(path)?, count: 0, uracils: 0 };
+    let mut records = Fasta { path: path.to_owned(), reader: lines::open(path)?, count: 0, uracils: 0, lower_case: 0 };
     Ok(std::iter::from_fn(move || {
         let record = records.next().transpose();
         if record.is_none() && records.count == 0 {
@@ -57,6 +59,7 @@ pub fn fasta(path: &Path) -> Result<impl Iterator<Item = Result<Named>> + use<>>
         }
         if record.is_none() {
             tell_uracils(&records.path, std::mem::take(&mut records.uracils));
+            tell_lower_case(&records.path, std::mem::take(&mut records.lower_case));
         }
         record
     }))
@@ -69,6 +72,8 @@ struct Fasta {
     count: usize,
     /// U that were read as T.
     uracils: u64,
+    /// Letters in lower case.
+    lower_case: u64,
 }
 
 impl Fasta {
@@ -79,6 +84,7 @@ impl Fasta {
         if bases.is_empty() {
             return Err(self.wrong(format!("{name:?} has no bases"), "remove the record, or fetch the file again"));
         }
+        self.lower_case += lower_case(&bases);
         Ok(Some(Named { name, bases, line: None, uracils: self.uracils - before }))
     }
 
@@ -175,6 +181,8 @@ struct Table {
     count: usize,
     /// U that were read as T.
     uracils: u64,
+    /// Letters in lower case.
+    lower_case: u64,
 }
 
 impl Table {
@@ -183,7 +191,7 @@ impl Table {
         let header = lines.next_line()?.unwrap_or_default();
         let wrong = |(found, remedy)| Error::input(path, "line 1", found, remedy);
         let (separator, columns) = columns_of(header, pairs).map_err(wrong)?;
-        Ok(Self { path: path.to_owned(), lines, separator, columns, count: 0, uracils: 0 })
+        Ok(Self { path: path.to_owned(), lines, separator, columns, count: 0, uracils: 0, lower_case: 0 })
     }
 
     /// A row: its name and sequence, and the second sequence, empty where rows are no pairs.
@@ -205,9 +213,11 @@ impl Table {
             self.count += 1;
             let name = name.unwrap_or_else(|| format!("window_{}", self.count));
             let uracils = self.uracils - before;
+            self.lower_case += lower_case(&bases) + lower_case(&second);
             return Ok(Some((Named { name, bases, line: Some(line), uracils }, second)));
         }
         tell_uracils(&self.path, std::mem::take(&mut self.uracils));
+        tell_lower_case(&self.path, std::mem::take(&mut self.lower_case));
         if self.count == 0 {
             self.count = 1;
             let remedy = "write one sequence a line";

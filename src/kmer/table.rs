@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use super::header::{Columns, Wanted, is_name};
 use super::labelled::{
-    Finding, LabelledWindow, MOST_CLASSES, excerpt, middle, parse_label, parse_sequence, tell_uracils,
+    Finding, LabelledWindow, MOST_CLASSES, excerpt, lower_case, middle, parse_label, parse_sequence, tell_lower_case,
+    tell_uracils,
 };
 use super::lines::Lines;
 use super::row::columns;
@@ -150,6 +151,9 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
         numbers.push(lines.number());
     }
     tell_uracils(path, seen.uracils);
+    let in_lower_case =
+        |window: &LabelledWindow| lower_case(&window.bases) + window.second.as_deref().map_or(0, lower_case);
+    tell_lower_case(path, windows.iter().map(in_lower_case).sum());
     if windows.is_empty() {
         let remedy = format!("write one line each: {}", shape(answers, pairs, layout.separator));
         return Err(Error::input(path, "", "no rows after the header", remedy));

@@ -86,43 +86,49 @@ impl Bpe {
     /// Calls `sink` with the id and the place of each token.
     fn each(&self, text: &[u8], letters: &[u8; 256], mut sink: impl FnMut(i32, Range<usize>)) {
         let Contents { merges, ids, gaps, specials, .. } = &*self.contents;
-        let letter = |at: usize| letters[usize::from(text[at])];
         let (mut word, mut tokens) = (Vec::new(), Vec::new());
-        let (mut at, mut start) = (0, 0);
+        let mut start = 0;
         while start < text.len() {
             // A word ends before a letter that is no token, and before a gap.
-            let mut gap = 0;
-            while at < text.len() && letter(at) != FOREIGN {
-                if let Some(gaps) = gaps.filter(|gaps| gaps.letter == letter(at)) {
-                    let run = text[at..].iter().take_while(|&&byte| letters[usize::from(byte)] == gaps.letter).count();
-                    if run >= gaps.least {
-                        gap = run;
-                        break;
-                    }
-                    at += run;
-                } else {
-                    at += 1;
-                }
-            }
             word.clear();
-            word.extend(text[start..at].iter().map(|&byte| letters[usize::from(byte)]));
-            merges.encode(&word, &mut tokens);
-            for &token in &tokens {
-                let end = start + merges.length(token);
-                sink(ids[token as usize], start..end);
+            word.extend(text[start..].iter().map(|&byte| letters[usize::from(byte)]).take_while(|&it| it != FOREIGN));
+            let mut rest = word.as_slice();
+            while !rest.is_empty() {
+                let gap = gaps.map_or(rest.len()..rest.len(), |gaps| next_gap(rest, gaps));
+                merges.encode(&rest[..gap.start], &mut tokens);
+                for &token in &tokens {
+                    let end = start + merges.length(token);
+                    sink(ids[token as usize], start..end);
+                    start = end;
+                }
+                if let Some(gaps) = gaps.filter(|_| !gap.is_empty()) {
+                    sink(ids[usize::from(gaps.written)], start..start + gap.len());
+                    start += gap.len();
+                }
+                rest = &rest[gap.end..];
+            }
+            if start < text.len() {
+                // A character, of however many bytes.
+                let end = start + 1 + text[start + 1..].iter().take_while(|&&byte| byte & 0xC0 == 0x80).count();
+                sink(specials.unk, start..end);
                 start = end;
             }
-            if let Some(gaps) = gaps.filter(|_| gap > 0) {
-                at += gap;
-                sink(ids[usize::from(gaps.written)], start..at);
-            } else if at < text.len() {
-                // A character, of however many bytes.
-                at += 1 + text[at + 1..].iter().take_while(|&&byte| byte & 0xC0 == 0x80).count();
-                sink(specials.unk, start..at);
-            }
-            start = at;
         }
     }
+}
+
+/// The first run of a letter in a word that is long enough to be written as one token; nothing, at the end, if there is none.
+fn next_gap(word: &[u8], gaps: Gaps) -> Range<usize> {
+    let mut start = 0;
+    while let Some(next) = word[start..].iter().position(|&letter| letter == gaps.letter) {
+        start += next;
+        let length = word[start..].iter().take_while(|&&letter| letter == gaps.letter).count();
+        if length >= gaps.least {
+            return start..start + length;
+        }
+        start += length;
+    }
+    word.len()..word.len()
 }
 
 impl Tokenizer for Bpe {

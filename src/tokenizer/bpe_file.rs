@@ -11,10 +11,13 @@ use super::merges::Merges;
 use crate::small_file;
 use crate::{Error, Result};
 
-/// Tokens that a vocabulary may have: no released one comes near.
-const MOST_TOKENS: usize = 1 << 20;
-/// Bytes of the longest token.
+/// Tokens that a vocabulary may have, for tables of 16 bits: the largest released one has half as many.
+const MOST_TOKENS: usize = u16::MAX as usize - 1;
+/// Bytes of the longest token, and of all together: the tree of them takes 64 bytes for each.
 const LONGEST_TOKEN: usize = 1 << 10;
+const MOST_BYTES: usize = 1 << 21;
+/// Letters, of all IUPAC codes and a gap.
+const MOST_LETTERS: usize = 16;
 
 /// What was found in which entry.
 type Finding = (String, String);
@@ -83,8 +86,9 @@ pub(super) fn parse(text: String) -> Result<Contents, Finding> {
 fn texts(model: &Value) -> Result<Vec<String>, Finding> {
     let wrong = |found: &str| ("model.vocab".to_owned(), found.to_owned());
     let vocabulary = model["vocab"].as_object().ok_or_else(|| wrong("no table of tokens"))?;
-    if vocabulary.len() > MOST_TOKENS {
-        return Err(wrong(&format!("{} tokens", vocabulary.len())));
+    let bytes: usize = vocabulary.keys().map(String::len).sum();
+    if vocabulary.len() > MOST_TOKENS || bytes > MOST_BYTES {
+        return Err(wrong(&format!("{} tokens of {bytes} letters together", vocabulary.len())));
     }
     let mut texts = vec![String::new(); vocabulary.len()];
     for (token, id) in vocabulary {
@@ -142,7 +146,7 @@ fn merges(model: &Value, texts: &[String], ids: &HashMap<&str, i32>) -> Result<L
     // Letters are the tokens of one character; no other can be read.
     let (letters, mut numbers): (Vec<u8>, Vec<i32>) =
         (0..).zip(texts).filter(|(_, text)| text.len() == 1).map(|(id, text)| (text.as_bytes()[0], id)).unzip();
-    if letters.is_empty() || letters.len() > 64 || letters.iter().any(u8::is_ascii_whitespace) {
+    if !(1..=MOST_LETTERS).contains(&letters.len()) || letters.iter().any(u8::is_ascii_whitespace) {
         return Err(("model.vocab".into(), format!("{} tokens of one letter", letters.len())));
     }
     let mut known: HashMap<&str, u32> = numbers.iter().map(|&id| texts[id as usize].as_str()).zip(0..).collect();

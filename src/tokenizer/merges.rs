@@ -10,7 +10,11 @@
 //! that may follow the one before; where none may, the one before was wrong, and the next shorter is tried. A place from which
 //! nothing leads on is remembered, so that no place is left twice.
 //!
+//! Which tokens may follow which is asked again and again of few pairs, and answers are remembered.
+//!
 //! Tokens are numbered here in the order in which they come to be: letters, then a token for each merge.
+
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// No token, and no node.
 const NONE: u32 = u32::MAX;
@@ -26,15 +30,18 @@ pub(super) struct Merges {
     /// The longest token that each begins with, other than itself.
     shorter: Vec<u32>,
     pairs: Pairs,
+    answers: Answers,
     /// Children of each node of the tree of tokens, by letter; and the token that ends there.
     children: Vec<u32>,
     ends: Vec<u32>,
     /// Children of a node.
     width: usize,
+    /// For any first [`Merges::depth`] letters of a word the node that they lead to and the longest token on the way.
+    starts: Vec<[u32; 2]>,
 }
 
 impl Merges {
-    /// Of so many letters; merge i joins two tokens to token `letters + i`. Every part is smaller than what it is a part of, and no
+    /// Of so many letters, and fewer than 2^16 - 1 tokens; merge i joins two tokens to token `letters + i`. Every part is smaller than what it is a part of, and no
     /// two merges spell the same letters.
     pub(super) fn new(letters: usize, merges: &[[u32; 2]]) -> Self {
         let width = letters.next_power_of_two();
@@ -45,9 +52,11 @@ impl Merges {
             lengths: vec![1; letters],
             shorter: vec![NONE; tokens],
             pairs: Pairs::new(merges.len()),
+            answers: Answers::new(),
             children: vec![NONE; width],
             ends: vec![NONE],
             width,
+            starts: Vec::new(),
         };
         let mut is_met = vec![true; letters];
         for (token, &[left, right]) in (letters as u32..).zip(merges) {
@@ -77,8 +86,14 @@ impl Merges {
             spelled.clear();
             new.spell(token, &mut spelled);
             let last = spelled.len() - 1;
-            new.shorter[token as usize] = new.longest(spelled[..last].iter().copied());
+            new.shorter[token as usize] = new.walk(0, NONE, &spelled[..last])[1];
         }
+        let bits = width.trailing_zeros() as usize;
+        let letters_of =
+            |index: usize| (0..new.depth()).rev().map(move |place| (index >> (place * bits) & (width - 1)) as u8);
+        new.starts = (0..1 << (new.depth() * bits))
+            .map(|index| new.walk(0, NONE, &letters_of(index).collect::<Vec<_>>()))
+            .collect();
         new
     }
 
@@ -104,13 +119,13 @@ impl Merges {
     pub(super) fn encode(&self, word: &[u8], tokens: &mut Vec<u32>) {
         tokens.clear();
         let mut dead = Places::new(word.len() + 1);
-        let (mut at, mut candidate) = (0, self.longest(word.iter().copied()));
+        let (mut at, mut candidate) = (0, self.longest(word));
         while at < word.len() {
             let end = at + self.length(candidate);
-            if !dead.has(end) && tokens.last().is_none_or(|&before| self.may_follow(before, candidate)) {
+            if !dead.has(end) && tokens.last().is_none_or(|&before| self.follows(before, candidate)) {
                 tokens.push(candidate);
                 at = end;
-                candidate = self.longest(word[at..].iter().copied());
+                candidate = self.longest(&word[at..]);
             } else if self.shorter[candidate as usize] != NONE {
                 candidate = self.shorter[candidate as usize];
             } else {
@@ -125,19 +140,46 @@ impl Merges {
 
     /// The longest token that these letters begin with; none if there are none.
     #[inline(always)]
-    fn longest(&self, letters: impl Iterator<Item = u8>) -> u32 {
-        let (mut node, mut longest) = (0, NONE);
-        for letter in letters {
-            let child = self.children[node * self.width + usize::from(letter)];
-            if child == NONE {
+    fn longest(&self, word: &[u8]) -> u32 {
+        let depth = self.depth();
+        let Some((first, rest)) = word.split_at_checked(depth) else { return self.walk(0, NONE, word)[1] };
+        let bits = self.width.trailing_zeros();
+        let index = first.iter().fold(0, |index, &letter| index << bits | usize::from(letter));
+        match self.starts[index] {
+            [NONE, longest] => longest,
+            [node, longest] => self.walk(node, longest, rest)[1],
+        }
+    }
+
+    /// Letters that are looked up at once: as many as 12 bits hold.
+    #[inline(always)]
+    fn depth(&self) -> usize {
+        12 / self.width.trailing_zeros().max(2) as usize
+    }
+
+    /// Goes down from a node as far as letters lead: the node behind all of them, if there is one, and the longest token met.
+    #[inline(always)]
+    fn walk(&self, mut node: u32, mut longest: u32, letters: &[u8]) -> [u32; 2] {
+        for &letter in letters {
+            node = self.children[node as usize * self.width + usize::from(letter)];
+            if node == NONE {
                 break;
             }
-            node = child as usize;
-            if self.ends[node] != NONE {
-                longest = self.ends[node];
+            if self.ends[node as usize] != NONE {
+                longest = self.ends[node as usize];
             }
         }
-        longest
+        [node, longest]
+    }
+
+    /// As [`Merges::may_follow`], from memory where it was asked before.
+    #[inline(always)]
+    fn follows(&self, left: u32, right: u32) -> bool {
+        self.answers.get(left, right).unwrap_or_else(|| {
+            let answer = self.may_follow(left, right);
+            self.answers.set(left, right, answer);
+            answer
+        })
     }
 
     /// Whether the letters of two tokens, encoded together, are these two tokens.
@@ -145,7 +187,7 @@ impl Merges {
     /// The merges inside them are undone, the latest first. What then touches at the boundary between them stood there together until
     /// the undone merge was done: had the two a merge of their own before that, it would have come first. On a tie, which only equal
     /// letters give, the left one of two places came first.
-    #[inline]
+    #[cold]
     fn may_follow(&self, mut left: u32, mut right: u32) -> bool {
         // Merges to tokens below this one came before what was undone.
         let mut limit = NONE;
@@ -168,29 +210,27 @@ impl Merges {
 
 /// What each pair merges to: a table of open addresses, a quarter full, so that most pairs without a merge are known at once.
 #[derive(Debug)]
-struct Pairs {
-    slots: Vec<(u32, u32, u32)>,
-    shift: u32,
-}
+struct Pairs(Vec<[u16; 3]>);
+
+/// No token, in a table of 16 bits.
+const EMPTY: u16 = u16::MAX;
 
 impl Pairs {
     fn new(count: usize) -> Self {
-        let slots = (4 * count).next_power_of_two().max(4);
-        Self { slots: vec![(NONE, NONE, NONE); slots], shift: 64 - slots.trailing_zeros() }
+        Self(vec![[EMPTY; 3]; (4 * count).next_power_of_two().max(4)])
     }
 
     #[inline(always)]
     fn slot(&self, left: u32, right: u32) -> usize {
-        let key = u64::from(left) << 32 | u64::from(right);
-        (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+        (scattered(left, right) >> (32 - self.0.len().trailing_zeros())) as usize
     }
 
     fn insert(&mut self, left: u32, right: u32, token: u32) {
         let mut slot = self.slot(left, right);
-        while self.slots[slot].0 != NONE {
-            slot = (slot + 1) % self.slots.len();
+        while self.0[slot][2] != EMPTY {
+            slot = (slot + 1) % self.0.len();
         }
-        self.slots[slot] = (left, right, token);
+        self.0[slot] = [left, right, token].map(|token| token as u16);
     }
 
     /// The token; [`NONE`], which is no limit, if there is no merge.
@@ -198,12 +238,59 @@ impl Pairs {
     fn get(&self, left: u32, right: u32) -> u32 {
         let mut slot = self.slot(left, right);
         loop {
-            let (of_left, of_right, token) = self.slots[slot];
-            if token == NONE || (of_left, of_right) == (left, right) {
-                return token;
+            let [of_left, of_right, token] = self.0[slot];
+            if token == EMPTY {
+                return NONE;
             }
-            slot = (slot + 1) & (self.slots.len() - 1);
+            if (u32::from(of_left), u32::from(of_right)) == (left, right) {
+                return token.into();
+            }
+            slot = (slot + 1) & (self.0.len() - 1);
         }
+    }
+}
+
+/// Another number for each pair, whose high bits are well mixed.
+#[inline(always)]
+fn scattered(left: u32, right: u32) -> u32 {
+    (left << 16 | right).wrapping_mul(0x9E37_79B1)
+}
+
+/// Answers about pairs, each in the one slot that the pair has: a later pair takes the place of an earlier one. The slot's number is the high
+/// bits of the pair's own, and the slot holds the others with the answer, so that it says which pair it is of; threads may share it.
+struct Answers(Box<[AtomicU16]>);
+
+impl Answers {
+    /// 1 MB: it should stay in a processor's cache.
+    const BITS: u32 = 19;
+
+    fn new() -> Self {
+        Self((0..1 << Self::BITS).map(|_| AtomicU16::new(u16::MAX)).collect())
+    }
+
+    /// The slot, and what it holds for a yes: 13 bits of the pair, 0, 1.
+    #[inline(always)]
+    fn slot(&self, left: u32, right: u32) -> (&AtomicU16, u16) {
+        let pair = scattered(left, right);
+        (&self.0[(pair >> (32 - Self::BITS)) as usize], (pair << 2) as u16 & 0x7FFF | 1)
+    }
+
+    #[inline(always)]
+    fn get(&self, left: u32, right: u32) -> Option<bool> {
+        let (slot, yes) = self.slot(left, right);
+        let found = slot.load(Ordering::Relaxed);
+        (found | 1 == yes).then_some(found == yes)
+    }
+
+    fn set(&self, left: u32, right: u32, answer: bool) {
+        let (slot, yes) = self.slot(left, right);
+        slot.store(if answer { yes } else { yes ^ 1 }, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answers")
     }
 }
 

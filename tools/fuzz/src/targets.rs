@@ -23,6 +23,9 @@ use helixgrad::kmer::sequences;
 use helixgrad::kmer::table::{Answers, Limits, read_table};
 use helixgrad::kmer::text::TextCorpus;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
+use helixgrad::tokenizer::Tokenizer;
+use helixgrad::tokenizer::blocks::Blocks;
+use helixgrad::tokenizer::bpe::Bpe;
 use helixgrad::train::run_state::RunState;
 use serde_json::{Value, json};
 
@@ -124,7 +127,8 @@ fn table(input: &[u8]) {
         for pairs in [false, true] {
             if let Some(table) = outcome(read_table(&path, answers, pairs, &[])) {
                 assert_eq!((table.windows.len(), table.rows.len()), (table.lines.len(), table.lines.len()));
-                outcome(table.check_lengths(&path, Limits { k: 3, window: Some(8), positions: 48 }));
+                let tokenizer = Vocabulary::new(3, BaseOrder::Atcg).expect("a vocabulary").shared();
+                outcome(table.check_lengths(&path, &Limits { tokenizer, window: Some(8), positions: 48 }));
             }
         }
     }
@@ -146,10 +150,20 @@ fn vocabulary(input: &[u8]) {
     if let Some(vocabulary) = outcome(Vocabulary::read(file("vocab.txt", input))) {
         assert_eq!(vocabulary.len(), 5 + (1 << (2 * vocabulary.k())));
     }
+    outcome(Blocks::read(&file("vocab.txt", input)));
 }
 
 fn tokenizer(input: &[u8]) {
-    outcome(Vocabulary::read_tokenizer(file("tokenizer.json", input)));
+    let path = file("tokenizer.json", input);
+    outcome(Vocabulary::read_tokenizer(&path));
+    if let Some(pieces) = outcome(Bpe::read(&path)) {
+        let (mut ids, mut spans) = (Vec::new(), Vec::new());
+        let bases = b"ACGTACGTNNNNNNNNNNNNACGRYacgtAAAAAAAAAAAAAAA".repeat(9);
+        pieces.encode_with_spans(&bases, &mut ids, &mut spans);
+        assert_eq!(spans.last().map(|span| span.end as usize), Some(bases.len()));
+        assert!(ids.iter().all(|&id| pieces.token(id).is_some()));
+        pieces.encode_text(&String::from_utf8_lossy(input), &mut ids);
+    }
 }
 
 fn alias(input: &[u8]) {
