@@ -4,7 +4,7 @@ mod common;
 
 use common::{parameters, run};
 use helixgrad::autograd::Pass::{Backward, Forward};
-use helixgrad::ops::{bias_gelu_backward, bias_gelu_forward};
+use helixgrad::ops::{Gelu, bias_gelu_backward, bias_gelu_forward};
 
 pub(crate) fn main() {
     run("bias_gelu", |bench| {
@@ -16,11 +16,11 @@ pub(crate) fn main() {
             let kept = tape.take_value(x[0]);
             let started = tape.start("bias_gelu");
             let mut y = tape.allocate(tokens * width)?;
-            bias_gelu_forward(tape, parameters, &kept, bias, &mut y)?;
+            bias_gelu_forward(tape, parameters, &kept, bias, Gelu::Exact, &mut y)?;
             let (kept, y) = (tape.push(kept, tokens, width), tape.push(y, tokens, width));
             tape.record("bias_gelu", started, move |tape, parameters| {
                 let mut dy = tape.take_gradient(y)?;
-                bias_gelu_backward(tape, parameters, kept, bias, &mut dy)?;
+                bias_gelu_backward(tape, parameters, kept, bias, Gelu::Exact, &mut dy)?;
                 tape.recycle(dy);
                 Ok(())
             });

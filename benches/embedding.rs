@@ -6,7 +6,7 @@ use common::{parameters, run};
 use helixgrad::autograd::DeviceBatch;
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::embedding;
+use helixgrad::ops::{Embedding, embedding};
 use helixgrad::philox::Philox;
 
 pub(crate) fn main() {
@@ -24,7 +24,9 @@ pub(crate) fn main() {
         let (parameters, tables, _) = parameters(bench, &[[vocab, hidden], [length, hidden], [2, hidden]], &[])?;
         let name = format!("{}x{hidden} of {vocab}", batch.tokens.len());
         bench.operation(&name, "embedding", &[Forward, Backward], parameters, &[], |tape, parameters, _| {
-            embedding(tape, parameters, &batch, [tables[0], tables[1], tables[2]]).map(Some)
+            let tables = [tables[0], tables[1], tables[2]].map(Some);
+            let options = Embedding { padding: Some(0), hidden_by: None };
+            embedding(tape, parameters, &batch, tables, options).map(Some)
         })
     });
 }

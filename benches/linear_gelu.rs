@@ -6,7 +6,7 @@ use common::{Bench, parameters, run};
 use helixgrad::Result;
 use helixgrad::autograd::Pass::{Backward, Forward};
 use helixgrad::device::{Choices, GemmChoice};
-use helixgrad::ops::linear_gelu;
+use helixgrad::ops::{Gelu, linear_gelu};
 
 pub(crate) fn main() {
     run("linear_gelu", |bench| {
@@ -30,6 +30,6 @@ fn half(bench: &mut Bench) -> Result<()> {
         &[Forward, Backward],
         parameters,
         &[[tokens, hidden]],
-        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0]).map(Some),
+        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0], Gelu::Exact).map(Some),
     )
 }

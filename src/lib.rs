@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`genome`] | files: FASTA, `.2bit`, GFF3/GTF, splice sites; no tensors |
 //! | [`kmer`] | integers: vocabulary, masking, packed batches; no tensors |
+//! | [`tokenizer`] | bases to integers: k-mers, blocks of six, byte-pair encoding |
 //! | [`device`] | buffers and arithmetic on them |
 //! | [`ops`] | one file per operation: the forward launch and the backward rule |
 //! | [`autograd`] | the tape |
@@ -36,6 +37,7 @@ pub mod output;
 pub mod philox;
 pub mod report;
 mod small_file;
+pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -4,9 +4,12 @@ use std::rc::Rc;
 
 use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, Vector};
 use helixgrad::device::attention_pattern::AttentionPattern;
+use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::ops::{self, Activated, AlibiBias, AttentionHooks, Normalisation, SparseBlocks, Summands};
+use helixgrad::ops::{
+    self, Activated, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Normalisation, SparseBlocks, Summands,
+};
 use helixgrad::philox::{Philox, Purpose};
 
 const STEP: f64 = 1e-5;
@@ -147,15 +150,19 @@ fn a_tensor_with_two_users_gets_both_gradients() {
 fn linear_gelu() {
     let mut p = parameters(&[&[7, 5], &[7]]);
     let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
-    check(&[(40, 5)], &mut p, |tape, p, x| ops::linear_gelu(tape, p, x[0], weight, bias).unwrap());
+    for gelu in [Gelu::Exact, Gelu::Tanh] {
+        check(&[(40, 5)], &mut p, |tape, p, x| ops::linear_gelu(tape, p, x[0], weight, bias, gelu).unwrap());
+    }
 }
 
 #[test]
 fn feed_forward() {
     let mut p = parameters(&[&[7, 4], &[7], &[5, 7]]);
     let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
-    for fate in [Activated::Kept, Activated::Again] {
-        check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down, fate).unwrap());
+    for (gelu, fate) in
+        [(Gelu::Exact, Activated::Kept), (Gelu::Exact, Activated::Again), (Gelu::Tanh, Activated::Again)]
+    {
+        check(&[(40, 4)], &mut p, |tape, p, x| ops::feed_forward(tape, p, x[0], up, down, gelu, fate).unwrap());
     }
 }
 
@@ -168,7 +175,7 @@ fn feed_forward_beside_its_residual() {
     let norm = Normalisation { gamma: vector(&p, 4), beta: vector(&p, 5), eps: 1e-12 };
     for fate in [Activated::Kept, Activated::Again] {
         check(&[(9, 4)], &mut p, |tape, p, x| {
-            let y = ops::feed_forward(tape, p, x[0], up, down, fate).unwrap();
+            let y = ops::feed_forward(tape, p, x[0], up, down, Gelu::Exact, fate).unwrap();
             ops::layernorm(tape, p, y, Summands { bias, residual: Some(x[0]), dropout: 0.2 }, norm).unwrap()
         });
     }
@@ -186,6 +193,128 @@ fn layernorm_with_every_mix_of_bias_residual_and_dropout() {
             ops::layernorm(tape, p, x[0], Summands { bias, residual: x.get(1).copied(), dropout }, norm).unwrap()
         });
     }
+}
+
+/// The sum's other users come after LayerNorm, before it in the tape's way back, and twice over.
+#[test]
+fn layernorm_and_the_sum_that_others_use() {
+    for (case, dropout) in (0..4).flat_map(|case| [(case, 0.0), (case, 0.4)]) {
+        let (bias, residual) = (case & 1 != 0, case & 2 != 0);
+        let shapes: &[&[usize]] = if bias { &[&[9], &[9], &[9, 9], &[9]] } else { &[&[9], &[9], &[9, 9]] };
+        let mut p = parameters(shapes);
+        let bias = bias.then(|| vector(&p, 3));
+        let (norm, weight) = (Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 }, matrix(&p, 2));
+        let shapes: &[(usize, usize)] = if residual { &[(35, 9), (35, 9)] } else { &[(35, 9)] };
+        check(shapes, &mut p, |tape, p, x| {
+            let summands = Summands { bias, residual: x.get(1).copied(), dropout };
+            let (y, z) = ops::layernorm_and_sum(tape, p, x[0], summands, norm).unwrap();
+            let y = ops::linear(tape, p, y, weight, None).unwrap();
+            let w = ops::linear(tape, p, z, weight, None).unwrap();
+            let w = ops::residual(tape, p, w, Summands { residual: Some(y), ..Summands::default() }).unwrap();
+            ops::residual(tape, p, w, Summands { residual: Some(z), ..Summands::default() }).unwrap()
+        });
+    }
+}
+
+#[test]
+fn residual_with_every_mix_of_bias_residual_and_dropout() {
+    for (case, dropout) in (0..4).flat_map(|case| [(case, 0.0), (case, 0.4)]) {
+        let (bias, residual) = (case & 1 != 0, case & 2 != 0);
+        let mut p = parameters(if bias { &[&[9]] } else { &[] });
+        let bias = bias.then(|| vector(&p, 0));
+        let shapes: &[(usize, usize)] = if residual { &[(35, 9), (35, 9)] } else { &[(35, 9)] };
+        check(shapes, &mut p, |tape, p, x| {
+            ops::residual(tape, p, x[0], Summands { bias, residual: x.get(1).copied(), dropout }).unwrap()
+        });
+    }
+}
+
+/// Pre-LN: the stream goes through every block by its residual alone, and LayerNorm reads a sum that it does not replace.
+#[test]
+fn a_layer_with_layernorm_before_its_blocks() {
+    let mut p = parameters(&[&[4], &[4], &[6, 4], &[4, 3], &[4], &[4, 4], &[4]]);
+    let norm = Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 };
+    let (up, down, square) = (matrix(&p, 2), matrix(&p, 3), matrix(&p, 5));
+    let biases = [vector(&p, 4), vector(&p, 6)];
+    check(&[(34, 4)], &mut p, |tape, p, x| {
+        let (y, stream) = ops::layernorm_and_sum(tape, p, x[0], Summands::default(), norm).unwrap();
+        let y = ops::linear(tape, p, y, square, None).unwrap();
+        let summands = Summands { bias: Some(biases[0]), residual: Some(stream), dropout: 0.3 };
+        let (y, stream) = ops::layernorm_and_sum(tape, p, y, summands, norm).unwrap();
+        let y = ops::gated_feed_forward(tape, p, y, up, down, Gate::Silu, 0.2).unwrap();
+        let summands = Summands { bias: Some(biases[1]), residual: Some(stream), dropout: 0.1 };
+        ops::residual(tape, p, y, summands).unwrap()
+    });
+}
+
+#[test]
+fn gated_feed_forward() {
+    let mut p = parameters(&[&[14, 4], &[5, 7]]);
+    let (up, down) = (matrix(&p, 0), matrix(&p, 1));
+    for (gate, dropout) in [(Gate::Gelu, 0.0), (Gate::Gelu, 0.3), (Gate::Silu, 0.0), (Gate::Silu, 0.3)] {
+        check(&[(40, 4)], &mut p, |tape, p, x| {
+            ops::gated_feed_forward(tape, p, x[0], up, down, gate, dropout).unwrap()
+        });
+    }
+}
+
+/// The first half goes through the activation, and the second is multiplied with it.
+#[test]
+fn the_gate_is_the_first_half() {
+    let mut p = parameters(&[&[2, 1], &[1, 1]]);
+    p.values.slice_mut::<f64>().copy_from_slice(&[2.0, 3.0, 0.5]);
+    for (gate, act) in [(Gate::Silu, 2.0 / (1.0 + f64::exp(-2.0))), (Gate::Gelu, 2.0 * 0.977_249_868_051_820_8)] {
+        let mut tape = Tape::new(Device::Cpu, DType::F64);
+        let x = tape.push(Buffer::from_slice(&[1.0f64]), 1, 1);
+        let y = ops::gated_feed_forward(&mut tape, &p, x, matrix(&p, 0), matrix(&p, 1), gate, 0.0).unwrap();
+        assert!((tape.to_f64(y).unwrap()[0] - act * 3.0 * 0.5).abs() < 1e-12, "{gate:?}");
+    }
+}
+
+#[test]
+fn rotary_positions() {
+    let host = batch();
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    check(&[(25, 24)], &mut none, |tape, _, x| ops::rotary(tape, &batch, x[0], 2, 100.0).unwrap());
+    // As attention uses them, with the bias of the layer before.
+    let mut p = parameters(&[&[24, 3], &[24]]);
+    let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
+    check(&[(25, 3)], &mut p, |tape, p, x| {
+        let qkv = ops::linear(tape, p, x[0], weight, Some(bias)).unwrap();
+        let qkv = ops::rotary(tape, &batch, qkv, 2, 100.0).unwrap();
+        ops::attention(tape, &batch, qkv, 2, 0.2, &AttentionHooks::default()).unwrap()
+    });
+}
+
+/// Queries and keys by the formula, positions from the start of each sequence; values as they were.
+#[test]
+fn rotary_positions_are_the_formula() {
+    let host = batch();
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let (heads, head_dim, hidden, base) = (2, 6, 12, 10_000.0f64);
+    let before = values(25 * 36, 4);
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    let x = tape.push(Buffer::from_slice(&before), 25, 36);
+    let y = ops::rotary(&mut tape, &batch, x, heads, base).unwrap();
+    let after = tape.to_f64(y).unwrap();
+    for (token, &position) in host.positions.iter().enumerate() {
+        for (part, i) in (0..3).flat_map(|part| (0..hidden).map(move |i| (part, i))) {
+            let at = |i: usize| before[token * 36 + part * hidden + i];
+            let (first, j) = (i / head_dim * head_dim, i % head_dim);
+            let angle = f64::from(position) * base.powf(-2.0 * (j % 3) as f64 / head_dim as f64);
+            let expected = match (part, j < 3) {
+                (2, _) => at(i),
+                (_, true) => at(first + j) * angle.cos() - at(first + j + 3) * angle.sin(),
+                (_, false) => at(first + j) * angle.cos() + at(first + j - 3) * angle.sin(),
+            };
+            let found = after[token * 36 + part * hidden + i];
+            assert!((found - expected).abs() < 1e-13, "token {token}, part {part}, {i}: {found} {expected}");
+        }
+    }
+    let odd = tape.push(Buffer::from_slice(&values(25 * 18, 4)), 25, 18);
+    let error = ops::rotary(&mut tape, &batch, odd, 2, base).unwrap_err().to_string();
+    assert!(error.contains("heads of 3 elements"), "{error}");
 }
 
 #[test]
@@ -225,8 +354,56 @@ fn no_two_dropouts_share_a_mask() {
 fn embedding_sums_into_every_table() {
     let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
     let mut p = parameters(&[&[11, 4], &[19, 4], &[2, 4]]);
-    let tables = [0, 1, 2].map(|index| matrix(&p, index));
-    check(&[], &mut p, |tape, p, _| ops::embedding(tape, p, &batch, tables).unwrap());
+    let tables = [0, 1, 2].map(|index| Some(matrix(&p, index)));
+    // An id that does not occur: all are scaled, none is hidden; and one that does.
+    for hidden_by in [None, Some(100), Some(8)] {
+        let options = Embedding { padding: None, hidden_by };
+        check(&[], &mut p, |tape, p, _| ops::embedding(tape, p, &batch, tables, options).unwrap());
+    }
+}
+
+#[test]
+fn embedding_of_fewer_tables() {
+    let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();
+    for present in [[true, false, false], [true, true, false], [true, false, true]] {
+        let shapes: Vec<&[usize]> =
+            [&[11, 4][..], &[19, 4], &[2, 4]].into_iter().zip(present).filter(|(_, is)| *is).map(|(s, _)| s).collect();
+        let mut p = parameters(&shapes);
+        let mut next = 0..;
+        let tables = present.map(|is| is.then(|| matrix(&p, next.next().unwrap())));
+        for hidden_by in [None, Some(8)] {
+            let options = Embedding { padding: None, hidden_by };
+            check(&[], &mut p, |tape, p, _| ops::embedding(tape, p, &batch, tables, options).unwrap());
+        }
+    }
+}
+
+/// As Hugging Face's EsmEmbeddings: by hand, with a sequence of masks only among them.
+#[test]
+fn token_dropout_is_the_formula() {
+    let (mask, mut host) = (2, Batch::new());
+    let sequences: [&[i32]; 3] = [&[3, 2, 5, 6], &[2, 2], &[3, 7, 4]];
+    for sequence in sequences {
+        host.push(sequence);
+    }
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let p = parameters(&[&[8, 4], &[4, 4]]);
+    let tables = [Some(matrix(&p, 0)), Some(matrix(&p, 1)), None];
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    let options = Embedding { padding: None, hidden_by: Some(mask) };
+    let y = ops::embedding(&mut tape, &p, &batch, tables, options).unwrap();
+    let (found, weights) = (tape.to_f64(y).unwrap(), p.values.slice::<f64>());
+    let mut row = 0;
+    for (sequence, scale) in sequences.iter().zip([0.88 / (1.0 - 1.0 / 4.0), 0.0, 0.88]) {
+        for (position, &token) in sequence.iter().enumerate() {
+            for i in 0..4 {
+                let word = if token == mask { 0.0 } else { weights[token as usize * 4 + i] * scale };
+                let expected = word + weights[(8 + position) * 4 + i];
+                assert!((found[row * 4 + i] - expected).abs() < 1e-14, "row {row}: {} {expected}", found[row * 4 + i]);
+            }
+            row += 1;
+        }
+    }
 }
 
 #[test]
@@ -235,10 +412,10 @@ fn the_padding_entry_learns_nothing_from_lookups() {
     with_padding.tokens[2] = 0;
     let batch = DeviceBatch::upload(&Device::Cpu, &with_padding).unwrap();
     let mut p = parameters(&[&[11, 4], &[19, 4], &[2, 4]]);
-    let tables = [0, 1, 2].map(|index| matrix(&p, index));
+    let tables = [0, 1, 2].map(|index| Some(matrix(&p, index)));
     let mut tape = Tape::new(Device::Cpu, DType::F64);
     tape.start_training(1, 1, 0);
-    let y = ops::embedding(&mut tape, &p, &batch, tables).unwrap();
+    let y = ops::embedding(&mut tape, &p, &batch, tables, Embedding { padding: Some(0), hidden_by: None }).unwrap();
     tape.put_gradient(y, Buffer::from_slice(&values(y.rows * 4, 1)));
     tape.backward(&mut p).unwrap();
     assert_eq!(p.gradients.slice::<f64>()[..4], [0.0; 4]);
@@ -334,7 +511,11 @@ fn attention_is_the_formula() {
                         - slope * query.abs_diff(key) as f64
                 };
                 let is_seen = |key: &usize| match &hooks.pattern {
-                    Some(pattern) => pattern.lists().columns(sequence, query / 64).contains(&(*key as u32 / 64)),
+                    Some(pattern) => pattern
+                        .lists()
+                        .seen(sequence, head, query / 64)
+                        .iter()
+                        .any(|seen| seen.block == *key as u32 / 64),
                     None => true,
                 };
                 let keys: Vec<usize> = (0..length).filter(is_seen).collect();
@@ -346,6 +527,23 @@ fn attention_is_the_formula() {
                 }
             }
         }
+    }
+}
+
+/// Blocks of BigBird: each head's own when training, and one that counts twice when predicting; a short sequence beside them.
+#[test]
+fn attention_over_the_blocks_of_big_bird() {
+    let mut host = Batch::new();
+    host.push(&[3; 130]);
+    host.push(&[3; 20]);
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    for training in [false, true] {
+        let pattern = BigBird { block: 16, random: 1, positions: 130, layer: 1, training };
+        let blocks = SparseBlocks::big_bird(&Device::Cpu, &pattern, 2, &host.cu_seqlens).unwrap();
+        assert_eq!((blocks.lists().is_by_head(), blocks.lists().is_weighted()), (training, !training));
+        let hooks = AttentionHooks { bias: None, pattern: Some(Rc::new(blocks)) };
+        check(&[(150, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, 0.0, &hooks).unwrap());
     }
 }
 

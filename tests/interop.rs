@@ -157,7 +157,7 @@ fn an_export_has_the_tensors_of_transformers() {
         let loaded = checkpoint::load(&fixtures().join(name)).unwrap();
         let out = folder.path().join(name);
         fs::create_dir(&out).unwrap();
-        save_model(&out, &loaded.model, &loaded.vocabulary, loaded.classification.as_ref()).unwrap();
+        save_model(&out, &loaded.model, &*loaded.vocabulary, loaded.classification.as_ref()).unwrap();
         let read = |path: PathBuf| {
             let bytes = fs::read(path.join("model.safetensors")).unwrap();
             let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -197,7 +197,7 @@ fn a_vocabulary_may_be_that_of_a_tokenizer() {
     };
     write(&table);
     let after = checkpoint::load(model).unwrap().vocabulary;
-    assert_eq!((after.len(), after.k(), after.order()), (before.len(), before.k(), before.order()));
+    assert!(*after == *before);
     for damage in [serde_json::json!(7), serde_json::json!(69), serde_json::json!(-1), serde_json::json!("5")] {
         table.insert("AAA".into(), damage);
         write(&table);
@@ -309,7 +309,7 @@ fn files_that_cannot_be_understood_say_why() {
         (
             "mlm",
             Box::new(|f| fs::rename(f.join("model.safetensors"), f.join("model.safetensors.index.json")).unwrap()),
-            "several",
+            "index.json",
         ),
         (
             "classifier",

@@ -671,6 +671,90 @@ fn the_files_of_gue_and_dnabert() {
 }
 
 /// Tables cut and changed at random are read or refused, never more than that.
+/// A suite in miniature, as GUE and Nucleotide Transformer's authors lay theirs out: every task is trained, tested, kept, and shown beside
+/// what was published.
+#[test]
+fn a_suite_of_tasks() {
+    let folder = Folder::new();
+    let csv = |name: &str, rows: std::ops::Range<usize>| {
+        let rows: String = rows.map(|i| format!("{},{}\n", bases(i, if i % 2 == 0 { 2 } else { 8 }), i % 2)).collect();
+        let path = Path::new(&folder.path("gue")).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("sequence,label\n{rows}")).unwrap();
+    };
+    for task in ["tf/0", "tf/1"] {
+        csv(&format!("{task}/train.csv"), 0..120);
+        csv(&format!("{task}/dev.csv"), 120..160);
+        csv(&format!("{task}/test.csv"), 160..240);
+    }
+    let start = table(&folder, "start.tsv", "sequence\tlabel", |i| format!("{}\t{}", bases(i, 5), i % 2));
+    let [init, out] = ["init", "out"].map(|name| folder.path(name));
+    tune(&start, &init, &["--epochs", "1"]);
+    let gue = folder.path("gue");
+    let run = |extra: &[&str]| {
+        let all = [
+            "benchmark",
+            &gue,
+            "--suite",
+            "gue",
+            "--init",
+            &init,
+            "--out",
+            &out,
+            "--learning-rate",
+            "4e-3",
+            "--epochs",
+            "6",
+        ];
+        json(&[&all[..], extra].concat())
+    };
+    let first = run(&["--tasks", "tf-human-0"]);
+    assert_eq!(first["tasks"].as_array().unwrap().len(), 1);
+    let result = &first["tasks"][0]["result"];
+    assert!(result["mcc"]["value"].as_f64().unwrap() > 0.8, "{result}");
+    assert_eq!(result["windows"], serde_json::json!([120, 40, 80]));
+    assert_eq!(first["tasks"][0]["published"]["DNABERT-2"], 71.99);
+    let model = Path::new(&out).join("tf-human-0/model.safetensors");
+    let before = fs::metadata(&model).unwrap().modified().unwrap();
+    // Begun again with all that the folder has: the finished task is kept, 26 are not there.
+    let both = run(&[]);
+    assert_eq!((both["tasks"].as_array().unwrap().len(), both["missing"].as_array().unwrap().len()), (2, 26));
+    assert_eq!(both["tasks"][0]["result"], *result);
+    assert_eq!(fs::metadata(&model).unwrap().modified().unwrap(), before);
+    let told = fs::read_to_string(Path::new(&out).join("benchmark.tsv")).unwrap();
+    let rows: Vec<&str> = told.lines().collect();
+    assert!(
+        rows.len() == 3 && rows[1].starts_with("tf-human-0\t80\t") && rows[0].ends_with("further pretrained"),
+        "{told}"
+    );
+
+    let refusal = |extra: &[&str]| {
+        refused(&[&["benchmark", &gue, "--suite", "gue", "--init", &init, "--out", &out][..], extra].concat())
+    };
+    assert!(refusal(&["--epochs", "7"]).contains("other options"));
+    assert!(refusal(&["--tasks", "humans"]).contains("emp-h3"));
+    let nt = folder.path("nt");
+    let fasta = |name: &str, rows: std::ops::Range<usize>, label: &dyn Fn(usize) -> String| {
+        let rows: String =
+            rows.map(|i| format!(">s{i}{}\n{}\n", label(i), bases(i, if i % 2 == 0 { 2 } else { 8 }))).collect();
+        let path = Path::new(&nt).join("promoter_tata").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, rows).unwrap();
+    };
+    let class = |i: usize| format!("|{}", i % 2);
+    fasta("train.fna", 0..120, &class);
+    fasta("test.fna", 160..240, &class);
+    let out = folder.path("nt-out");
+    let arguments =
+        ["benchmark", &nt, "--suite", "nt", "--init", &init, "--out", &out, "--learning-rate", "4e-3", "--epochs", "6"];
+    let found = json(&arguments);
+    let result = &found["tasks"][0]["result"];
+    assert!(result["mcc"]["value"].as_f64().unwrap() > 0.8, "{result}");
+    assert_eq!(result["windows"], serde_json::json!([120, 0, 80]));
+    fasta("train.fna", 0..3, &|_| String::new());
+    assert!(refused(&arguments).contains("\"s0\""));
+}
+
 #[test]
 fn damaged_tables_never_panic() {
     let folder = Folder::new();

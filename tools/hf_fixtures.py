@@ -19,6 +19,8 @@ Python 3.11, torch 2.15.0, transformers 5.24.0 and safetensors 0.8.
     expected.safetensors
                   tokens [2, 12] i32, and for each folder its logits (hidden states for encoder and bf16), f32, of two
                   whole sequences; for dnabert the logits of the fork, which adds its bias twice
+
+and with them what hf_families.py writes: the same of DNABERT-2, Nucleotide Transformer and BigBird.
 """
 
 import argparse
@@ -35,6 +37,8 @@ from transformers import (
     BertForTokenClassification,
     BertModel,
 )
+
+import hf_families
 
 LABELS = ["donor", "acceptor", "neither"]
 SIZES = {
@@ -140,6 +144,7 @@ def main():
         expected["dnabert"] = expected["mlm"] + state["cls.predictions.bias"]
 
     save_file({name: tensor.contiguous().clone() for name, tensor in expected.items()}, out / "expected.safetensors")
+    hf_families.write(out)
     for path in sorted(out.rglob("*")):
         if path.is_file():
             print(f"{path.relative_to(out)}: {path.stat().st_size} bytes")

@@ -8,6 +8,7 @@
 
 mod recompute;
 
+use std::any::Any;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -107,6 +108,8 @@ pub struct Tape {
     aside: Option<Buffer>,
     /// Made by [`Tape::once_a_batch`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
     shared: Vec<(&'static str, Weak<DeviceBatch>, Tensor)>,
+    /// Made by [`Tape::once`].
+    constant: Vec<Rc<dyn Any>>,
     recording: bool,
     /// Tensors below this number are what [`Tape::unrecorded`] has made: nothing that is trained went into them.
     constants: usize,
@@ -154,6 +157,7 @@ impl Tape {
             pool: Vec::new(),
             aside: None,
             shared: Vec::new(),
+            constant: Vec::new(),
             recording: false,
             constants: 0,
             randomness: None,
@@ -187,6 +191,11 @@ impl Tape {
         self.reset();
         self.recording = true;
         self.randomness = Some(Randomness { seed, step, micro_batch });
+    }
+
+    /// Whether this pass is one of training: dropout works.
+    pub fn is_training(&self) -> bool {
+        self.randomness.is_some()
     }
 
     /// Forgets the last pass and keeps its memory; from now on neither records nor drops out.
@@ -359,6 +368,24 @@ impl Tape {
         let tensor = make(self)?;
         self.shared.push((what, Rc::downgrade(batch), tensor));
         Ok(tensor)
+    }
+
+    /// What `make` makes on this tape's device, once for all passes: the first of its type that `fits`.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn once<T: 'static>(
+        &mut self,
+        fits: impl Fn(&T) -> bool,
+        make: impl FnOnce(&Device) -> Result<T>,
+    ) -> Result<Rc<T>> {
+        let mut known = self.constant.iter().filter_map(|known| Rc::clone(known).downcast::<T>().ok());
+        if let Some(known) = known.find(|known| fits(known)) {
+            return Ok(known);
+        }
+        let made = Rc::new(make(&self.device)?);
+        self.constant.push(Rc::clone(&made) as Rc<dyn Any>);
+        Ok(made)
     }
 
     /// Runs the beginning of a pass, where `frozen`, without recording a way back: nothing in it is trained. Dropout works as elsewhere. What

@@ -14,8 +14,8 @@ use crate::device::chips::{Chip, Code, Rate};
 use crate::device::planner::{Piece, Planner};
 use crate::device::{DType, Device, Work};
 use crate::genome::splice::LABEL_NAMES;
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Classification, Config, Head, Model, Recompute};
+use crate::tokenizer::Tokenizer;
 use crate::train::apply::{BASES_PER_BATCH, classify};
 use crate::{Error, Result};
 
@@ -301,13 +301,14 @@ pub fn plan(workload: &Workload, target: &Target, seed: u64) -> Result<Plan> {
 /// As [`plan`]; [`Error::Usage`] for a window that is too short or too long for the model.
 pub fn plan_scan(
     config: &Config,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     window: usize,
     bases: u64,
     windows_per_base: f64,
     target: &Target,
 ) -> Result<ScanPlan> {
-    let (least, most) = (vocabulary.k(), config.max_position_embeddings + vocabulary.k() - 3);
+    let tokens = config.max_position_embeddings.saturating_sub(vocabulary.specials().frame());
+    let (least, most) = (vocabulary.shortest(), vocabulary.most_bases(tokens).unwrap_or(usize::MAX));
     if !(least..=most).contains(&window) {
         return Err(Error::usage(
             format!("windows of {window} bases"),

@@ -63,7 +63,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         while windows.peek().is_some() {
             let round = next_round(&observer, path, &mut windows)?;
             for (window, profile) in round.iter().zip(observer.profiles(&round)?) {
-                write(&mut writer, window, &profile, &observer)?;
+                write(&mut writer, window, &profile)?;
             }
             count += round.len() as u64;
             uracils += round.iter().map(|window| window.uracils).sum::<u64>();
@@ -103,6 +103,12 @@ pub(super) fn check(observer: &Observer, path: &Path, window: &Named) -> Result<
     let length = window.bases.len();
     let (least, most) = observer.lengths();
     if length >= least && most.is_none_or(|most| length <= most) {
+        let limits = observer.limits();
+        // K-mers are counted by their bases, others not before they are made.
+        if limits.tokenizer.k_mers().is_none() {
+            let checked = limits.check(&window.bases, None);
+            checked.map_err(|(found, remedy)| Error::input(path, window.name.as_str(), found, remedy))?;
+        }
         return Ok(());
     }
     let most = most.map_or(String::new(), |most| format!(", and at most {most}"));
@@ -136,16 +142,10 @@ fn number(option: &str, text: &str) -> Result<usize> {
     })
 }
 
-fn write(writer: &mut ArrayWriter, window: &Named, profile: &Profile, observer: &Observer) -> Result<()> {
-    let width = match observer.selection().unit {
-        Unit::Token => observer.vocabulary().k(),
-        Unit::Nucleotide => 1,
-    };
+fn write(writer: &mut ArrayWriter, window: &Named, profile: &Profile) -> Result<()> {
     writer.begin(&window.name)?;
-    let units = profile.columns.first().map_or(0, Vec::len);
-    for unit in 0..units {
-        let start = profile.bases.start + unit;
-        let text = String::from_utf8_lossy(&window.bases[start..start + width]);
+    for (unit, bases) in profile.units.iter().enumerate() {
+        let (start, text) = (bases.start, String::from_utf8_lossy(&window.bases[bases.clone()]));
         let values: Vec<f32> = profile.columns.iter().map(|column| column[unit]).collect();
         writer.row(&Row { name: &window.name, place: Some((start + 1, &text)) }, &values)?;
     }

@@ -41,6 +41,7 @@ fn human(found: &Description) -> String {
     let mut line = |name: &str, value: String| text += &format!("{name:<14}{value}\n");
     line("folder", found.folder.display().to_string());
     line("written by", found.written_by.clone());
+    line("family", config.architecture.family.name().into());
     line("architecture", found.architecture.unwrap_or("site head with a hidden layer").into());
     if let Some(classification) = &found.classification {
         line("answers", format!("{} ({})", classification.labels.join(", "), classification.task.problem_type()));
@@ -57,8 +58,16 @@ fn human(found: &Description) -> String {
             config.layer_norm_eps
         ),
     );
-    let order = format!("{:?}", found.base_order).to_uppercase();
-    line("vocabulary", format!("{} tokens, k = {}, in the order {order}", count(config.vocab_size as u64), found.k));
+    let tokens = count(config.vocab_size as u64);
+    line(
+        "vocabulary",
+        match found.k.zip(found.base_order) {
+            Some((k, order)) => {
+                format!("{tokens} tokens, k = {k}, in the order {}", format!("{order:?}").to_uppercase())
+            }
+            None => format!("{tokens} tokens: {}", found.tokens),
+        },
+    );
     line("parameters", count(found.parameters as u64));
     let file = found.weights.file_name().unwrap_or_default().to_string_lossy();
     line(

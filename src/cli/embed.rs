@@ -104,8 +104,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
     let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
     let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
-    let k = encoder.vocabulary().k();
-    let mut sink = |rows: Rows| write(&mut writer, &rows, unit, k);
+    let mut sink = |rows: Rows| write(&mut writer, &rows, unit);
     let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
     let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
     let started = Instant::now();
@@ -147,21 +146,17 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     common.print(&result, |_| human(args, &counts, rows, encoder.columns(), seconds))
 }
 
-fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit, k: usize) -> Result<()> {
+fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit) -> Result<()> {
     let Named { name, bases, .. } = rows.sequence;
     if rows.first == 0 {
         writer.begin(name)?;
     }
-    let width = match unit {
-        Unit::Mean | Unit::Cls => None,
-        Unit::Token => Some(k),
-        Unit::Nucleotide => Some(1),
-    };
+    let has_places = matches!(unit, Unit::Token | Unit::Nucleotide);
     let columns = writer.columns();
     for (index, values) in rows.values.chunks_exact(columns).enumerate() {
-        let at = rows.first + index;
-        let text = width.map(|width| String::from_utf8_lossy(&bases[at..at + width]));
-        let place = text.as_deref().map(|text| (at + 1, text));
+        let covered = has_places.then(|| rows.place(index));
+        let text = covered.map(|covered| (covered.start + 1, String::from_utf8_lossy(&bases[covered])));
+        let place = text.as_ref().map(|(at, text)| (*at, text.as_ref()));
         writer.row(&Row { name, place }, values)?;
     }
     Ok(())

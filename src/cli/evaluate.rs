@@ -46,7 +46,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let progress_of = |windows: usize| Progress::new("evaluating", windows as u64, common.quiet).unit("windows");
     if classification.task != Task::SingleLabel {
         let test = targets(&data, &classification, &args.labels)?;
-        test.check_lengths(&data, checkpoint.limits())?;
+        test.check_lengths(&data, &checkpoint.limits())?;
         let mut progress = progress_of(test.windows.len());
         let mut count = |done: usize| progress.update(done as u64, done as u64, "");
         let found = evaluate_targets(&mut checkpoint, &test.windows, &device, dtype, common.seed, &mut count);
@@ -58,7 +58,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         });
     }
     let (test, labels) = read_for(&data, classification.pairs, &classification.labels, &args.labels)?;
-    test.check_lengths(&data, checkpoint.limits())?;
+    test.check_lengths(&data, &checkpoint.limits())?;
     let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
     // Only splice sites have baselines.
     let has_baselines = splice_order(&labels).is_some();

@@ -1,6 +1,7 @@
 //! `helixgrad finetune`: a classifier from labelled windows.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -11,11 +12,11 @@ use crate::device::DType;
 use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::kmer::table::{Limits, Table, read_table};
-use crate::kmer::vocabulary::Vocabulary;
 use crate::lossy;
 use crate::model::{Freeze, Head, Model, Recompute, Task};
 use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
+use crate::tokenizer::Tokenizer;
 use crate::train::calibration::Calibration;
 use crate::train::checkpoint::{self, Classification};
 use crate::train::class_weights::ClassWeights;
@@ -181,10 +182,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let classification = Classification { labels, window, task: args.task, pairs: args.pairs, counts: Vec::new() };
     let outputs = classification.labels.len();
     let (mut model, vocabulary) = model(args, common, train, dev, &classification)?;
-    let limits = Limits { k: vocabulary.k(), window, positions: model.config.max_position_embeddings };
-    train_table.check_lengths(&train_path, limits)?;
+    let limits = Limits { tokenizer: Arc::clone(&vocabulary), window, positions: model.config.max_position_embeddings };
+    train_table.check_lengths(&train_path, &limits)?;
     if let (Some(dev), Some(path)) = (&dev_table, &dev_path) {
-        dev.check_lengths(path, limits)?;
+        dev.check_lengths(path, &limits)?;
     }
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
@@ -204,10 +205,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             Ok(model)
         };
         drop(model);
-        let result = cross_validate(&new_model, &vocabulary, &classification, train, rows, folds, &options)?;
+        let result = cross_validate(&new_model, &*vocabulary, &classification, train, rows, folds, &options)?;
         return common.print(&Told { found: result, uracils }, |told| folds_text(&told.found, args));
     }
-    let (_, summary) = finetune(model, &vocabulary, &classification, train, dev, &options, resume)?;
+    let (_, summary) = finetune(model, &*vocabulary, &classification, train, dev, &options, resume)?;
     common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
 }
 
@@ -425,7 +426,7 @@ fn model(
     train: &[LabelledWindow],
     dev: &[LabelledWindow],
     classification: &Classification,
-) -> Result<(Model, Vocabulary)> {
+) -> Result<(Model, Arc<dyn Tokenizer>)> {
     let labels = classification.labels.len();
     let head = match args.head {
         labelled::Head::Cls => Head::Cls { labels },
@@ -435,15 +436,24 @@ fn model(
         args.model.refuse("--init")?;
         return checkpoint::load_encoder(init, head, Some(classification), common.seed);
     }
-    let k = args.model.resolve("splice-small", 1)?.0.k();
-    // [CLS], and for each sequence its k-mers and a [SEP].
-    let tokens = |bases: &[u8]| args.window.unwrap_or(bases.len()).saturating_add(2).saturating_sub(k);
-    let of = |window: &LabelledWindow| {
-        tokens(&window.bases).saturating_add(window.second.as_deref().map_or(0, tokens)).saturating_add(1)
+    let tokenizer = args.model.tokenizer("splice-small")?;
+    let ends = tokenizer.specials().frame() - 1;
+    // The token at the beginning, and for each sequence its tokens and the one behind them.
+    let tokens = |bases: &[u8]| {
+        let read = &bases[labelled::middle(bases.len(), args.window)];
+        ends + match tokenizer.k_mers() {
+            Some(k_mers) => (read.len() + 1).saturating_sub(k_mers.k()),
+            None => {
+                let mut ids = Vec::new();
+                tokenizer.encode(read, &mut ids);
+                ids.len()
+            }
+        }
     };
+    let of = |window: &LabelledWindow| 1 + tokens(&window.bases) + window.second.as_deref().map_or(0, tokens);
     let longest = train.iter().chain(dev).map(of).max().unwrap_or(1);
-    let (vocabulary, config) = args.model.resolve("splice-small", longest)?;
-    Ok((Model::initialise(config, head, DType::F32, common.seed)?, vocabulary))
+    let config = args.model.config("splice-small", longest)?;
+    Ok((Model::initialise(config, head, DType::F32, common.seed)?, tokenizer))
 }
 
 fn human(summary: &FinetuneSummary, args: &Args) -> String {

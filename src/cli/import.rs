@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Common;
 use crate::interop::names::DecoderBias;
+use crate::kmer::vocabulary::Vocabulary;
 use crate::output::write_folder_atomic;
 use crate::report::format;
 use crate::train::checkpoint;
@@ -43,15 +44,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     notes.extend(checkpoint::unfinished(&args.from)?.map(|note| format!("the model is of {note}")));
     write_folder_atomic(&args.out, |folder| {
         let classification = checkpoint.classification.as_ref();
-        checkpoint::save_model(folder, &checkpoint.model, &checkpoint.vocabulary, classification)
+        checkpoint::save_model(folder, &checkpoint.model, &*checkpoint.vocabulary, classification)
     })?;
     let model = &checkpoint.model;
+    let family = model.config.architecture.family;
+    let architecture = family.class(&model.head);
     let result = json!({
         "from": args.from.to_string_lossy(),
         "out": args.out.to_string_lossy(),
-        "architecture": model.head.architecture(),
+        "family": family,
+        "architecture": architecture,
         "parameters": model.parameter_count(),
-        "k": checkpoint.vocabulary.k(),
+        "tokens": checkpoint.vocabulary.describe(),
+        "k": checkpoint.vocabulary.k_mers().map(Vocabulary::k),
         "notes": notes,
     });
     common.print(&result, |_| {
@@ -60,10 +65,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             text += &format!("- {note}\n");
         }
         text + &format!(
-            "{}, {} parameters, k = {}: written to {}",
-            model.head.architecture().unwrap_or("site head with a hidden layer"),
+            "{}: {}, {} parameters, {}: written to {}",
+            family.name(),
+            architecture.unwrap_or("site head with a hidden layer"),
             format::count(model.parameter_count() as u64),
-            checkpoint.vocabulary.k(),
+            checkpoint.vocabulary.describe(),
             args.out.display()
         )
     })

@@ -4,6 +4,7 @@
 
 mod attention;
 mod bench;
+mod benchmark;
 mod checkpoint;
 pub mod config;
 mod demo;
@@ -24,6 +25,7 @@ mod profile;
 mod run_folder;
 mod scan;
 mod splice;
+mod tokenizer;
 mod variants;
 mod workload;
 
@@ -189,6 +191,8 @@ enum Command {
     Finetune(finetune::Args),
     /// Evaluate a fine-tuned model on labelled windows.
     Evaluate(evaluate::Args),
+    /// Fine-tune and test a model on a published suite of tasks (GUE, Nucleotide Transformer's), beside published figures.
+    Benchmark(benchmark::Args),
     /// Class probabilities for windows in a FASTA, TSV or BED file.
     Predict(predict::Args),
     /// Splice sites of a genome: every position on both strands, to BED, bedGraph and bigWig.
@@ -203,6 +207,8 @@ enum Command {
     Embed(embed::Args),
     /// Take over a model of transformers or of DNABERT's own program.
     Import(import::Args),
+    /// Learn a vocabulary of DNA from a genome, or look at the tokens of a sequence.
+    Tokenizer(tokenizer::Args),
     /// What a model's folder holds.
     Checkpoint(checkpoint::Args),
     /// Measure throughput.
@@ -269,6 +275,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Splice(args) => splice::run(&args, &common),
         Command::Finetune(args) => finetune::run(&args, &common),
         Command::Evaluate(args) => evaluate::run(&args, &common),
+        Command::Benchmark(args) => benchmark::run(&args, &common),
         Command::Predict(args) => predict::run(&args, &common),
         Command::Scan(args) => scan::run(&args, &common),
         Command::Variants(args) => variants::run(&args, &common),
@@ -276,6 +283,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
+        Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),
         Command::Bench(args) => bench::run(&args, &common),
         Command::Profile(args) => profile::run(&args, &common),

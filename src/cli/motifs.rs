@@ -103,7 +103,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
 
     let data = part_of(&args.data, "test");
     let (table, _) = read_for(&data, false, &labels, &args.labels)?;
-    table.check_lengths(&data, limits)?;
+    table.check_lengths(&data, &limits)?;
     let windows = table.windows;
     let cropped = Cropped::of(limits.window, &windows);
     let (mut of_class, mut others) = (Vec::new(), Vec::new());

@@ -91,9 +91,13 @@ pub fn run(args: &Args, common: &Common) -> crate::Result<()> {
     let steps = args.steps.or(args.tokens.map(|tokens| tokens.div_ceil(plan.tokens_per_step as u64)));
     let training = steps.map(|steps| plan.training(steps));
     let scan = args.scan.map(|bases| {
-        let (vocabulary, config) = args.workload.model()?;
-        let window = args.window.unwrap_or(workload.length.saturating_add(vocabulary.k()).saturating_sub(3));
-        plan_scan(&config, &vocabulary, window, bases, args.positions.windows_per_base(), &target)
+        let (tokenizer, config) = (args.workload.tokenizer()?, args.workload.config()?);
+        let tokens = workload.length.saturating_sub(tokenizer.specials().frame());
+        let Some(window) = args.window.or_else(|| tokenizer.most_bases(tokens)) else {
+            let found = "a scan by a model whose tokens have no fixed length";
+            return Err(Error::usage(found, "give the bases of its windows with --window"));
+        };
+        plan_scan(&config, &*tokenizer, window, bases, args.positions.windows_per_base(), &target)
     });
     let report = Report { plan, launch_microseconds, launch_source: source(args), training, scan: scan.transpose()? };
     common.print(&report, |report| text(report, &args.workload.title(&workload)))

@@ -14,6 +14,7 @@ use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
+use crate::kmer::table::Limits;
 use crate::model::{Head, Task};
 use crate::output::AtomicFile;
 use crate::report::Progress;
@@ -130,7 +131,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let rows = rows.map(|row| {
             let (first, second) = row?;
             uracils += first.uracils;
-            let checked = limits.check(first.bases.len(), Some(second.len()));
+            let checked = limits.check(&first.bases, Some(&second));
             checked.map_err(|(found, remedy)| Error::input(path, first.place(), found, remedy))?;
             longer += u64::from(limits.window.is_some_and(|window| first.bases.len().max(second.len()) > window));
             Ok((first, second))
@@ -140,7 +141,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         args.windows.each(&mut |path, windows| {
             let windows = windows.map(|window| {
                 let window = window?;
-                check(&window, &scorer, path)?;
+                check(&window, &scorer, &limits, path)?;
                 uracils += window.uracils;
                 longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
                 Ok(window)
@@ -193,7 +194,7 @@ fn predict_pairs(
 }
 
 /// Refuses windows that are too short or too long, by their names.
-fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
+fn check(window: &Named, scorer: &Scorer, limits: &Limits, path: &Path) -> Result<()> {
     let length = window.bases.len();
     let wrong = |remedy: String| Err(Error::input(path, window.place(), format!("{length} bases"), remedy));
     if length < scorer.least() {
@@ -206,6 +207,11 @@ fn check(window: &Named, scorer: &Scorer, path: &Path) -> Result<()> {
         Some(most) if length > most => wrong(format!(
             "this model takes windows of at most {most} bases: cut the sequences, or take windows of a genome with --bed"
         )),
+        // K-mers are counted by their bases, others not before they are made.
+        _ if scorer.vocabulary().k_mers().is_none() => {
+            let checked = limits.check(&window.bases, None);
+            checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))
+        }
         _ => Ok(()),
     }
 }

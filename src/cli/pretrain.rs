@@ -16,11 +16,12 @@ use crate::kmer::corpus::{Corpus, CorpusOptions, Parts, PretrainingData};
 use crate::kmer::masking::{Masking, Recipe};
 use crate::kmer::regions::Regions;
 use crate::kmer::text::TextCorpus;
-use crate::kmer::vocabulary::Vocabulary;
+use crate::kmer::token_corpus::TokenCorpus;
 use crate::lossy;
 use crate::model::{Config, Head, Model, Recompute};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::report::format;
+use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint;
 use crate::train::pretrain::{PretrainOptions, PretrainSummary, pretrain};
 use crate::train::step::ProfileSteps;
@@ -170,10 +171,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     );
     let uracils = |data: &PretrainingData| match data {
         PretrainingData::Text(text) => text.uracils(),
-        PretrainingData::Genome(_) => 0,
+        PretrainingData::Genome(_) | PretrainingData::Tokens(_) => 0,
     };
     let uracils = uracils(&data) + held_out.as_ref().map_or(0, uracils);
-    let summary = pretrain(model, &vocabulary, &data, held_out.as_ref(), &options, resume)?;
+    let summary = pretrain(model, &*vocabulary, &data, held_out.as_ref(), &options, resume)?;
     common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
 }
 
@@ -269,7 +270,7 @@ fn confirm(_: Duration) -> bool {
     io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Vocabulary)> {
+fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Arc<dyn Tokenizer>)> {
     let check = |config: &Config| {
         let tokens = options.tokens_per_step / options.micro_batches;
         config.check_training(&options.device, tokens, args.recompute, None)
@@ -280,13 +281,19 @@ fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Mod
         check(&model.config)?;
         return Ok((model, vocabulary));
     }
-    let (vocabulary, config) = args.model.resolve("dnabert-6", args.max_length)?;
+    let (tokenizer, config) = (args.model.tokenizer("dnabert-6")?, args.model.config("dnabert-6", args.max_length)?);
     check(&config)?;
-    Ok((Model::initialise(config, Head::MaskedLm, DType::F32, common.seed)?, vocabulary))
+    Ok((Model::initialise(config, Head::MaskedLm, DType::F32, common.seed)?, tokenizer))
 }
 
-fn data(args: &Args, vocabulary: &Vocabulary) -> Result<(PretrainingData, Option<PretrainingData>)> {
+fn data(args: &Args, tokenizer: &Arc<dyn Tokenizer>) -> Result<(PretrainingData, Option<PretrainingData>)> {
     if let Some(text) = &args.text {
+        let Some(vocabulary) = tokenizer.k_mers() else {
+            return Err(Error::usage(
+                format!("--text with a model over {}", tokenizer.describe()),
+                "give a genome (--genome): the text format is one of k-mers",
+            ));
+        };
         let open =
             |path: &PathBuf| TextCorpus::open(path, vocabulary.clone(), args.max_length).map(PretrainingData::Text);
         return Ok((open(text)?, args.eval_text.as_ref().map(open).transpose()?));
@@ -300,7 +307,10 @@ fn data(args: &Args, vocabulary: &Vocabulary) -> Result<(PretrainingData, Option
     let corpus = |parts: Parts| {
         let reverse_complement = args.reverse_complement;
         let options = CorpusOptions { max_length: args.max_length, reverse_complement, parts };
-        Corpus::new(Arc::clone(&genome), vocabulary.clone(), &options).map(PretrainingData::Genome)
+        match tokenizer.k_mers() {
+            Some(k_mers) => Corpus::new(Arc::clone(&genome), k_mers.clone(), &options).map(PretrainingData::Genome),
+            None => TokenCorpus::new(Arc::clone(&genome), Arc::clone(tokenizer), &options).map(PretrainingData::Tokens),
+        }
     };
     if args.hold_out.is_empty() {
         return Ok((corpus(Parts::All)?, None));

@@ -1,13 +1,15 @@
 //! The options of `bench train`, `profile` and `plan` that say what is measured.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::model::ModelArgs;
 use crate::Result;
 use crate::bench::{Mix, Workload};
 use crate::device::Device;
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Config, Head, Recompute};
+use crate::tokenizer::Tokenizer;
 
 /// The preset, if none is named.
 const DEFAULT_MODEL: &str = "mini";
@@ -61,10 +63,10 @@ impl WorkloadArgs {
     /// The workload that they describe on `device`, with `steps` measured steps.
     ///
     /// # Errors
-    /// As [`WorkloadArgs::model`].
+    /// As [`WorkloadArgs::config`].
     pub fn workload(&self, device: &Device, steps: usize) -> Result<Workload> {
         let splice = self.preset() == SPLICE_MODEL;
-        let (_, config) = self.model()?;
+        let config = self.config()?;
         let batch = self.batch.unwrap_or(match device {
             _ if splice => 64,
             Device::Kernels(_) => 128,
@@ -96,13 +98,21 @@ impl WorkloadArgs {
         }
     }
 
-    /// The vocabulary and the configuration of the model.
+    /// The configuration of the model.
     ///
     /// # Errors
     /// [`crate::Error::Usage`] for an unknown preset, and sizes that do not fit together.
-    pub fn model(&self) -> Result<(Vocabulary, Config)> {
+    pub fn config(&self) -> Result<Config> {
         // Of lengths that make no step, the workload says so.
-        self.model.resolve(DEFAULT_MODEL, self.length().clamp(1, 1 << 20))
+        self.model.config(DEFAULT_MODEL, self.length().clamp(1, 1 << 20))
+    }
+
+    /// What makes its tokens.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::tokenizer`].
+    pub fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>> {
+        self.model.tokenizer(DEFAULT_MODEL)
     }
 
     fn length(&self) -> usize {

@@ -6,13 +6,16 @@
 use std::collections::BTreeMap;
 
 use super::attention_kernels::PLAN_ROWS;
+use super::big_bird::BigBird;
+use super::cpu::dropout::TILE;
 use crate::philox::{Philox, Purpose, below};
 use crate::{Error, Result};
 
 /// Side of the squares in which attention is skipped, in tokens: `PATTERN_BLOCK` of `kernels/common/attention.cuh`.
 pub const SQUARE: usize = 64;
 
-/// BigBird's pattern (Zaheer et al., 2020, arXiv 2007.14062, section 2): a block of queries sees the blocks around it, some
+/// A pattern in the way of BigBird's (Zaheer et al., 2020, arXiv 2007.14062, section 2; released models have that of
+/// [`BigBird`](super::big_bird::BigBird)): a block of queries sees the blocks around it, some
 /// global ones, and some drawn at random; the global blocks see all. Blocks are counted from the start of each sequence, the
 /// last may be short. A sequence of few blocks sees itself whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +33,6 @@ pub struct AttentionPattern {
 }
 
 impl AttentionPattern {
-    /// The pattern of the paper's base models: blocks of 64, one on either side, the first and the last global, three at random.
-    pub fn big_bird(seed: u64) -> Self {
-        Self { block: 64, window: 1, global: 1, random: 3, seed }
-    }
-
     /// The blocks of keys that each block of queries sees in a sequence of `blocks` blocks, ascending.
     pub fn blocks(&self, blocks: usize) -> Vec<Vec<usize>> {
         let is_global = |block: usize| block < self.global || block + self.global >= blocks;
@@ -56,13 +54,23 @@ impl AttentionPattern {
     }
 }
 
+/// A block, or a square, of keys that some queries see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number, from the start of the sequence.
+    pub block: u32,
+    /// How often its keys count: more than once in BigBird, where a random block may be one that is seen anyway.
+    pub times: u32,
+}
+
 /// A pattern over the sequences of one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockLists {
-    /// Where each sequence's rows of squares begin in `rows`, and their end.
+    side: usize,
+    /// Where each sequence's rows of squares begin in a head's `rows`, and their end.
     sequences: Vec<usize>,
-    /// For each row of squares, sequence by sequence, the columns of squares that it sees, ascending.
-    rows: Vec<Vec<u32>>,
+    /// For each head, or for all at once, and each row of squares, sequence by sequence, the squares that it sees, ascending.
+    rows: Vec<Vec<Vec<Seen>>>,
 }
 
 impl BlockLists {
@@ -77,45 +85,95 @@ impl BlockLists {
                 format!("choose a multiple of {SQUARE}"),
             ));
         }
-        let (mut sequences, mut rows) = (vec![0], Vec::new());
+        let once = |block: &usize| Seen { block: *block as u32, times: 1 };
+        Ok(Self::of(pattern.block, SQUARE, cu_seqlens, |length| {
+            let blocks = pattern.blocks(length.div_ceil(pattern.block));
+            vec![blocks.iter().map(|row| row.iter().map(once).collect()).collect()]
+        }))
+    }
+
+    /// BigBird's pattern over these sequences, for `heads` heads. On the CPU its blocks may be of any multiple of 16 tokens.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for other blocks.
+    pub fn big_bird(pattern: &BigBird, heads: usize, cu_seqlens: &[i32]) -> Result<Self> {
+        if pattern.block == 0 || !pattern.block.is_multiple_of(TILE) {
+            return Err(Error::usage(
+                format!("block_size is {}", pattern.block),
+                format!("choose a multiple of {TILE}; BigBird was released with 64"),
+            ));
+        }
+        let side = if pattern.block.is_multiple_of(SQUARE) { SQUARE } else { pattern.block };
+        Ok(Self::of(pattern.block, side, cu_seqlens, |length| pattern.seen(length, heads)))
+    }
+
+    /// From what the blocks of a sequence of some length see, for each head or for all at once.
+    fn of(block: usize, side: usize, cu_seqlens: &[i32], seen: impl Fn(usize) -> Vec<Vec<Vec<Seen>>>) -> Self {
+        let (mut sequences, mut rows) = (vec![0], Vec::<Vec<Vec<Seen>>>::new());
         for pair in cu_seqlens.windows(2) {
             let length = (pair[1] - pair[0]) as usize;
-            let (squares, in_block) = (length.div_ceil(SQUARE), pattern.block / SQUARE);
-            for (row, seen) in pattern.blocks(length.div_ceil(pattern.block)).iter().enumerate() {
-                let columns = seen.iter().flat_map(|block| block * in_block..(block + 1) * in_block);
-                let columns: Vec<u32> =
-                    columns.filter(|&column| column < squares).map(|column| column as u32).collect();
-                let height = in_block.min(squares - row * in_block);
-                rows.extend(std::iter::repeat_n(columns, height));
+            let (squares, in_block) = (length.div_ceil(side), block / side);
+            for (head, blocks) in seen(length).iter().enumerate() {
+                if rows.len() <= head {
+                    rows.push(Vec::new());
+                }
+                for (row, seen) in blocks.iter().enumerate() {
+                    let columns = seen.iter().flat_map(|&Seen { block, times }| {
+                        let first = block as usize * in_block;
+                        (first..first + in_block).map(move |square| Seen { block: square as u32, times })
+                    });
+                    let columns: Vec<Seen> = columns.filter(|square| (square.block as usize) < squares).collect();
+                    let height = in_block.min(squares - row * in_block);
+                    rows[head].extend(std::iter::repeat_n(columns, height));
+                }
             }
-            sequences.push(rows.len());
+            sequences.push(rows.first().map_or(0, Vec::len));
         }
-        Ok(Self { sequences, rows })
+        Self { side, sequences, rows }
     }
 
-    /// The columns of squares that row `row` of sequence `sequence` sees, ascending; at least its own.
-    pub fn columns(&self, sequence: usize, row: usize) -> &[u32] {
-        &self.rows[self.sequences[sequence] + row]
+    /// Side of a square, in tokens: [`SQUARE`], where kernels are to follow it.
+    pub fn side(&self) -> usize {
+        self.side
     }
 
-    /// Pairs of a query's and a key's square that are computed.
+    /// Whether each head sees something else.
+    pub fn is_by_head(&self) -> bool {
+        self.rows.len() > 1
+    }
+
+    /// Whether there are keys that count more than once.
+    pub fn is_weighted(&self) -> bool {
+        self.rows.iter().flatten().flatten().any(|seen| seen.times > 1)
+    }
+
+    /// The squares that row `row` of sequence `sequence` sees in head `head`, ascending; at least its own.
+    pub fn seen(&self, sequence: usize, head: usize, row: usize) -> &[Seen] {
+        &self.rows[head.min(self.rows.len() - 1)][self.sequences[sequence] + row]
+    }
+
+    /// Pairs of a query's and a key's square that are computed: a mean over the heads.
     pub fn squares(&self) -> usize {
-        self.rows.iter().map(Vec::len).sum()
+        self.rows.iter().flatten().map(Vec::len).sum::<usize>() / self.rows.len().max(1)
+    }
+
+    /// Pairs of tokens in the squares that are computed, the last of a sequence counted whole.
+    pub fn pairs(&self) -> u64 {
+        (self.squares() * self.side * self.side) as u64
     }
 
     /// The lists of the plan's entries, where rows are queries: `starts` (`[entries + 1]`) and `blocks` as
-    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them.
+    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them; of the first head.
     pub fn by_queries(&self) -> [Vec<i32>; 2] {
-        entries(self.sequences.windows(2).map(|pair| &self.rows[pair[0]..pair[1]]))
+        entries(self.of_sequences())
     }
 
     /// The same where rows are keys: the squares of queries that see them.
     pub fn by_keys(&self) -> [Vec<i32>; 2] {
         let transposed: Vec<Vec<Vec<u32>>> = self
-            .sequences
-            .windows(2)
-            .map(|pair| {
-                let rows = &self.rows[pair[0]..pair[1]];
+            .of_sequences()
+            .into_iter()
+            .map(|rows| {
                 let mut columns = vec![Vec::new(); rows.len()];
                 for (row, seen) in rows.iter().enumerate() {
                     seen.iter().for_each(|&column| columns[column as usize].push(row as u32));
@@ -123,14 +181,21 @@ impl BlockLists {
                 columns
             })
             .collect();
-        entries(transposed.iter().map(Vec::as_slice))
+        entries(transposed)
+    }
+
+    /// The rows of squares of each sequence, in the first head.
+    fn of_sequences(&self) -> Vec<Vec<Vec<u32>>> {
+        let columns = |row: &Vec<Seen>| row.iter().map(|seen| seen.block).collect();
+        let rows = self.rows.first().map_or(&[][..], Vec::as_slice);
+        self.sequences.windows(2).map(|pair| rows[pair[0]..pair[1]].iter().map(columns).collect()).collect()
     }
 }
 
 /// Joins the rows of squares of each plan entry: the squares that any of them sees, with a bit for each that does.
-fn entries<'a>(sequences: impl Iterator<Item = &'a [Vec<u32>]>) -> [Vec<i32>; 2] {
+fn entries(sequences: Vec<Vec<Vec<u32>>>) -> [Vec<i32>; 2] {
     let (mut starts, mut blocks) = (vec![0], Vec::new());
-    for entry in sequences.flat_map(|rows| rows.chunks(PLAN_ROWS / SQUARE)) {
+    for entry in sequences.iter().flat_map(|rows| rows.chunks(PLAN_ROWS / SQUARE)) {
         let mut seen = BTreeMap::new();
         for (half, columns) in entry.iter().enumerate() {
             columns.iter().for_each(|&column| *seen.entry(column).or_insert(0) |= 1 << half);
@@ -198,7 +263,7 @@ mod tests {
         assert_eq!(by_queries[0].len(), entry + 1);
         assert_eq!(pairs.len(), lists.squares());
         for &(sequence, row, column) in &pairs {
-            assert!(lists.columns(sequence, row).contains(&(column as u32)));
+            assert!(lists.seen(sequence, 0, row).contains(&Seen { block: column as u32, times: 1 }));
         }
         let mut flipped: Vec<_> = transposed.iter().map(|&(sequence, row, column)| (sequence, column, row)).collect();
         flipped.sort_unstable();
@@ -213,9 +278,24 @@ mod tests {
         for row in 0..32 {
             let squares: Vec<u32> =
                 (0..32).filter(|square| blocks[row / 2].contains(&(square / 2))).map(|s| s as u32).collect();
-            assert_eq!(lists.columns(0, row), squares);
+            let seen: Vec<u32> = lists.seen(0, 0, row).iter().map(|seen| seen.block).collect();
+            assert_eq!(seen, squares);
         }
         let error = BlockLists::new(&AttentionPattern { block: 96, ..PATTERN }, &[0, 5]).unwrap_err().to_string();
         assert!(error.contains("96") && error.contains("64"), "{error}");
+    }
+
+    #[test]
+    fn work_of_big_bird_grows_with_the_length() {
+        let pairs = |length: i32| {
+            let pattern = BigBird { block: 64, random: 3, positions: 4096, layer: 0, training: true };
+            BlockLists::big_bird(&pattern, 12, &[0, length]).unwrap().pairs()
+        };
+        // Two rows see all, two see 7 blocks, the others 8.
+        assert_eq!(pairs(2048), (2 * 32 + 2 * 7 + 28 * 8) * 64 * 64);
+        assert_eq!(pairs(704), 704 * 704);
+        assert_eq!(pairs(4096), (2 * 64 + 2 * 7 + 60 * 8) * 64 * 64);
+        let odd = BigBird { block: 100, random: 3, positions: 4096, layer: 0, training: false };
+        assert!(BlockLists::big_bird(&odd, 12, &[0, 8000]).unwrap_err().to_string().contains("block_size is 100"));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod attention_kernels;
 pub mod attention_pattern;
+pub mod big_bird;
 mod buffer;
 pub mod chips;
 pub mod cpu;

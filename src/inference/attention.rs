@@ -4,17 +4,20 @@
 //! of a sequence, not with its square, and not with the number of sequences.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use super::workers::Workers;
 use crate::autograd::Tape;
+use crate::device::attention_pattern::BlockLists;
 use crate::device::cpu::attention::{Shape, probabilities};
 use crate::device::{DType, Device};
 use crate::kmer::labelled::{Head, classification_batch, middle};
-use crate::kmer::vocabulary::Vocabulary;
+use crate::kmer::table::Limits;
 use crate::model::{self, Model};
+use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
@@ -103,15 +106,17 @@ impl Selection {
 pub struct Profile {
     /// The bases that were read: all, or the model's window in the middle.
     pub bases: Range<usize>,
-    /// `[columns][units]`: a column is a layer and a head, or the mean of its heads; a unit a k-mer or a base of `bases`.
-    /// What goes to `[CLS]` and `[SEP]` is left out.
+    /// The bases of the sequence that each unit covers.
+    pub units: Vec<Range<usize>>,
+    /// `[columns][units]`: a column is a layer and a head, or the mean of its heads; a unit a token or a base of `bases`.
+    /// What goes to special tokens is left out.
     pub columns: Vec<Vec<f32>>,
 }
 
 /// A model whose attention is read.
 pub struct Observer {
     model: Model,
-    vocabulary: Vocabulary,
+    vocabulary: Arc<dyn Tokenizer>,
     window: Option<usize>,
     selection: Selection,
     workers: Workers,
@@ -130,9 +135,9 @@ impl Observer {
         Ok(Self { model, vocabulary, window, selection, workers: Workers::new(device, dtype)? })
     }
 
-    /// The vocabulary.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+    /// Its tokenizer.
+    pub fn vocabulary(&self) -> &dyn Tokenizer {
+        &*self.vocabulary
     }
 
     /// The same model, read in other layers, from 0.
@@ -157,9 +162,15 @@ impl Observer {
 
     /// The fewest and the most bases of a sequence.
     pub fn lengths(&self) -> (usize, Option<usize>) {
-        let k = self.vocabulary.k();
-        let most = self.model.config.max_position_embeddings + k - 3;
-        (self.window.unwrap_or(k), self.window.is_none().then_some(most))
+        let positions = self.model.config.max_position_embeddings;
+        let most = self.vocabulary.most_bases(positions.saturating_sub(self.vocabulary.specials().frame()));
+        (self.window.unwrap_or(self.vocabulary.shortest()), most.filter(|_| self.window.is_none()))
+    }
+
+    /// What can be read of a sequence.
+    pub fn limits(&self) -> Limits {
+        let positions = self.model.config.max_position_embeddings;
+        Limits { tokenizer: Arc::clone(&self.vocabulary), window: self.window, positions }
     }
 
     /// The bases that are read of a sequence of so many: all, or the model's window in the middle.
@@ -199,54 +210,76 @@ impl Observer {
             Query::Cls => Head::Cls,
             Query::Site => Head::Site,
         };
-        let batch = classification_batch(sequences, &self.vocabulary, self.window, head)?;
+        let batch = classification_batch(sequences, &*self.vocabulary, self.window, head)?;
         tape.start_inference();
         let uploaded = self.model.upload(tape, &batch)?;
         let states = self.model.encode(tape, &uploaded)?;
         let config = &self.model.config;
         let head_dim = config.hidden_size / config.num_attention_heads;
+        let slopes = self.model.alibi_slopes();
         let shape = Shape {
             cu_seqlens: &batch.cu_seqlens,
             heads: config.num_attention_heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
             dropout: None,
-            slopes: None,
+            slopes: slopes.as_deref(),
             blocks: None,
         };
-        let mut profiles: Vec<Profile> =
-            sequences.iter().map(|(bases, _)| Profile { bases: self.read(bases.len()), columns: Vec::new() }).collect();
+        let (mut profiles, mut spans) = (Vec::new(), Vec::new());
+        for (bases, _) in sequences {
+            let read = self.read(bases.len());
+            let (mut ids, mut of_tokens) = (Vec::new(), Vec::new());
+            self.vocabulary.encode_with_spans(&bases[read.clone()], &mut ids, &mut of_tokens);
+            let units = match self.selection.unit {
+                Unit::Token => {
+                    let place = |span: &Range<u32>| read.start + span.start as usize..read.start + span.end as usize;
+                    of_tokens.iter().map(place).collect()
+                }
+                Unit::Nucleotide => read.clone().map(|base| base..base + 1).collect(),
+            };
+            profiles.push(Profile { bases: read, units, columns: Vec::new() });
+            spans.push(of_tokens);
+        }
         for &layer in &self.selection.layers {
-            let qkv = self.model.queries_keys_values(tape, states[layer], layer)?;
+            let qkv = self.model.queries_keys_values(tape, &uploaded, states[layer], layer)?;
             // One row a sequence is asked for: a host does that faster than it would launch a kernel.
             let qkv = tape.value(qkv).to_f32()?;
-            let attention = probabilities(&qkv, shape, &batch.rows);
+            let blocks = match self.model.big_bird(layer, false) {
+                Some(pattern) => Some(BlockLists::big_bird(&pattern, config.num_attention_heads, &batch.cu_seqlens)?),
+                None => None,
+            };
+            let attention = probabilities(&qkv, Shape { blocks: blocks.as_ref(), ..shape }, &batch.rows);
             let mut rest = attention.as_slice();
-            for (profile, ends) in profiles.iter_mut().zip(batch.cu_seqlens.windows(2)) {
+            for ((profile, spans), ends) in profiles.iter_mut().zip(&spans).zip(batch.cu_seqlens.windows(2)) {
                 let length = (ends[1] - ends[0]) as usize;
                 let (own, later) = rest.split_at(length * config.num_attention_heads);
                 rest = later;
-                self.add_columns(profile, own, length);
+                self.add_columns(profile, spans, own, length);
             }
         }
         Ok(profiles)
     }
 
-    /// Appends the columns of one layer; `attention` is `[heads][length]`.
-    fn add_columns(&self, profile: &mut Profile, attention: &[f32], length: usize) {
-        let heads: Vec<&[f32]> = attention.chunks_exact(length).map(|head| &head[1..length - 1]).collect();
+    /// Appends the columns of one layer; `attention` is `[heads][length]`, special tokens included.
+    fn add_columns(&self, profile: &mut Profile, spans: &[Range<u32>], attention: &[f32], length: usize) {
+        let tokens = spans.len();
+        let heads: Vec<&[f32]> = attention.chunks_exact(length).map(|head| &head[1..=tokens]).collect();
         let columns: Vec<Vec<f32>> = match self.selection.heads {
             Heads::One(head) => vec![heads[head].to_vec()],
             Heads::Each => heads.iter().map(|head| head.to_vec()).collect(),
             Heads::Mean => {
                 let mean = |token: usize| heads.iter().map(|head| head[token]).sum::<f32>() / heads.len() as f32;
-                vec![(0..length - 2).map(mean).collect()]
+                vec![(0..tokens).map(mean).collect()]
             }
         };
-        let k = self.vocabulary.k();
-        profile.columns.extend(columns.into_iter().map(|column| match self.selection.unit {
-            Unit::Token => column,
-            Unit::Nucleotide => per_nucleotide(&column, k),
+        let k_mers = self.vocabulary.k_mers();
+        profile.columns.extend(columns.into_iter().map(|column| match (self.selection.unit, k_mers) {
+            (Unit::Token, _) => column,
+            (Unit::Nucleotide, Some(k_mers)) => per_nucleotide(&column, k_mers.k()),
+            (Unit::Nucleotide, None) => {
+                spans.iter().zip(&column).flat_map(|(span, value)| span.clone().map(|_| *value)).collect()
+            }
         }));
     }
 }

@@ -1,8 +1,10 @@
-//! Embeddings: one vector a sequence, a k-mer or a base, of sequences of any length, in bounded memory.
+//! Embeddings: one vector a sequence, a token or a base, of sequences of any length, in bounded memory.
 //!
 //! A sequence that is longer than the model's positions is cut into overlapping windows whose rows are blended
 //! ([`super::tiling`]). K-mers with N or another code for an unknown base are `[UNK]`: the model sees that something is
-//! there. They have rows of their own per k-mer, but count in no average as long as the average has another k-mer.
+//! there. They have rows of their own per token, but count in no average as long as the average has another token.
+//!
+//! K-mers are made for a window at a time; tokens that do not overlap, and depend on all bases before them, for the whole sequence.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,20 +18,21 @@ use super::encoder::Encoder;
 use super::tiling::{Blend, Tiling};
 use crate::genome::region::reverse_complement;
 use crate::kmer::sequences::{self, Named};
-use crate::kmer::vocabulary::UNK;
+use crate::kmer::vocabulary::Vocabulary;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// What gets a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// A sequence: the mean over its k-mers.
+    /// A sequence: the mean over its tokens.
     Mean,
     /// A sequence: its `[CLS]`; of a long one the mean over its windows.
     Cls,
-    /// Every k-mer.
+    /// Every token.
     Token,
-    /// Every base: the mean over the k-mers that cover it.
+    /// Every base: the mean over the k-mers that cover it, or the one token that does.
     Nucleotide,
 }
 
@@ -59,12 +62,12 @@ impl EmbedOptions {
         let longest = encoder.longest();
         let window = window.unwrap_or(longest);
         if !(1..=longest).contains(&window) {
-            let found = format!("--window {window}, where the model reads 1 to {longest} k-mers at once");
+            let found = format!("--window {window}, where the model reads 1 to {longest} tokens at once");
             return Err(Error::usage(found, "choose a window that it can read, or leave the option out"));
         }
         let overlap = overlap.unwrap_or(window / 4);
         if overlap >= window {
-            let found = format!("--overlap {overlap} with windows of {window} k-mers");
+            let found = format!("--overlap {overlap} with windows of {window} tokens");
             return Err(Error::usage(found, "choose an overlap that is smaller than a window"));
         }
         Ok(Self { unit, layer: encoder.layer(layer)?, tiling: Tiling { window, overlap } })
@@ -76,10 +79,68 @@ impl EmbedOptions {
 pub struct Rows<'a> {
     /// The sequence.
     pub sequence: &'a Named,
-    /// The number of the first of these rows in it: a k-mer or a base, from 0.
+    /// The number of the first of these rows in it: a token or a base, from 0.
     pub first: usize,
     /// `[rows, columns]`.
     pub values: &'a [f32],
+    /// Where a row is a token, the bases that each covers.
+    spans: Spans<'a>,
+}
+
+impl Rows<'_> {
+    /// The bases of the sequence that row `index` of these is of, where rows are tokens or bases.
+    pub fn place(&self, index: usize) -> Range<usize> {
+        let number = self.first + index;
+        match self.spans {
+            Spans::Overlapping(k) => number..number + k,
+            Spans::Listed(spans) => spans[number].start as usize..spans[number].end as usize,
+        }
+    }
+}
+
+/// The bases of each token of a sequence, or of each base.
+#[derive(Clone, Copy, Debug)]
+enum Spans<'a> {
+    /// So many, each span a base further.
+    Overlapping(usize),
+    Listed(&'a [Range<u32>]),
+}
+
+/// A sequence and its tokens.
+struct Tokens {
+    sequence: Named,
+    /// Bases in a k-mer, where tokens are k-mers; then the others are empty.
+    k: Option<usize>,
+    ids: Vec<i32>,
+    spans: Vec<Range<u32>>,
+}
+
+impl Tokens {
+    fn of(sequence: Named, tokenizer: &dyn Tokenizer) -> Self {
+        let (mut ids, mut spans) = (Vec::new(), Vec::new());
+        let k = tokenizer.k_mers().map(Vocabulary::k);
+        if k.is_none() {
+            tokenizer.encode_with_spans(&sequence.bases, &mut ids, &mut spans);
+        }
+        Self { sequence, k, ids, spans }
+    }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.k.map_or(self.ids.len(), |k| self.sequence.bases.len() + 1 - k)
+    }
+
+    /// Appends the ids of those in `range`.
+    fn ids(&self, tokenizer: &dyn Tokenizer, range: Range<usize>, out: &mut Vec<i32>) {
+        match self.k {
+            Some(k) => tokenizer.encode(&self.sequence.bases[range.start..range.end + k - 1], out),
+            None => out.extend_from_slice(&self.ids[range]),
+        }
+    }
+
+    fn spans(&self) -> Spans<'_> {
+        self.k.map_or(Spans::Listed(&self.spans), Spans::Overlapping)
+    }
 }
 
 /// What was embedded.
@@ -89,17 +150,17 @@ pub struct Counts {
     pub sequences: u64,
     /// Their bases.
     pub bases: u64,
-    /// Tokens that went through the model: k-mers of all windows, with `[CLS]` and `[SEP]`.
+    /// Tokens that went through the model: those of all windows, with special ones.
     pub tokens: u64,
     /// Sequences in several windows.
     pub windowed: u64,
-    /// K-mers that were `[UNK]`.
+    /// Tokens that were `[UNK]`.
     pub unknown_k_mers: u64,
-    /// Sequences in which every k-mer was `[UNK]`.
+    /// Sequences in which every token was `[UNK]`.
     pub all_unknown: u64,
 }
 
-/// The name of every sequence of a FASTA file, and the mean over its k-mers of the last layer's hidden states.
+/// The name of every sequence of a FASTA file, and the mean over its tokens of the last layer's hidden states.
 ///
 /// # Errors
 /// As [`embed`] and [`sequences::fasta`].
@@ -175,8 +236,9 @@ pub fn embed(
     sink: &mut dyn FnMut(Rows) -> Result<()>,
     progress: &mut dyn FnMut(&Counts),
 ) -> Result<Counts> {
-    let k = encoder.vocabulary().k();
-    let mut windows = Windows { k, path, sequences, tiling: options.tiling, open: None };
+    let tokenizer = encoder.vocabulary();
+    let frame = tokenizer.specials().frame();
+    let mut windows = Windows { tokenizer, path, sequences, tiling: options.tiling, open: None };
     let mut assembler = Assembler::new(encoder, options.unit);
     let mut counts = Counts::default();
     let most = encoder.round_tokens();
@@ -186,15 +248,15 @@ pub fn embed(
         while tokens < most
             && let Some(window) = windows.next()?
         {
-            tokens += window.range.len() + 2;
+            tokens += window.range.len() + frame;
             round.push(window);
         }
         if round.is_empty() {
             return Ok(counts);
         }
-        let hidden = encoder.hidden(&round, options.layer, options.unit == Unit::Cls)?;
+        let hidden = encoder.hidden_of_tokens(&round, options.layer, options.unit == Unit::Cls)?;
         for (window, rows) in round.drain(..).zip(&hidden) {
-            counts.tokens += window.range.len() as u64 + 2;
+            counts.tokens += (window.range.len() + frame) as u64;
             assembler.add(&window, rows, sink, &mut counts)?;
         }
         progress(&counts);
@@ -203,30 +265,30 @@ pub fn embed(
 
 /// A window of a sequence.
 struct Window {
-    sequence: Arc<Named>,
-    /// Its k-mers.
+    sequence: Arc<Tokens>,
+    /// Which of its tokens.
     range: Range<usize>,
-    /// Its bases.
-    bases: Vec<u8>,
-    /// Where the next window of the sequence begins; the number of its k-mers, in the last.
+    /// Their ids.
+    ids: Vec<i32>,
+    /// Where the next window of the sequence begins; the number of its tokens, in the last.
     next: usize,
     is_last: bool,
 }
 
-impl AsRef<[u8]> for Window {
-    fn as_ref(&self) -> &[u8] {
-        &self.bases
+impl AsRef<[i32]> for Window {
+    fn as_ref(&self) -> &[i32] {
+        &self.ids
     }
 }
 
 /// The windows of all sequences, one after the other.
 struct Windows<'a, S> {
-    k: usize,
+    tokenizer: &'a dyn Tokenizer,
     path: &'a Path,
     sequences: S,
     tiling: Tiling,
     /// The sequence that is being cut, and the number of its next window.
-    open: Option<(Arc<Named>, usize)>,
+    open: Option<(Arc<Tokens>, usize)>,
 }
 
 impl<S: Iterator<Item = Result<Named>>> Windows<'_, S> {
@@ -234,30 +296,32 @@ impl<S: Iterator<Item = Result<Named>>> Windows<'_, S> {
         let (sequence, index) = match self.open.take() {
             Some(open) => open,
             None => match self.sequences.next() {
-                Some(sequence) => (Arc::new(self.check(sequence?)?), 0),
+                Some(sequence) => (Arc::new(Tokens::of(self.check(sequence?)?, self.tokenizer)), 0),
                 None => return Ok(None),
             },
         };
-        let k_mers = sequence.bases.len() + 1 - self.k;
-        let is_last = index + 1 == self.tiling.count(k_mers);
-        let range = self.tiling.window(k_mers, index);
-        let next = if is_last { k_mers } else { self.tiling.window(k_mers, index + 1).start };
+        let tokens = sequence.count();
+        let is_last = index + 1 == self.tiling.count(tokens);
+        let range = self.tiling.window(tokens, index);
+        let next = if is_last { tokens } else { self.tiling.window(tokens, index + 1).start };
         if !is_last {
             self.open = Some((Arc::clone(&sequence), index + 1));
         }
-        let bases = sequence.bases[range.start..range.end + self.k - 1].to_vec();
-        Ok(Some(Window { sequence, range, bases, next, is_last }))
+        let mut ids = Vec::with_capacity(range.len());
+        sequence.ids(self.tokenizer, range.clone(), &mut ids);
+        Ok(Some(Window { sequence, range, ids, next, is_last }))
     }
 
     fn check(&self, sequence: Named) -> Result<Named> {
-        if sequence.bases.len() >= self.k {
+        let shortest = self.tokenizer.shortest();
+        if sequence.bases.len() >= shortest {
             return Ok(sequence);
         }
         Err(Error::input(
             self.path,
             format!("sequence {:?}", sequence.name),
             format!("{} bases, fewer than a k-mer", sequence.bases.len()),
-            format!("this model reads {}-mers: remove the sequence, or give a longer one", self.k),
+            format!("this model reads {shortest}-mers: remove the sequence, or give a longer one"),
         ))
     }
 }
@@ -273,7 +337,7 @@ struct Assembler<'a> {
     means: [Mean; 2],
     /// Windows of the sequence so far.
     windows: usize,
-    /// Its known k-mers so far.
+    /// Its known tokens so far.
     known: usize,
     /// For bases: the rows of the last k k-mers, and which of them are known.
     tail: VecDeque<(Vec<f32>, bool)>,
@@ -306,14 +370,16 @@ impl<'a> Assembler<'a> {
         sink: &mut dyn FnMut(Rows) -> Result<()>,
         counts: &mut Counts,
     ) -> Result<()> {
-        let sequence = &*window.sequence;
-        let k = self.encoder.vocabulary().k();
+        let tokens = &*window.sequence;
+        let sequence = &tokens.sequence;
+        let tokenizer = self.encoder.vocabulary();
+        let unk = tokenizer.specials().unk;
         self.windows += 1;
-        // The k-mers that this window finishes: which of them are unknown.
+        // The tokens that this window finishes: which of them are unknown.
         let first = window.range.start;
         self.ids.clear();
-        self.encoder.vocabulary().encode(&sequence.bases[first..window.next + k - 1], &mut self.ids);
-        let unknown = self.ids.iter().filter(|&&id| id == UNK).count();
+        tokens.ids(tokenizer, first..window.next, &mut self.ids);
+        let unknown = self.ids.iter().filter(|&&id| id == unk).count();
         self.known += self.ids.len() - unknown;
         counts.unknown_k_mers += unknown as u64;
         if self.unit == Unit::Cls {
@@ -326,13 +392,23 @@ impl<'a> Assembler<'a> {
             Unit::Cls => {}
             Unit::Mean => {
                 for (row, &id) in self.joined.chunks_exact(self.encoder.columns()).zip(&self.ids) {
-                    self.means[usize::from(id == UNK)].add(row);
+                    self.means[usize::from(id == unk)].add(row);
                 }
             }
-            Unit::Token => sink(Rows { sequence, first, values: &self.joined })?,
+            Unit::Token => sink(Rows { sequence, first, values: &self.joined, spans: tokens.spans() })?,
             Unit::Nucleotide => {
-                self.spread(window);
-                sink(Rows { sequence, first, values: &self.out })?;
+                let first = match tokens.k {
+                    Some(k) => {
+                        self.spread(window, k, unk);
+                        first
+                    }
+                    None => {
+                        let spans = &tokens.spans[first..window.next];
+                        self.repeat(spans);
+                        spans.first().map_or(0, |span| span.start as usize)
+                    }
+                };
+                sink(Rows { sequence, first, values: &self.out, spans: Spans::Overlapping(1) })?;
             }
         }
         if window.is_last {
@@ -353,7 +429,7 @@ impl<'a> Assembler<'a> {
             let mean = if known.count > 0 { known } else { unknown };
             self.out.clear();
             self.out.extend(mean.values());
-            sink(Rows { sequence, first: 0, values: &self.out })?;
+            sink(Rows { sequence, first: 0, values: &self.out, spans: Spans::Overlapping(0) })?;
         }
         counts.all_unknown += u64::from(self.known == 0);
         counts.sequences += 1;
@@ -366,20 +442,27 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
+    /// Makes the rows of the bases of tokens that do not overlap: each gets its token's.
+    fn repeat(&mut self, spans: &[Range<u32>]) {
+        self.out.clear();
+        for (row, span) in self.joined.chunks_exact(self.encoder.columns()).zip(spans) {
+            span.clone().for_each(|_| self.out.extend_from_slice(row));
+        }
+    }
+
     /// Makes the rows of the bases that no later k-mer covers: base b lies in the k-mers b - k + 1 to b.
-    fn spread(&mut self, window: &Window) {
-        let k = self.encoder.vocabulary().k();
+    fn spread(&mut self, window: &Window, k: usize, unk: i32) {
         self.out.clear();
         for (row, &id) in self.joined.chunks_exact(self.encoder.columns()).zip(&self.ids) {
             if self.tail.len() == k {
                 self.tail.pop_front();
             }
-            self.tail.push_back((row.to_vec(), id != UNK));
+            self.tail.push_back((row.to_vec(), id != unk));
             base_of(&self.tail, &mut self.means, &mut self.out);
         }
         if window.is_last {
             let k_mers = window.next;
-            for base in k_mers..window.sequence.bases.len() {
+            for base in k_mers..window.sequence.sequence.bases.len() {
                 while k_mers - self.tail.len() + k <= base {
                     self.tail.pop_front();
                 }

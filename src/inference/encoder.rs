@@ -1,12 +1,13 @@
 //! Hidden states of windows, on all threads.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
-use crate::kmer::vocabulary::{CLS, SEP, Vocabulary};
 use crate::model::{Model, Rows};
+use crate::tokenizer::Tokenizer;
 use crate::train::apply::require_numbers;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::{Error, Result};
@@ -23,7 +24,7 @@ const DEVICE_TOKENS: usize = 1 << 16;
 /// A model's encoder, ready to compute hidden states.
 pub struct Encoder {
     model: Model,
-    vocabulary: Vocabulary,
+    vocabulary: Arc<dyn Tokenizer>,
     workers: Workers,
     batch_tokens: usize,
 }
@@ -40,13 +41,14 @@ impl Encoder {
     /// Moves a model to `device`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a model with too few positions for a single k-mer; those of the device.
+    /// [`Error::Usage`] for a model with too few positions for a single token; those of the device.
     pub fn new(checkpoint: Checkpoint, device: Device, dtype: DType) -> Result<Self> {
         let Checkpoint { mut model, vocabulary, .. } = checkpoint;
         let positions = model.config.max_position_embeddings;
-        if positions < 3 {
-            let found = format!("a model of {positions} positions, which holds no k-mer between [CLS] and [SEP]");
-            return Err(Error::usage(found, "use a model with at least 3 positions"));
+        let least = vocabulary.specials().frame() + 1;
+        if positions < least {
+            let found = format!("a model of {positions} positions, which holds no token between special ones");
+            return Err(Error::usage(found, format!("use a model with at least {least} positions")));
         }
         model.parameters.move_to(&device, dtype)?;
         let batch_tokens = if matches!(device, Device::Cpu) { CPU_TOKENS } else { DEVICE_TOKENS };
@@ -58,14 +60,14 @@ impl Encoder {
         &self.model
     }
 
-    /// Its vocabulary.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+    /// Its tokenizer.
+    pub fn vocabulary(&self) -> &dyn Tokenizer {
+        &*self.vocabulary
     }
 
-    /// The most k-mers that it reads at once.
+    /// The most tokens that it reads at once, special ones not counted.
     pub fn longest(&self) -> usize {
-        self.model.config.max_position_embeddings - 2
+        self.model.config.max_position_embeddings - self.vocabulary.specials().frame()
     }
 
     /// Width of a hidden state.
@@ -94,34 +96,58 @@ impl Encoder {
         }
     }
 
-    /// The output of layer `layer` for windows of bases, each as `[CLS] k-mers [SEP]`: one `[rows, columns]` for each, the
-    /// rows being those of the k-mers, or of `[CLS]` alone. K-mers with anything but A, C, G, T are `[UNK]`.
+    /// The output of layer `layer` for windows of bases, each between special tokens: one `[rows, columns]` for each, the
+    /// rows being those of its tokens, or of the first special one alone.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a window without a k-mer or with more than [`Encoder::longest`]; those of the device.
+    /// [`Error::Usage`] for a window without a token or with more than [`Encoder::longest`]; those of the device.
     pub fn hidden<W: AsRef<[u8]> + Sync>(&self, windows: &[W], layer: usize, cls: bool) -> Result<Vec<Vec<f32>>> {
-        let batches = self.batches(windows)?;
+        let mut tokens = Vec::with_capacity(windows.len());
+        for window in windows {
+            let mut ids = Vec::new();
+            self.vocabulary.encode(window.as_ref(), &mut ids);
+            if !(1..=self.longest()).contains(&ids.len()) {
+                let shortest = self.vocabulary.shortest();
+                return Err(Error::usage(
+                    format!("a window of {} bases, which are {} tokens", window.as_ref().len(), ids.len()),
+                    match self.vocabulary.most_bases(self.longest()) {
+                        Some(most) => format!("give {shortest} to {most}"),
+                        None => format!("give {shortest} or more, and at most {} tokens", self.longest()),
+                    },
+                ));
+            }
+            tokens.push(ids);
+        }
+        self.hidden_of_tokens(&tokens, layer, cls)
+    }
+
+    /// As [`Encoder::hidden`], of windows that are tokens already, without special ones.
+    ///
+    /// # Errors
+    /// As [`Encoder::hidden`].
+    pub(super) fn hidden_of_tokens<W: AsRef<[i32]> + Sync>(
+        &self,
+        windows: &[W],
+        layer: usize,
+        cls: bool,
+    ) -> Result<Vec<Vec<f32>>> {
+        let batches = self.batches(windows);
         let rows = if cls { Rows::OfHead } else { Rows::All };
         let parts = self.workers.run(batches.len(), |tape, index| self.run(tape, &batches[index], layer, rows))?;
         Ok(parts.into_iter().flatten().collect())
     }
 
     /// Windows in the order given, in batches of at most so many tokens (or of one window).
-    fn batches<W: AsRef<[u8]>>(&self, windows: &[W]) -> Result<Vec<Batch>> {
+    fn batches<W: AsRef<[i32]>>(&self, windows: &[W]) -> Vec<Batch> {
+        let specials = self.vocabulary.specials();
         let mut batches: Vec<Batch> = Vec::new();
         let mut tokens = Vec::new();
         for window in windows {
             tokens.clear();
-            tokens.push(CLS);
-            self.vocabulary.encode(window.as_ref(), &mut tokens);
-            tokens.push(SEP);
-            let length = tokens.len();
-            if length < 3 || length > self.model.config.max_position_embeddings {
-                let (k, bases) = (self.vocabulary.k(), window.as_ref().len());
-                let most = self.longest() + k - 1;
-                return Err(Error::usage(format!("a window of {bases} bases"), format!("give {k} to {most}")));
-            }
-            let open = batches.last_mut().filter(|batch| batch.total_tokens() + length <= self.batch_tokens);
+            tokens.push(specials.cls);
+            tokens.extend(window.as_ref());
+            tokens.extend(specials.sep);
+            let open = batches.last_mut().filter(|batch| batch.total_tokens() + tokens.len() <= self.batch_tokens);
             let batch = match open {
                 Some(batch) => batch,
                 None => {
@@ -133,7 +159,7 @@ impl Encoder {
             let row = batch.push(&tokens);
             batch.rows.push(row);
         }
-        Ok(batches)
+        batches
     }
 
     fn run(&self, tape: &mut Tape, batch: &Batch, layer: usize, rows: Rows) -> Result<Vec<Vec<f32>>> {
@@ -147,7 +173,8 @@ impl Encoder {
         Ok(match rows {
             Rows::OfHead => values.chunks_exact(columns).map(<[f32]>::to_vec).collect(),
             Rows::All => {
-                let inner = |pair: &[i32]| (pair[0] as usize + 1) * columns..(pair[1] as usize - 1) * columns;
+                let ends = self.vocabulary.specials().frame() - 1;
+                let inner = |pair: &[i32]| (pair[0] as usize + 1) * columns..(pair[1] as usize - ends) * columns;
                 batch.cu_seqlens.windows(2).map(|pair| values[inner(pair)].to_vec()).collect()
             }
         })

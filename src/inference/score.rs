@@ -1,14 +1,15 @@
 //! Class probabilities of windows, on all threads ([`super::workers`]).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::workers::Workers;
 use crate::device::{DType, Device};
 use crate::genome::region::reverse_complement;
 use crate::genome::splice::Kind;
 use crate::kmer::labelled::{LabelledWindow, middle};
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
+use crate::tokenizer::Tokenizer;
 use crate::train::apply::{answers, classify};
 use crate::train::checkpoint::{Checkpoint, Classification};
 use crate::train::evaluation::no_classifier;
@@ -26,7 +27,7 @@ const ROUND_BASES: usize = 1 << 20;
 /// A classifier, ready to score windows.
 pub struct Scorer {
     model: Model,
-    vocabulary: Vocabulary,
+    vocabulary: Arc<dyn Tokenizer>,
     classification: Classification,
     device: Device,
     workers: Workers,
@@ -86,13 +87,14 @@ impl Scorer {
 
     /// The fewest bases that can be scored.
     pub fn least(&self) -> usize {
-        self.width().unwrap_or(self.vocabulary.k())
+        self.width().unwrap_or(self.vocabulary.shortest())
     }
 
-    /// The most bases that can be scored, unless the model takes the middle of longer windows.
+    /// The most bases that can be scored, unless the model takes the middle of longer windows, or only tokens can be counted.
     pub fn most(&self) -> Option<usize> {
-        let bases = self.model.config.max_position_embeddings + self.vocabulary.k() - 3;
-        self.width().is_none().then_some(bases)
+        let positions = self.model.config.max_position_embeddings;
+        let bases = self.vocabulary.most_bases(positions.saturating_sub(self.vocabulary.specials().frame()));
+        bases.filter(|_| self.width().is_none())
     }
 
     /// The model.
@@ -100,9 +102,9 @@ impl Scorer {
         &self.model
     }
 
-    /// Its vocabulary.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+    /// Its tokenizer.
+    pub fn vocabulary(&self) -> &dyn Tokenizer {
+        &*self.vocabulary
     }
 
     /// Class probabilities of windows, `[windows][classes]`, in their order.
@@ -129,7 +131,7 @@ impl Scorer {
         let batches = self.batches(windows);
         let scored = self.workers.run(batches.len(), |tape, batch| {
             let windows: Vec<&[u8]> = windows[batches[batch].clone()].iter().map(AsRef::as_ref).collect();
-            classify(tape, &self.model, &self.vocabulary, &self.classification, &windows, &mut |_| ())
+            classify(tape, &self.model, &*self.vocabulary, &self.classification, &windows, &mut |_| ())
         });
         Ok(scored?.into_iter().flatten().collect())
     }
@@ -161,7 +163,7 @@ impl Scorer {
         const TOGETHER: usize = 64;
         let chunks: Vec<_> = pairs.chunks(TOGETHER).collect();
         let scored = self.workers.run(chunks.len(), |tape, chunk| {
-            answers(tape, &self.model, &self.vocabulary, &self.classification, chunks[chunk], &mut |_| ())
+            answers(tape, &self.model, &*self.vocabulary, &self.classification, chunks[chunk], &mut |_| ())
         });
         Ok(scored?.into_iter().flatten().collect())
     }

@@ -5,9 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Weights;
+use super::family::{Refusal, complete, family_of, words};
 use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Classification, Config, Head, Model, Task};
 use crate::small_file;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 const REMEDY: &str = "use the config.json that belongs to the model";
@@ -49,25 +51,16 @@ impl ModelConfig {
             Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")
         })?;
         let wrong = |place: &str, found: String, remedy: &str| Error::input(path, place, found, remedy);
-        let must_be = [
-            ("model_type", "bert", "only BERT is implemented, which DNABERT is"),
-            ("hidden_act", "gelu", "only \"gelu\" (the exact one) is implemented"),
-            ("position_embedding_type", "absolute", "only absolute positions are implemented"),
-        ];
-        for (key, expected, remedy) in must_be {
-            if let Some(found) = json.get(key).and_then(Value::as_str)
-                && found != expected
-            {
-                return Err(wrong(key, format!("{found:?}"), remedy));
-            }
-        }
+        let refuse = |(key, found, remedy): Refusal| Error::input(path, key, found, remedy);
+        let family = family_of(&json).map_err(refuse)?;
         for key in ["is_decoder", "add_cross_attention"] {
             if json.get(key) == Some(&json!(true)) {
                 return Err(wrong(key, "true".into(), "only encoders are implemented"));
             }
         }
-        let config: Config = serde_json::from_value(json.clone())
-            .map_err(|error| wrong("", format!("not a BERT configuration: {error}"), REMEDY))?;
+        let mut config: Config = serde_json::from_value(json.clone())
+            .map_err(|error| wrong("", format!("not a configuration of {}: {error}", family.name()), REMEDY))?;
+        complete(&mut config, family, &json).map_err(refuse)?;
         config.validate().map_err(|error| wrong("", error.to_string(), REMEDY))?;
         let architecture = json.pointer("/architectures/0").and_then(Value::as_str);
         let ours = json.get("helixgrad");
@@ -82,7 +75,7 @@ impl ModelConfig {
         {
             let head: Head = serde_json::from_value(head.clone())
                 .map_err(|error| wrong("helixgrad.head", error.to_string(), "copy or make the checkpoint again"))?;
-            if head.architecture() == architecture {
+            if family.class(&head) == architecture {
                 let classification = ours.get("classification").cloned().unwrap_or_default();
                 let classification = serde_json::from_value(classification).map_err(|error| {
                     wrong("helixgrad.classification", error.to_string(), "copy or make the checkpoint again")
@@ -95,17 +88,24 @@ impl ModelConfig {
         }
         let labels = label_names(&json);
         let count = labels.len();
+        let heads = [
+            Head::MaskedLm,
+            Head::Cls { labels: count },
+            Head::Site { labels: count, hidden: None },
+            Head::Encoder { pooler: false },
+        ];
         let head = match architecture {
             None => None,
-            Some("BertForMaskedLM" | "BertForPreTraining") => Some(Head::MaskedLm),
-            Some("BertForSequenceClassification") => Some(Head::Cls { labels: count }),
-            Some("BertForTokenClassification") => Some(Head::Site { labels: count, hidden: None }),
-            Some("BertModel") => Some(Head::Encoder { pooler: false }),
-            Some(other) => {
-                let remedy = "BertModel, BertForMaskedLM, BertForPreTraining, BertForSequenceClassification and \
-                              BertForTokenClassification are known";
-                return Err(wrong("architectures", format!("{other:?}"), remedy));
-            }
+            // With a head over pairs of texts, which no DNA model uses.
+            Some("BertForPreTraining" | "BigBirdForPreTraining") => Some(Head::MaskedLm),
+            Some(class) => match heads.iter().find(|head| family.class(head) == Some(class)) {
+                Some(head) => Some(head.clone()),
+                None => {
+                    let known: Vec<_> = heads.iter().filter_map(|head| family.class(head)).collect();
+                    let remedy = format!("of {}, {} are known", family.name(), known.join(", "));
+                    return Err(wrong("architectures", format!("{class:?}"), &remedy));
+                }
+            },
         };
         let problem = json.get("problem_type").and_then(Value::as_str).and_then(Task::of_problem_type);
         // transformers takes one label for a regression where nobody says what it is.
@@ -118,12 +118,16 @@ impl ModelConfig {
     /// its pooler is what the weights say, always.
     pub fn head(&self, weights: &Weights) -> Head {
         let has = |name: &str| weights.tensors.contains_key(name);
-        let pooler = has("bert.pooler.dense.weight") && has("bert.pooler.dense.bias");
-        match (&self.head, weights.tensors.get("classifier.weight")) {
+        let family = self.config.architecture.family;
+        let [pooler, transform] = [family.pooler(), family.transform()];
+        let pooler = ["weight", "bias"].iter().all(|part| has(&format!("{pooler}.{part}")));
+        let classifier =
+            ["classifier.weight", "classifier.out_proj.weight"].iter().find_map(|name| weights.tensors.get(*name));
+        match (&self.head, classifier) {
             (Some(Head::Encoder { .. }), _) if self.writer != Writer::Helixgrad => Head::Encoder { pooler },
             (Some(head), _) => head.clone(),
             (None, Some(classifier)) => Head::Cls { labels: classifier.shape.first().copied().unwrap_or(0) },
-            (None, None) if has("cls.predictions.transform.dense.weight") => Head::MaskedLm,
+            (None, None) if has(&format!("{transform}.weight")) => Head::MaskedLm,
             (None, None) => Head::Encoder { pooler },
         }
     }
@@ -158,18 +162,20 @@ fn label_names(json: &Value) -> Vec<String> {
 ///
 /// # Errors
 /// [`Error::Failed`] if a value cannot be written as JSON.
-pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Value> {
+pub fn to_json(model: &Model, vocabulary: &dyn Tokenizer, classification: Option<&Classification>) -> Result<Value> {
     let config = serde_json::to_value(&model.config).map_err(|error| Error::Failed(error.to_string()))?;
     let mut json = Map::new();
-    if let Some(architecture) = model.head.architecture() {
+    if let Some(architecture) = model.config.architecture.family.class(&model.head) {
         json.insert("architectures".into(), json!([architecture]));
     }
-    json.insert("model_type".into(), json!("bert"));
-    json.insert("hidden_act".into(), json!("gelu"));
-    json.insert("pad_token_id".into(), json!(0));
-    json.insert("position_embedding_type".into(), json!("absolute"));
     if let Value::Object(config) = config {
         json.extend(config);
+    }
+    // A row of the table of families, which each of them has its own words for.
+    json.remove("architecture");
+    json.extend(words(&model.config));
+    if !model.config.architecture.token_types {
+        json.remove("type_vocab_size");
     }
     if let Some(classification) = classification {
         let names = classification.labels.iter().enumerate();
@@ -181,22 +187,7 @@ pub fn to_json(model: &Model, vocabulary: &Vocabulary, classification: Option<&C
     }
     json.insert(
         "helixgrad".into(),
-        json!({ "k": vocabulary.k(), "head": model.head, "classification": classification }),
+        json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification }),
     );
     Ok(Value::Object(json))
-}
-
-/// `tokenizer_config.json`: without it transformers lower-cases k-mers, and then knows none of them.
-pub fn tokenizer_to_json(config: &Config) -> Value {
-    json!({
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": false,
-        "tokenize_chinese_chars": false,
-        "model_max_length": config.max_position_embeddings,
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    })
 }

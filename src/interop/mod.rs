@@ -8,6 +8,7 @@
 
 pub mod arrays;
 pub mod config;
+pub mod family;
 pub mod names;
 pub mod pickle;
 pub mod torch;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Weights;
 use super::config::Writer;
+use crate::model::{Config, Family};
 use crate::{Error, Result};
 
 const WORDS: &str = "bert.embeddings.word_embeddings.weight";
@@ -28,21 +29,21 @@ pub enum DecoderBias {
     Twice,
 }
 
-/// Renames the tensors of `weights` to what BERT's are called in today's transformers, and returns what was done, in
+/// Renames the tensors of `weights` to what those of `family` are called in today's transformers, and returns what was done, in
 /// words. Names that mean nothing here stay.
 ///
 /// - `module.` (DataParallel) and `_orig_mod.` (torch.compile) before a name go.
-/// - `embeddings.`, `encoder.` and `pooler.` get the `bert.` that `BertModel` leaves out; a second `bert.`, and one
-///   before a head, go.
+/// - `embeddings.`, `encoder.` and `pooler.` get the family's prefix (`bert.`, `esm.`), which an encoder saved alone lacks; a second one, and
+///   one before a head, go.
 /// - `gamma` and `beta` of a LayerNorm are its `weight` and `bias`.
 ///
 /// # Errors
 /// [`Error::Input`] if two tensors get the same name.
-pub fn modernise(weights: &mut Weights) -> Result<Vec<String>> {
+pub fn modernise(weights: &mut Weights, family: Family) -> Result<Vec<String>> {
     let mut counts = [0; 3];
     let mut renamed = BTreeMap::new();
     for (old, stored) in std::mem::take(&mut weights.tensors) {
-        let name = modern(&old, &mut counts);
+        let name = modern(&old, family.prefix(), &mut counts);
         if renamed.insert(name.clone(), stored).is_some() {
             let found = format!("two tensors that mean {name}, one of them {old}");
             return Err(Error::input(&weights.path, "", found, "use a file that holds one model"));
@@ -50,15 +51,15 @@ pub fn modernise(weights: &mut Weights) -> Result<Vec<String>> {
     }
     weights.tensors = renamed;
     let told = [
-        "names began with module. (DataParallel) or _orig_mod. (torch.compile), which was removed",
-        "names lacked bert. before them or had one too many",
-        "LayerNorm parameters were called gamma and beta; they are weight and bias now",
+        "names began with module. (DataParallel) or _orig_mod. (torch.compile), which was removed".into(),
+        format!("names lacked {} before them or had one too many", family.prefix()),
+        "LayerNorm parameters were called gamma and beta; they are weight and bias now".into(),
     ];
     let told = counts.into_iter().zip(told).filter(|(count, _)| *count > 0);
     Ok(told.map(|(count, what)| format!("{count} {what}")).collect())
 }
 
-fn modern(old: &str, counts: &mut [u64; 3]) -> String {
+fn modern(old: &str, prefix: &str, counts: &mut [u64; 3]) -> String {
     let mut name = old;
     for wrapper in ["module.", "_orig_mod."] {
         if let Some(rest) = name.strip_prefix(wrapper) {
@@ -70,10 +71,10 @@ fn modern(old: &str, counts: &mut [u64; 3]) -> String {
     let starts = |name: &str, parts: &[&str]| parts.iter().any(|part| name.starts_with(part));
     if starts(&name, &["embeddings.", "encoder.", "pooler."]) {
         counts[1] += 1;
-        name.insert_str(0, "bert.");
-    } else if starts(&name, &["bert.bert.", "bert.cls.", "bert.classifier."]) {
+        name.insert_str(0, prefix);
+    } else if name.strip_prefix(prefix).is_some_and(|rest| starts(rest, &[prefix, "cls.", "classifier.", "lm_head."])) {
         counts[1] += 1;
-        name.replace_range(.."bert.".len(), "");
+        name.replace_range(..prefix.len(), "");
     }
     for (from, to) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
         if let Some(stem) = name.strip_suffix(from) {
@@ -84,12 +85,20 @@ fn modern(old: &str, counts: &mut [u64; 3]) -> String {
     name
 }
 
-/// Tensors that are no parameters, or that another name stands for.
+/// Whether another tensor stands for this one.
 pub fn is_redundant(name: &str) -> bool {
-    name.ends_with("embeddings.position_ids")
-        || name.ends_with("embeddings.token_type_ids")
-        || name == DECODER
-        || name == DECODER_BIAS
+    name == DECODER || name == DECODER_BIAS
+}
+
+/// Gives a table of words that its file has only as the decoder's weight, since it is the same, the name that it has here.
+pub fn untie(weights: &mut Weights, config: &Config) {
+    if config.architecture.tied_decoder
+        && config.architecture.family.prefix() == "bert."
+        && !weights.tensors.contains_key(WORDS)
+        && let Some(decoder) = weights.tensors.get(DECODER).cloned()
+    {
+        weights.tensors.insert(WORDS.into(), decoder);
+    }
 }
 
 /// The bias of a masked-LM head of `vocabulary` x `hidden` weights, as it has to be added once, and what was done to get

@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint file, by name, decoded when they are asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +9,11 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::torch;
-use crate::{Error, Result};
+use crate::{Error, Result, small_file};
 
-/// The weights in a Hugging Face directory, the better format first.
-pub const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// The weights in a Hugging Face directory, the better format first; whole, or as the list of the files that large models are cut into.
+pub const WEIGHT_FILES: [&str; 4] =
+    ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
 /// How the file stores its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +124,7 @@ impl Stored {
 /// A checkpoint file in memory, with what lies where.
 #[derive(Debug)]
 pub struct Weights {
-    /// The file.
+    /// The file; the list of files, where there are several.
     pub path: PathBuf,
     /// How it stores its tensors.
     pub format: Format,
@@ -132,11 +134,60 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads a file of tensors: safetensors, or what `torch.save` wrote. The contents decide which, not the name.
+    /// Reads a file of tensors: safetensors, or what `torch.save` wrote; the contents decide which, not the name. Or all files that a
+    /// `.index.json` lists.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Input`] for a file that is neither, is cut short or damaged, or needs code to be read.
+    /// [`Error::Io`]; [`Error::Input`] for a file that is neither, is cut short or damaged, or needs code to be read; for a list that names
+    /// files elsewhere, or tensors that its files lack.
     pub fn read(path: &Path) -> Result<Self> {
+        match path.to_str() {
+            Some(name) if name.ends_with(".index.json") => Self::read_listed(path),
+            _ => Self::read_one(path),
+        }
+    }
+
+    /// The files in which a list has the tensors of a model, end to end.
+    fn read_listed(path: &Path) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            weight_map: BTreeMap<String, String>,
+        }
+        let wrong = |place: String, found: String| {
+            Error::input(path, place, found, "copy the model's files again: the list, and all that it names")
+        };
+        let List { weight_map } = serde_json::from_str(&small_file::read(path)?)
+            .map_err(|error| wrong(format!("line {}", error.line()), error.to_string()))?;
+        let files: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
+        let mut all: Option<Self> = None;
+        for name in files {
+            if Path::new(name).file_name() != Some(OsStr::new(name)) {
+                return Err(wrong("weight_map".into(), format!("{name:?} is no file in its own folder")));
+            }
+            let part = Self::read_one(&path.with_file_name(name))?;
+            all = Some(match all {
+                None => part,
+                Some(mut all) => {
+                    let before = all.bytes.len();
+                    all.bytes.extend(part.bytes);
+                    for (name, mut stored) in part.tensors {
+                        stored.start += before;
+                        if all.tensors.insert(name.clone(), stored).is_some() {
+                            return Err(wrong(format!("tensor {name}"), "it is in two files".into()));
+                        }
+                    }
+                    all
+                }
+            });
+        }
+        let Some(all) = all else { return Err(wrong("weight_map".into(), "no file".into())) };
+        match weight_map.keys().find(|name| !all.tensors.contains_key(*name)) {
+            Some(name) => Err(wrong(format!("tensor {name}"), "none of the files has it".into())),
+            None => Ok(Self { path: path.to_owned(), ..all }),
+        }
+    }
+
+    fn read_one(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         let (format, tensors) = if bytes.starts_with(b"PK\x03\x04") {
             (Format::TorchZip, torch::parse_zip(path, &bytes)?)

@@ -32,6 +32,7 @@ use super::hiding::Plan;
 use super::key::BatchKey;
 use super::regions::Regions;
 use super::text::TextCorpus;
+use super::token_corpus::TokenCorpus;
 use super::vocabulary::Vocabulary;
 use crate::genome::checksum::checksum;
 use crate::genome::twobit::Genome;
@@ -82,6 +83,8 @@ pub enum PretrainingData {
     Genome(Corpus),
     /// DNABERT's text format.
     Text(TextCorpus),
+    /// Windows of a genome in tokens that do not overlap.
+    Tokens(TokenCorpus),
 }
 
 impl PretrainingData {
@@ -94,17 +97,19 @@ impl PretrainingData {
                 format!("{bases:08x}, {} k-mers, {strands}", corpus.longest)
             }
             Self::Text(corpus) => format!("{:08x}, {} sequences", corpus.checksum(), corpus.sequences()),
+            Self::Tokens(corpus) => corpus.checksum(),
         }
     }
 
-    /// The unmasked batch of `key`, with exactly `budget` tokens.
+    /// The unmasked batch of `key`, with exactly `budget` tokens; of a [`TokenCorpus`] perhaps a few less.
     ///
     /// # Errors
-    /// As [`Corpus::batch`] and [`TextCorpus::batch`].
+    /// As [`Corpus::batch`], [`TextCorpus::batch`] and [`TokenCorpus::batch`].
     pub fn batch(&self, key: &BatchKey, budget: usize) -> Result<Batch> {
         match self {
             Self::Genome(corpus) => corpus.batch(key, budget),
             Self::Text(corpus) => corpus.batch(key, budget),
+            Self::Tokens(corpus) => corpus.batch(key, budget),
         }
     }
 }
@@ -256,14 +261,14 @@ impl Corpus {
 }
 
 /// Runs of known bases, the longest first.
-struct Runs {
-    list: Vec<(usize, Range<u32>)>,
+pub(super) struct Runs {
+    pub(super) list: Vec<(usize, Range<u32>)>,
     /// `before[j]` is the bases of the first j runs together; one more than there are runs.
     before: Vec<u64>,
 }
 
 impl Runs {
-    fn new(genome: &Genome, parts: &Parts) -> Self {
+    pub(super) fn new(genome: &Genome, parts: &Parts) -> Self {
         let mut list = Vec::new();
         for sequence in 0..genome.sequences().len() {
             for run in genome.acgt_runs(sequence) {
@@ -286,7 +291,7 @@ impl Runs {
         Self { list, before }
     }
 
-    fn longest(&self) -> usize {
+    pub(super) fn longest(&self) -> usize {
         self.list.first().map_or(0, |(_, run)| (run.end - run.start) as usize)
     }
 
@@ -295,7 +300,7 @@ impl Runs {
     }
 
     /// The sequence and start of one of the windows of `width` bases, `choose(n)` picking one of n. There is one.
-    fn place(&self, width: usize, choose: impl FnOnce(u64) -> u64) -> (usize, usize) {
+    pub(super) fn place(&self, width: usize, choose: impl FnOnce(u64) -> u64) -> (usize, usize) {
         let lost = width as u64 - 1;
         let holding = self.list.partition_point(|(_, run)| (run.end - run.start) as usize >= width);
         let windows_before = |run: usize| self.before[run] - run as u64 * lost;

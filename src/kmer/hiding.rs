@@ -12,7 +12,7 @@
 //! 3. It hides the rows `i - (w - 1) / 2 ..= i + w / 2` (integer division), cut to the k-mers of its sequence. For
 //!    `w = k` these are DNABERT's neighbours: k=3 -1..+1, k=4 -1..+2, k=5 -2..+2, k=6 -2..+3.
 //! 4. Each hidden row i is decided by itself, whatever span it belongs to: for `word[1](i) < 0.8` the token becomes
-//!    [`MASK`]; else for `word[1](i) < 0.9` it becomes token `below(word[2](i), vocabulary length)`, special
+//!    the mask; else for `word[1](i) < 0.9` it becomes token `below(word[2](i), vocabulary length)`, special
 //!    tokens included; else it stays.
 //!
 //! **Seeds** (BioNeMo; [`Plan::Seeds`]).
@@ -20,15 +20,19 @@
 //! 2. Seed j (0 <= j < n) of the sequence that starts at row r lies at row `r + below(word[0](r + j), L)`. Two seeds
 //!    may coincide.
 //! 3. It hides the rows up to `reach` on either side, cut to its sequence, `[CLS]` and `[SEP]` included.
-//! 4. Every hidden token becomes [`MASK`].
+//! 4. Every hidden token becomes the mask.
+//!
+//! A tokenizer without `[SEP]` has tokens up to the last row; one whose tokens do not overlap has k = 1, so that with DNABERT's recipe
+//! each token is hidden by itself, as the other families do it. An unknown token that such a tokenizer makes is never hidden, as no
+//! special token is.
 //!
 //! Rows are listed in ascending order and the labels are the tokens that were there. A small batch may come out
 //! without any.
 
 use super::batch::Batch;
 use super::key::{BatchKey, Draws};
-use super::vocabulary::{MASK, Vocabulary};
 use crate::philox::{Purpose, below};
+use crate::tokenizer::{Specials, Tokenizer};
 
 /// 2^32, the threshold of a certain event.
 pub(super) const CERTAIN: u64 = 1 << 32;
@@ -56,7 +60,9 @@ pub enum Plan {
 
 impl Plan {
     /// Hides tokens of `batch`: replaces them and fills `rows` and `labels`.
-    pub fn apply(&self, batch: &mut Batch, vocabulary: &Vocabulary, key: &BatchKey) {
+    pub fn apply(&self, batch: &mut Batch, tokenizer: &dyn Tokenizer, key: &BatchKey) {
+        let specials = tokenizer.specials();
+        let is_overlapping = tokenizer.k_mers().is_some();
         let draws = key.draws(Purpose::Masking);
         let mut hidden = Vec::new();
         batch.rows.clear();
@@ -66,41 +72,44 @@ impl Plan {
             let end = batch.cu_seqlens[sequence + 1] as u32;
             hidden.clear();
             hidden.resize((end - start) as usize, false);
-            self.choose(&draws, start, &mut hidden);
+            self.choose(&draws, start, specials.frame() - 1, &mut hidden);
             for row in (start..end).filter(|row| hidden[(row - start) as usize]) {
                 let token = &mut batch.tokens[row as usize];
+                if *token == specials.unk && !is_overlapping {
+                    continue;
+                }
                 batch.rows.push(row as i32);
                 batch.labels.push(*token);
-                *token = self.replacement(*token, &draws, row, vocabulary.len() as u32);
+                *token = self.replacement(*token, &draws, row, specials, tokenizer.len() as u32);
             }
         }
     }
 
-    /// How many tokens are hidden in a batch of sequences of these lengths.
+    /// How many tokens are hidden in a batch of sequences of k-mers of these lengths.
     pub fn count(&self, lengths: &[usize], key: &BatchKey) -> usize {
         let draws = key.draws(Purpose::Masking);
         let (mut start, mut count, mut hidden) = (0, 0, Vec::new());
         for &length in lengths {
             hidden.clear();
             hidden.resize(length, false);
-            self.choose(&draws, start, &mut hidden);
+            self.choose(&draws, start, 1, &mut hidden);
             count += hidden.iter().filter(|&&hidden| hidden).count();
             start += length as u32;
         }
         count
     }
 
-    /// Marks the tokens of the sequence at row `start` that are hidden.
-    fn choose(&self, draws: &Draws, start: u32, hidden: &mut [bool]) {
-        let length = hidden.len() as u32;
+    /// Marks the tokens of the sequence at row `start` that are hidden; `ends` special tokens end it.
+    fn choose(&self, draws: &Draws, start: u32, ends: usize, hidden: &mut [bool]) {
+        let (length, ends) = (hidden.len() as u32, ends as u32);
         match *self {
             Self::Spans { centre_threshold, narrowest, widest } => {
-                for centre in 1..length.saturating_sub(1) {
+                for centre in 1..length.saturating_sub(ends) {
                     let [word, .., width_word] = draws.block(start + centre);
                     if u64::from(word) < centre_threshold {
                         let width = narrowest + below(width_word, widest - narrowest + 1);
                         let first = centre.saturating_sub((width - 1) / 2).max(1);
-                        let last = (centre + width / 2).min(length - 2);
+                        let last = (centre + width / 2).min(length - 1 - ends);
                         hidden[first as usize..=last as usize].fill(true);
                     }
                 }
@@ -118,15 +127,15 @@ impl Plan {
     }
 
     /// What the hidden `token` at `row` becomes.
-    fn replacement(&self, token: i32, draws: &Draws, row: u32, vocabulary_length: u32) -> i32 {
+    fn replacement(&self, token: i32, draws: &Draws, row: u32, specials: Specials, vocabulary_length: u32) -> i32 {
         const BECOMES_MASK: u32 = 3_435_973_837; // round(0.8 * 2^32)
         const BECOMES_RANDOM: u32 = 3_865_470_566; // round(0.9 * 2^32)
         if let Self::Seeds { .. } = self {
-            return MASK;
+            return specials.mask;
         }
         let [_, fate, random, _] = draws.block(row);
         if fate < BECOMES_MASK {
-            MASK
+            specials.mask
         } else if fate < BECOMES_RANDOM {
             below(random, vocabulary_length) as i32
         } else {
@@ -138,7 +147,8 @@ impl Plan {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::kmer::vocabulary::{BaseOrder, CLS, SEP};
+    use crate::kmer::vocabulary::{BaseOrder, CLS, MASK, SEP, Vocabulary};
+    use crate::tokenizer::blocks::{Blocks, Version};
 
     /// `sequences` sequences of `length` tokens.
     pub(in crate::kmer) fn batch(sequences: usize, length: usize) -> Batch {
@@ -174,6 +184,27 @@ pub(super) mod tests {
         for (row, label) in masked.rows.iter().zip(&masked.labels) {
             assert_eq!(original.tokens[*row as usize], *label);
         }
+    }
+
+    #[test]
+    fn tokens_that_do_not_overlap_are_hidden_one_by_one() {
+        let blocks = Blocks::new(Version::Two);
+        let mut batch = Batch::new();
+        for _ in 0..200 {
+            let mut tokens = vec![3];
+            tokens.extend((0..500).map(|i| if i % 10 == 0 { 0 } else { 6 + i }));
+            batch.push(&tokens);
+        }
+        let original = batch.clone();
+        crate::kmer::masking::Masking::default().apply(&mut batch, &blocks, &BatchKey::training(1, 0, 0), 100);
+        let share = batch.rows.len() as f64 / (200.0 * 450.0);
+        assert!((share - 0.15).abs() < 0.004, "{share}");
+        assert!(batch.labels.iter().all(|&label| label >= 6), "neither <cls> nor <unk>");
+        assert!(batch.rows.iter().any(|row| row % 501 == 500), "the last token as well");
+        let masked = batch.rows.iter().filter(|&&row| batch.tokens[row as usize] == 2).count();
+        assert!((masked as f64 / batch.rows.len() as f64 - 0.8).abs() < 0.01);
+        let changed = (0..original.tokens.len()).filter(|&row| original.tokens[row] != batch.tokens[row]).count();
+        assert!((changed as f64 / batch.rows.len() as f64 - 0.9).abs() < 0.01);
     }
 
     #[test]

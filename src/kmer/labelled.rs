@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::sequences::{self, Named};
 use super::table::{Answers, Table, read_table};
-use super::vocabulary::{CLS, SEP, Vocabulary};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Class numbers stay below this: a larger one is another column taken for the label.
@@ -96,19 +96,19 @@ pub enum Head {
 /// With `window`, the middle `window` bases of each are taken: those from `len / 2 - window / 2` on, so that base
 /// `len / 2`, which follows the site, becomes base `window / 2`. The batch's rows are the `[CLS]` tokens, or with
 /// [`Head::Site`] the k-mer that starts k / 2 bases before the site (base `W / 2 - k / 2` of the W bases taken) and so
-/// has it in its middle: for k = 6 three bases on either side.
+/// has it in its middle: for k = 6 three bases on either side. Where tokens do not overlap it is the one over the first base behind the site.
 ///
 /// # Errors
-/// [`Error::Usage`] for a window shorter than asked for, or than k.
+/// [`Error::Usage`] for a window shorter than asked for, or than a token.
 pub fn classification_batch(
     windows: &[(&[u8], i32)],
-    vocabulary: &Vocabulary,
+    tokenizer: &dyn Tokenizer,
     window: Option<usize>,
     head: Head,
 ) -> Result<Batch> {
     let mut batch = Batch::new();
     for (number, &(bases, label)) in (1..).zip(windows) {
-        push(&mut batch, number, bases, None, vocabulary, window, head)?;
+        push(&mut batch, number, bases, None, tokenizer, window, head)?;
         batch.labels.push(label);
     }
     Ok(batch)
@@ -121,13 +121,13 @@ pub fn classification_batch(
 /// As [`classification_batch`]; [`Error::Usage`] for a pair where the head reads a site.
 pub fn example_batch(
     windows: &[&LabelledWindow],
-    vocabulary: &Vocabulary,
+    tokenizer: &dyn Tokenizer,
     window: Option<usize>,
     head: Head,
 ) -> Result<Batch> {
     let mut batch = Batch::new();
     for (number, example) in (1..).zip(windows) {
-        push(&mut batch, number, &example.bases, example.second.as_deref(), vocabulary, window, head)?;
+        push(&mut batch, number, &example.bases, example.second.as_deref(), tokenizer, window, head)?;
         batch.labels.push(example.label);
     }
     Ok(batch)
@@ -146,24 +146,31 @@ fn push(
     number: usize,
     bases: &[u8],
     second: Option<&[u8]>,
-    vocabulary: &Vocabulary,
+    tokenizer: &dyn Tokenizer,
     window: Option<usize>,
     head: Head,
 ) -> Result<()> {
-    let k = vocabulary.k();
-    let mut tokens = vec![CLS];
+    let shortest = tokenizer.shortest();
+    let specials = tokenizer.specials();
+    let mut tokens = vec![specials.cls];
     let mut add = |bases: &[u8]| -> Result<(usize, usize)> {
         let width = window.unwrap_or(bases.len());
-        if width < k || bases.len() < width {
+        if width < shortest || bases.len() < width {
             let found = format!("window {number} has {} bases", bases.len());
-            return Err(Error::usage(found, format!("give windows of {} bases or more", width.max(k))));
+            return Err(Error::usage(found, format!("give windows of {} bases or more", width.max(shortest))));
         }
-        vocabulary.encode(&bases[middle(bases.len(), Some(width))], &mut tokens);
-        tokens.push(SEP);
+        tokenizer.encode(&bases[middle(bases.len(), Some(width))], &mut tokens);
+        tokens.extend(specials.sep);
         Ok((width, tokens.len()))
     };
     let (width, end) = add(bases)?;
     if let Some(second) = second {
+        if specials.sep.is_none() {
+            return Err(Error::usage(
+                "pairs of sequences, where the model's tokenizer has nothing to put between them",
+                "use single sequences with this model, or a family with [SEP] for pairs",
+            ));
+        }
         if head == Head::Site {
             return Err(Error::usage(
                 "a pair of sequences, which has no site in its middle",
@@ -176,9 +183,20 @@ fn push(
     batch.token_types[first_row as usize + end..].fill(1);
     batch.rows.push(match head {
         Head::Cls => first_row,
-        Head::Site => first_row + 1 + (width / 2 - k / 2) as i32,
+        Head::Site => first_row + 1 + site(tokenizer, &bases[middle(bases.len(), Some(width))]) as i32,
     });
     Ok(())
+}
+
+/// The token at the site in the middle of `bases`: the k-mer that has the site in its middle, or the token over the first base behind it.
+fn site(tokenizer: &dyn Tokenizer, bases: &[u8]) -> usize {
+    let behind = bases.len() / 2;
+    if let Some(k_mers) = tokenizer.k_mers() {
+        return behind - k_mers.k() / 2;
+    }
+    let (mut ids, mut spans) = (Vec::new(), Vec::new());
+    tokenizer.encode_with_spans(bases, &mut ids, &mut spans);
+    spans.partition_point(|span| span.end as usize <= behind)
 }
 
 /// What was found and what to do about it; the caller knows the file and the line.
@@ -256,7 +274,8 @@ fn excerpt_bytes(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kmer::vocabulary::BaseOrder;
+    use crate::kmer::vocabulary::{BaseOrder, CLS, SEP, Vocabulary};
+    use crate::tokenizer::blocks::{Blocks, Version};
 
     fn with_file<T>(contents: &[u8], read: impl FnOnce(&Path) -> T) -> T {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -312,6 +331,19 @@ mod tests {
         assert!(error(b">a\nACG\n>b\nA-C\n").contains("record 2: \"b\": '-' at base 2"));
         assert!(error(b">a\n>b\nACC\n").contains("record 1: \"a\" has no bases"));
         assert!(error(b">a\xff\nACG\n").contains("not UTF-8"));
+    }
+
+    #[test]
+    fn blocks_have_a_site_too_and_no_pairs() {
+        let blocks = Blocks::new(Version::One);
+        for (bases, site) in [(&b"ACGTACGTACGTACG"[..], 2), (b"ACGTACGTACG", 1), (b"A", 1), (b"ACNGT", 3)] {
+            let batch = classification_batch(&[(bases, 0)], &blocks, None, Head::Site).unwrap();
+            assert_eq!((batch.rows[0], batch.tokens[0]), (site, 3), "<cls>, and no token at the end");
+            assert_eq!(classification_batch(&[(bases, 0)], &blocks, None, Head::Cls).unwrap().rows, [0]);
+        }
+        let pair = LabelledWindow { bases: b"ACG".into(), second: Some(b"ACG".into()), ..LabelledWindow::default() };
+        let error = example_batch(&[&pair], &blocks, None, Head::Cls).unwrap_err().to_string();
+        assert!(error.contains("nothing to put between"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::hiding::{CERTAIN, Plan};
 use super::key::{BatchKey, Split};
-use super::vocabulary::Vocabulary;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// The share of tokens that DNABERT aims to hide.
@@ -108,7 +108,7 @@ impl Masking {
         Ok(())
     }
 
-    /// The integers of `step` (from 0) of `total_steps`. The probabilities become thresholds here, once, on the host.
+    /// The integers of `step` (from 0) of `total_steps`, where `k` tokens cover a base. The probabilities become thresholds here, once, on the host.
     pub fn plan(&self, k: usize, step: u32, total_steps: u32) -> Plan {
         let k = k as u32;
         match *self {
@@ -134,8 +134,8 @@ impl Masking {
     /// Hides tokens of `batch`: replaces them and fills `rows` and `labels`. `total_steps` is the length of the
     /// training, for recipes that change over it. Evaluation batches are always masked as in the first step, so that
     /// their losses can be compared.
-    pub fn apply(&self, batch: &mut Batch, vocabulary: &Vocabulary, key: &BatchKey, total_steps: u32) {
-        self.plan_of(vocabulary.k(), key, total_steps).apply(batch, vocabulary, key);
+    pub fn apply(&self, batch: &mut Batch, tokenizer: &dyn Tokenizer, key: &BatchKey, total_steps: u32) {
+        self.plan_of(tokenizer.shortest(), key, total_steps).apply(batch, tokenizer, key);
     }
 
     /// The integers of the batch of `key`, as [`Masking::apply`] uses them.
@@ -192,7 +192,7 @@ fn default_widening() -> u32 {
 mod tests {
     use super::*;
     use crate::kmer::hiding::tests::batch;
-    use crate::kmer::vocabulary::{BaseOrder, CLS, SEP};
+    use crate::kmer::vocabulary::{BaseOrder, CLS, SEP, Vocabulary};
 
     fn vocabulary(k: usize) -> Vocabulary {
         Vocabulary::new(k, BaseOrder::Atcg).unwrap()

@@ -19,4 +19,5 @@ mod row;
 pub mod sequences;
 pub mod table;
 pub mod text;
+pub mod token_corpus;
 pub mod vocabulary;

@@ -14,11 +14,15 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::header::{Columns, Wanted, is_name};
-use super::labelled::{Finding, LabelledWindow, MOST_CLASSES, excerpt, parse_label, parse_sequence, tell_uracils};
+use super::labelled::{
+    Finding, LabelledWindow, MOST_CLASSES, excerpt, middle, parse_label, parse_sequence, tell_uracils,
+};
 use super::lines::Lines;
 use super::row::columns;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// What stands behind the sequence.
@@ -50,10 +54,10 @@ pub struct Table {
 }
 
 /// What a model can read of a row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bases in a token.
-    pub k: usize,
+    /// What makes its tokens.
+    pub tokenizer: Arc<dyn Tokenizer>,
     /// Bases of the window that is read, the middle of longer sequences; none: all of them.
     pub window: Option<usize>,
     /// Tokens of the longest input.
@@ -63,30 +67,43 @@ pub struct Limits {
 impl Limits {
     /// The fewest bases of a sequence.
     pub fn least(&self) -> usize {
-        self.window.unwrap_or(self.k)
+        self.window.unwrap_or(self.tokenizer.shortest())
     }
 
-    /// A sequence, or two, of so many bases can be read.
+    /// Tokens of a sequence, without special ones.
+    fn tokens(&self, bases: &[u8]) -> usize {
+        let read = &bases[middle(bases.len(), self.window)];
+        if let Some(k_mers) = self.tokenizer.k_mers() {
+            return read.len() + 1 - k_mers.k();
+        }
+        let mut ids = Vec::new();
+        self.tokenizer.encode(read, &mut ids);
+        ids.len()
+    }
+
+    /// A sequence, or two, can be read.
     ///
     /// # Errors
     /// What is wrong, and what to do about it.
-    pub fn check(&self, bases: usize, second: Option<usize>) -> Result<(), (String, String)> {
-        let lengths = [Some(bases), second];
-        let lengths = lengths.into_iter().flatten();
+    pub fn check(&self, bases: &[u8], second: Option<&[u8]>) -> Result<(), (String, String)> {
+        let sequences = [Some(bases), second].into_iter().flatten();
+        let shortest = self.tokenizer.shortest();
         let remedy =
             |limit: String| format!("the model reads {limit}: leave such rows out, or choose another --window");
-        if let Some(window) = self.window.filter(|window| *window < self.k) {
+        if let Some(window) = self.window.filter(|window| *window < shortest) {
             let found = format!("the middle {window} bases of a sequence");
-            return Err((found, format!("give --window {} or more: a token has {} bases", self.k, self.k)));
+            return Err((found, format!("give --window {shortest} or more: a token has {shortest} bases")));
         }
-        if let Some(short) = lengths.clone().find(|length| *length < self.least()) {
+        if let Some(short) = sequences.clone().map(<[u8]>::len).find(|length| *length < self.least()) {
             let found = format!("a sequence of {short} bases");
             return Err((found, remedy(format!("sequences of {} bases or more", self.least()))));
         }
-        // [CLS], and for each sequence its k-mers and [SEP].
-        let tokens: usize = 1 + lengths.map(|length| self.window.unwrap_or(length) - self.k + 2).sum::<usize>();
+        // The one at the beginning, and for each sequence its tokens and the one behind them.
+        let ends = self.tokenizer.specials().frame() - 1;
+        let tokens: usize = 1 + sequences.map(|sequence| self.tokens(sequence) + ends).sum::<usize>();
         if tokens > self.positions {
-            let found = format!("{} bases, which make {tokens} tokens", bases + second.unwrap_or(0));
+            let bases = bases.len() + second.map_or(0, <[u8]>::len);
+            let found = format!("{bases} bases, which make {tokens} tokens");
             return Err((found, remedy(format!("{} tokens at most", self.positions))));
         }
         Ok(())
@@ -98,9 +115,9 @@ impl Table {
     ///
     /// # Errors
     /// [`Error::Input`] with the first line that cannot.
-    pub fn check_lengths(&self, path: &Path, limits: Limits) -> Result<()> {
+    pub fn check_lengths(&self, path: &Path, limits: &Limits) -> Result<()> {
         for (window, line) in self.windows.iter().zip(&self.lines) {
-            let checked = limits.check(window.bases.len(), window.second.as_ref().map(Vec::len));
+            let checked = limits.check(&window.bases, window.second.as_deref());
             checked.map_err(|(found, remedy)| Error::input(path, format!("line {line}"), found, remedy))?;
         }
         Ok(())

@@ -1,14 +1,15 @@
-//! BERT, written with the operations of [`crate::ops`].
+//! The encoder and its heads, written with the operations of [`crate::ops`]: BERT, and by the choices of an [`Architecture`] its relatives.
 
 use std::rc::Rc;
 
-use super::layout::{HeadLayout, Layer, Layout};
-use super::{Config, Head};
+use super::layout::{HeadLayout, Layer, Layout, Linear};
+use super::{Architecture, Attending, Config, EmbeddingEnd, Family, FeedForward, Head, NormPlace, Positions};
 use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
+use crate::device::big_bird::BigBird;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
-use crate::ops::{self, Activated, Summands};
+use crate::ops::{self, Activated, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Qkv, SparseBlocks, Summands};
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
@@ -51,7 +52,7 @@ impl Model {
         Ok(Self { config, head, parameters, recompute: Recompute::default(), frozen: None, layout })
     }
 
-    /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the row of `[PAD]` zero, biases 0,
+    /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the padding row of the words zero, biases 0,
     /// LayerNorm scales 1. A weight is drawn at its index in its parameter, in the stream of the parameter's name, so
     /// models that share a parameter start alike.
     ///
@@ -68,11 +69,15 @@ impl Model {
         for spec in &self.parameters.specs {
             let philox = Philox::new(seed, name_hash(&spec.name), Purpose::Init as u32);
             let deviation = self.config.initializer_range;
-            let padding = if spec.name.ends_with("word_embeddings.weight") { self.config.hidden_size } else { 0 };
+            let (first, hidden) = (self.config.architecture.padding, self.config.hidden_size);
+            let is_words = spec.name.ends_with("word_embeddings.weight");
+            let padding = if is_words { first * hidden..(first + 1) * hidden } else { 0..0 };
+            let is_scale =
+                spec.name.to_ascii_lowercase().ends_with("norm.weight") || spec.name.ends_with("norm_after.weight");
             let value = |index: usize| match spec.shape.len() {
-                2 if index < padding => 0.0,
+                2 if padding.contains(&index) => 0.0,
                 2 => deviation * philox.normal(index as u64),
-                _ if spec.name.ends_with("LayerNorm.weight") => 1.0,
+                _ if is_scale => 1.0,
                 _ => 0.0,
             };
             ops::for_real!(dtype, T => {
@@ -146,7 +151,7 @@ impl Model {
         let (hidden, layers) = (self.config.hidden_size, self.config.num_hidden_layers);
         let (tokens, rows) = (batch.tokens.len() as f64, batch.rows.len() as f64);
         let qkv = 3 * hidden * hidden;
-        let after_attention = hidden * hidden + 2 * hidden * self.config.intermediate_size;
+        let after_attention = hidden * (hidden + self.config.up_rows() + self.config.intermediate_size);
         let head = match &self.layout.head {
             HeadLayout::MaskedLm { .. } => hidden * (hidden + self.config.vocab_size),
             HeadLayout::Cls { pooler, classifier } => hidden * (pooler.weight.rows + classifier.weight.rows),
@@ -155,6 +160,11 @@ impl Model {
             }
             HeadLayout::Encoder => 0,
         };
+        // Where blocks are left out, about what is left: that of a block in the middle for every token.
+        let pairs = match self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest)) {
+            Some(BigBird { block, random, .. }) => (tokens * ((5 + random) * block) as f64).min(batch.pairs as f64),
+            None => batch.pairs as f64,
+        };
         let frozen = self.frozen.unwrap_or(0);
         let layer = |layer: usize| {
             let passes = if layer < frozen { 2.0 } else { 6.0 };
@@ -162,7 +172,7 @@ impl Model {
             let others = if layer + 1 == layers { rows } else { tokens };
             (passes - needless) * tokens * qkv as f64
                 + passes * others * after_attention as f64
-                + 2.0 * passes * hidden as f64 * batch.pairs as f64
+                + 2.0 * passes * hidden as f64 * pairs
         };
         (0..layers).map(layer).sum::<f64>() + 6.0 * rows * head as f64
     }
@@ -230,14 +240,17 @@ impl Model {
         DeviceBatch::upload_pooled(tape, batch)
     }
 
-    /// The encoder: the embeddings' output and every layer's, `[total_tokens, hidden]` each.
+    /// The encoder: the embeddings' output and every layer's, `[total_tokens, hidden]` each; the last behind the last LayerNorm.
     ///
     /// # Errors
     /// Those of the device.
     pub fn encode(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Vec<Tensor>> {
         let mut hidden = vec![self.embed(tape, batch)?];
-        for layer in &self.layout.layers {
+        for layer in 0..self.layout.layers.len() {
             hidden.push(self.layer(tape, batch, layer, hidden[hidden.len() - 1], Rows::All)?);
+        }
+        if let Some(last) = hidden.last_mut() {
+            *last = self.last_norm(tape, *last)?;
         }
         Ok(hidden)
     }
@@ -250,8 +263,18 @@ impl Model {
     ///
     /// # Panics
     /// If there is no such layer: a fault of the caller, never of input.
-    pub fn queries_keys_values(&self, tape: &mut Tape, input: Tensor, layer: usize) -> Result<Tensor> {
-        linear(tape, &self.parameters, input, self.layout.layers[layer].qkv)
+    pub fn queries_keys_values(
+        &self,
+        tape: &mut Tape,
+        batch: &Rc<DeviceBatch>,
+        input: Tensor,
+        layer: usize,
+    ) -> Result<Tensor> {
+        let (part, mut x) = (&self.layout.layers[layer], input);
+        if self.config.architecture.norm == NormPlace::Pre {
+            x = ops::layernorm_beside(tape, &self.parameters, x, part.attention_norm)?;
+        }
+        Ok(queries_keys_values(tape, &self.parameters, batch, &self.config, part, x)?.values)
     }
 
     /// The output of layer `layer` (0: of the embeddings), `[total_tokens, hidden]`, or with [`Rows::OfHead`] only of
@@ -264,66 +287,110 @@ impl Model {
         if layer == 0 && rows == Rows::OfHead {
             return ops::gather(tape, batch, x);
         }
-        for (index, part) in self.layout.layers[..layer].iter().enumerate() {
+        for index in 0..layer {
             tape.keep_only(&[x]);
             tape.enter_layer(Some(index));
             let rows = if index + 1 == layer { rows } else { Rows::All };
             let frozen = self.frozen.is_some_and(|frozen| index < frozen);
-            x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, part, x, rows))?;
+            x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, index, x, rows))?;
         }
         tape.enter_layer(None);
+        if layer == self.layout.layers.len() {
+            let frozen = self.frozen == Some(layer);
+            x = tape.unrecorded(frozen, |tape| self.last_norm(tape, x))?;
+        }
         Ok(x)
     }
 
     fn embed(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Tensor> {
-        let embedded = ops::embedding(tape, &self.parameters, batch, self.layout.embeddings)?;
-        let embedded =
-            ops::layernorm(tape, &self.parameters, embedded, Summands::default(), self.layout.embedding_norm)?;
-        ops::dropout(tape, embedded, self.config.hidden_dropout_prob)
+        let (parameters, config) = (&self.parameters, &self.config);
+        let Architecture { embedding_end, positions, hidden_by, padding, .. } = config.architecture;
+        let [words, mut table, types] = self.layout.embeddings;
+        if let (Positions::Learned { offset }, Some(table)) = (positions, &mut table) {
+            table.offset += offset * table.columns;
+            table.rows -= offset;
+        }
+        let options = Embedding { padding: Some(padding), hidden_by };
+        let mut x = ops::embedding(tape, parameters, batch, [words, table, types], options)?;
+        if embedding_end == EmbeddingEnd::DropoutNorm {
+            x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
+        }
+        if let Some(norm) = self.layout.embedding_norm {
+            x = ops::layernorm(tape, parameters, x, Summands::default(), norm)?;
+        }
+        match embedding_end {
+            EmbeddingEnd::NormDropout => ops::dropout(tape, x, config.hidden_dropout_prob),
+            EmbeddingEnd::DropoutNorm | EmbeddingEnd::Plain => Ok(x),
+        }
+    }
+
+    /// The LayerNorm behind the last layer, where there is one.
+    fn last_norm(&self, tape: &mut Tape, x: Tensor) -> Result<Tensor> {
+        match self.layout.last_norm {
+            Some(norm) => ops::layernorm(tape, &self.parameters, x, Summands::default(), norm),
+            None => Ok(x),
+        }
+    }
+
+    /// ALiBi's slopes, `[heads]`, if its attention has them.
+    pub fn alibi_slopes(&self) -> Option<Vec<f64>> {
+        let is_alibi = self.config.architecture.positions == Positions::Alibi;
+        is_alibi.then(|| AlibiBias::standard_slopes(self.config.num_attention_heads))
+    }
+
+    /// What attention adds to the plain formula in a layer.
+    fn hooks(&self, tape: &mut Tape, batch: &DeviceBatch, layer: usize) -> Result<AttentionHooks> {
+        let alibi = |slopes: Vec<f64>| {
+            tape.once(|known: &AlibiBias| known.slopes() == slopes, |device| AlibiBias::new(device, &slopes))
+        };
+        let bias = self.alibi_slopes().map(alibi).transpose()?;
+        let device = tape.device();
+        let pattern = match self.big_bird(layer, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest))
+        {
+            None => None,
+            Some(_) if !matches!(device, Device::Cpu) => {
+                let found = format!("BigBird's blocks for sequences of {} tokens on {device}", batch.longest);
+                return Err(Error::usage(found, "use --device cpu, or sequences that see themselves whole"));
+            }
+            Some(pattern) => {
+                let heads = self.config.num_attention_heads;
+                Some(Rc::new(SparseBlocks::big_bird(device, &pattern, heads, batch.cu_seqlens.slice())?))
+            }
+        };
+        Ok(AttentionHooks { bias, pattern })
+    }
+
+    /// The pattern of a layer, if the model has one.
+    pub fn big_bird(&self, layer: usize, training: bool) -> Option<BigBird> {
+        let positions = self.config.max_position_embeddings;
+        match self.config.architecture.attending {
+            Attending::Full => None,
+            Attending::BlockSparse { block, random } => {
+                Some(BigBird { block, random, positions, layer: layer as u32, training })
+            }
+        }
     }
 
     /// One encoder layer. With [`Rows::OfHead`] the output has only the rows that the head reads: what follows the
     /// attention works row by row, so the others need not be computed.
-    fn layer(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: &Layer, x: Tensor, rows: Rows) -> Result<Tensor> {
+    fn layer(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, index: usize, x: Tensor, rows: Rows) -> Result<Tensor> {
+        let layer = &self.layout.layers[index];
         let activated = match self.recompute {
             Recompute::Gelu => Activated::Again,
             Recompute::None | Recompute::Layer => Activated::Kept,
         };
+        let pass = LayerPass {
+            config: self.config.clone(),
+            hooks: self.hooks(tape, batch, index)?,
+            layer: layer.clone(),
+            rows,
+            activated,
+        };
+        let batch = Rc::clone(batch);
         if self.recompute != Recompute::Layer {
-            return Self::compute_layer(tape, &self.parameters, &self.config, batch, layer, x, (rows, activated));
+            return pass.compute(tape, &self.parameters, &batch, x);
         }
-        let (config, batch, layer) = (self.config.clone(), Rc::clone(batch), layer.clone());
-        tape.recompute(&self.parameters, move |tape, parameters| {
-            Self::compute_layer(tape, parameters, &config, &batch, &layer, x, (rows, activated))
-        })
-    }
-
-    fn compute_layer(
-        tape: &mut Tape,
-        parameters: &Parameters,
-        config: &Config,
-        batch: &Rc<DeviceBatch>,
-        layer: &Layer,
-        x: Tensor,
-        (rows, activated): (Rows, Activated),
-    ) -> Result<Tensor> {
-        let dropout = config.hidden_dropout_prob;
-        let qkv = ops::qkv(tape, parameters, x, layer.qkv.weight, layer.qkv.bias)?;
-        let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);
-        let mut attended = ops::attention(tape, batch, qkv, heads, p, &ops::AttentionHooks::default())?;
-        let mut x = x;
-        if rows == Rows::OfHead {
-            attended = ops::gather(tape, batch, attended)?;
-            x = ops::gather(tape, batch, x)?;
-        }
-        // The biases of a block's last product are added by the LayerNorm behind it.
-        let (last, up, down) = (layer.attention_output, layer.intermediate, layer.output);
-        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
-        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
-        let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
-        let output = ops::feed_forward(tape, parameters, attended, (up.weight, up.bias), down.weight, activated)?;
-        let summands = Summands { bias: Some(down.bias), residual: Some(attended), dropout };
-        ops::layernorm(tape, parameters, output, summands, layer.output_norm)
+        tape.recompute(&self.parameters, move |tape, parameters| pass.compute(tape, parameters, &batch, x))
     }
 
     /// The head's logits for `batch.rows`: `[rows, classes]`; without a head, their hidden states: `[rows, hidden]`.
@@ -335,20 +402,28 @@ impl Model {
         let _pass = nvtx::range(|| Pass::Forward.name().into());
         let mut x = self.hidden(tape, batch, self.layout.layers.len(), Rows::OfHead)?;
         match &self.layout.head {
-            HeadLayout::MaskedLm { transform, norm, bias } => {
-                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias)?;
+            HeadLayout::MaskedLm { transform, norm, decoder } => {
+                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias, gelu(config))?;
                 let x = ops::layernorm(tape, parameters, x, Summands::default(), *norm)?;
-                ops::logits(tape, parameters, x, self.layout.embeddings[0], *bias)
+                ops::logits(tape, parameters, x, decoder.weight, decoder.bias)
             }
             HeadLayout::Cls { pooler, classifier } => {
-                let x = linear(tape, parameters, x, *pooler)?;
-                let x = ops::tanh(tape, x)?;
+                let x = match config.architecture.family {
+                    Family::BigBird => {
+                        let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
+                        ops::linear_gelu(tape, parameters, x, pooler.weight, pooler.bias, gelu(config))?
+                    }
+                    _ => {
+                        let x = linear(tape, parameters, x, *pooler)?;
+                        ops::tanh(tape, x)?
+                    }
+                };
                 let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
                 ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
             HeadLayout::Site { dense, classifier } => {
                 if let Some(dense) = dense {
-                    x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias)?;
+                    x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias, Gelu::Exact)?;
                 }
                 // Still a part of what is frozen, where nothing is trained before it.
                 let frozen = dense.is_none() && self.frozen == Some(self.layout.layers.len());
@@ -357,6 +432,127 @@ impl Model {
             }
             HeadLayout::Encoder => Ok(x),
         }
+    }
+}
+
+/// One encoder layer, with all that it reads but weights and batch.
+struct LayerPass {
+    config: Config,
+    hooks: AttentionHooks,
+    layer: Layer,
+    rows: Rows,
+    activated: Activated,
+}
+
+impl LayerPass {
+    fn compute(&self, tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
+        match self.config.architecture.norm {
+            NormPlace::Post => self.norm_behind(tape, parameters, batch, x),
+            NormPlace::Pre => self.norm_before(tape, parameters, batch, x),
+        }
+    }
+
+    /// The biases of a block's last product are added by the LayerNorm behind it.
+    fn norm_behind(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        x: Tensor,
+    ) -> Result<Tensor> {
+        let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
+        let attended = self.attend(tape, parameters, batch, x)?;
+        let x = self.of_head(tape, batch, x)?;
+        let last = layer.attention_output;
+        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
+        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
+        let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
+        let output = self.feed_forward(tape, parameters, attended)?;
+        let summands = Summands { bias: layer.down.bias, residual: Some(attended), dropout };
+        ops::layernorm(tape, parameters, output, summands, layer.output_norm)
+    }
+
+    /// What goes from layer to layer is the sum that no LayerNorm has touched.
+    fn norm_before(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        x: Tensor,
+    ) -> Result<Tensor> {
+        let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
+        let normed = ops::layernorm_beside(tape, parameters, x, layer.attention_norm)?;
+        let attended = self.attend(tape, parameters, batch, normed)?;
+        let x = self.of_head(tape, batch, x)?;
+        let last = layer.attention_output;
+        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
+        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
+        let (normed, sum) = ops::layernorm_and_sum(tape, parameters, attended, summands, layer.output_norm)?;
+        let output = self.feed_forward(tape, parameters, normed)?;
+        let summands = Summands { bias: layer.down.bias, residual: Some(sum), dropout };
+        ops::residual(tape, parameters, output, summands)
+    }
+
+    /// Attention without its last product, of the rows that are wanted.
+    fn attend(&self, tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
+        let (config, heads) = (&self.config, self.config.num_attention_heads);
+        let qkv = queries_keys_values(tape, parameters, batch, config, &self.layer, x)?;
+        // transformers drops no probabilities where blocks are left out.
+        let dropout = if self.hooks.pattern.is_some() { 0.0 } else { config.attention_probs_dropout_prob };
+        let attended = ops::attention(tape, batch, qkv, heads, dropout, &self.hooks)?;
+        self.of_head(tape, batch, attended)
+    }
+
+    fn of_head(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
+        match self.rows {
+            Rows::All => Ok(x),
+            Rows::OfHead => ops::gather(tape, batch, x),
+        }
+    }
+
+    /// Without its last bias, which what follows adds.
+    fn feed_forward(&self, tape: &mut Tape, parameters: &Parameters, x: Tensor) -> Result<Tensor> {
+        let (Layer { up, down, .. }, dropout) = (&self.layer, self.config.hidden_dropout_prob);
+        let gate = match self.config.architecture.feed_forward {
+            FeedForward::Geglu => Gate::Gelu,
+            FeedForward::Swiglu => Gate::Silu,
+            FeedForward::Gelu | FeedForward::GeluTanh => {
+                let bias = up.bias.expect("ungated blocks have a bias");
+                let gelu = gelu(&self.config);
+                return ops::feed_forward(tape, parameters, x, (up.weight, bias), down.weight, gelu, self.activated);
+            }
+        };
+        ops::gated_feed_forward(tape, parameters, x, up.weight, down.weight, gate, dropout)
+    }
+}
+
+/// Queries, keys and values, `[total_tokens, 3 hidden]`, as attention takes them.
+fn queries_keys_values(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    batch: &Rc<DeviceBatch>,
+    config: &Config,
+    layer: &Layer,
+    x: Tensor,
+) -> Result<Qkv> {
+    let Linear { weight, bias } = layer.qkv;
+    match config.architecture.positions {
+        // The bias is added before the rotation, so attention cannot sum its gradient.
+        Positions::Rotary => {
+            let qkv = ops::linear(tape, parameters, x, weight, Some(bias))?;
+            Ok(ops::rotary(tape, batch, qkv, config.num_attention_heads, ROTARY_BASE)?.into())
+        }
+        Positions::Learned { .. } | Positions::Alibi => ops::qkv(tape, parameters, x, weight, bias),
+    }
+}
+
+/// The base of the angles of rotary positions.
+const ROTARY_BASE: f64 = 10_000.0;
+
+fn gelu(config: &Config) -> Gelu {
+    match config.architecture.feed_forward {
+        FeedForward::GeluTanh => Gelu::Tanh,
+        FeedForward::Gelu | FeedForward::Geglu | FeedForward::Swiglu => Gelu::Exact,
     }
 }
 

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Recompute;
+use super::{Architecture, Attending, Positions, Recompute};
 use crate::device::{Device, host_memory};
 use crate::{Error, Result};
 
 /// Sizes and rates of a BERT encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Entries of the vocabulary: 4^k + 5.
+    /// Entries of the vocabulary: 4^k + 5 for k-mers.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -21,7 +21,7 @@ pub struct Config {
     pub intermediate_size: usize,
     /// Longest sequence in tokens, `[CLS]` and `[SEP]` included.
     pub max_position_embeddings: usize,
-    /// Token types.
+    /// Token types, where the family has them.
     #[serde(default = "default_type_vocab_size")]
     pub type_vocab_size: usize,
     /// Added to the variance in LayerNorm.
@@ -36,6 +36,9 @@ pub struct Config {
     /// Standard deviation of initial weights.
     #[serde(default = "default_initializer_range")]
     pub initializer_range: f64,
+    /// What the encoder is made of. In `config.json` each family has words of its own for it (`interop::config`).
+    #[serde(skip_deserializing)]
+    pub architecture: Architecture,
 }
 
 fn default_type_vocab_size() -> usize {
@@ -89,6 +92,7 @@ impl Config {
                 "choose a hidden size that is a multiple of the number of heads",
             ));
         }
+        self.validate_architecture()?;
         let rates = [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
@@ -117,15 +121,55 @@ impl Config {
         Ok(())
     }
 
+    fn validate_architecture(&self) -> Result<()> {
+        let head_dim = self.hidden_size / self.num_attention_heads;
+        if self.architecture.positions == Positions::Rotary && !head_dim.is_multiple_of(2) {
+            let found = format!("heads of {head_dim} elements, which rotary positions take in pairs");
+            return Err(Error::usage(found, "choose heads of an even size"));
+        }
+        if let Attending::BlockSparse { block, random } = self.architecture.attending
+            && !((1..=4096).contains(&block) && random <= 64)
+        {
+            let found = format!("blocks of {block} tokens, {random} of them at random");
+            return Err(Error::usage(found, "use blocks of 64 and 3 at random, as BigBird"));
+        }
+        Ok(())
+    }
+
+    /// Rows of each table of embeddings: words, positions, token types; 0 of what the family has not.
+    pub fn table_rows(&self) -> [usize; 3] {
+        let positions = match self.architecture.positions {
+            Positions::Learned { offset } => self.max_position_embeddings + offset,
+            Positions::Alibi | Positions::Rotary => 0,
+        };
+        let types = if self.architecture.token_types { self.type_vocab_size } else { 0 };
+        [self.vocab_size, positions, types]
+    }
+
+    /// Tensors that tell whether weights are of these sizes, with their shapes: the tables, and the widest of the last layer.
+    pub fn landmarks(&self) -> Vec<(String, [usize; 2])> {
+        let names = self.architecture.family.names();
+        let tables =
+            ["word", "position", "token_type"].into_iter().zip(self.table_rows()).filter(|(_, rows)| *rows > 0);
+        let tables = tables.map(|(name, rows)| (format!("{}.{name}_embeddings.weight", names.embeddings), rows));
+        let last = format!("{}.{}.{}.weight", names.layers, self.num_hidden_layers - 1, names.up);
+        tables.chain([(last, self.up_rows())]).map(|(name, rows)| (name, [rows, self.hidden_size])).collect()
+    }
+
+    /// Rows of the first matrix of the feed-forward block: twice its width where it is gated.
+    pub fn up_rows(&self) -> usize {
+        self.intermediate_size * if self.architecture.feed_forward.is_gated() { 2 } else { 1 }
+    }
+
     /// Elements of all matrices but those of the head.
     pub fn weights(&self) -> usize {
-        let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * self.hidden_size;
+        let tables = self.table_rows().iter().sum::<usize>() * self.hidden_size;
         self.layer_weights().saturating_mul(self.num_hidden_layers).saturating_add(tables)
     }
 
     /// Elements of the matrices of one layer.
     fn layer_weights(&self) -> usize {
-        4 * self.hidden_size * self.hidden_size + 2 * self.hidden_size * self.intermediate_size
+        4 * self.hidden_size * self.hidden_size + self.hidden_size * (self.up_rows() + self.intermediate_size)
     }
 
     /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU, with so many layers frozen, and the
@@ -134,7 +178,7 @@ impl Config {
     /// other devices an allocation that fails says so itself.
     ///
     /// # Errors
-    /// [`Error::Usage`] with an estimate of the memory.
+    /// [`Error::Usage`] with an estimate of the memory, and for what this architecture cannot compute again.
     pub fn check_training(
         &self,
         device: &Device,
@@ -142,6 +186,12 @@ impl Config {
         recompute: Recompute,
         frozen: Option<usize>,
     ) -> Result<()> {
+        if recompute == Recompute::Gelu && self.architecture.feed_forward.is_gated() {
+            return Err(Error::usage(
+                "--recompute gelu with a gated feed-forward block, which keeps both halves",
+                "use --recompute layer, or leave it out",
+            ));
+        }
         let Device::Cpu = device else { return Ok(()) };
         let bytes = self.training_bytes(tokens, recompute, frozen);
         host_memory::require(
@@ -163,8 +213,8 @@ impl Config {
             _ if layers == 0 => 0,
             // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two. Behind
             // its attention the last layer computes only the rows that the head reads.
-            Recompute::None => (7 * hidden + 2 * self.intermediate_size) * (layers - 1) + 4 * hidden,
-            Recompute::Gelu => (7 * hidden + self.intermediate_size) * (layers - 1) + 4 * hidden,
+            Recompute::None => (7 * hidden + self.up_rows() + self.intermediate_size) * (layers - 1) + 4 * hidden,
+            Recompute::Gelu => (7 * hidden + self.up_rows()) * (layers - 1) + 4 * hidden,
             Recompute::Layer => hidden * layers,
         };
         4.0 * self.weights() as f64 + 12.0 * trained as f64 + 4.0 * tokens as f64 * kept as f64
@@ -204,17 +254,6 @@ impl Head {
             Self::MaskedLm => config.vocab_size,
             Self::Cls { labels } | Self::Site { labels, .. } => labels,
             Self::Encoder { .. } => config.hidden_size,
-        }
-    }
-
-    /// The architecture's name in `transformers`; `None` for the site head with a hidden layer, which it lacks.
-    pub fn architecture(&self) -> Option<&'static str> {
-        match self {
-            Self::MaskedLm => Some("BertForMaskedLM"),
-            Self::Cls { .. } => Some("BertForSequenceClassification"),
-            Self::Site { hidden: None, .. } => Some("BertForTokenClassification"),
-            Self::Site { hidden: Some(_), .. } => None,
-            Self::Encoder { .. } => Some("BertModel"),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! to end, so that one product computes all three. Parameters that are frozen come last, matrices and vectors alike: gradients and
 //! moments end before them. Groups start at multiples of [`ALIGNMENT`] elements; the gaps hold zeros that never change.
 
-use super::{Config, Head};
+use super::{Config, EmbeddingEnd, Head, NormPlace};
 use crate::autograd::{Matrix, Spec, Vector};
 use crate::ops::Normalisation;
 
@@ -25,15 +25,22 @@ pub struct Layer {
     pub qkv: Linear,
     pub attention_output: Linear,
     pub attention_norm: Normalisation,
-    pub intermediate: Linear,
-    pub output: Linear,
+    pub up: Projection,
+    pub down: Projection,
     pub output_norm: Normalisation,
+}
+
+/// A matrix of the feed-forward block, and its bias where the family has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    pub weight: Matrix,
+    pub bias: Option<Vector>,
 }
 
 /// The parameters of a head.
 #[derive(Clone, Debug)]
 pub enum HeadLayout {
-    MaskedLm { transform: Linear, norm: Normalisation, bias: Vector },
+    MaskedLm { transform: Linear, norm: Normalisation, decoder: Linear },
     Cls { pooler: Linear, classifier: Linear },
     Site { dense: Option<Linear>, classifier: Linear },
     Encoder,
@@ -46,10 +53,12 @@ pub struct Layout {
     pub decayed: usize,
     /// Elements before this index are trained.
     pub trained: usize,
-    /// Word, position and type.
-    pub embeddings: [Matrix; 3],
-    pub embedding_norm: Normalisation,
+    /// Word, position and type; the family may lack the last two.
+    pub embeddings: [Option<Matrix>; 3],
+    pub embedding_norm: Option<Normalisation>,
     pub layers: Vec<Layer>,
+    /// Behind the last layer, where LayerNorm stands before the blocks.
+    pub last_norm: Option<Normalisation>,
     pub head: HeadLayout,
 }
 
@@ -129,6 +138,11 @@ impl Builder {
         self.linears(&[name.to_owned()], output, input)
     }
 
+    fn projection(&mut self, name: &str, output: usize, input: usize, has_bias: bool) -> Projection {
+        let weight = self.matrices(&[format!("{name}.weight")], output, input);
+        Projection { weight, bias: has_bias.then(|| self.vectors(&[format!("{name}.bias")], output)) }
+    }
+
     fn norm(&mut self, name: &str, config: &Config) -> Normalisation {
         let gamma = self.vectors(&[format!("{name}.weight")], config.hidden_size);
         let beta = self.vectors(&[format!("{name}.bias")], config.hidden_size);
@@ -137,42 +151,48 @@ impl Builder {
 }
 
 fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usize>) -> Layout {
-    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-    let tables = [
-        ("word", config.vocab_size),
-        ("position", config.max_position_embeddings),
-        ("token_type", config.type_vocab_size),
-    ];
+    let (hidden, intermediate, architecture) = (config.hidden_size, config.intermediate_size, config.architecture);
+    let names = architecture.family.names();
     builder.freezes = frozen.is_some();
-    let embeddings = tables.map(|(name, entries)| {
-        builder.matrices(&[format!("bert.embeddings.{name}_embeddings.weight")], entries, hidden)
+    let mut tables = ["word", "position", "token_type"].into_iter().zip(config.table_rows());
+    let embeddings = [(); 3].map(|()| {
+        let (name, rows) = tables.next()?;
+        (rows > 0).then(|| builder.matrices(&[format!("{}.{name}_embeddings.weight", names.embeddings)], rows, hidden))
     });
-    let embedding_norm = builder.norm("bert.embeddings.LayerNorm", config);
+    let embedding_norm =
+        (architecture.embedding_end != EmbeddingEnd::Plain).then(|| builder.norm(names.embedding_norm, config));
     let layers = (0..config.num_hidden_layers)
         .map(|layer| {
             builder.freezes = frozen.is_some_and(|frozen| layer < frozen);
-            let name = |part: &str| format!("bert.encoder.layer.{layer}.{part}");
-            let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+            let name = |part: &str| format!("{}.{layer}.{part}", names.layers);
+            let qkv: Vec<String> = names.qkv.iter().map(|part| name(part)).collect();
+            let [up_bias, down_bias] = architecture.feed_forward_bias;
             Layer {
-                qkv: builder.linears(&qkv, hidden, hidden),
-                attention_output: builder.linear(&name("attention.output.dense"), hidden, hidden),
-                attention_norm: builder.norm(&name("attention.output.LayerNorm"), config),
-                intermediate: builder.linear(&name("intermediate.dense"), intermediate, hidden),
-                output: builder.linear(&name("output.dense"), hidden, intermediate),
-                output_norm: builder.norm(&name("output.LayerNorm"), config),
+                qkv: builder.linears(&qkv, 3 * hidden / qkv.len(), hidden),
+                attention_output: builder.linear(&name(names.attention_output), hidden, hidden),
+                attention_norm: builder.norm(&name(names.attention_norm), config),
+                up: builder.projection(&name(names.up), config.up_rows(), hidden, up_bias),
+                down: builder.projection(&name(names.down), hidden, intermediate, down_bias),
+                output_norm: builder.norm(&name(names.output_norm), config),
             }
         })
         .collect();
+    builder.freezes = frozen == Some(config.num_hidden_layers);
+    let last_norm = (architecture.norm == NormPlace::Pre).then(|| builder.norm(names.last_norm, config));
     builder.freezes = false;
     let head = match *head {
-        Head::MaskedLm => HeadLayout::MaskedLm {
-            transform: builder.linear("cls.predictions.transform.dense", hidden, hidden),
-            norm: builder.norm("cls.predictions.transform.LayerNorm", config),
-            bias: builder.vectors(&["cls.predictions.bias".to_owned()], config.vocab_size),
-        },
+        Head::MaskedLm => {
+            let transform = builder.linear(names.transform, hidden, hidden);
+            let norm = builder.norm(names.transform_norm, config);
+            let words = embeddings[0].filter(|_| architecture.tied_decoder);
+            let weight =
+                words.unwrap_or_else(|| builder.matrices(&[names.decoder.to_owned()], config.vocab_size, hidden));
+            let bias = builder.vectors(&[names.decoder_bias.to_owned()], config.vocab_size);
+            HeadLayout::MaskedLm { transform, norm, decoder: Linear { weight, bias } }
+        }
         Head::Cls { labels } => HeadLayout::Cls {
-            pooler: builder.linear("bert.pooler.dense", hidden, hidden),
-            classifier: builder.linear("classifier", labels, hidden),
+            pooler: builder.linear(names.classifier[0], hidden, hidden),
+            classifier: builder.linear(names.classifier[1], labels, hidden),
         },
         Head::Site { labels, hidden: None } => {
             HeadLayout::Site { dense: None, classifier: builder.linear("classifier", labels, hidden) }
@@ -183,10 +203,10 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usi
         },
         Head::Encoder { pooler } => {
             if pooler {
-                builder.linear("bert.pooler.dense", hidden, hidden);
+                builder.linear(names.pooler, hidden, hidden);
             }
             HeadLayout::Encoder
         }
     };
-    Layout { specs: Vec::new(), decayed: 0, trained: 0, embeddings, embedding_norm, layers, head }
+    Layout { specs: Vec::new(), decayed: 0, trained: 0, embeddings, embedding_norm, layers, last_norm, head }
 }

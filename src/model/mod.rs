@@ -1,7 +1,9 @@
-//! DNABERT: BERT (Devlin et al., arXiv 1810.04805) over k-mers, as in Ji et al., Bioinformatics 2021.
+//! DNABERT: BERT (Devlin et al., arXiv 1810.04805) over k-mers, as in Ji et al., Bioinformatics 2021; and its relatives, by the choices in
+//! `architecture.rs`.
 
 #![forbid(unsafe_code)]
 
+mod architecture;
 mod bert;
 mod config;
 mod freeze;
@@ -9,8 +11,9 @@ mod layout;
 mod presets;
 mod task;
 
+pub use architecture::{Architecture, Attending, EmbeddingEnd, FAMILIES, Family, FeedForward, NormPlace, Positions};
 pub use bert::{Model, Recompute, Rows};
 pub use config::{Config, Head};
 pub use freeze::Freeze;
-pub use presets::{PRESETS, Preset, preset};
+pub use presets::{PRESETS, Preset, Tokens, preset};
 pub use task::{Classification, Task};

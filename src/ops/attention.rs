@@ -54,7 +54,8 @@ pub fn attention(
     let kernels = tape.device().attention_kernels(tape.dtype(), call.head_dim, hooks.are_some())?;
     let mut output = tape.allocate(rows * hidden)?;
     let mut log_sum_exp = tape.allocate_scratch(rows * heads)?;
-    let work = work::attention_forward(rows, hidden, heads, batch.pairs, tape.dtype().size());
+    let pairs = hooks.pattern.as_ref().map_or(batch.pairs, |pattern| pattern.lists().pairs().min(batch.pairs));
+    let work = work::attention_forward(rows, hidden, heads, pairs, tape.dtype().size());
     tape.count(work);
     let plan = match kernels {
         None => {
@@ -94,7 +95,7 @@ pub fn attention(
             (Some(_), Some(bias)) => Some(tape.allocate_scratch(sequences * bias.len)?),
             _ => None,
         };
-        tape.count(work::attention_backward(rows, hidden, heads, batch.pairs, tape.dtype().size()));
+        tape.count(work::attention_backward(rows, hidden, heads, pairs, tape.dtype().size()));
         match kernels.zip(plan) {
             None => for_real!(tape.dtype(), T => {
                 let saved = Saved {
@@ -113,7 +114,7 @@ pub fn attention(
                 let element = tape.dtype().size();
                 let launch = launch.work(work::attention_row_terms(rows, hidden, heads, element));
                 tape.device().launch(&launch.int(rows).int(heads).int(call.head_dim).write(&mut terms))?;
-                let cost = |products| work::attention_gradients(rows, hidden, heads, batch.pairs, products, element);
+                let cost = |products| work::attention_gradients(rows, hidden, heads, pairs, products, element);
                 if kernels.family.is_sm90() {
                     let hopper = call.hopper(tape, &batch, qkv, plan);
                     let launches = match whole {

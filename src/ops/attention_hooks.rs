@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use crate::autograd::DeviceBatch;
-use crate::device::attention_pattern::{AttentionPattern, BlockLists};
+use crate::device::attention_pattern::{AttentionPattern, BlockLists, SQUARE};
+use crate::device::big_bird::BigBird;
 use crate::device::{Buffer, Device};
 use crate::{Error, Result};
 
@@ -65,7 +66,25 @@ impl SparseBlocks {
     /// # Errors
     /// [`Error::Usage`] for a pattern that kernels cannot follow; those of the device.
     pub fn new(device: &Device, pattern: &AttentionPattern, cu_seqlens: &[i32]) -> Result<Self> {
-        let lists = BlockLists::new(pattern, cu_seqlens)?;
+        Self::of(device, BlockLists::new(pattern, cu_seqlens)?, cu_seqlens)
+    }
+
+    /// BigBird's `pattern` over these sequences, for `heads` heads.
+    ///
+    /// # Errors
+    /// As [`SparseBlocks::new`].
+    pub fn big_bird(device: &Device, pattern: &BigBird, heads: usize, cu_seqlens: &[i32]) -> Result<Self> {
+        Self::of(device, BlockLists::big_bird(pattern, heads, cu_seqlens)?, cu_seqlens)
+    }
+
+    fn of(device: &Device, lists: BlockLists, cu_seqlens: &[i32]) -> Result<Self> {
+        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head() || lists.is_weighted())
+        {
+            return Err(Error::usage(
+                format!("BigBird's blocks for sequences of over {} tokens on {device}", 11 * SQUARE),
+                "use --device cpu, or shorter sequences, which see themselves whole",
+            ));
+        }
         let on_device = upload(device, |device| {
             let ([query_starts, query_blocks], [key_starts, key_blocks]) = (lists.by_queries(), lists.by_keys());
             let upload = |values: Vec<i32>| Buffer::upload(device, &values);

@@ -5,6 +5,8 @@ use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
 
+pub use crate::device::cpu::gelu::Gelu;
+
 /// `y = gelu(x + bias)`, both `[rows, bias.len]`.
 ///
 /// # Errors
@@ -14,16 +16,18 @@ pub fn bias_gelu_forward(
     parameters: &Parameters,
     x: &Buffer,
     bias: Vector,
+    gelu: Gelu,
     y: &mut Buffer,
 ) -> Result<()> {
     tape.count(work::bias_gelu_forward(y.len(), tape.dtype().size()));
     if let Device::Cpu = tape.device() {
         for_real!(tape.dtype(), T => {
             let bias = &parameters.values.slice::<T>()[bias.range()];
-            cpu::gelu::forward(x.slice(), bias, y.slice_mut());
+            cpu::gelu::forward(gelu, x.slice(), bias, y.slice_mut());
         });
         return Ok(());
     }
+    tanh_form_is_not_yet_on_a_gpu(gelu)?;
     let shape = [y.len() / bias.len.max(1), bias.len];
     let shift = parameters.values.address_of(bias.offset);
     tape.device().launch(&forward_launch(tape.dtype(), shape, x.address(), shift, y.address()))
@@ -38,6 +42,7 @@ pub fn bias_gelu_backward(
     parameters: &mut Parameters,
     x: Tensor,
     bias: Vector,
+    gelu: Gelu,
     dy: &mut Buffer,
 ) -> Result<()> {
     tape.count(work::bias_gelu_backward(dy.len(), tape.dtype().size()));
@@ -45,10 +50,11 @@ pub fn bias_gelu_backward(
         for_real!(tape.dtype(), T => {
             let values = &parameters.values.slice::<T>()[bias.range()];
             let d_bias = &mut parameters.gradients.slice_mut()[bias.range()];
-            cpu::gelu::backward(tape.value(x).slice(), values, dy.slice_mut(), d_bias);
+            cpu::gelu::backward(gelu, tape.value(x).slice(), values, dy.slice_mut(), d_bias);
         });
         return Ok(());
     }
+    tanh_form_is_not_yet_on_a_gpu(gelu)?;
     let parts = column_sums::tiles(x.rows, x.columns).1;
     let partials = tape.allocate_scratch(parts * x.columns)?;
     let (kept, shift) = (tape.value(x).address(), parameters.values.address_of(bias.offset));
@@ -77,4 +83,11 @@ pub(super) fn backward_launch(
     let launch = Launch::new(kernel("bias_gelu_backward", dtype), 1, 256).grid(columns.div_ceil(256), parts, 1);
     let launch = launch.block(32, 8, 1).work(work::bias_gelu_backward(rows * columns, dtype.size()));
     launch.value(x).value(bias).value(dy).int(rows).int(columns).value(partials)
+}
+
+pub(super) fn tanh_form_is_not_yet_on_a_gpu(gelu: Gelu) -> Result<()> {
+    match gelu {
+        Gelu::Exact => Ok(()),
+        Gelu::Tanh => Err(super::not_yet_on_a_gpu("GELU in its form with tanh")),
+    }
 }

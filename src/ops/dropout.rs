@@ -30,7 +30,7 @@ pub fn dropout(tape: &mut Tape, x: Tensor, p: f64) -> Result<Tensor> {
 }
 
 /// `values *= mask`.
-fn apply(tape: &mut Tape, values: &mut Buffer, dropout: Dropout) -> Result<()> {
+pub(super) fn apply(tape: &mut Tape, values: &mut Buffer, dropout: Dropout) -> Result<()> {
     let work = work::dropout(values.len(), tape.dtype().size());
     tape.count(work);
     match tape.device() {

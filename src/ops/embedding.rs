@@ -7,30 +7,48 @@ use crate::Result;
 use crate::autograd::{DeviceBatch, Matrix, Parameters, Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
 
-/// `tables` are the word, position and type embeddings, `[entries, hidden]` each; the result is
+/// What a look-up does beside adding rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Embedding {
+    /// The row of the word table that learns nothing from being looked up, as PyTorch's `padding_idx`.
+    pub padding: Option<usize>,
+    /// The id of `<mask>`, where words have ESM's token dropout: a masked token has none, and those of the others are multiplied with
+    /// `0.88 / (1 - masked / length)` of their sequence, when predicting as well. Positions and types are added as they are.
+    pub hidden_by: Option<i32>,
+}
+
+/// `tables` are the word, position and type embeddings, those that there are, `[entries, hidden]` each; the result is
 /// `[total_tokens, hidden]`.
 ///
 /// # Errors
 /// None on the CPU.
+///
+/// # Panics
+/// If there is no table: a fault of the caller, never of input.
 pub fn embedding(
     tape: &mut Tape,
     parameters: &Parameters,
     batch: &Rc<DeviceBatch>,
-    tables: [Matrix; 3],
+    tables: [Option<Matrix>; 3],
+    options: Embedding,
 ) -> Result<Tensor> {
     let started = tape.start("embedding");
-    let (rows, hidden) = (batch.tokens.len(), tables[0].columns);
+    let largest = tables.iter().flatten().max_by_key(|table| table.rows).expect("an embedding has a table");
+    let (rows, hidden, entries) = (batch.tokens.len(), largest.columns, largest.rows);
+    let scales = options.hidden_by.map(|mask| token_dropout(tape, batch, mask)).transpose()?;
     let mut y = tape.allocate(rows * hidden)?;
-    let work = work::embedding_forward(rows, hidden, tables[0].rows, tape.dtype().size());
+    let work = work::embedding_forward(rows, hidden, entries, tape.dtype().size());
     tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
-            let tables = tables.map(|table| &parameters.values.slice::<T>()[table.range()]);
-            cpu::embedding::forward(tables, indices(batch).map(Buffer::slice), hidden, y.slice_mut());
+            let tables = tables.map(|table| Some(&parameters.values.slice::<T>()[table?.range()]));
+            let scales = scales.map(|scales| tape.value(scales).slice());
+            cpu::embedding::forward(tables, indices(batch).map(Buffer::slice), scales, hidden, y.slice_mut());
         }),
         device => {
             let mut launch = Launch::new(kernel("embedding_forward", tape.dtype()), rows.div_ceil(8).max(1), 256);
             for table in tables {
+                let Some(table) = table else { return Err(super::not_yet_on_a_gpu("an embedding of fewer tables")) };
                 launch = launch.read_at(&parameters.values, table.offset);
             }
             for indices in indices(batch) {
@@ -44,15 +62,17 @@ pub fn embedding(
     let batch = Rc::clone(batch);
     tape.record("embedding", started, move |tape, parameters| {
         let dy = tape.take_gradient(y)?;
-        // As PyTorch's padding_idx: [PAD] learns nothing from being looked up.
-        let paddings = [Some(0), None, None];
-        for ((table, indices), padding) in tables.into_iter().zip(indices(&batch)).zip(paddings) {
+        // What belongs to words alone.
+        let details = [(scales, options.padding), (None, None), (None, None)];
+        for ((table, indices), (scales, padding)) in tables.into_iter().zip(indices(&batch)).zip(details) {
+            let Some(table) = table else { continue };
             let (element, gradient) = (tape.dtype().size(), parameters.gradients.dtype().size());
             tape.count(work::embedding_backward(rows, hidden, table.rows, element, gradient));
             match tape.device() {
                 Device::Cpu => for_real!(tape.dtype(), T => {
                     let d_table = &mut parameters.gradients.slice_mut::<T>()[table.range()];
-                    cpu::embedding::backward(dy.slice(), indices.slice(), padding, hidden, d_table);
+                    let scales = scales.map(|scales| tape.value(scales).slice());
+                    cpu::embedding::backward::<T>(dy.slice(), indices.slice(), scales, padding, hidden, d_table);
                 }),
                 Device::Kernels(_) => add_to_table(tape, &dy, indices, table, padding, &mut parameters.gradients)?,
             }
@@ -61,6 +81,20 @@ pub fn embedding(
         Ok(())
     });
     Ok(y)
+}
+
+/// What each token's word is multiplied with, `[total_tokens, 1]`.
+fn token_dropout(tape: &mut Tape, batch: &DeviceBatch, mask: i32) -> Result<Tensor> {
+    let rows = batch.tokens.len();
+    let mut scales = tape.allocate_scratch(rows)?;
+    match tape.device() {
+        Device::Cpu => for_real!(tape.dtype(), T => {
+            let (tokens, cu_seqlens) = (batch.tokens.slice(), batch.cu_seqlens.slice());
+            cpu::embedding::token_dropout::<T>(tokens, cu_seqlens, mask, scales.slice_mut());
+        }),
+        Device::Kernels(_) => return Err(super::not_yet_on_a_gpu("token dropout")),
+    }
+    Ok(tape.push(scales, rows, 1))
 }
 
 fn indices(batch: &DeviceBatch) -> [&Buffer; 3] {

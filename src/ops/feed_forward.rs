@@ -3,8 +3,8 @@
 //! One operation, so that on the way back GELU's derivative is part of the product before it. `x U^T` is kept, and GELU's output, or
 //! that is computed again (as in llm.c, `-r 1`): one pass more over a tensor of the inner size, for a quarter of a layer's memory.
 
-use super::bias_gelu_forward;
 use super::product::{self, OutputGradient};
+use super::{Gelu, bias_gelu_forward};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 
@@ -27,6 +27,7 @@ pub fn feed_forward(
     x: Tensor,
     up: (Matrix, Vector),
     down: Matrix,
+    gelu: Gelu,
     fate: Activated,
 ) -> Result<Tensor> {
     let started = tape.start("feed_forward");
@@ -36,7 +37,7 @@ pub fn feed_forward(
         Activated::Kept => tape.allocate(rows * inner)?,
         Activated::Again => tape.allocate_aside(rows * inner)?,
     };
-    product::forward_gelu(tape, parameters, x, up, &mut kept, &mut activated)?;
+    product::forward_gelu(tape, parameters, x, up, gelu, &mut kept, &mut activated)?;
     let kept = tape.push(kept, rows, inner);
     let activated = tape.push(activated, rows, inner);
     let mut y = tape.allocate(rows * output)?;
@@ -52,7 +53,7 @@ pub fn feed_forward(
         let dy = OutputGradient { values: &values, rows, stride: output };
         if fate == Activated::Again {
             let (x, mut value) = (tape.take_value(kept), tape.allocate_aside(rows * inner)?);
-            bias_gelu_forward(tape, parameters, &x, up.1, &mut value)?;
+            bias_gelu_forward(tape, parameters, &x, up.1, gelu, &mut value)?;
             tape.put_value(kept, x);
             tape.put_value(activated, value);
         }
@@ -61,7 +62,7 @@ pub fn feed_forward(
         let value = tape.take_value(activated);
         tape.recycle(value);
         let mut d_kept = tape.allocate(rows * inner)?;
-        product::input_gradient_gelu(tape, parameters, dy, down, (kept, up.1), &mut d_kept)?;
+        product::input_gradient_gelu(tape, parameters, dy, down, (kept, up.1, gelu), &mut d_kept)?;
         tape.recycle(values);
         let dy = OutputGradient { values: &d_kept, rows, stride: inner };
         product::deliver_input_gradient(tape, parameters, dy, up.0, x)?;

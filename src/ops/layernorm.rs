@@ -1,11 +1,12 @@
-//! `y = LayerNorm(residual + dropout(x + bias))`, one node. `x` is consumed: its memory keeps the sum for the way back.
+//! `y = LayerNorm(z)` of the sum `z = residual + dropout(x + bias)`, one node. `x` is consumed: its memory keeps the sum for the way back, and
+//! for others, who may have that sum as well.
 
 use super::{deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::dropout::DropoutArgument;
 use crate::device::cpu::layernorm::{self, Affine, Gradients};
-use crate::device::{Device, Launch};
+use crate::device::{Buffer, Device, Launch};
 
 /// Which parameters a LayerNorm has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +30,16 @@ pub struct Summands {
     pub dropout: f64,
 }
 
-/// `x`: `[rows, columns]`.
+impl Summands {
+    /// That they fit `x`.
+    pub(super) fn check(&self, x: Tensor) {
+        assert!(self.bias.is_none_or(|bias| bias.len == x.columns), "an input and its bias differ in size");
+        let fits = |residual: Tensor| (residual.rows, residual.columns) == (x.rows, x.columns);
+        assert!(self.residual.is_none_or(fits), "an input and its residual differ in size");
+    }
+}
+
+/// `x`: `[rows, columns]`; the result has its shape.
 ///
 /// # Errors
 /// None on the CPU.
@@ -40,11 +50,45 @@ pub fn layernorm(
     summands: Summands,
     norm: Normalisation,
 ) -> Result<Tensor> {
+    Ok(layernorm_and_sum(tape, parameters, x, summands, norm)?.0)
+}
+
+/// As [`layernorm`]; the second tensor is what was normalised, which others may read but not consume: the residual stream of a layer with
+/// LayerNorm before its blocks (Xiong et al., arXiv 2002.04745).
+///
+/// # Errors
+/// None on the CPU.
+pub fn layernorm_and_sum(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: Tensor,
+    summands: Summands,
+    norm: Normalisation,
+) -> Result<(Tensor, Tensor)> {
+    normalise(tape, parameters, x, false, summands, norm)
+}
+
+/// `LayerNorm(x)` where others read `x` as well: it is not consumed.
+///
+/// # Errors
+/// None on the CPU.
+pub fn layernorm_beside(tape: &mut Tape, parameters: &Parameters, x: Tensor, norm: Normalisation) -> Result<Tensor> {
+    Ok(normalise(tape, parameters, x, true, Summands::default(), norm)?.0)
+}
+
+/// With `beside`, and without summands, `x` is itself what is normalised, and stays where it is.
+fn normalise(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: Tensor,
+    beside: bool,
+    summands: Summands,
+    norm: Normalisation,
+) -> Result<(Tensor, Tensor)> {
     let started = tape.start("layernorm");
     assert_eq!(x.columns, norm.gamma.len, "layernorm: input and scale differ in size");
+    summands.check(x);
     let Summands { bias, residual, dropout } = summands;
-    assert!(bias.is_none_or(|bias| bias.len == x.columns), "layernorm: input and bias differ in size");
-    assert!(residual.is_none_or(|residual| (residual.rows, residual.columns) == (x.rows, x.columns)));
     let dropout = tape.dropout(dropout);
     let mut z = tape.take_value(x);
     let mut y = tape.allocate(x.rows * x.columns)?;
@@ -81,17 +125,23 @@ pub fn layernorm(
         }
     }
     let y = tape.push(y, x.rows, x.columns);
-    let z = tape.push(z, x.rows, x.columns);
+    let z = if beside {
+        tape.put_value(x, z);
+        x
+    } else {
+        tape.push(z, x.rows, x.columns)
+    };
     let statistics = tape.push(statistics, x.rows, 2);
 
     tape.record("layernorm", started, move |tape, parameters| {
         let mut dz = tape.take_gradient(y)?;
+        let others = if !beside && tape.has_gradient(z) { Some(tape.take_gradient(z)?) } else { None };
         let mut dx = dropout.map(|_| tape.allocate(x.rows * x.columns)).transpose()?;
         // The number of partial sums depends on the shape alone, so that they have the same bits on any chip.
         let parts = (x.rows.div_ceil(16)).clamp(1, 528);
         let sums = if bias.is_some() { 3 } else { 2 };
         let mut partials = tape.allocate_scratch(parts * sums * x.columns)?;
-        let work = work::layernorm_backward(x.rows, x.columns, element, dropout.is_some());
+        let work = work::layernorm_backward(x.rows, x.columns, element, dropout.is_some(), others.is_some());
         tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
@@ -100,11 +150,14 @@ pub fn layernorm(
                 let vectors = parameters.gradients.slice_mut().get_disjoint_mut(ranges);
                 let [d_gamma, d_beta, d_bias] = vectors.expect("parameters do not overlap");
                 let (dx, d_bias) = (dx.as_mut().map(|dx| dx.slice_mut()), bias.map(|_| d_bias));
-                let gradients = Gradients { dz: dz.slice_mut(), dx, d_gamma, d_beta, d_bias };
+                let gradients = Gradients { dz: dz.slice_mut(), others: others.as_ref().map(Buffer::slice), dx, d_gamma, d_beta, d_bias };
                 let (z, statistics) = (tape.value(z).slice(), tape.value(statistics).slice());
                 layernorm::backward::<T>(z, statistics, gamma, dropout, gradients);
             }),
             device => {
+                if others.is_some() {
+                    return Err(super::not_yet_on_a_gpu("LayerNorm before a block"));
+                }
                 let launch = Launch::new(kernel("layernorm_backward", tape.dtype()), parts, 128).read(tape.value(z));
                 let launch =
                     launch.read(tape.value(statistics)).read_at(&parameters.values, norm.gamma.offset).write(&mut dz);
@@ -127,6 +180,7 @@ pub fn layernorm(
             }
         }
         tape.recycle(partials);
+        others.into_iter().for_each(|gradient| tape.recycle(gradient));
         match (residual, dx) {
             (None, None) => deliver(tape, x, dz)?,
             (None, Some(dx)) => {
@@ -146,5 +200,5 @@ pub fn layernorm(
         }
         Ok(())
     });
-    Ok(y)
+    Ok((y, z))
 }

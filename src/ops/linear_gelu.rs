@@ -1,9 +1,9 @@
-//! `y = gelu(x W^T + b)` with the exact error function: a linear layer and its activation.
+//! `y = gelu(x W^T + b)`: a linear layer and its activation.
 //!
 //! `x W^T` is kept, and `x W^T + b` recomputed on the way back.
 
-use super::bias_gelu_backward;
 use super::product::{self, OutputGradient};
+use super::{Gelu, bias_gelu_backward};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 
@@ -17,18 +17,19 @@ pub fn linear_gelu(
     x: Tensor,
     weight: Matrix,
     bias: Vector,
+    gelu: Gelu,
 ) -> Result<Tensor> {
     let started = tape.start("linear_gelu");
     let (rows, columns) = (x.rows, weight.rows);
     let mut kept = tape.allocate(rows * columns)?;
     let mut y = tape.allocate(rows * columns)?;
-    product::forward_gelu(tape, parameters, x, (weight, bias), &mut kept, &mut y)?;
+    product::forward_gelu(tape, parameters, x, (weight, bias), gelu, &mut kept, &mut y)?;
     let kept = tape.push(kept, rows, columns);
     let y = tape.push(y, rows, columns);
 
     tape.record("linear_gelu", started, move |tape, parameters| {
         let mut values = tape.take_gradient(y)?;
-        bias_gelu_backward(tape, parameters, kept, bias, &mut values)?;
+        bias_gelu_backward(tape, parameters, kept, bias, gelu, &mut values)?;
         let dy = OutputGradient { values: &values, rows, stride: columns };
         product::deliver_input_gradient(tape, parameters, dy, weight, x)?;
         product::parameter_gradients(tape, parameters, dy, x, weight, None)?;

@@ -16,6 +16,8 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod feed_forward;
+mod gated;
+mod gated_feed_forward;
 mod gather;
 mod gemm_sm90;
 mod layernorm;
@@ -24,6 +26,8 @@ mod linear_gelu;
 mod losses;
 mod mean_squared_error;
 mod product;
+mod residual;
+mod rotary;
 mod sampling;
 mod tanh;
 mod target_loss;
@@ -32,26 +36,30 @@ pub mod work;
 
 pub use attention::{Qkv, attention};
 pub use attention_hooks::{AlibiBias, AttentionHooks, SparseBlocks};
-pub use bias_gelu::{bias_gelu_backward, bias_gelu_forward};
+pub use bias_gelu::{Gelu, bias_gelu_backward, bias_gelu_forward};
 pub use binary_cross_entropy::{binary_cross_entropy, binary_cross_entropy_into};
 pub use column_sums::column_sums;
 pub use cross_entropy::{cross_entropy, cross_entropy_into, weighted_cross_entropy_into};
 pub use dropout::dropout;
-pub use embedding::embedding;
+pub use embedding::{Embedding, embedding};
 pub use feed_forward::{Activated, feed_forward};
+pub use gated::{Gate, gated_backward, gated_forward};
+pub use gated_feed_forward::gated_feed_forward;
 pub use gather::gather;
-pub use layernorm::{Normalisation, Summands, layernorm};
+pub use layernorm::{Normalisation, Summands, layernorm, layernorm_and_sum, layernorm_beside};
 pub use linear::{linear, logits, qkv};
 pub use linear_gelu::linear_gelu;
 pub use losses::{Loss, Losses};
 pub use mean_squared_error::{mean_squared_error, mean_squared_error_into};
+pub use residual::residual;
+pub use rotary::rotary;
 pub use sampling::Sampler;
 pub use tanh::tanh;
 pub use weighting::Weighting;
 
-use crate::Result;
 use crate::autograd::{Tape, Tensor};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
+use crate::{Error, Result};
 
 /// Evaluates an expression with `T` bound to the float type that a [`DType`](crate::device::DType) names.
 macro_rules! for_real {
@@ -105,6 +113,11 @@ pub fn accumulate(tape: &mut Tape, sum: &mut Buffer, term: &Buffer) -> Result<()
         }
     }
     Ok(())
+}
+
+/// What an operation says that has no kernels.
+fn not_yet_on_a_gpu(what: &str) -> Error {
+    Error::usage(format!("{what} on a GPU: there are no kernels for it yet"), "use --device cpu")
 }
 
 /// The name of a kernel for a dtype, as in `gather_forward_bf16`.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::bias_gelu::{self, bias_gelu_backward, bias_gelu_forward};
+use super::bias_gelu::{self, Gelu, bias_gelu_backward, bias_gelu_forward};
 use super::column_sums::{self, column_sums};
 use super::{for_real, gemm_sm90, work};
 use crate::Result;
@@ -58,6 +58,7 @@ pub(super) fn forward_gelu(
     parameters: &Parameters,
     x: Tensor,
     (weight, bias): (Matrix, Vector),
+    gelu: Gelu,
     kept: &mut Buffer,
     y: &mut Buffer,
 ) -> Result<()> {
@@ -65,9 +66,10 @@ pub(super) fn forward_gelu(
     match tape.device() {
         Device::Cpu => {
             forward(tape, parameters, x, weight, None, (kept, weight.rows))?;
-            bias_gelu_forward(tape, parameters, kept, bias, y)
+            bias_gelu_forward(tape, parameters, kept, bias, gelu, y)
         }
         Device::Kernels(_) => {
+            bias_gelu::tanh_form_is_not_yet_on_a_gpu(gelu)?;
             let product = forward_product(tape, parameters, x, weight, kept, weight.rows);
             let epilogue = Epilogue::Gelu { bias: parameters.values.address_of(bias.offset), y: y.address() };
             tape.count(work_of(&product, epilogue));
@@ -156,15 +158,16 @@ pub(super) fn input_gradient_gelu(
     parameters: &mut Parameters,
     dy: OutputGradient,
     weight: Matrix,
-    (kept, bias): (Tensor, Vector),
+    (kept, bias, gelu): (Tensor, Vector, Gelu),
     dx: &mut Buffer,
 ) -> Result<()> {
     match tape.device() {
         Device::Cpu => {
             input_gradient(tape, parameters, dy, weight, dx, false)?;
-            bias_gelu_backward(tape, parameters, kept, bias, dx)
+            bias_gelu_backward(tape, parameters, kept, bias, gelu, dx)
         }
         Device::Kernels(_) => {
+            bias_gelu::tanh_form_is_not_yet_on_a_gpu(gelu)?;
             let product = input_gradient_product(tape, parameters, dy, weight, dx);
             let (shift, x) = (parameters.values.address_of(bias.offset), tape.value(kept).address());
             let parts = sum_parts(tape, &product, Epilogue::GeluGradient { bias: shift, x, partials: 0 });

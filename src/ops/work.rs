@@ -5,12 +5,15 @@
 //! density) count as the operations that they take, about; products of matrices count exactly. `element` is the size of an
 //! activation in bytes, `gradient` that of a parameter's gradient. The same numbers stand at the head of each `.cu` file.
 
+use super::Gate;
 use crate::device::Work;
 
 /// Additions and multiplications that LayerNorm takes for an element, either way.
 const LAYERNORM_FLOPS: usize = 15;
 /// Those of the exact GELU, and of its derivative.
 const GELU_FLOPS: [usize; 2] = [25, 35];
+/// Those of SiLU, and of its derivative.
+const SILU_FLOPS: [usize; 2] = [12, 15];
 /// Those of softmax and its gradient.
 const CROSS_ENTROPY_FLOPS: usize = 12;
 /// Those of tanh, and of its derivative.
@@ -50,9 +53,9 @@ pub fn layernorm_forward(rows: usize, columns: usize, element: usize, residual: 
     Work::new(tensors * rows * columns * element + 8 * rows, LAYERNORM_FLOPS * rows * columns)
 }
 
-/// With a dropout, the gradient of the dropped input is a tensor of its own.
-pub fn layernorm_backward(rows: usize, columns: usize, element: usize, dropout: bool) -> Work {
-    let tensors = 3 + usize::from(dropout);
+/// With a dropout, the gradient of the dropped input is a tensor of its own; where the sum has `others` who use it, there is their gradient.
+pub fn layernorm_backward(rows: usize, columns: usize, element: usize, dropout: bool, others: bool) -> Work {
+    let tensors = 3 + usize::from(dropout) + usize::from(others);
     Work::new(tensors * rows * columns * element + 8 * rows, LAYERNORM_FLOPS * rows * columns)
 }
 
@@ -119,6 +122,34 @@ pub fn tanh_forward(elements: usize, element: usize) -> Work {
 /// Output, gradient and result.
 pub fn tanh_backward(elements: usize, element: usize) -> Work {
     Work::new(3 * elements * element, TANH_FLOPS[1] * elements)
+}
+
+/// Queries and keys, read and written.
+pub fn rotary(rows: usize, columns: usize, element: usize) -> Work {
+    let turned = rows * (columns / 3 * 2);
+    Work::new(2 * turned * element + 4 * rows, 3 * turned)
+}
+
+/// Both halves, and what comes of them.
+pub fn gated_forward(elements: usize, element: usize, gate: Gate) -> Work {
+    Work::new(3 * elements * element, (gate_flops(gate)[0] + 2) * elements)
+}
+
+/// Both halves and a gradient, and the gradients of both.
+pub fn gated_backward(elements: usize, element: usize, gate: Gate) -> Work {
+    Work::new(5 * elements * element, (gate_flops(gate)[1] + 4) * elements)
+}
+
+fn gate_flops(gate: Gate) -> [usize; 2] {
+    match gate {
+        Gate::Gelu => GELU_FLOPS,
+        Gate::Silu => SILU_FLOPS,
+    }
+}
+
+/// Input and output; a residual is read too.
+pub fn residual(rows: usize, columns: usize, element: usize, residual: bool) -> Work {
+    Work::new((2 + usize::from(residual)) * rows * columns * element, 3 * rows * columns)
 }
 
 /// A product of `[m, k]` and `[k, n]`; `output` is the size of an element of the result, which is read too if it is added

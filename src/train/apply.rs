@@ -7,8 +7,8 @@ use super::interrupt;
 use crate::autograd::Tape;
 use crate::kmer::batch::Batch;
 use crate::kmer::labelled::{self, LabelledWindow, classification_batch, example_batch};
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Head, Model, Task};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Bases that are computed at a time: enough to keep all cores busy, few enough for any memory.
@@ -61,7 +61,7 @@ pub fn answer_text(task: Task, answer: f64) -> String {
 pub fn classify(
     tape: &mut Tape,
     model: &Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     windows: &[&[u8]],
     progress: &mut dyn FnMut(usize),
@@ -84,7 +84,7 @@ pub fn classify(
 pub fn answers(
     tape: &mut Tape,
     model: &Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     windows: &[LabelledWindow],
     progress: &mut dyn FnMut(usize),

@@ -1,29 +1,32 @@
 //! A checkpoint is a Hugging Face directory: `config.json`, `vocab.txt`, `tokenizer_config.json`, `model.safetensors`; with
 //! `training_state.safetensors` and `state.json` beside them where a run can be resumed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use super::model_image::save_model;
-use super::model_image::{CONFIG_FILE, MODEL_FILE, VOCABULARY_FILE};
+use super::model_image::{CONFIG_FILE, MODEL_FILE};
 use super::run_state::{RunState, STATE_FILE, newest_checkpoint, parse_json};
 use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
 use crate::interop::config::{ModelConfig, Writer};
-use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise};
+use crate::interop::family::idle;
+use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise, untie};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::table::Limits;
-use crate::kmer::vocabulary::Vocabulary;
 pub use crate::model::Classification;
 use crate::model::{Head, Model, Task};
+use crate::tokenizer::{self, Tokenizer};
 use crate::{Error, Result};
 
 /// A model on disk, in memory.
 pub struct Checkpoint {
     /// The model.
     pub model: Model,
-    /// Its vocabulary.
-    pub vocabulary: Vocabulary,
+    /// Its tokenizer: the vocabulary of k-mers, or that of another family.
+    pub vocabulary: Arc<dyn Tokenizer>,
     /// What it classifies, if it is a classifier.
     pub classification: Option<Classification>,
 }
@@ -32,7 +35,7 @@ impl Checkpoint {
     /// What its model reads of a row.
     pub fn limits(&self) -> Limits {
         Limits {
-            k: self.vocabulary.k(),
+            tokenizer: Arc::clone(&self.vocabulary),
             window: self.classification.as_ref().and_then(|classification| classification.window),
             positions: self.model.config.max_position_embeddings,
         }
@@ -57,11 +60,6 @@ pub(super) fn model_folder(path: &Path) -> Result<PathBuf> {
         ("no such folder", "check the path")
     } else if !inside.is_empty() {
         ("models in folders, but none of its own", &*format!("name one of them: {}", inside.join(", ")))
-    } else if WEIGHT_FILES.iter().any(|name| path.join(format!("{name}.index.json")).is_file()) {
-        (
-            "weights in several files, which only models far larger than DNABERT need",
-            "write one file with transformers: MODEL.save_pretrained(DIR, max_shard_size=\"50GB\")",
-        )
     } else {
         (
             "no model.safetensors, no pytorch_model.bin and no checkpoint",
@@ -83,7 +81,7 @@ fn models_in(path: &Path) -> Vec<String> {
 
 /// The files of a model, read and understood, before any memory is set aside for it.
 pub(super) struct Source {
-    pub(super) vocabulary: Vocabulary,
+    pub(super) vocabulary: Arc<dyn Tokenizer>,
     pub(super) config: ModelConfig,
     pub(super) weights: Weights,
     /// What had to be done to understand the files, in words.
@@ -93,31 +91,22 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let folder = model_folder(path)?;
-        let [vocabulary, tokenizer] = [VOCABULARY_FILE, "tokenizer.json"].map(|name| folder.join(name));
-        let vocabulary = match (vocabulary.exists(), tokenizer.exists()) {
-            (true, _) => Vocabulary::read(vocabulary)?,
-            (false, true) => Vocabulary::read_tokenizer(tokenizer)?,
-            (false, false) => {
-                return Err(Error::input(
-                    &folder,
-                    "",
-                    "no vocab.txt and no tokenizer.json, which say what each token means",
-                    "copy the one that the model was trained with into the folder (DNABERT has one for each k)",
-                ));
-            }
-        };
+        let vocabulary = tokenizer::read(&folder)?;
         let config_path = folder.join(CONFIG_FILE);
         let config = ModelConfig::read(&config_path)?;
-        if config.config.vocab_size != vocabulary.len() {
+        // Tables of byte-pair encodings may have rows that no token uses; others fit exactly.
+        let (rows, entries) = (config.config.vocab_size, vocabulary.len());
+        if rows < entries || (rows > entries && vocabulary.most_bases(1).is_some()) {
             return Err(Error::input(
                 &config_path,
                 "vocab_size",
-                format!("{}, but {VOCABULARY_FILE} has {} entries", config.config.vocab_size, vocabulary.len()),
+                format!("{rows}, but {} has {entries} entries", vocabulary.files(None)[0].0),
                 "use the two files of the same model",
             ));
         }
         let mut weights = Weights::read(&weights_file(&folder).unwrap_or_else(|| folder.join(MODEL_FILE)))?;
-        let notes = modernise(&mut weights)?;
+        let notes = modernise(&mut weights, config.config.architecture.family)?;
+        untie(&mut weights, &config.config);
         let source = Self { vocabulary, config, weights, notes };
         source.check_sizes()?;
         source.check_classification(&config_path)?;
@@ -126,23 +115,15 @@ impl Source {
 
     /// The weights are of the sizes that config.json names; so a damaged one cannot ask for memory beyond them.
     fn check_sizes(&self) -> Result<()> {
-        let config = &self.config.config;
-        let (hidden, last) = (config.hidden_size, config.num_hidden_layers - 1);
-        let tensors = [
-            ("bert.embeddings.word_embeddings.weight".to_owned(), config.vocab_size),
-            ("bert.embeddings.position_embeddings.weight".to_owned(), config.max_position_embeddings),
-            ("bert.embeddings.token_type_embeddings.weight".to_owned(), config.type_vocab_size),
-            (format!("bert.encoder.layer.{last}.intermediate.dense.weight"), config.intermediate_size),
-        ];
-        for (name, rows) in tensors {
+        for (name, shape) in self.config.config.landmarks() {
             let Some(tensor) = self.weights.tensors.get(&name) else {
                 return Err(missing(&self.weights.path, &name));
             };
-            if tensor.shape != [rows, hidden] {
+            if tensor.shape != shape {
                 return Err(Error::input(
                     &self.weights.path,
                     format!("tensor {name}"),
-                    format!("shape {:?}, but config.json means {:?}", tensor.shape, [rows, hidden]),
+                    format!("shape {:?}, but config.json means {shape:?}", tensor.shape),
                     "use the weights and the config.json of the same model",
                 ));
             }
@@ -167,11 +148,12 @@ impl Source {
         if !classification.counts.is_empty() && classification.counts.len() != classes {
             return wrong(format!("{} counts of {classes} classes", classification.counts.len()));
         }
-        let k = self.vocabulary.k();
-        let longest = config.max_position_embeddings.saturating_sub(2) + k - 1;
+        let tokens = config.max_position_embeddings.saturating_sub(self.vocabulary.specials().frame());
+        let shortest = self.vocabulary.shortest();
+        let longest = self.vocabulary.most_bases(tokens).unwrap_or(usize::MAX);
         match classification.window {
-            Some(window) if !(k..=longest).contains(&window) => {
-                wrong(format!("windows of {window} bases, where the model reads {k} to {longest}"))
+            Some(window) if !(shortest..=longest).contains(&window) => {
+                wrong(format!("windows of {window} bases, where the model reads {shortest} to {longest}"))
             }
             _ => Ok(()),
         }
@@ -197,7 +179,8 @@ impl Source {
         let (mut loaded, mut notes) = (Vec::new(), Vec::new());
         let config = &self.config.config;
         for spec in &model.parameters.specs {
-            let values = if spec.name == "cls.predictions.bias" {
+            let family = config.architecture.family;
+            let values = if family.prefix() == "bert." && spec.name == family.decoder_bias() {
                 let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
                 let (bias, done) = decoder_bias(&self.weights, vocabulary, hidden, rule, &self.config.writer)?;
                 notes.extend(done);
@@ -269,11 +252,22 @@ pub fn import(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>
     if let Some(other) = loaded.iter().filter_map(|name| tensors.get(name)).find(|t| t.element != ElementType::F32) {
         notes.push(format!("weights were {}; they are f32 now", other.element.name()));
     }
-    let unused: Vec<&str> = tensors
+    let mut unused: Vec<&str> = tensors
         .keys()
         .map(String::as_str)
         .filter(|name| !is_redundant(name) && !loaded.iter().any(|l| l == name))
         .collect();
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    unused.retain(|name| match idle(&source.config.config, name) {
+        Some(reason) => {
+            reasons.entry(reason).or_default().push(name);
+            false
+        }
+        None => true,
+    });
+    for (reason, names) in reasons {
+        notes.push(format!("left out: {} ({reason})", shortened(&names)));
+    }
     if !unused.is_empty() {
         notes.push(format!(
             "{} tensors that this model has no use for were left out: {}",
@@ -302,7 +296,7 @@ pub fn load_encoder(
     head: Head,
     classification: Option<&Classification>,
     seed: u64,
-) -> Result<(Model, Vocabulary)> {
+) -> Result<(Model, Arc<dyn Tokenizer>)> {
     tell_unfinished(path)?;
     let mut source = Source::open(path)?;
     let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;
@@ -318,7 +312,9 @@ pub fn load_encoder(
         }
     }
     let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
-    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with("bert.e"));
+    // The tables and the layers.
+    let encoder = format!("{}e", model.config.architecture.family.prefix());
+    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with(&encoder));
     if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }

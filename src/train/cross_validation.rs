@@ -13,11 +13,11 @@ use super::finetune::{FinetuneOptions, finetune, settings};
 use super::run_state::newest_checkpoint;
 use crate::autograd::Tape;
 use crate::kmer::labelled::{LabelledWindow, checksum};
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::{Model, Task};
 use crate::output::{remove_debris, write_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::small_file;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// The file that says which folds a folder's models are of: the first that is written.
@@ -114,7 +114,7 @@ fn keep_to_plan(path: &Path, plan: &Value) -> Result<()> {
 /// [`Error::Input`] if the folder's models are of other folds; [`Error::Usage`] for fewer than two folds, or more than there are different windows; those of [`finetune`].
 pub fn cross_validate(
     new_model: &dyn Fn() -> Result<Model>,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     windows: &[LabelledWindow],
     names: &[String],

@@ -179,8 +179,11 @@ pub fn run(options: &DemoOptions, surroundings: &Surroundings) -> Result<DemoMet
     let dataset = splice_dataset(&genome, out, surroundings.seed)?;
 
     let preset = preset(options.preset)?;
-    let vocabulary = Vocabulary::new(preset.k, BaseOrder::Atcg)?;
-    let config = preset.config(options.window - preset.k + 3);
+    let k = preset
+        .k()
+        .ok_or_else(|| Error::Failed(format!("the demo with {}, whose tokens are no k-mers", preset.name)))?;
+    let vocabulary = Vocabulary::new(k, BaseOrder::Atcg)?;
+    let config = preset.config(options.window - k + 3);
     say("2/5 pretraining on the bases outside the test region");
     let model = Model::initialise(config.clone(), Head::MaskedLm, DType::F32, surroundings.seed)?;
     let pretrained = pretrain_on(&genome, &dataset, model, &vocabulary, options, surroundings)?;
@@ -404,8 +407,11 @@ fn results(
 ) -> Result<Evaluated> {
     let (train, test) = (labelled(&dataset.train), labelled(&dataset.test));
     let evaluate = |model: Model, train: Option<&[LabelledWindow]>| {
-        let mut checkpoint =
-            Checkpoint { model, vocabulary: vocabulary.clone(), classification: Some(classification(options)) };
+        let mut checkpoint = Checkpoint {
+            model,
+            vocabulary: Arc::new(vocabulary.clone()),
+            classification: Some(classification(options)),
+        };
         evaluate(
             &mut checkpoint,
             &test,

@@ -9,8 +9,9 @@ use super::run_state::{RunState, run_state};
 use crate::Result;
 use crate::autograd::Spec;
 use crate::interop::config::Writer;
+use crate::interop::family::idle;
 use crate::interop::names::is_redundant;
-use crate::kmer::vocabulary::BaseOrder;
+use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::lossy;
 use crate::model::{Classification, Config, Head, Model};
 
@@ -35,10 +36,12 @@ pub struct Description {
     pub classification: Option<Classification>,
     /// Sizes and rates.
     pub config: Config,
-    /// Bases in a token.
-    pub k: usize,
-    /// The order of the vocabulary.
-    pub base_order: BaseOrder,
+    /// What its tokens are.
+    pub tokens: String,
+    /// Bases in a token, where tokens are overlapping k-mers.
+    pub k: Option<usize>,
+    /// The order of the vocabulary of k-mers.
+    pub base_order: Option<BaseOrder>,
     /// Weights in the model, shared ones once.
     pub parameters: usize,
     /// Tensors in the file, and elements in them.
@@ -76,7 +79,10 @@ pub fn describe(path: &Path) -> Result<Description> {
         }
         Some(_) => None,
     };
-    let known = |name: &String| is_redundant(name) || specs.iter().any(|spec| spec.name == *name);
+    let sizes = config.config.clone();
+    let known = |name: &String| {
+        is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name)
+    };
     let mut element_types: Vec<_> = weights.tensors.values().map(|tensor| tensor.element.name()).collect();
     element_types.sort_unstable();
     element_types.dedup();
@@ -90,11 +96,12 @@ pub fn describe(path: &Path) -> Result<Description> {
             Writer::Transformers(version) => format!("transformers {version}"),
             Writer::Unversioned => "a program that leaves no version (transformers before 4, DNABERT)".into(),
         },
-        architecture: head.architecture(),
+        architecture: config.config.architecture.family.class(&head),
         classification: config.classification_of(&head),
-        config: config.config,
-        k: vocabulary.k(),
-        base_order: vocabulary.order(),
+        config: sizes.clone(),
+        tokens: vocabulary.describe(),
+        k: vocabulary.k_mers().map(Vocabulary::k),
+        base_order: vocabulary.k_mers().map(Vocabulary::order),
         parameters: specs.iter().map(|spec| spec.len()).sum(),
         tensors: weights.tensors.len(),
         elements: weights.tensors.values().fold(0, |sum: usize, tensor| sum.saturating_add(tensor.len())),

@@ -113,7 +113,7 @@ pub fn evaluate(
         return Err(Error::usage("a model without classes to choose from", "use evaluate_targets for its task"));
     }
     let mut tape = Tape::new(device.clone(), dtype);
-    let probabilities = answers(&mut tape, model, &checkpoint.vocabulary, classification, test, progress)?;
+    let probabilities = answers(&mut tape, model, &*checkpoint.vocabulary, classification, test, progress)?;
     let predictions: Vec<u8> = probabilities.iter().map(|row| largest(row) as u8).collect();
     let labels = labels_of(test);
     let confusion = Confusion::of(&labels, &predictions, classes)?;
@@ -282,7 +282,7 @@ pub fn evaluate_targets(
     checkpoint.model.parameters.move_to(device, dtype)?;
     check_answers(test.iter(), &checkpoint.model, classification)?;
     let mut tape = Tape::new(device.clone(), dtype);
-    let answers = answers(&mut tape, &checkpoint.model, &checkpoint.vocabulary, classification, test, progress)?;
+    let answers = answers(&mut tape, &checkpoint.model, &*checkpoint.vocabulary, classification, test, progress)?;
     Ok(TargetEvaluation {
         windows: test.len() as u64,
         labels: classification.labels.clone(),

@@ -11,15 +11,15 @@ use crate::kmer::batch::{Batch, BatchShape};
 use crate::kmer::corpus::{Corpus, PretrainingData};
 use crate::kmer::hiding::Plan;
 use crate::kmer::key::BatchKey;
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::ops::Sampler;
+use crate::tokenizer::Tokenizer;
 
 /// The training data of a run, or those that it is evaluated on. On a device with kernels a genome is uploaded once and its
 /// batches are made there; the bits are the same either way.
 pub struct Feed<'a> {
     data: &'a PretrainingData,
-    vocabulary: &'a Vocabulary,
+    vocabulary: &'a dyn Tokenizer,
     options: &'a PretrainOptions,
     sampler: Option<(Sampler, &'a Corpus)>,
 }
@@ -60,7 +60,7 @@ impl<'a> Feed<'a> {
     /// [`crate::Error::Usage`] if the corpus' sequences are too long for the model; those of the device.
     pub fn new(
         data: &'a PretrainingData,
-        vocabulary: &'a Vocabulary,
+        vocabulary: &'a dyn Tokenizer,
         options: &'a PretrainOptions,
         trainer: &Trainer,
     ) -> Result<Self> {
@@ -92,7 +92,7 @@ impl<'a> Feed<'a> {
     pub fn draw(&self, key: BatchKey) -> Result<Drawn<'_>> {
         let (masking, steps) = (&self.options.masking, self.options.steps as u32);
         if let Some((sampler, corpus)) = &self.sampler {
-            let plan = masking.plan_of(self.vocabulary.k(), &key, steps);
+            let plan = masking.plan_of(corpus.vocabulary().k(), &key, steps);
             return Ok(Drawn::Shape(sampler, key, plan, corpus.shape(&key, self.budget(), &plan)?));
         }
         let mut batch = self.data.batch(&key, self.budget())?;

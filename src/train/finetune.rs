@@ -16,7 +16,7 @@ use super::interrupt;
 use super::model_image::{ModelImage, to_json};
 use super::peak::Utilisation;
 use super::pretrain::{hear, started};
-use super::run::{BEST_FOLDER, Run};
+use super::run::{BEST_FOLDER, Run, add_tokens};
 use super::run_state::{Best, RunState, resume_from};
 use super::snapshot::CheckpointWriter;
 use super::standardise::Standard;
@@ -31,6 +31,7 @@ use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::output::{write_atomic, write_folder_atomic};
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// What calibration found, in a run's folder.
@@ -193,10 +194,10 @@ pub fn finetune_classes(
             let longest = train.iter().chain(dev).map(|window| window.bases.len()).max().unwrap_or_default();
             // A k-mer fewer than bases, and [CLS] and [SEP].
             let config = preset("splice-small")?.config(longest.max(3));
-            (Model::initialise(config, head, DType::F32, options.seed)?, Vocabulary::new(3, BaseOrder::Atcg)?)
+            (Model::initialise(config, head, DType::F32, options.seed)?, Vocabulary::new(3, BaseOrder::Atcg)?.shared())
         }
     };
-    finetune(model, &vocabulary, &classification, train, dev, options, false)
+    finetune(model, &*vocabulary, &classification, train, dev, options, false)
 }
 
 /// Trains `model` on `train` and leaves the result, a Hugging Face directory, in `options.out`. Returns the trained
@@ -208,7 +209,7 @@ pub fn finetune_classes(
 /// Ctrl-C; those of training and of files.
 pub fn finetune(
     mut model: Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     train: &[LabelledWindow],
     dev: &[LabelledWindow],
@@ -447,16 +448,14 @@ pub fn finetune(
 
 /// What the batches and updates of a run depend on.
 pub(super) fn settings(
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     train: &[LabelledWindow],
     options: &FinetuneOptions,
 ) -> Value {
     let Classification { labels, window, task, pairs, .. } = classification;
-    json!({
+    let mut settings = json!({
         "training windows": checksum(train.iter().map(|window| (window, 0))),
-        "k": vocabulary.k(),
-        "base-order": vocabulary.order(),
         "labels": labels,
         "window": window,
         "task": task,
@@ -468,7 +467,9 @@ pub(super) fn settings(
         "freeze": options.freeze,
         "class-weights": options.class_weights,
         "focal-loss": options.focal_loss,
-    })
+    });
+    add_tokens(&mut settings, vocabulary);
+    settings
 }
 
 /// Training windows of each class, in thousandths where they have weights; none of other tasks.
@@ -497,7 +498,7 @@ fn epoch_order(windows: usize, seed: u64, epoch: u64) -> Vec<usize> {
 fn score(
     tape: &mut Tape,
     model: &Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: &Classification,
     dev: &[LabelledWindow],
 ) -> Result<DevScores> {

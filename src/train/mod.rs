@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod baselines;
+pub mod benchmark;
 pub mod calibration;
 pub mod ceilings;
 pub mod checkpoint;

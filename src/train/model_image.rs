@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
@@ -12,21 +13,20 @@ use super::checkpoint::Classification;
 use super::standardise::{Standard, head_values};
 use crate::autograd::Spec;
 use crate::interop::config;
-use crate::kmer::vocabulary::Vocabulary;
-use crate::model::Model;
+use crate::model::{Model, Positions};
 use crate::output::{AtomicFile, write_atomic};
+use crate::tokenizer::{self, Tokenizer};
 use crate::{Error, Result};
 
 pub(super) const MODEL_FILE: &str = "model.safetensors";
 pub(super) const CONFIG_FILE: &str = "config.json";
-pub(super) const VOCABULARY_FILE: &str = "vocab.txt";
-const TOKENIZER_FILE: &str = "tokenizer_config.json";
 
 /// A model as it is written to a folder: everything on the host, so that training may go on meanwhile.
 pub struct ModelImage {
     config: String,
-    tokenizer: String,
-    vocabulary: Vocabulary,
+    tokenizer: Arc<dyn Tokenizer>,
+    /// Tokens of the longest sequence; none where any length will do.
+    longest: Option<usize>,
     specs: Vec<Spec>,
     values: Vec<f32>,
     /// The values of a head that is trained on standardised numbers, where `values` has them in their own units.
@@ -38,7 +38,7 @@ impl ModelImage {
     ///
     /// # Errors
     /// [`Error::Failed`] if a weight is no finite number; those of the device.
-    pub fn of(model: &Model, vocabulary: &Vocabulary, classification: Option<&Classification>) -> Result<Self> {
+    pub fn of(model: &Model, vocabulary: &dyn Tokenizer, classification: Option<&Classification>) -> Result<Self> {
         Self::over(Vec::new(), model, vocabulary, classification)
     }
 
@@ -49,7 +49,7 @@ impl ModelImage {
     pub fn over(
         old: Vec<f32>,
         model: &Model,
-        vocabulary: &Vocabulary,
+        vocabulary: &dyn Tokenizer,
         classification: Option<&Classification>,
     ) -> Result<Self> {
         let values = model.parameters.host_values_over(old)?;
@@ -59,9 +59,10 @@ impl ModelImage {
             ));
         }
         let config = to_json(&config::to_json(model, vocabulary, classification)?)?;
-        let tokenizer = to_json(&config::tokenizer_to_json(&model.config))?;
-        let (vocabulary, specs) = (vocabulary.clone(), model.parameters.specs.clone());
-        Ok(Self { config, tokenizer, vocabulary, specs, values, standardised: Vec::new() })
+        let has_end = model.config.architecture.positions != Positions::Alibi;
+        let longest = has_end.then_some(model.config.max_position_embeddings);
+        let (tokenizer, specs) = (vocabulary.shared(), model.parameters.specs.clone());
+        Ok(Self { config, tokenizer, longest, specs, values, standardised: Vec::new() })
     }
 
     /// The same model, with a head that answers in the units of the numbers that `standard` is of, if there are any; its `config.json`
@@ -100,14 +101,13 @@ impl ModelImage {
         self.values
     }
 
-    /// Writes `vocab.txt`, `config.json` and `tokenizer_config.json` into `folder`, then the weights.
+    /// Writes the tokenizer's files and `config.json` into `folder`, then the weights.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path) -> Result<()> {
-        self.vocabulary.write(folder.join(VOCABULARY_FILE))?;
+        tokenizer::write(&*self.tokenizer, folder, self.longest)?;
         write_atomic(folder.join(CONFIG_FILE), &self.config)?;
-        write_atomic(folder.join(TOKENIZER_FILE), &self.tokenizer)?;
         let bytes: &[u8] = bytemuck::cast_slice(&self.values);
         let mut tensors = Vec::with_capacity(self.specs.len());
         for spec in &self.specs {
@@ -125,7 +125,7 @@ impl ModelImage {
 pub fn save_model(
     folder: &Path,
     model: &Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     classification: Option<&Classification>,
 ) -> Result<()> {
     ModelImage::of(model, vocabulary, classification)?.write(folder)

@@ -10,7 +10,7 @@ use super::checkpoint::save_model;
 use super::feed::Feed;
 use super::interrupt;
 use super::peak::Utilisation;
-use super::run::Run;
+use super::run::{Run, add_tokens};
 use super::run_state::{RunState, resume_from};
 use super::snapshot::CheckpointWriter;
 use super::step::{self, ProfileSteps, Trainer};
@@ -18,12 +18,12 @@ use crate::device::{DType, Device};
 use crate::kmer::corpus::PretrainingData;
 use crate::kmer::key::BatchKey;
 use crate::kmer::masking::Masking;
-use crate::kmer::vocabulary::Vocabulary;
 use crate::model::Model;
 use crate::ops::{self, Loss};
 use crate::optim::{AdamWConfig, Schedule};
 use crate::report::format::duration;
 use crate::report::progress::Progress;
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// How to pretrain.
@@ -141,7 +141,7 @@ pub struct PretrainSummary {
 /// checkpoint has been written; those of training and of files.
 pub fn pretrain(
     model: Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &dyn Tokenizer,
     data: &PretrainingData,
     held_out: Option<&PretrainingData>,
     options: &PretrainOptions,
@@ -355,12 +355,10 @@ impl Estimate {
 }
 
 /// What the batches and updates of a run depend on.
-fn settings(vocabulary: &Vocabulary, data: &PretrainingData, options: &PretrainOptions) -> Value {
+fn settings(vocabulary: &dyn Tokenizer, data: &PretrainingData, options: &PretrainOptions) -> Value {
     let Schedule { peak, minimum, warmup, decay_steps, decay } = options.schedule;
-    json!({
+    let mut settings = json!({
         "training data": data.checksum(),
-        "k": vocabulary.k(),
-        "base-order": vocabulary.order(),
         "masking": options.masking,
         "tokens-per-step": options.tokens_per_step,
         "micro-batches": options.micro_batches,
@@ -369,7 +367,9 @@ fn settings(vocabulary: &Vocabulary, data: &PretrainingData, options: &PretrainO
         "decay": decay,
         "warmup-steps": warmup,
         "decay-steps": decay_steps,
-    })
+    });
+    add_tokens(&mut settings, vocabulary);
+    settings
 }
 
 /// The run's folder, taken on first use: a run that fails before its first step leaves nothing behind.

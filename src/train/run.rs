@@ -3,11 +3,14 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::events::EventLog;
 use super::log::MetricsLog;
 use crate::output::{Unfinished, failpoint, remove_debris, remove_folder, write_atomic};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Where in a run's folder the best epoch's model is kept.
@@ -86,5 +89,20 @@ impl Run {
         let line = serde_json::to_value(value).map_err(|error| Error::Failed(error.to_string()))?;
         self.log.write(&line)?;
         self.events.write(&line)
+    }
+}
+
+/// Adds to the settings of a run what its tokens are.
+pub(super) fn add_tokens(settings: &mut Value, tokenizer: &dyn Tokenizer) {
+    match tokenizer.k_mers() {
+        Some(k_mers) => {
+            settings["k"] = json!(k_mers.k());
+            settings["base-order"] = json!(k_mers.order());
+        }
+        None => {
+            let mut crc = Crc::new();
+            tokenizer.files(None).iter().for_each(|(_, contents)| crc.update(contents));
+            settings["tokenizer"] = json!(format!("{}, {:08x}", tokenizer.describe(), crc.sum()));
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::metrics::{Confusion, Interval, RESAMPLES};
 use crate::philox::{Philox, Purpose, below};
 
 /// A figure and its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, serde::Deserialize)]
 pub struct Estimate {
     /// The figure.
     pub value: f64,

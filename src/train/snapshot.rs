@@ -11,8 +11,8 @@ use super::run_state::{
 };
 use super::standardise::Standard;
 use super::step::Trainer;
-use crate::kmer::vocabulary::Vocabulary;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Weights and two moments on the host.
@@ -32,7 +32,7 @@ impl Snapshot {
     fn over(
         [weights, first, second]: Memory,
         trainer: &Trainer,
-        vocabulary: &Vocabulary,
+        vocabulary: &dyn Tokenizer,
         classification: Option<&Classification>,
         standard: Option<&Standard>,
         state: &RunState,
@@ -105,7 +105,7 @@ impl CheckpointWriter {
     pub fn save(
         &mut self,
         trainer: &Trainer,
-        vocabulary: &Vocabulary,
+        vocabulary: &dyn Tokenizer,
         classification: Option<&Classification>,
         state: &RunState,
     ) -> Result<()> {
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::device::{DType, Device};
-    use crate::kmer::vocabulary::BaseOrder;
+    use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
     use crate::model::{Head, Model, preset};
     use crate::optim::AdamWConfig;
 

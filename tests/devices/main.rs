@@ -17,7 +17,7 @@ use helixgrad::autograd::Tape;
 use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::kmer::masking::Masking;
-use helixgrad::model::{Config, Head, Model};
+use helixgrad::model::{Architecture, Config, Head, Model};
 use helixgrad::optim::{AdamWConfig, Decay, Schedule};
 use helixgrad::train::pretrain::PretrainOptions;
 use helixgrad::train::step::Trainer;
@@ -41,6 +41,7 @@ fn config(head_dim: usize) -> Config {
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
         initializer_range: 0.05,
+        architecture: Architecture::default(),
     }
 }
 

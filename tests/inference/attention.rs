@@ -7,7 +7,7 @@ use helixgrad::device::{DType, Device};
 use helixgrad::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use helixgrad::kmer::labelled::{Head as Rows, classification_batch};
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::model::{Config, Head, Model};
+use helixgrad::model::{Architecture, Config, Head, Model};
 use helixgrad::train::checkpoint::{self, Classification};
 
 use super::support::*;
@@ -33,7 +33,7 @@ fn rows_are_those_of_the_whole_matrix() {
         for (sequence, profile) in sequences.iter().zip(&profiles) {
             assert_eq!(profile.bases, 0..sequence.len());
             let windows = [(sequence.as_slice(), 0)];
-            let batch = classification_batch(&windows, &loaded.vocabulary, None, rows).unwrap();
+            let batch = classification_batch(&windows, &*loaded.vocabulary, None, rows).unwrap();
             let mut tape = Tape::new(Device::Cpu, DType::F32);
             tape.start_inference();
             let uploaded = loaded.model.upload(&mut tape, &batch).unwrap();
@@ -138,6 +138,7 @@ fn looking_at(folder: &std::path::Path, word: &str) -> std::path::PathBuf {
         hidden_dropout_prob: 0.0,
         attention_probs_dropout_prob: 0.0,
         initializer_range: 0.02,
+        architecture: Architecture::default(),
     };
     let mut model = Model::zeros(config, Head::Cls { labels: 2 }, DType::F32).unwrap();
     let specs = model.parameters.specs.clone();

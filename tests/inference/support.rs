@@ -15,7 +15,7 @@ use helixgrad::inference::score::Scorer;
 use helixgrad::inference::splice::SpliceScorer;
 use helixgrad::inference::variants::Options;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::model::{Config, Head, Model};
+use helixgrad::model::{Architecture, Config, Head, Model};
 use helixgrad::train::apply::classify;
 use helixgrad::train::checkpoint::{self, Checkpoint, Classification};
 use serde_json::Value;
@@ -59,6 +59,7 @@ fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
         initializer_range: 0.5,
+        architecture: Architecture::default(),
     };
     let head = Head::Site { labels: labels.len(), hidden: None };
     let model = Model::initialise(config, head, DType::F32, 3).unwrap();
@@ -123,7 +124,7 @@ impl Plain {
         let Self { checkpoint, tape, known } = self;
         let classification = checkpoint.classification.as_ref().unwrap();
         let score = || {
-            let (model, vocabulary) = (&checkpoint.model, &checkpoint.vocabulary);
+            let (model, vocabulary) = (&checkpoint.model, &*checkpoint.vocabulary);
             classify(tape, model, vocabulary, classification, &[window], &mut |_| ()).unwrap().remove(0)
         };
         known.entry(window.to_vec()).or_insert_with(score).clone()

@@ -212,7 +212,9 @@ pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
                 let at = (start + query) * hidden + head * dim;
                 let is_seen = |key: &usize| {
                     let square = (key / SQUARE) as u32;
-                    blocks.as_ref().is_none_or(|blocks| blocks.columns(sequence, query / SQUARE).contains(&square))
+                    blocks.as_ref().is_none_or(|blocks| {
+                        blocks.seen(sequence, head, query / SQUARE).iter().any(|seen| seen.block == square)
+                    })
                 };
                 let keys: Vec<usize> = (0..length).filter(is_seen).collect();
                 let score =

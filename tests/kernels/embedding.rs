@@ -19,7 +19,8 @@ fn check_forward<T: Float>(total: usize, hidden: usize, blocks: usize, seed: u64
         [&word, &position, &kind, &tokens, &positions, &types, total, hidden, &y,]
     );
     let mut expected = vec![0.0f32; total * hidden];
-    forward(tables.each_ref().map(|table| &table[..]), indices.each_ref().map(|i| &i[..]), hidden, &mut expected);
+    let (tables, indices) = (tables.each_ref().map(|table| Some(&table[..])), indices.each_ref().map(|i| &i[..]));
+    forward(tables, indices, None, hidden, &mut expected);
     assert_eq!(y.values::<T>(), rounded::<T>(&expected));
 }
 
@@ -75,8 +76,8 @@ fn check_backward<T: Float, G: Float>(case: &Case, indices: &[i32], name: &str) 
         [&partials, &index_memory, &order, &starts, total, hidden, padding_argument, &d_table,]
     );
     let (mut reference, mut plain) = (doubles(&before), before);
-    backward(&doubles(&dy), indices, padding, hidden, &mut reference);
-    backward(&dy, indices, padding, hidden, &mut plain);
+    backward(&doubles(&dy), indices, None, padding, hidden, &mut reference);
+    backward(&dy, indices, None, padding, hidden, &mut plain);
     Tolerance { terms: total as f64 }.check("d_table", &d_table.values::<G>(), &rounded::<G>(&plain), &reference);
 }
 

@@ -2,6 +2,7 @@
 
 use half::bf16;
 use helixgrad::device::cpu;
+use helixgrad::device::cpu::gelu::Gelu;
 use helixgrad::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, THREADS};
 use proptest::prelude::*;
 
@@ -246,16 +247,16 @@ pub fn compare_gelu<T: Float>(case: &Case, sum_rows: usize, [found, kept, sums]:
     if layout == Layout::Nt {
         Tolerance { terms }.check(&what, kept, &rounded::<T>(&plain), &truth);
         let (mut plain_y, mut true_y) = (plain, truth);
-        cpu::gelu::forward(kept, &bias, &mut plain_y);
-        cpu::gelu::forward(&doubles(kept), &doubles(&bias), &mut true_y);
+        cpu::gelu::forward(Gelu::Exact, kept, &bias, &mut plain_y);
+        cpu::gelu::forward(Gelu::Exact, &doubles(kept), &doubles(&bias), &mut true_y);
         Tolerance { terms: 1.0 }.check(&what, found, &rounded::<T>(&plain_y), &true_y);
         assert_eq!(bits(found), bits(&gelu_again::<T>(kept, &bias, m)), "{what}: what is computed again");
         return;
     }
     let (mut plain_dx, mut true_dx) = (plain, truth);
     let mut ignored = (vec![0.0f32; n], vec![0.0f64; n]);
-    cpu::gelu::backward(kept, &bias, &mut plain_dx, &mut ignored.0);
-    cpu::gelu::backward(&doubles(kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
+    cpu::gelu::backward(Gelu::Exact, kept, &bias, &mut plain_dx, &mut ignored.0);
+    cpu::gelu::backward(Gelu::Exact, &doubles(kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
     Tolerance { terms }.check(&what, found, &rounded::<T>(&plain_dx), &true_dx);
     for (tile, sums) in sums.chunks(n).enumerate() {
         let rows = tile * sum_rows * n..((tile + 1) * sum_rows).min(m) * n;

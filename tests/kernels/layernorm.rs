@@ -125,6 +125,7 @@ fn cpu_backward<R: Real>(case: &Case, inputs: &BackwardInputs, cast: impl Fn(&[f
     let dropout = dropout(case.p, case.seed).1;
     let gradients = Gradients {
         dz: &mut dz,
+        others: None,
         dx: dropout.map(|_| &mut dx[..]),
         d_gamma: &mut d_gamma,
         d_beta: &mut d_beta,

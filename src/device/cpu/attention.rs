@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::dropout::{AttentionDropout, TILE};
 use super::gemm::{Threads, View, Write, gemm};
 use super::{Real, real};
-use crate::device::attention_pattern::{BlockLists, SQUARE};
+use crate::device::attention_pattern::BlockLists;
 
 /// Query rows that are worked on at a time; a multiple of the dropout tile.
 pub const BLOCK: usize = 128;
@@ -47,25 +47,31 @@ impl Shape<'_> {
 
     /// Query rows that are worked on at a time.
     fn block(&self) -> usize {
-        if self.blocks.is_some() { SQUARE } else { BLOCK }
+        self.blocks.map_or(BLOCK, BlockLists::side)
     }
 
-    /// The keys that the block of queries from `first` on sees.
-    fn columns(&self, sequence: usize, length: usize, first: usize) -> Columns {
-        let Some(blocks) = self.blocks else {
-            return Columns { spans: vec![Span { first: 0, count: length, at: 0 }], width: length };
-        };
-        let (mut spans, mut width) = (Vec::<Span>::new(), 0);
-        for &square in blocks.columns(sequence, first / SQUARE) {
-            let start = square as usize * SQUARE;
-            let count = SQUARE.min(length - start);
+    /// The keys that the block of queries from `first` on sees in a head.
+    fn columns(&self, sequence: usize, head: usize, length: usize, first: usize) -> Columns {
+        let Some(blocks) = self.blocks else { return Columns::all(length) };
+        let (mut spans, mut width, side) = (Vec::<Span>::new(), 0, blocks.side());
+        for seen in blocks.seen(sequence, head, first / side) {
+            let start = seen.block as usize * side;
+            let count = side.min(length - start);
             match spans.last_mut() {
-                Some(last) if last.first + last.count == start => last.count += count,
-                _ => spans.push(Span { first: start, count, at: width }),
+                Some(last) if last.first + last.count == start && last.times == seen.times => last.count += count,
+                _ => spans.push(Span { first: start, count, at: width, times: seen.times }),
             }
             width += count;
         }
         Columns { spans, width }
+    }
+
+    /// The same, where the columns of the head before are at hand.
+    fn columns_over(&self, before: Columns, sequence: usize, head: usize, length: usize, first: usize) -> Columns {
+        match self.blocks.is_some_and(BlockLists::is_by_head) {
+            true => self.columns(sequence, head, length, first),
+            false => before,
+        }
     }
 
     fn slope(&self, head: usize) -> Option<f64> {
@@ -82,6 +88,8 @@ struct Span {
     first: usize,
     count: usize,
     at: usize,
+    /// How often each of the keys counts.
+    times: u32,
 }
 
 /// The keys that a block of queries sees; its scores are `[rows, width]`.
@@ -91,6 +99,20 @@ struct Columns {
 }
 
 impl Columns {
+    fn all(length: usize) -> Self {
+        Self { spans: vec![Span { first: 0, count: length, at: 0, times: 1 }], width: length }
+    }
+
+    /// A key that counts n times has n terms in the sum below the softmax, or one that is n times as large.
+    fn add_times<T: Real>(&self, scores: &mut [T]) {
+        for span in self.spans.iter().filter(|span| span.times > 1) {
+            let more = T::of(f64::from(span.times).ln());
+            for scores in scores.chunks_exact_mut(self.width) {
+                scores[span.at..span.at + span.count].iter_mut().for_each(|score| *score = *score + more);
+            }
+        }
+    }
+
     /// `scores -= slope |query - key|`, for the queries from `first` on.
     fn add_bias<T: Real>(&self, scores: &mut [T], first: usize, slope: f64) {
         for (row, scores) in scores.chunks_exact_mut(self.width).enumerate() {
@@ -169,6 +191,7 @@ impl<'a, T: Real> Head<'a, T> {
         if let Some(slope) = slope {
             columns.add_bias(scores, first, slope);
         }
+        columns.add_times(scores);
     }
 }
 
@@ -188,9 +211,11 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
         }
     }
     tasks.into_par_iter().for_each_init(Vec::new, |scratch, (sequence, range, first, rows, output, log_sum_exp)| {
-        let columns = shape.columns(sequence, range.1 - range.0, first);
-        scratch.resize(rows * columns.width, T::ZERO);
+        let length = range.1 - range.0;
+        let mut columns = shape.columns(sequence, 0, length, first);
         for head in 0..shape.heads {
+            columns = shape.columns_over(columns, sequence, head, length, first);
+            scratch.resize(rows * columns.width, T::ZERO);
             let parts = Head::new(qkv, range, head, &shape);
             parts.scores(scratch, &columns, first, rows, shape.scale, shape.slope(head));
             let lse = log_sum_exp[head..].iter_mut().step_by(shape.heads);
@@ -210,19 +235,23 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
 /// The attention probabilities of some query rows to all keys of their sequence, without dropout: for each of `rows` (indices of tokens, ascending) and
 /// each head as many as its sequence has tokens, end to end. Nothing of the size of length times length is made.
 pub fn probabilities<T: Real>(qkv: &[T], shape: Shape, rows: &[i32]) -> Vec<T> {
-    let mut probabilities = Vec::new();
+    let (mut probabilities, mut scores) = (Vec::new(), Vec::new());
     let mut rows = rows.iter().map(|&row| row as usize).peekable();
-    for (start, end) in shape.sequences() {
+    for (sequence, (start, end)) in shape.sequences().enumerate() {
         let length = end - start;
         while let Some(row) = rows.next_if(|row| (start..end).contains(row)) {
             for head in 0..shape.heads {
                 let parts = Head::new(qkv, (start, end), head, &shape);
                 let first = probabilities.len();
                 probabilities.resize(first + length, T::ZERO);
-                let scores = &mut probabilities[first..];
-                let columns = Columns { spans: vec![Span { first: 0, count: length, at: 0 }], width: length };
-                parts.scores(scores, &columns, row - start, 1, shape.scale, shape.slope(head));
-                softmax(scores, length, std::iter::once(&mut T::of(0.0)));
+                let columns = shape.columns(sequence, head, length, row - start);
+                scores.resize(columns.width, T::ZERO);
+                parts.scores(&mut scores, &columns, row - start, 1, shape.scale, shape.slope(head));
+                softmax(&mut scores, columns.width, std::iter::once(&mut T::of(0.0)));
+                for span in &columns.spans {
+                    let seen = &mut probabilities[first + span.first..][..span.count];
+                    seen.copy_from_slice(&scores[span.at..][..span.count]);
+                }
             }
         }
     }
@@ -323,7 +352,7 @@ fn head_backward<T: Real>(
 
     for first in (0..length).step_by(shape.block()) {
         let rows = shape.block().min(length - first);
-        let columns = shape.columns(sequence, length, first);
+        let columns = shape.columns(sequence, head, length, first);
         let first_token = range.0 + first;
         let d_output_block = View::strided(&d_output[first_token * hidden + head * dim..], rows, dim, hidden);
         let Scratch { probabilities, d_scores, dropped } = &mut *scratch;

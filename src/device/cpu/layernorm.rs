@@ -28,6 +28,22 @@ pub struct Summands<'a, T> {
     pub dropout: Option<Dropout>,
 }
 
+impl<T: Real> Summands<'_, T> {
+    /// Turns a row of `x` into one of `z`; it begins `offset` elements behind that of the residual, which is element `first` of the whole.
+    #[inline(always)]
+    pub(super) fn add_to(&self, z: &mut [T], offset: usize, first: u64) {
+        if let Some(bias) = self.bias {
+            add_assign(z, bias);
+        }
+        if let Some(dropout) = self.dropout {
+            dropout.apply(z, first + offset as u64);
+        }
+        if let Some(residual) = self.residual {
+            add_assign(z, &residual[offset..][..z.len()]);
+        }
+    }
+}
+
 /// Turns `x` into `z` in place and writes `y` (both `[rows, columns]`) and `statistics` (`[rows, 2]`: mean, rstd).
 pub fn forward<T: Real>(x: &mut [T], summands: Summands<T>, affine: Affine<T>, y: &mut [T], statistics: &mut [T]) {
     let columns = affine.gamma.len();
@@ -50,7 +66,7 @@ pub fn forward<T: Real>(x: &mut [T], summands: Summands<T>, affine: Affine<T>, y
 #[inline(always)]
 fn forward_rows<T: Real>(
     x: &mut [T],
-    Summands { bias, residual, dropout }: Summands<T>,
+    summands: Summands<T>,
     affine: Affine<T>,
     y: &mut [T],
     statistics: &mut [T],
@@ -61,15 +77,7 @@ fn forward_rows<T: Real>(
     for (row, statistics) in statistics.chunks_exact_mut(2).enumerate() {
         let range = row * columns..(row + 1) * columns;
         let z = &mut x[range.clone()];
-        if let Some(bias) = bias {
-            add_assign(z, bias);
-        }
-        if let Some(dropout) = dropout {
-            dropout.apply(z, first + range.start as u64);
-        }
-        if let Some(residual) = residual {
-            add_assign(z, &residual[range.clone()]);
-        }
+        summands.add_to(z, range.start, first);
         let z = &*z;
         let mean = real::lane_sum(columns, |i| z[i]) * per_column;
         let variance = real::lane_sum(columns, |i| (z[i] - mean) * (z[i] - mean)) * per_column;
@@ -85,6 +93,8 @@ fn forward_rows<T: Real>(
 pub struct Gradients<'a, T> {
     /// With respect to z, `[rows, columns]`: replaces what `dy` held.
     pub dz: &'a mut [T],
+    /// What z's other users have of its gradient, `[rows, columns]`, which is added to dz.
+    pub others: Option<&'a [T]>,
     /// With respect to x (dz through the dropout mask), where there is a dropout; written.
     pub dx: Option<&'a mut [T]>,
     /// Added to.
@@ -96,7 +106,7 @@ pub struct Gradients<'a, T> {
 }
 
 /// The backward rule, with `h = (z - mean) rstd` and `g = dy gamma`:
-/// `dz = rstd (g - mean(g) - h mean(g h))`, `d_gamma += sum over rows of dy h`, `d_beta += sum over rows of dy`,
+/// `dz = rstd (g - mean(g) - h mean(g h)) + others`, `d_gamma += sum over rows of dy h`, `d_beta += sum over rows of dy`,
 /// `d_bias += sum over rows of dx`.
 /// `gradients.dz` holds `dy` on entry.
 pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option<Dropout>, gradients: Gradients<T>) {
@@ -104,7 +114,7 @@ pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option
     // A task has enough rows that its share of the partial sums is small beside them.
     let rows_per_task = 4 * ROWS_PER_TASK;
     let chunk = rows_per_task * columns;
-    let Gradients { dz, dx, d_gamma, d_beta, d_bias } = gradients;
+    let Gradients { dz, others, dx, d_gamma, d_beta, d_bias } = gradients;
     let has_bias = d_bias.is_some();
     let mut dx_chunks: Vec<Option<&mut [T]>> = match dx {
         Some(dx) => dx.chunks_mut(chunk).map(Some).collect(),
@@ -124,6 +134,9 @@ pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option
                 || {
                     let (sums, bias_sum) = sums.split_at_mut(2 * columns);
                     backward_rows(z, statistics, gamma, dz, sums);
+                    if let Some(others) = others {
+                        add_assign(dz, &others[first..][..dz.len()]);
+                    }
                     let mut dx_or_dz = dz;
                     if let (Some(dx), Some(dropout)) = (dx, dropout) {
                         dx.copy_from_slice(dx_or_dz);

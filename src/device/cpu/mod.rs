@@ -10,6 +10,7 @@ pub mod binary_cross_entropy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+pub mod gated;
 pub mod gather;
 pub mod gelu;
 pub mod gemm;
@@ -17,6 +18,8 @@ pub mod layernorm;
 pub mod mean_squared_error;
 pub mod norm;
 pub mod real;
+pub mod residual;
+pub mod rotary;
 pub mod tanh;
 
 pub use real::Real;

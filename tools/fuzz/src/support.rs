@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use flate2::read::MultiGzDecoder;
 use helixgrad::device::{DType, Device};
@@ -13,7 +13,7 @@ use helixgrad::genome::twobit::Genome;
 use helixgrad::inference::score::Scorer;
 use helixgrad::inference::splice::SpliceScorer;
 use helixgrad::kmer::vocabulary::{BaseOrder, Vocabulary};
-use helixgrad::model::{Classification, Config, Head, Model};
+use helixgrad::model::{Classification, Architecture, Config, Head, Model};
 use helixgrad::train::checkpoint::Checkpoint;
 
 /// Where the inputs lie as files: a folder in memory, if the script found one.
@@ -85,11 +85,12 @@ pub static SCORER: LazyLock<SpliceScorer> = LazyLock::new(|| {
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
         initializer_range: 0.5,
+        architecture: Architecture::default(),
     };
     let labels = ["acceptor", "donor", "neither"].map(str::to_owned).to_vec();
     let head = Head::Site { labels: labels.len(), hidden: None };
     let model = Model::initialise(config, head, DType::F32, 3).expect("a model");
     let classification = Some(Classification { labels, window: Some(8), ..Classification::default() });
-    let scorer = Scorer::new(Checkpoint { model, vocabulary, classification }, Device::Cpu, DType::F32);
+    let scorer = Scorer::new(Checkpoint { model, vocabulary: Arc::new(vocabulary), classification }, Device::Cpu, DType::F32);
     SpliceScorer::new(scorer.expect("a scorer"), None).expect("a scorer of splice sites")
 });

@@ -1,5 +1,6 @@
 //! The command, as a user types it.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -47,7 +48,11 @@ fn text(bytes: &[u8]) -> String {
 
 /// A file of f32 as NumPy writes it.
 fn npy(values: &[f32]) -> Vec<u8> {
-    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}\n", values.len());
+    shaped(values, &format!("{},", values.len()))
+}
+
+fn shaped(values: &[f32], shape: &str) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.as_bytes());
@@ -168,5 +173,47 @@ fn counters_are_a_table_or_json() {
     assert_eq!(json["by_line"]["19"]["l2_bytes"], 160);
     let source = json["by_source"].as_array().unwrap().iter().find(|line| line["line"] == 21).unwrap();
     assert_eq!((&source["file"], &source["store_requests"]), (&"PTX".into(), &2.into()));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Triton's product by tensor maps in clusters of two, launched as its entry in the oracles' manifest says.
+#[test]
+fn tensor_maps_and_clusters_are_launched() {
+    let folder = folder("tensormap");
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles/fixtures/matmul_descriptor_nn_cluster_sm90.ptx.gz");
+    let mut ptx = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(fixture).unwrap()).read_to_string(&mut ptx).unwrap();
+    std::fs::write(folder.join("product.ptx"), ptx).unwrap();
+    // Of -1, 0 and 1, so that each sum is small and a number of bf16.
+    let (m, n, k) = (264, 136, 280);
+    let a: Vec<f32> = (0..m * k).map(|at| ((at * at / 7) % 3) as f32 - 1.0).collect();
+    let b: Vec<f32> = (0..k * n).map(|at| ((at * at / 5 + at) % 3) as f32 - 1.0).collect();
+    std::fs::write(folder.join("a.npy"), shaped(&a, &format!("{m}, {k}"))).unwrap();
+    std::fs::write(folder.join("b.npy"), shaped(&b, &format!("{k}, {n}"))).unwrap();
+    let parameters = format!(
+        "--tensormap bf16:a.npy:128x64:128 --scalar i32:{m} --scalar i32:{k} --scalar i64:{k} --scalar i64:1 \
+         --tensormap bf16:b.npy:64x64:128 --scalar i32:{k} --scalar i32:{n} --scalar i64:{n} --scalar i64:1 \
+         --tensormap bf16:{m}x{n}:128x64:128:c.npy --scalar i32:{m} --scalar i32:{n} --scalar i64:{n} --scalar i64:1 \
+         --scalar i32:{k} --scalar i64:0 --scalar i64:0"
+    );
+    let launch = |cluster: &str| {
+        let launch =
+            "run product.ptx matmul_descriptor --grid 4,2 --block 128 --shared 98328 --seed 5 --late --hazards";
+        let arguments = launch.split(' ').chain(["--cluster", cluster]).chain(parameters.split(' '));
+        run(&folder, &arguments.collect::<Vec<_>>())
+    };
+    let output = launch("2");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    let written = std::fs::read(folder.join("c.npy")).unwrap();
+    let values = written[written.len() - 4 * m * n..].chunks(4);
+    for (at, value) in values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).enumerate() {
+        let (row, column) = (at / n, at % n);
+        let expected: f32 = (0..k).map(|depth| a[row * k + depth] * b[depth * n + column]).sum();
+        assert_eq!(value, expected, "row {row}, column {column}");
+    }
+    let output = launch("1");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cluster"), "{}", text(&output.stderr));
     std::fs::remove_dir_all(folder).unwrap();
 }
