@@ -329,6 +329,27 @@ fn dropout_tanh_and_gather() {
     });
 }
 
+/// Every dropout of a pass, of a micro-batch and of a step draws anew, and what one draws is drawn again.
+#[test]
+fn no_two_dropouts_share_a_mask() {
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    let mut masks = |step: u32, micro_batch: u32| -> [Vec<f64>; 2] {
+        tape.start_training(5, step, micro_batch);
+        let x = tape.push(Buffer::from_slice(&[1.0; 200]), 20, 10);
+        [(); 2].map(|()| {
+            let y = ops::dropout(&mut tape, x, 0.5).unwrap();
+            tape.value(y).slice::<f64>().to_vec()
+        })
+    };
+    let all = [masks(1, 0), masks(1, 1), masks(2, 0)].concat();
+    for (index, mask) in all.iter().enumerate() {
+        let kept = mask.iter().filter(|value| **value == 2.0).count();
+        assert!((60..140).contains(&kept), "{kept} of 200");
+        assert!(!all[..index].contains(mask), "mask {index}");
+    }
+    assert_eq!(masks(1, 1), all[2..4]);
+}
+
 #[test]
 fn embedding_sums_into_every_table() {
     let batch = DeviceBatch::upload(&Device::Cpu, &batch()).unwrap();

@@ -16,6 +16,7 @@ use helixgrad::philox::{Philox, Purpose};
 use helixgrad::train::checkpoint::{self, import, load_encoder, save_model};
 use helixgrad::train::description::describe;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 use program::{helixgrad, json, refused};
 
@@ -113,6 +114,38 @@ fn copy(name: &str, to: &Path) {
     for entry in fs::read_dir(fixtures().join(name)).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// The decoder is the word embeddings, and its bias that of the head: a file in which they differ is of another model.
+#[test]
+fn a_decoder_of_its_own_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy("mlm", folder.path());
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let with = |added: &str, of: &str, change: u8| {
+        let whole = SafeTensors::deserialize(&bytes).unwrap();
+        let copied = whole.tensor(of).unwrap();
+        let mut data = copied.data().to_vec();
+        *data.iter_mut().nth_back(1).unwrap() ^= change;
+        let copied = TensorView::new(copied.dtype(), copied.shape().to_vec(), &data).unwrap();
+        let mut tensors = whole.tensors();
+        tensors.push((added.to_owned(), copied));
+        fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        import(folder.path(), DecoderBias::Once).map(drop)
+    };
+    for (added, of, found) in [
+        (
+            "cls.predictions.decoder.weight",
+            "bert.embeddings.word_embeddings.weight",
+            "differs from the word embeddings",
+        ),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias", "differs from cls.predictions.bias"),
+    ] {
+        with(added, of, 0).unwrap();
+        let message = with(added, of, 1).unwrap_err().to_string();
+        assert!(message.contains(added) && message.contains(found), "{message}");
     }
 }
 
@@ -487,6 +520,32 @@ fn archive(entries: &[(&str, Option<&[u8]>)]) -> Vec<u8> {
     bytes.extend(start.to_le_bytes());
     bytes.extend([0; 2]);
     bytes
+}
+
+/// Storages of PyTorch before 1.6 may be views of others, from some element on. Whatever is no number is refused wherever it lies.
+#[test]
+fn elements_are_those_of_the_view_and_have_to_be_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    let whole = state_dict("0", &[2, 2], &[2, 1]);
+    let end_of_id = whole.windows(4).position(|bytes| bytes == b"K\x04tQ").unwrap() + 2;
+    let view = b"(X\x01\x00\x00\x00vK\x02K\x04t";
+    let viewed = [&whole[..end_of_id], view, &whole[end_of_id..]].concat();
+    let read = |pickle: &[u8], floats: &[f32]| {
+        let floats: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+        fs::write(&path, archive(&[("a/data.pkl", Some(pickle)), ("a/data/0", Some(&floats))])).unwrap();
+        Weights::read(&path)?.values("w", &[2, 2]).map(Option::unwrap)
+    };
+    let floats = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+    assert_eq!(read(&whole, &floats).unwrap(), floats[..4]);
+    assert_eq!(read(&viewed, &floats).unwrap(), floats[2..]);
+    assert!(read(&viewed, &floats[..5]).unwrap_err().to_string().contains("outside its storage"));
+    for (at, odd) in [(0, f32::NAN), (3, f32::INFINITY), (2, f32::NEG_INFINITY)] {
+        let mut floats = floats;
+        floats[at] = odd;
+        let message = read(&whole, &floats).unwrap_err().to_string();
+        assert!(message.contains("tensor w") && message.contains("not a finite number"), "{message}");
+    }
 }
 
 /// A small file must not ask for more memory or work than a small multiple of its size.

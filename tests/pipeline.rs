@@ -170,6 +170,30 @@ fn a_short_run_has_a_curve() {
     assert_eq!(fs::read_to_string(format!("{out}/metrics.jsonl")).unwrap().lines().count(), 3);
 }
 
+/// Losses of a point are those since the point before; the batches of an evaluation differ.
+#[test]
+fn points_and_evaluations_count_each_batch_once() {
+    let folder = Folder::new();
+    let genome = sample();
+    let run = |name: &str, every: &str, batches: &str| -> (Vec<f64>, Value) {
+        let out = folder.path(name);
+        let held_out = ["--hold-out", "X_46000001_56000000:9,000,001-10,000,000"];
+        let words = ["pretrain", "--genome", &genome, "--out", &out, "--log-every", every, "--eval-batches", batches];
+        let size = "--k 3 --layers 1 --hidden 16 --heads 1 --intermediate 16 --max-length 40 --tokens-per-step 192 --steps 8 \
+                    --learning-rate 2e-2 --warmup 1";
+        let summary = json(&[&words[..], &held_out, &size.split_whitespace().collect::<Vec<_>>()].concat());
+        let log = fs::read_to_string(format!("{out}/metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap();
+        (log.lines().map(loss).collect(), summary["evaluation"].clone())
+    };
+    let ((each, one), (pairs, two)) = (run("each", "1", "1"), run("pairs", "2", "2"));
+    assert_eq!((each.len(), pairs.len()), (8, 4));
+    for (pair, of) in pairs.iter().zip(each.chunks(2)) {
+        assert!(of[0].min(of[1]) < *pair && *pair < of[0].max(of[1]), "{pairs:?} {each:?}");
+    }
+    assert!(one["masked_tokens"].as_u64() < two["masked_tokens"].as_u64() && one["loss"] != two["loss"], "{one} {two}");
+}
+
 #[test]
 fn another_seed_gives_another_model_and_micro_batches_do_not_change_the_tokens() {
     let folder = Folder::new();

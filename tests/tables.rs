@@ -219,6 +219,9 @@ fn windows_that_are_not_read_whole_are_counted() {
     let found = json(&["evaluate", "--model", &model, "--data", &mixed]);
     assert_eq!((&found["window_bases"], &found["longer_windows"]), (&60.into(), &6.into()));
     assert_eq!(json(&["evaluate", "--model", &model, "--data", &short])["longer_windows"], 0);
+    let predicted = folder.path("predicted.tsv");
+    let predict = |data: &str| json(&["predict", "--model", &model, "--tsv", data, "--out", &predicted]);
+    assert_eq!([&mixed, &short].map(|data| predict(data)["longer_windows"].clone()), [6, 0]);
     let text = helixgrad(&["evaluate", "--model", &model, "--data", &mixed, "--quiet"]).stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("of 6 of 24 only the middle 60 bases were read"), "{text}");

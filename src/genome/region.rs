@@ -245,6 +245,15 @@ mod tests {
     }
 
     #[test]
+    fn regions_that_meet_have_no_base_in_common() {
+        let region = |index, range| Region { index, range };
+        let touch = |one: Region, other: Region| [one.touches(&other), other.touches(&one)];
+        assert_eq!(touch(region(0, 3..7), region(0, 7..9)), [false; 2]);
+        assert_eq!(touch(region(0, 3..7), region(0, 6..9)), [true; 2]);
+        assert_eq!(touch(region(0, 3..7), region(1, 3..7)), [false; 2]);
+    }
+
+    #[test]
     fn both_strands_are_written() {
         let folder = tempfile::tempdir().unwrap();
         let genome = genome(&folder);

@@ -397,6 +397,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fortieth_of_the_resamples_lies_on_either_side_of_an_interval() {
+        let (labels, predictions): (Vec<u8>, Vec<u8>) =
+            (0..500_u32).map(|index| ((index % 3) as u8, (index * index / 5 % 3) as u8)).unzip();
+        let cells: Vec<u8> =
+            labels.iter().zip(&predictions).map(|(label, prediction)| label * 3 + prediction).collect();
+        let resamples: Vec<f64> = (0..RESAMPLES).map(|step| headline(&resample(&cells, 7, step))[3]).collect();
+        let [low, high] = SpliceMetrics::of(&labels, &predictions, 7).unwrap().intervals.mcc_3class;
+        let outside =
+            [resamples.iter().filter(|of| **of < low).count(), resamples.iter().filter(|of| **of > high).count()];
+        // Equal figures may lie on the end itself.
+        assert!(outside.iter().all(|count| (20..=25).contains(count)), "{outside:?}");
+    }
+
+    #[test]
     fn intervals_enclose_the_figure_and_narrow_with_examples() {
         let examples = |times: usize| {
             let mut pairs = Vec::new();

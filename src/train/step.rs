@@ -416,6 +416,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn gradients_beyond_the_limit_are_scaled_to_it_and_shorter_ones_stay() {
+        let moments = |limit: f64| {
+            let mut trainer = trainer();
+            trainer.optimizer.config.max_gradient_norm = limit;
+            let norm = trainer.step(&[batch(0..7)], 1e-3).unwrap().gradient_norm;
+            (norm, trainer.optimizer.first.slice::<f32>().to_vec())
+        };
+        let (norm, free) = moments(0.0);
+        assert!(moments(2.0 * norm) == (norm, free.clone()));
+        let (same, clipped) = moments(norm / 2.0);
+        assert_eq!(same, norm);
+        let is_half = |(half, whole): (&f32, &f32)| (2.0 * half - whole).abs() <= 1e-4 * whole.abs() + 1e-12;
+        assert!(clipped.iter().zip(&free).all(is_half));
+    }
+
     /// The gradients of what is trained have the bits that they have where nothing is frozen, dropout and all; nothing goes back below, and
     /// the products are counted as they are made.
     #[test]

@@ -248,7 +248,19 @@ fn sites_of_the_annotation_are_counted() {
     let model = splice_model(folder.path());
     let (out, bed) = (folder.path().join("scan"), folder.path().join("sites.bed"));
     let region = region_of_sample();
-    let summary = scan(&model, Path::new(SAMPLE), &out, &["--annotation", SAMPLE_GENES, "--region", &region]);
+    let annotated = ["--annotation", SAMPLE_GENES, "--region", &region, "--keep-thresholds"];
+    let summary = scan(&model, Path::new(SAMPLE), &out, &annotated);
+    // The thresholds that stay with the model are those in the bodies of genes.
+    let kept: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(model.join("scan_thresholds.json")).unwrap()).unwrap();
+    for kind in ["donor", "acceptor"] {
+        let of = |scope: &str| {
+            let mut found = summary["accuracy"].as_array().unwrap().iter();
+            found.find(|of| of["scope"] == scope && of["kind"] == kind).unwrap()["suggested"].clone()
+        };
+        assert_eq!(kept[kind], of("genes"));
+        assert_ne!(kept[kind], of("everything"));
+    }
     json(&["splice", "sites", "--genome", SAMPLE, "--annotation", SAMPLE_GENES, "--out", text(&bed)]);
     let bed = fs::read_to_string(bed).unwrap();
     for comparison in summary["accuracy"].as_array().unwrap() {

@@ -210,6 +210,9 @@ mod tests {
         assert_eq!(loci(&model, 0), [locus(0, 10..100), locus(0, 120..130), locus(0, far..far + 9)]);
         assert_eq!(loci(&model, 21)[0], locus(0, 10..130));
         assert_eq!(loci(&model, 20).len(), 3);
+        // An intron of nearly a million bases is within a gene, as some human ones are.
+        let model = GeneModel { transcripts: vec![placed("a", 0..9), placed("a", 1_000_000..1_000_009)], ..model };
+        assert_eq!(loci(&model, 0), [locus(0, 0..1_000_009)]);
     }
 
     #[test]

@@ -80,6 +80,10 @@ mod tests {
         let clusters = merge(&words, 5);
         let members: Vec<Vec<(usize, i64)>> = clusters.iter().map(|cluster| cluster.members.clone()).collect();
         assert_eq!(members, [vec![(2, 0), (3, 2), (0, -2)], vec![(1, 0)]]);
+        // Long words have to agree in half of the shorter one, not only in as many bases as the shortest has.
+        let long = ["AAAAAAAAAAAA", "CCCCCCAAAAAC", "CCCCCAAAAAAC"].map(word);
+        let seeds: Vec<usize> = merge(&long, 5).iter().map(|cluster| cluster.members.len()).collect();
+        assert_eq!(seeds, [2, 1], "5 of 12 are too few, 6 are not");
         // The most significant word is the seed, however short.
         let mut words = words;
         words[1..].iter_mut().for_each(|word| word.p_value = 0.001);
