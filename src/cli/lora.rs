@@ -17,7 +17,7 @@ pub struct LoraArgs {
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lora_alpha: Option<f64>,
-    /// Dropout of what goes into the adapters (default 0.1).
+    /// Dropout of what goes into the adapters (default 0.05).
     #[arg(long, value_name = "P", requires = "lora")]
     #[serde(skip_serializing_if = "Option::is_none")]
     lora_dropout: Option<f64>,
@@ -37,7 +37,7 @@ impl LoraArgs {
         self.lora.map(|rank| Lora {
             rank,
             alpha: self.lora_alpha.unwrap_or(2.0 * rank as f64),
-            dropout: self.lora_dropout.unwrap_or(0.1),
+            dropout: self.lora_dropout.unwrap_or(0.05),
             targets: targets.filter(is_wanted).collect(),
         })
     }
