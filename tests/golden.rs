@@ -3,6 +3,8 @@
 
 #[path = "golden/fixture.rs"]
 mod fixture;
+#[path = "golden/lora.rs"]
+mod lora;
 
 use fixture::Golden;
 use helixgrad::autograd::Tape;

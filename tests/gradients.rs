@@ -8,7 +8,7 @@ use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::ops::{
-    self, Activated, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Normalisation, SparseBlocks, Summands,
+    self, Activated, Adapters, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Normalisation, SparseBlocks, Summands,
 };
 use helixgrad::philox::{Philox, Purpose};
 
@@ -256,6 +256,93 @@ fn gated_feed_forward() {
             ops::gated_feed_forward(tape, p, x[0], up, down, gate, dropout).unwrap()
         });
     }
+}
+
+/// Two adapters of one product that leave a gap between their columns, with dropout before them; and what stands between products then.
+#[test]
+fn low_rank_adapters() {
+    let mut p = parameters(&[&[7, 5], &[6, 5], &[2, 3], &[4, 3]]);
+    let (weight, a) = (matrix(&p, 0), matrix(&p, 1));
+    let b = vec![(matrix(&p, 2), 0), (matrix(&p, 3), 3)];
+    for dropout in [0.0, 0.3] {
+        let adapters = Adapters { a, b: b.clone(), scale: 1.7, dropout };
+        check(&[(40, 5)], &mut p, |tape, p, x| {
+            let y = ops::linear(tape, p, x[0], weight, None).unwrap();
+            ops::low_rank(tape, p, y, x[0], &adapters).unwrap()
+        });
+    }
+    let mut p = parameters(&[&[6, 5], &[6], &[4, 5], &[6, 4]]);
+    let (up, bias) = (matrix(&p, 0), vector(&p, 1));
+    let adapters = Adapters { a: matrix(&p, 2), b: vec![(matrix(&p, 3), 0)], scale: 0.5, dropout: 0.2 };
+    for gelu in [Gelu::Exact, Gelu::Tanh] {
+        check(&[(9, 5)], &mut p, |tape, p, x| {
+            let y = ops::linear(tape, p, x[0], up, None).unwrap();
+            let y = ops::low_rank(tape, p, y, x[0], &adapters).unwrap();
+            ops::gelu(tape, p, y, bias, gelu).unwrap()
+        });
+    }
+    let mut p = parameters(&[&[6, 5], &[4, 5], &[6, 4]]);
+    let adapters = Adapters { a: matrix(&p, 1), b: vec![(matrix(&p, 2), 0)], scale: 0.5, dropout: 0.2 };
+    for gate in [Gate::Gelu, Gate::Silu] {
+        check(&[(9, 5)], &mut p, |tape, p, x| {
+            let y = ops::linear(tape, p, x[0], up, None).unwrap();
+            let y = ops::low_rank(tape, p, y, x[0], &adapters).unwrap();
+            ops::gated(tape, y, gate, 0.3).unwrap()
+        });
+    }
+}
+
+/// `y + scale x A^T B^T`, in the columns of each adapter.
+#[test]
+fn low_rank_adapters_are_the_formula() {
+    let p = parameters(&[&[5, 3], &[2, 3], &[2, 1], &[3, 1]]);
+    let mut tape = Tape::new(Device::Cpu, DType::F64);
+    let x = values(4 * 3, 1);
+    let input = tape.push(Buffer::from_slice(&x), 4, 3);
+    let y = ops::linear(&mut tape, &p, input, matrix(&p, 0), None).unwrap();
+    let before = tape.to_f64(y).unwrap();
+    let adapters =
+        Adapters { a: matrix(&p, 1), b: vec![(matrix(&p, 2), 0), (matrix(&p, 3), 2)], scale: 2.5, dropout: 0.0 };
+    let after = ops::low_rank(&mut tape, &p, y, input, &adapters).unwrap();
+    let after = tape.to_f64(after).unwrap();
+    let weights = p.values.slice::<f64>();
+    let [a, first, second] = [1, 2, 3].map(|index: usize| &weights[p.specs[index].range()]);
+    for row in 0..4 {
+        let inner = |adapter: usize| (0..3).map(|i| x[row * 3 + i] * a[adapter * 3 + i]).sum::<f64>();
+        for column in 0..5 {
+            let added = if column < 2 { inner(0) * first[column] } else { inner(1) * second[column - 2] };
+            let expected = before[row * 5 + column] + 2.5 * added;
+            assert!((after[row * 5 + column] - expected).abs() < 1e-12, "{row} {column}");
+        }
+    }
+}
+
+/// What is frozen has no place for a gradient, and what goes on below has the gradient that it had.
+#[test]
+fn frozen_parameters_get_no_gradient() {
+    let p = || parameters(&[&[5, 5], &[6, 5], &[6], &[5, 6], &[5], &[5], &[5], &[5, 5], &[5]]);
+    let gradients = |trained: usize| {
+        let mut p = p();
+        p.gradients = Buffer::zeros(trained, DType::F64);
+        let mut tape = Tape::new(Device::Cpu, DType::F64);
+        tape.start_training(5, 1, 0);
+        let x = tape.push(Buffer::from_slice(&values(9 * 5, 1)), 9, 5);
+        let y = ops::linear(&mut tape, &p, x, matrix(&p, 0), None).unwrap();
+        let up = (matrix(&p, 1), vector(&p, 2));
+        let z = ops::feed_forward(&mut tape, &p, y, up, matrix(&p, 3), Gelu::Exact, Activated::Kept).unwrap();
+        let norm = Normalisation { gamma: vector(&p, 5), beta: vector(&p, 6), eps: 1e-5 };
+        let summands = Summands { bias: Some(vector(&p, 4)), residual: Some(y), dropout: 0.2 };
+        let z = ops::layernorm(&mut tape, &p, z, summands, norm).unwrap();
+        let z = ops::linear(&mut tape, &p, z, matrix(&p, 7), Some(vector(&p, 8))).unwrap();
+        tape.put_gradient(z, Buffer::from_slice(&values(9 * 5, 2)));
+        tape.backward(&mut p).unwrap();
+        (tape.take_gradient(x).unwrap().slice::<f64>().to_vec(), p.gradients.slice::<f64>().to_vec())
+    };
+    let (input, all) = gradients(p().len());
+    let (same, first) = gradients(25);
+    assert_eq!(input, same);
+    assert_eq!(all[..25], first);
+    assert!(all[25..].iter().all(|gradient| *gradient != 0.0));
 }
 
 /// The first half goes through the activation, and the second is multiplied with it.

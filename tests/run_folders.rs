@@ -132,6 +132,19 @@ fn a_fine_tuning_that_is_killed_anywhere_is_not_lost() {
 }
 
 #[test]
+fn a_training_of_adapters_that_is_killed_anywhere_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = table(folder.path());
+    let init = folder.path().join("init").to_str().unwrap().to_owned();
+    succeeds(&[&["finetune", "--data", &data, "--out", &init, "--epochs", "1"][..], &TINY].concat());
+    let begin = ["finetune", "--data", &data, "--init", &init, "--lora", "2", "--epochs", "2", "--batch", "8"];
+    let written =
+        ["model.safetensors", "config.json", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"];
+    let kills = killed_everywhere(&begin, &["finetune", "--resume"], None, &written, true);
+    assert!(kills > 50, "{kills}");
+}
+
+#[test]
 fn a_cross_validation_that_is_killed_anywhere_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let data = table(folder.path());

@@ -541,6 +541,97 @@ fn what_is_frozen_stays_and_the_rest_learns() {
     assert!(refused(&["finetune", "--data", &data, "--init", &init, "--out", &no, "--freeze", "0"]).contains("from 1"));
 }
 
+/// Low-rank adapters learn what a motif decides. The finished model has them in its weights, beside the head, and in peft's layout; all else
+/// has the bits of --init. A run that was cut back goes on to the same bits, and its checkpoints answer with their adapters.
+#[test]
+fn adapters_learn_and_are_merged() {
+    let folder = Folder::new();
+    let row = |i: usize| format!("{}\t{}", bases(i, 3 + i % 2 * 4), i % 2);
+    let data = table(&folder, "x.tsv", "sequence\tlabel", row);
+    let sizes = ["--k", "3", "--layers", "2", "--hidden", "32", "--heads", "2", "--intermediate", "48"];
+    let init = folder.path("init");
+    let begin = ["finetune", "--data", &data, "--out", &init, "--epochs", "1", "--no-calibration"];
+    json(&[&begin[..], &sizes, &["--learning-rate", "1e-4"]].concat());
+    let before = tensors(&init);
+    let run = |out: &str, extra: &[&str]| {
+        let fixed = ["finetune", "--data", &data, "--dev", &data, "--init", &init, "--out", out, "--batch", "16"];
+        json(&[&fixed[..], &["--learning-rate", "1e-2", "--keep", "20"], extra].concat())
+    };
+    let out = folder.path("adapted");
+    let options = ["--lora", "4", "--lora-dropout", "0", "--lora-targets", "value,query", "--epochs", "6"];
+    let summary = run(&out, &options);
+    assert!(summary["dev_accuracy"].as_f64().unwrap() > 0.9, "{summary}");
+    let expected = serde_json::json!({ "rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": ["query", "value"] });
+    assert_eq!(summary["lora"], expected);
+    let head: u64 =
+        before.iter().filter(|(name, _)| !name.starts_with("bert.e")).map(|(_, of)| of.len() as u64 / 4).sum();
+    assert_eq!(summary["trained_parameters"], 2 * 2 * 4 * 64 + head);
+    for ((name, before), (same, after)) in before.iter().zip(tensors(&out)) {
+        assert_eq!(*name, same);
+        let is_adapted = name.ends_with("query.weight") || name.ends_with("value.weight");
+        assert_eq!(*before != after, is_adapted || !name.starts_with("bert.e"), "{name}");
+    }
+    assert_eq!(json(&["checkpoint", "info", &out])["unused"], serde_json::json!([]));
+    let config = fs::read_to_string(format!("{out}/adapter/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["target_modules"], serde_json::json!(["attention.self.query", "attention.self.value"]));
+
+    // Only what is trained has moments. The weights lie in a checkpoint as they were, with the adapters beside them, and every command adds
+    // these up: but for the temperature the last one is the finished model.
+    let last = format!("{out}/checkpoint-00000060");
+    let moments = fs::metadata(format!("{last}/training_state.safetensors")).unwrap().len();
+    assert!(moments < 8 * (2 * 2 * 4 * 64 + head + 1024) + 1024, "{moments}");
+    let info = json(&["checkpoint", "info", &last]);
+    assert_eq!((&info["missing"], &info["unused"]), (&serde_json::json!([]), &serde_json::json!([])));
+    let in_checkpoint = tensors(&last);
+    for (name, before) in before.iter().filter(|(name, _)| name.starts_with("bert.e")) {
+        assert!(in_checkpoint.iter().any(|(same, of)| same == name && of == before), "{name}");
+    }
+    let classes = |model: &str| {
+        let predicted = json(&["predict", "--model", model, "--tsv", &data]);
+        let windows = predicted["windows"].as_array().unwrap().iter();
+        windows.map(|window| window["probabilities"][1].as_f64().unwrap() > 0.5).collect::<Vec<_>>()
+    };
+    assert_eq!(classes(&last), classes(&out));
+    assert_ne!(classes(&out), classes(&init));
+
+    let broken = folder.path("broken");
+    run(&broken, &options);
+    cut_back(&broken, "checkpoint-00000030");
+    let message = refused(&["finetune", "--resume", "--out", &broken, "--lora", "2"]);
+    assert!(message.contains("another model than the options describe"), "{message}");
+    json(&["finetune", "--resume", "--out", &broken]);
+    assert!(tensors(&broken) == tensors(&out));
+    let adapter = |run: &str| fs::read(format!("{run}/adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter(&broken) == adapter(&out));
+
+    // The best epoch's, from the folder where it was kept.
+    let best = folder.path("best");
+    let options = ["--lora", "4", "--lora-targets", "query,key,value,dense", "--epochs", "3", "--early-stop", "1"];
+    run(&best, &options);
+    assert!(fs::metadata(format!("{best}/adapter/adapter_model.safetensors")).unwrap().len() > 0);
+    assert!(tensors(&best).iter().all(|(name, _)| !name.contains("lora")));
+    // An adapted checkpoint may be what another training begins with.
+    let next = folder.path("next");
+    json(&["finetune", "--data", &data, "--init", &last, "--out", &next, "--epochs", "1", "--learning-rate", "0"]);
+    let merged = tensors(&next);
+    assert!(merged.iter().zip(tensors(&out)).all(|(one, other)| *one == other || !one.0.starts_with("bert.e")));
+
+    let no = folder.path("no");
+    let refuse =
+        |extra: &[&str]| refused(&[&["finetune", "--data", &data, "--init", &init, "--out", &no][..], extra].concat());
+    assert!(refuse(&["--lora", "0"]).contains("give a rank from 1 to 32"));
+    assert!(refuse(&["--lora", "33"]).contains("give a rank from 1 to 32"));
+    assert!(refuse(&["--lora", "4", "--lora-targets", "queries"]).contains("query, key, value, dense"));
+    assert!(refuse(&["--lora", "4", "--lora-alpha", "0"]).contains("number over 0"));
+    assert!(refuse(&["--lora", "4", "--lora-dropout", "1"]).contains("--lora-dropout 1"));
+    assert!(refuse(&["--lora", "4", "--freeze", "encoder"]).contains("leave --freeze out"));
+    assert!(refuse(&["--lora-alpha", "4"]).contains("--lora"));
+    assert!(
+        refused(&[&["finetune", "--data", &data, "--out", &no, "--lora", "4"][..], &sizes].concat()).contains("--init")
+    );
+}
+
 /// What was read as something else, or has no effect, is said: in the log, and where it is a number, in what `--json` prints.
 #[test]
 fn what_was_read_otherwise_is_said() {

@@ -105,6 +105,11 @@ impl Parameters {
         self.gradients.len()
     }
 
+    /// Whether the parameter at `offset` is trained; a frozen one has no place for a gradient.
+    pub fn trains(&self, offset: usize) -> bool {
+        offset < self.trained()
+    }
+
     /// Moves everything to `device`, with the weights that operations read in `dtype`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::{DType, Device};
 use crate::kmer::batch::Batch;
 use crate::kmer::corpus::SHORTEST_SEQUENCE;
-use crate::model::{Config, Head, Model, Recompute};
+use crate::model::{Config, Head, Model, Recompute, Trained};
 use crate::optim::AdamWConfig;
 use crate::philox::{Philox, Purpose, below};
 use crate::train::step::{ProfileSteps, Trainer};
@@ -70,7 +70,7 @@ impl Workload {
                  tokens a step, and a share from 0 to 1",
             ));
         }
-        self.config.check_training(device, self.batch * self.length, self.recompute, None)?;
+        self.config.check_training(device, self.batch * self.length, self.recompute, &Trained::Everything)?;
         let mut model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
         model.recompute = self.recompute;
         let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;

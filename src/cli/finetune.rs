@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::evaluate::{answers_of, part, scores_text};
+use super::lora::LoraArgs;
 use super::model::ModelArgs;
 use super::{Common, Told, config, run_folder};
 use crate::device::DType;
@@ -13,7 +14,7 @@ use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::kmer::table::{Limits, Table, read_table};
 use crate::lossy;
-use crate::model::{Freeze, Head, Model, Recompute, Task};
+use crate::model::{Freeze, Head, Lora, Model, Recompute, Task, Trained};
 use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ use crate::train::class_weights::ClassWeights;
 use crate::train::cross_validation::{CrossValidation, PLAN_FILE, cross_validate};
 use crate::train::evaluation::DevScores;
 use crate::train::finetune::{FinetuneOptions, FinetuneSummary, finetune};
+use crate::train::model_image::ADAPTER_FOLDER;
 use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
@@ -59,6 +61,9 @@ pub struct Args {
     #[arg(long, value_name = "encoder|embeddings|LAYERS", requires = "init")]
     #[serde(skip_serializing_if = "Option::is_none")]
     freeze: Option<Freeze>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    lora: LoraArgs,
     /// What is learnt: one class of several (its number or name a line), several at once (0 or 1 for each class), or numbers.
     #[arg(long, value_enum, default_value = "single-label")]
     task: Task,
@@ -190,8 +195,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
     let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
-    let frozen = args.freeze.map(|freeze| freeze.layers(&model.config));
-    model.config.check_training(&options.device, tokens, args.recompute, frozen)?;
+    let trained = match (options.lora.clone(), args.freeze) {
+        (Some(lora), _) => Trained::Adapters(lora),
+        (None, Some(freeze)) => Trained::Above(freeze.layers(&model.config)),
+        (None, None) => Trained::Everything,
+    };
+    model.config.check_training(&options.device, tokens, args.recompute, &trained)?;
     tracing::info!(
         "{} training and {} dev windows, {outputs} outputs; {} parameters",
         format::count(train.len() as u64),
@@ -366,6 +375,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         keep: args.keep,
         patience: args.early_stop,
         freeze: args.freeze,
+        lora: args.lora.adapters(),
         class_weights: args.class_weights.clone(),
         focal_loss: args.focal_loss,
         calibrate: !args.no_calibration,
@@ -484,6 +494,14 @@ fn human(summary: &FinetuneSummary, args: &Args) -> String {
         text += &format!(
             "\nprobabilities, calibrated on {windows} dev windows: temperature {temperature:.3}, expected calibration error {:.4} before and {:.4} after",
             before.ece, after.ece
+        );
+    }
+    if let Some(Lora { rank, alpha, .. }) = summary.lora {
+        text += &format!(
+            "\n{} weights were trained: the head, and adapters of rank {rank} and alpha {alpha}, which are added to the model's weights, and \
+             lie beside them in {}/{ADAPTER_FOLDER}, as peft reads them",
+            format::count(summary.trained_parameters as u64),
+            args.out.display()
         );
     }
     text + &format!("\nthe model is in {}", args.out.display())

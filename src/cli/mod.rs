@@ -15,6 +15,7 @@ mod finetune;
 mod genes;
 mod genome;
 mod import;
+mod lora;
 mod model;
 mod motifs;
 mod overwrite;

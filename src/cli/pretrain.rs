@@ -18,7 +18,7 @@ use crate::kmer::regions::Regions;
 use crate::kmer::text::TextCorpus;
 use crate::kmer::token_corpus::TokenCorpus;
 use crate::lossy;
-use crate::model::{Config, Head, Model, Recompute};
+use crate::model::{Config, Head, Model, Recompute, Trained};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
@@ -273,7 +273,7 @@ fn confirm(_: Duration) -> bool {
 fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Arc<dyn Tokenizer>)> {
     let check = |config: &Config| {
         let tokens = options.tokens_per_step / options.micro_batches;
-        config.check_training(&options.device, tokens, args.recompute, None)
+        config.check_training(&options.device, tokens, args.recompute, &Trained::Everything)
     };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;

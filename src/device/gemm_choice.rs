@@ -169,7 +169,7 @@ mod tests {
     fn product(layout: Layout, sizes: [usize; 3]) -> Product {
         let (operands, output) = (DType::Bf16, DType::Bf16);
         let (strides, bias) = ([8; 3], None);
-        Product { layout, sizes, strides, operands, output, accumulate: false, a: 0, b: 0, bias, c: 0 }
+        Product { layout, sizes, strides, operands, output, scale: 1.0, accumulate: false, a: 0, b: 0, bias, c: 0 }
     }
 
     #[test]

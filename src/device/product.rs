@@ -24,7 +24,7 @@ impl Layout {
     }
 }
 
-/// `C = op(A) op(B) + bias (+ C)` in the memory of one device.
+/// `C = scale op(A) op(B) + bias (+ C)` in the memory of one device.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     /// Which operands are transposed.
@@ -37,6 +37,8 @@ pub struct Product {
     pub operands: DType,
     /// Type of C.
     pub output: DType,
+    /// What the product is multiplied with.
+    pub scale: f32,
     /// Whether the product is added to C.
     pub accumulate: bool,
     /// Address of A.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Weights;
 use super::family::{Refusal, complete, family_of, words};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Classification, Config, Head, Model, Task};
+use crate::model::{Classification, Config, Head, Lora, Model, Task};
 use crate::small_file;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -25,6 +25,8 @@ pub struct ModelConfig {
     pub classification: Option<Classification>,
     /// Mean and standard deviation of the numbers that a regression of ours was trained on.
     pub standard: Option<Vec<(f64, f64)>>,
+    /// Adapters that lie beside the weights, not yet added to them: in checkpoints of a run of ours.
+    pub lora: Option<Lora>,
     /// Which program wrote it.
     pub writer: Writer,
 }
@@ -81,7 +83,13 @@ impl ModelConfig {
                     wrong("helixgrad.classification", error.to_string(), "copy or make the checkpoint again")
                 })?;
                 let standard = ours.get("standard").and_then(|standard| serde_json::from_value(standard.clone()).ok());
-                return Ok(Self { config, head: Some(head), classification, standard, writer });
+                let lora = ours.get("lora").map(|lora| serde_json::from_value::<Lora>(lora.clone()));
+                let lora = lora.transpose().map_err(|error| error.to_string()).and_then(|lora| {
+                    let checked = lora.as_ref().map_or(Ok(()), |lora| lora.check(&config));
+                    checked.map(|()| lora).map_err(|error| error.to_string())
+                });
+                let lora = lora.map_err(|found| wrong("helixgrad.lora", found, "copy or make the checkpoint again"))?;
+                return Ok(Self { config, head: Some(head), classification, standard, lora, writer });
             }
             // transformers keeps our word about a model to which it gave another head.
             writer = Writer::Transformers(version.unwrap_or("of an unknown version").into());
@@ -111,7 +119,7 @@ impl ModelConfig {
         // transformers takes one label for a regression where nobody says what it is.
         let task = problem.unwrap_or(if count == 1 { Task::Regression } else { Task::SingleLabel });
         let classification = Some(Classification { labels, task, ..Classification::default() });
-        Ok(Self { config, head, classification, standard: None, writer })
+        Ok(Self { config, head, classification, standard: None, lora: None, writer })
     }
 
     /// The head: the one that the file names, or else the one that the weights are of. Whether the encoder alone has
@@ -185,9 +193,10 @@ pub fn to_json(model: &Model, vocabulary: &dyn Tokenizer, classification: Option
         json.insert("label2id".into(), by_name.into());
         json.insert("problem_type".into(), json!(classification.task.problem_type()));
     }
-    json.insert(
-        "helixgrad".into(),
-        json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification }),
-    );
+    let mut ours = json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification });
+    if let Some(lora) = model.lora() {
+        ours["lora"] = json!(lora);
+    }
+    json.insert("helixgrad".into(), ours);
     Ok(Value::Object(json))
 }

@@ -234,6 +234,11 @@ impl Family {
         self.names().embeddings.trim_end_matches("embeddings")
     }
 
+    /// What stands before the numbers of the layers in names.
+    pub fn layers(self) -> &'static str {
+        self.names().layers
+    }
+
     /// The name of the pooler over the first token, without `.weight` and `.bias`.
     pub fn pooler(self) -> &'static str {
         self.names().pooler

@@ -3,13 +3,17 @@
 use std::rc::Rc;
 
 use super::layout::{HeadLayout, Layer, Layout, Linear};
-use super::{Architecture, Attending, Config, EmbeddingEnd, Family, FeedForward, Head, NormPlace, Positions};
-use crate::autograd::{DeviceBatch, Parameters, Pass, Spec, Tape, Tensor};
+use super::{
+    Architecture, Attending, Config, EmbeddingEnd, Family, FeedForward, Head, Lora, NormPlace, Positions, Trained,
+};
+use crate::autograd::{DeviceBatch, Matrix, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
 use crate::device::big_bird::BigBird;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
-use crate::ops::{self, Activated, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Qkv, SparseBlocks, Summands};
+use crate::ops::{
+    self, Activated, Adapters, AlibiBias, AttentionHooks, Embedding, Gate, Gelu, Qkv, SparseBlocks, Summands,
+};
 use crate::philox::{Philox, Purpose};
 use crate::{Error, Result};
 
@@ -23,7 +27,7 @@ pub struct Model {
     pub parameters: Parameters,
     /// What of the activations is not kept for the way back.
     pub recompute: Recompute,
-    frozen: Option<usize>,
+    trained: Trained,
     layout: Layout,
 }
 
@@ -47,9 +51,9 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] for a configuration that does not fit together.
     pub fn zeros(config: Config, head: Head, dtype: DType) -> Result<Self> {
-        let layout = layout(&config, &head, None)?;
+        let layout = layout(&config, &head, &Trained::Everything)?;
         let parameters = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
-        Ok(Self { config, head, parameters, recompute: Recompute::default(), frozen: None, layout })
+        Ok(Self { config, head, parameters, recompute: Recompute::default(), trained: Trained::Everything, layout })
     }
 
     /// A model with BERT's initial weights: matrices N(0, `initializer_range`), the padding row of the words zero, biases 0,
@@ -93,7 +97,7 @@ impl Model {
     /// # Errors
     /// As [`Model::zeros`].
     pub fn parameter_specs(config: &Config, head: &Head) -> Result<Vec<Spec>> {
-        Ok(layout(config, head, None)?.specs)
+        Ok(layout(config, head, &Trained::Everything)?.specs)
     }
 
     /// Freezes the embeddings and this many layers above them, from below; `None`: nothing. What is frozen has no gradient, no moments and no
@@ -102,7 +106,7 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] if there are not as many layers, and for masked-language modelling, which trains the embeddings as its decoder.
     pub fn freeze(&mut self, frozen: Option<usize>) -> Result<()> {
-        if frozen == self.frozen {
+        if frozen == self.frozen() && self.lora().is_none() {
             return Ok(());
         }
         if self.head == Head::MaskedLm {
@@ -113,7 +117,53 @@ impl Model {
             let found = format!("{wanted} frozen layers, but the model has {layers}");
             return Err(Error::usage(found, format!("give 1 to {layers}; {layers} is the whole encoder")));
         }
-        let layout = layout(&self.config, &self.head, frozen)?;
+        self.lay_out(frozen.map_or(Trained::Everything, Trained::Above))
+    }
+
+    /// Gives the encoder adapters, or other ones, and freezes it and the embeddings: what is trained is the adapters and the head. A is drawn
+    /// as peft draws it, uniform within `1 / sqrt(in)`, at its index in the stream of its name; B is 0, so that the model is what it was. The
+    /// weights must lie on the host.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for adapters that do not fit the model, and without a classifier.
+    pub fn adapt(&mut self, lora: &Lora, seed: u64) -> Result<()> {
+        if !matches!(self.head, Head::Cls { .. } | Head::Site { .. }) {
+            return Err(Error::usage("adapters of a model without a classifier", "train those of a classifier"));
+        }
+        lora.check(&self.config)?;
+        if self.lora().is_some() {
+            self.lay_out(Trained::Everything)?;
+        }
+        self.lay_out(Trained::Adapters(lora.clone()))?;
+        let dtype = self.parameters.values.dtype();
+        for spec in self.parameters.specs.iter().filter(|spec| spec.name.ends_with(".lora_A.weight")) {
+            let philox = Philox::new(seed, name_hash(&spec.name), Purpose::Init as u32);
+            let bound = 1.0 / (spec.shape[1] as f64).sqrt();
+            ops::for_real!(dtype, T => {
+                let weights = &mut self.parameters.values.slice_mut::<T>()[spec.range()];
+                let value = |index: usize| bound * (2.0 * philox.uniform(index as u64) - 1.0);
+                weights.iter_mut().enumerate().for_each(|(index, weight)| *weight = value(index) as T);
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds the adapters to the matrices that they are of, where there are any; then nothing is frozen. The weights must lie on the host, in
+    /// f32.
+    ///
+    /// # Errors
+    /// As [`Model::zeros`].
+    pub fn merge(&mut self) -> Result<()> {
+        if let Trained::Adapters(lora) = &self.trained {
+            lora.merge(&self.config, &self.parameters.specs, self.parameters.values.slice_mut())?;
+            self.lay_out(Trained::Everything)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the weights to where they lie when this is trained.
+    fn lay_out(&mut self, trained: Trained) -> Result<()> {
+        let layout = layout(&self.config, &self.head, &trained)?;
         let (old, dtype) = (&self.parameters, self.parameters.values.dtype());
         let mut new = Parameters::zeros(layout.specs.clone(), layout.decayed, dtype);
         new.gradients = Buffer::zeros(layout.trained, dtype);
@@ -123,13 +173,18 @@ impl Model {
                 new.values.slice_mut::<T>()[spec.range()].copy_from_slice(&old.values.slice()[before.range()]);
             }
         });
-        (self.parameters, self.layout, self.frozen) = (new, layout, frozen);
+        (self.parameters, self.layout, self.trained) = (new, layout, trained);
         Ok(())
     }
 
-    /// Layers that are frozen, and the embeddings with them; `None` if everything is trained.
+    /// Layers that nothing goes back through, and the embeddings with them; `None` if something goes back to these. With adapters: 0.
     pub fn frozen(&self) -> Option<usize> {
-        self.frozen
+        self.trained.unrecorded()
+    }
+
+    /// The adapters, if it has any.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.trained.lora()
     }
 
     /// Number of weights that are trained, without the gaps of the flat buffer.
@@ -146,7 +201,7 @@ impl Model {
     /// Multiplications and additions in the matrix products of one training step, forward and backward: 6 for each
     /// weight and row that it meets, and 12 for each layer, hidden unit and pair of tokens of a sequence. After its
     /// attention the last layer meets only the rows that the head reads, as the head does. What is frozen goes forward only: a third of that; and
-    /// the layer above needs no gradient of its input.
+    /// the layer above needs no gradient of its input. Beside adapters matrices have no gradient.
     pub fn training_flops(&self, batch: &DeviceBatch) -> f64 {
         let (hidden, layers) = (self.config.hidden_size, self.config.num_hidden_layers);
         let (tokens, rows) = (batch.tokens.len() as f64, batch.rows.len() as f64);
@@ -165,14 +220,17 @@ impl Model {
             Some(BigBird { block, random, .. }) => (tokens * ((5 + random) * block) as f64).min(batch.pairs as f64),
             None => batch.pairs as f64,
         };
-        let frozen = self.frozen.unwrap_or(0);
+        let lowest = self.frozen();
         let layer = |layer: usize| {
-            let passes = if layer < frozen { 2.0 } else { 6.0 };
-            let needless = if self.frozen == Some(layer) { 2.0 } else { 0.0 };
+            let attention = if layer < lowest.unwrap_or(0) { 2.0 } else { 6.0 };
+            let passes = if self.lora().is_some() { 4.0 } else { attention };
+            let needless = if lowest == Some(layer) { 2.0 } else { 0.0 };
             let others = if layer + 1 == layers { rows } else { tokens };
-            (passes - needless) * tokens * qkv as f64
-                + passes * others * after_attention as f64
-                + 2.0 * passes * hidden as f64 * pairs
+            let adapters = self.layout.layers[layer].adapters.weights();
+            let [of_qkv, of_others] = adapters.map(|weights| 6.0 * weights as f64);
+            tokens * ((passes - needless) * qkv as f64 + of_qkv)
+                + others * (passes * after_attention as f64 + of_others)
+                + 2.0 * attention * hidden as f64 * pairs
         };
         (0..layers).map(layer).sum::<f64>() + 6.0 * rows * head as f64
     }
@@ -283,7 +341,7 @@ impl Model {
     /// # Errors
     /// Those of the device.
     pub fn hidden(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: usize, rows: Rows) -> Result<Tensor> {
-        let mut x = tape.unrecorded(self.frozen.is_some(), |tape| self.embed(tape, batch))?;
+        let mut x = tape.unrecorded(self.frozen().is_some(), |tape| self.embed(tape, batch))?;
         if layer == 0 && rows == Rows::OfHead {
             return ops::gather(tape, batch, x);
         }
@@ -291,12 +349,12 @@ impl Model {
             tape.keep_only(&[x]);
             tape.enter_layer(Some(index));
             let rows = if index + 1 == layer { rows } else { Rows::All };
-            let frozen = self.frozen.is_some_and(|frozen| index < frozen);
+            let frozen = self.frozen().is_some_and(|frozen| index < frozen);
             x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, index, x, rows))?;
         }
         tape.enter_layer(None);
         if layer == self.layout.layers.len() {
-            let frozen = self.frozen == Some(layer);
+            let frozen = self.frozen() == Some(layer);
             x = tape.unrecorded(frozen, |tape| self.last_norm(tape, x))?;
         }
         Ok(x)
@@ -426,7 +484,7 @@ impl Model {
                     x = ops::linear_gelu(tape, parameters, x, dense.weight, dense.bias, Gelu::Exact)?;
                 }
                 // Still a part of what is frozen, where nothing is trained before it.
-                let frozen = dense.is_none() && self.frozen == Some(self.layout.layers.len());
+                let frozen = dense.is_none() && self.frozen() == Some(self.layout.layers.len());
                 let x = tape.unrecorded(frozen, |tape| ops::dropout(tape, x, config.hidden_dropout_prob))?;
                 ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
@@ -463,9 +521,9 @@ impl LayerPass {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
         let attended = self.attend(tape, parameters, batch, x)?;
         let x = self.of_head(tape, batch, x)?;
-        let last = layer.attention_output;
-        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
-        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
+        let attended =
+            self.product(tape, parameters, attended, layer.attention_output.weight, &layer.adapters.attention_output)?;
+        let summands = Summands { bias: Some(layer.attention_output.bias), residual: Some(x), dropout };
         let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
         let output = self.feed_forward(tape, parameters, attended)?;
         let summands = Summands { bias: layer.down.bias, residual: Some(attended), dropout };
@@ -484,9 +542,9 @@ impl LayerPass {
         let normed = ops::layernorm_beside(tape, parameters, x, layer.attention_norm)?;
         let attended = self.attend(tape, parameters, batch, normed)?;
         let x = self.of_head(tape, batch, x)?;
-        let last = layer.attention_output;
-        let attended = ops::linear(tape, parameters, attended, last.weight, None)?;
-        let summands = Summands { bias: Some(last.bias), residual: Some(x), dropout };
+        let attended =
+            self.product(tape, parameters, attended, layer.attention_output.weight, &layer.adapters.attention_output)?;
+        let summands = Summands { bias: Some(layer.attention_output.bias), residual: Some(x), dropout };
         let (normed, sum) = ops::layernorm_and_sum(tape, parameters, attended, summands, layer.output_norm)?;
         let output = self.feed_forward(tape, parameters, normed)?;
         let summands = Summands { bias: layer.down.bias, residual: Some(sum), dropout };
@@ -512,17 +570,56 @@ impl LayerPass {
 
     /// Without its last bias, which what follows adds.
     fn feed_forward(&self, tape: &mut Tape, parameters: &Parameters, x: Tensor) -> Result<Tensor> {
-        let (Layer { up, down, .. }, dropout) = (&self.layer, self.config.hidden_dropout_prob);
+        let (Layer { up, down, adapters, .. }, dropout) = (&self.layer, self.config.hidden_dropout_prob);
+        // Adapters stand between a product and what is fused with it.
+        let is_fused = adapters.up.is_none() && adapters.down.is_none();
         let gate = match self.config.architecture.feed_forward {
             FeedForward::Geglu => Gate::Gelu,
             FeedForward::Swiglu => Gate::Silu,
             FeedForward::Gelu | FeedForward::GeluTanh => {
                 let bias = up.bias.expect("ungated blocks have a bias");
                 let gelu = gelu(&self.config);
+                if !is_fused {
+                    let x = self.product(tape, parameters, x, up.weight, &adapters.up)?;
+                    let x = ops::gelu(tape, parameters, x, bias, gelu)?;
+                    return self.product(tape, parameters, x, down.weight, &adapters.down);
+                }
                 return ops::feed_forward(tape, parameters, x, (up.weight, bias), down.weight, gelu, self.activated);
             }
         };
+        if !is_fused {
+            let x = self.product(tape, parameters, x, up.weight, &adapters.up)?;
+            let x = ops::gated(tape, x, gate, dropout)?;
+            return self.product(tape, parameters, x, down.weight, &adapters.down);
+        }
         ops::gated_feed_forward(tape, parameters, x, up.weight, down.weight, gate, dropout)
+    }
+
+    /// `x W^T`, and what adapters add to it.
+    fn product(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        x: Tensor,
+        weight: Matrix,
+        adapters: &Option<Adapters>,
+    ) -> Result<Tensor> {
+        let y = ops::linear(tape, parameters, x, weight, None)?;
+        adapted(tape, parameters, y, x, adapters)
+    }
+}
+
+/// `y`, a product of `x`, with what adapters add to it.
+fn adapted(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    y: Tensor,
+    x: Tensor,
+    adapters: &Option<Adapters>,
+) -> Result<Tensor> {
+    match adapters {
+        Some(adapters) => ops::low_rank(tape, parameters, y, x, adapters),
+        None => Ok(y),
     }
 }
 
@@ -540,9 +637,14 @@ fn queries_keys_values(
         // The bias is added before the rotation, so attention cannot sum its gradient.
         Positions::Rotary => {
             let qkv = ops::linear(tape, parameters, x, weight, Some(bias))?;
+            let qkv = adapted(tape, parameters, qkv, x, &layer.adapters.qkv)?;
             Ok(ops::rotary(tape, batch, qkv, config.num_attention_heads, ROTARY_BASE)?.into())
         }
-        Positions::Learned { .. } | Positions::Alibi => ops::qkv(tape, parameters, x, weight, bias),
+        Positions::Learned { .. } | Positions::Alibi => {
+            let Qkv { values, bias } = ops::qkv(tape, parameters, x, weight, bias)?;
+            let values = adapted(tape, parameters, values, x, &layer.adapters.qkv)?;
+            Ok(Qkv { values, bias })
+        }
     }
 }
 
@@ -557,7 +659,7 @@ fn gelu(config: &Config) -> Gelu {
 }
 
 /// Where the parameters of such a model lie, if there can be one.
-fn layout(config: &Config, head: &Head, frozen: Option<usize>) -> Result<Layout> {
+fn layout(config: &Config, head: &Head, trained: &Trained) -> Result<Layout> {
     config.validate()?;
     if !(1..=1 << 24).contains(&head.classes(config)) {
         return Err(Error::usage("a head with no classes", "give at least one class"));
@@ -570,7 +672,7 @@ fn layout(config: &Config, head: &Head, frozen: Option<usize>) -> Result<Layout>
     let classes = head.classes(config) as f64 * config.hidden_size as f64;
     let weights = config.weights() as f64 + classes;
     host_memory::require(4.0 * weights, "a model of these sizes", "choose smaller sizes")?;
-    Ok(Layout::new(config, head, frozen))
+    Ok(Layout::new(config, head, trained))
 }
 
 /// Which rows an encoder layer computes.

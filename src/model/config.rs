@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Architecture, Attending, Positions, Recompute};
+use super::{Architecture, Attending, Positions, Recompute, Trained};
 use crate::device::{Device, host_memory};
 use crate::{Error, Result};
 
@@ -172,8 +172,7 @@ impl Config {
         4 * self.hidden_size * self.hidden_size + self.hidden_size * (self.up_rows() + self.intermediate_size)
     }
 
-    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU, with so many layers frozen, and the
-    /// embeddings with them, or nothing. What is counted are weights, and of what is trained gradients and moments and what an encoder layer
+    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU, of so much of the model. What is counted are weights, and of what is trained gradients and moments and what an encoder layer
     /// keeps for its way back; so the true need is higher. On
     /// other devices an allocation that fails says so itself.
     ///
@@ -184,7 +183,7 @@ impl Config {
         device: &Device,
         tokens: usize,
         recompute: Recompute,
-        frozen: Option<usize>,
+        trained: &Trained,
     ) -> Result<()> {
         if recompute == Recompute::Gelu && self.architecture.feed_forward.is_gated() {
             return Err(Error::usage(
@@ -193,7 +192,7 @@ impl Config {
             ));
         }
         let Device::Cpu = device else { return Ok(()) };
-        let bytes = self.training_bytes(tokens, recompute, frozen);
+        let bytes = self.training_bytes(tokens, recompute, trained);
         host_memory::require(
             bytes,
             &format!("training this model on {tokens} tokens at a time"),
@@ -202,13 +201,14 @@ impl Config {
     }
 
     /// The least memory that [`Config::check_training`] knows of, in bytes.
-    fn training_bytes(&self, tokens: usize, recompute: Recompute, frozen: Option<usize>) -> f64 {
+    fn training_bytes(&self, tokens: usize, recompute: Recompute, trained: &Trained) -> f64 {
         let (hidden, all) = (self.hidden_size, self.num_hidden_layers);
-        let trained = match frozen {
-            None => self.weights(),
-            Some(frozen) => self.layer_weights() * all.saturating_sub(frozen),
+        let layers = all.saturating_sub(trained.unrecorded().unwrap_or(0));
+        let trained = match trained {
+            Trained::Everything => self.weights(),
+            Trained::Above(_) => self.layer_weights() * layers,
+            Trained::Adapters(lora) => lora.layer_weights(self) * layers,
         };
-        let layers = all.saturating_sub(frozen.unwrap_or(0));
         let kept = match recompute {
             _ if layers == 0 => 0,
             // Its input, query, key and value, and what attention, two products and LayerNorm make of them; GELU has two. Behind
@@ -261,17 +261,22 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::preset;
+    use crate::model::{Lora, Target, preset};
 
     #[test]
     fn what_is_frozen_needs_memory_for_its_weights_only() {
         let config = preset("dnabert-6").unwrap().config(512);
-        let bytes = |frozen| config.training_bytes(8192, Recompute::None, frozen);
+        let of = |trained| config.training_bytes(8192, Recompute::None, &trained);
+        let bytes = |frozen: Option<usize>| of(frozen.map_or(Trained::Everything, Trained::Above));
         let (weights, layer) = (config.weights() as f64, config.layer_weights() as f64);
         assert_eq!(bytes(Some(12)), 4.0 * weights);
         // 12 bytes a weight for gradient and moments, and what a layer of 8,192 tokens keeps.
         let kept = 4.0 * 8192.0 * (7 * config.hidden_size + 2 * config.intermediate_size) as f64;
         assert_eq!(bytes(Some(3)) - bytes(Some(5)), 2.0 * (12.0 * layer + kept));
         assert_eq!(bytes(None) - bytes(Some(0)), 12.0 * (weights - 12.0 * layer));
+        // Adapters have gradients and moments in the matrices' place, and everything is kept for the way back to the lowest.
+        let lora = Lora { rank: 4, alpha: 8.0, dropout: 0.0, targets: vec![Target::Query, Target::Value] };
+        let adapters = 12.0 * (2 * 4 * 2 * config.hidden_size) as f64;
+        assert_eq!(bytes(Some(0)) - of(Trained::Adapters(lora)), 12.0 * (12.0 * layer - adapters));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::Config;
+use super::{Config, Lora};
 
 /// What is frozen: the embeddings, and so many layers above them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,46 @@ impl Freeze {
             Self::Embeddings => 0,
             Self::Layers(layers) => layers,
             Self::Encoder => config.num_hidden_layers,
+        }
+    }
+}
+
+/// What of a model is trained.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Trained {
+    /// All of it.
+    #[default]
+    Everything,
+    /// What stands above the embeddings and so many layers.
+    Above(usize),
+    /// Adapters of the encoder, and the head.
+    Adapters(Lora),
+}
+
+impl Trained {
+    /// Layers through which nothing goes back; `None` if something goes back to the embeddings.
+    pub fn unrecorded(&self) -> Option<usize> {
+        match self {
+            Self::Everything => None,
+            Self::Above(layers) => Some(*layers),
+            Self::Adapters(_) => Some(0),
+        }
+    }
+
+    /// Whether the parameters of layer `layer` (from 0) are frozen.
+    pub fn freezes(&self, layer: usize) -> bool {
+        match self {
+            Self::Everything => false,
+            Self::Above(layers) => layer < *layers,
+            Self::Adapters(_) => true,
+        }
+    }
+
+    /// The adapters, where these are trained.
+    pub fn lora(&self) -> Option<&Lora> {
+        match self {
+            Self::Adapters(lora) => Some(lora),
+            Self::Everything | Self::Above(_) => None,
         }
     }
 }

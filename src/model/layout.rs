@@ -1,12 +1,13 @@
 //! Which parameter lies where in the flat buffer.
 //!
 //! Matrices come first (they take weight decay), then biases and LayerNorm (they do not). Query, key and value lie end
-//! to end, so that one product computes all three. Parameters that are frozen come last, matrices and vectors alike: gradients and
+//! to end, so that one product computes all three. Adapters lie among the matrices. Parameters that are frozen come last, matrices and vectors alike: gradients and
 //! moments end before them. Groups start at multiples of [`ALIGNMENT`] elements; the gaps hold zeros that never change.
 
-use super::{Config, EmbeddingEnd, Head, NormPlace};
+use super::lora::Product;
+use super::{Config, EmbeddingEnd, Head, NormPlace, Trained};
 use crate::autograd::{Matrix, Spec, Vector};
-use crate::ops::Normalisation;
+use crate::ops::{Adapters, Normalisation};
 
 /// Elements: 256 bytes of f32, 128 of bf16.
 const ALIGNMENT: usize = 64;
@@ -28,6 +29,28 @@ pub struct Layer {
     pub up: Projection,
     pub down: Projection,
     pub output_norm: Normalisation,
+    pub adapters: LayerAdapters,
+}
+
+/// What is trained beside the matrices of a layer, where these are frozen.
+#[derive(Clone, Debug, Default)]
+pub struct LayerAdapters {
+    pub qkv: Option<Adapters>,
+    pub attention_output: Option<Adapters>,
+    pub up: Option<Adapters>,
+    pub down: Option<Adapters>,
+}
+
+impl LayerAdapters {
+    /// Elements of those of the first product, and of the others.
+    pub fn weights(&self) -> [usize; 2] {
+        let of = |adapters: &[&Option<Adapters>]| {
+            let each = adapters.iter().copied().flatten();
+            let b = |adapters: &Adapters| adapters.b.iter().map(|(b, _)| b.range().len()).sum::<usize>();
+            each.map(|adapters| adapters.a.range().len() + b(adapters)).sum()
+        };
+        [of(&[&self.qkv]), of(&[&self.attention_output, &self.up, &self.down])]
+    }
 }
 
 /// A matrix of the feed-forward block, and its bias where the family has one.
@@ -63,11 +86,11 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// With `frozen` layers, and below them the embeddings, that are not trained; `None`: everything is.
-    pub fn new(config: &Config, head: &Head, frozen: Option<usize>) -> Self {
+    /// Of a model of which this is trained.
+    pub fn new(config: &Config, head: &Head, trained: &Trained) -> Self {
         // What lies behind others starts where they end, so sizes are counted in a first walk.
         let mut sizes = Builder::default();
-        build(&mut sizes, config, head, frozen);
+        build(&mut sizes, config, head, trained);
         let vectors = sizes.matrices.end.next_multiple_of(ALIGNMENT);
         let last = vectors + sizes.vectors.end;
         let mut builder = Builder {
@@ -75,7 +98,7 @@ impl Layout {
             frozen: Area::from(last.next_multiple_of(ALIGNMENT)),
             ..Builder::default()
         };
-        let mut layout = build(&mut builder, config, head, frozen);
+        let mut layout = build(&mut builder, config, head, trained);
         (layout.decayed, layout.trained) = (vectors, builder.vectors.end);
         let Builder { matrices, vectors, frozen, .. } = builder;
         layout.specs = [matrices.specs, vectors.specs, frozen.specs].concat();
@@ -150,10 +173,34 @@ impl Builder {
     }
 }
 
-fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usize>) -> Layout {
+impl Builder {
+    /// The adapters of a layer, which are trained.
+    fn adapters(&mut self, config: &Config, layer: usize, trained: &Trained) -> LayerAdapters {
+        let Some(lora) = trained.lora() else { return LayerAdapters::default() };
+        self.freezes = false;
+        let all = lora.adapters(config, layer);
+        let mut of = |product: Product| {
+            let adapters: Vec<_> = all.iter().filter(|adapter| adapter.product == product).collect();
+            let names: Vec<_> = adapters.iter().map(|adapter| adapter.parameters()).collect();
+            let a: Vec<String> = names.iter().map(|[a, _]| a.clone()).collect();
+            let a = self.matrices(&a, lora.rank, adapters.first()?.columns);
+            let b = adapters.iter().zip(names);
+            let b = b.map(|(adapter, [_, b])| (self.matrices(&[b], adapter.rows, lora.rank), adapter.column));
+            Some(Adapters { a, b: b.collect(), scale: lora.scale(), dropout: lora.dropout })
+        };
+        LayerAdapters {
+            qkv: of(Product::Qkv),
+            attention_output: of(Product::AttentionOutput),
+            up: of(Product::Up),
+            down: of(Product::Down),
+        }
+    }
+}
+
+fn build(builder: &mut Builder, config: &Config, head: &Head, trained: &Trained) -> Layout {
     let (hidden, intermediate, architecture) = (config.hidden_size, config.intermediate_size, config.architecture);
     let names = architecture.family.names();
-    builder.freezes = frozen.is_some();
+    builder.freezes = trained.unrecorded().is_some();
     let mut tables = ["word", "position", "token_type"].into_iter().zip(config.table_rows());
     let embeddings = [(); 3].map(|()| {
         let (name, rows) = tables.next()?;
@@ -163,7 +210,7 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usi
         (architecture.embedding_end != EmbeddingEnd::Plain).then(|| builder.norm(names.embedding_norm, config));
     let layers = (0..config.num_hidden_layers)
         .map(|layer| {
-            builder.freezes = frozen.is_some_and(|frozen| layer < frozen);
+            builder.freezes = trained.freezes(layer);
             let name = |part: &str| format!("{}.{layer}.{part}", names.layers);
             let qkv: Vec<String> = names.qkv.iter().map(|part| name(part)).collect();
             let [up_bias, down_bias] = architecture.feed_forward_bias;
@@ -174,10 +221,11 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, frozen: Option<usi
                 up: builder.projection(&name(names.up), config.up_rows(), hidden, up_bias),
                 down: builder.projection(&name(names.down), hidden, intermediate, down_bias),
                 output_norm: builder.norm(&name(names.output_norm), config),
+                adapters: builder.adapters(config, layer, trained),
             }
         })
         .collect();
-    builder.freezes = frozen == Some(config.num_hidden_layers);
+    builder.freezes = trained.freezes(config.num_hidden_layers - 1);
     let last_norm = (architecture.norm == NormPlace::Pre).then(|| builder.norm(names.last_norm, config));
     builder.freezes = false;
     let head = match *head {

@@ -8,12 +8,14 @@ mod bert;
 mod config;
 mod freeze;
 mod layout;
+mod lora;
 mod presets;
 mod task;
 
 pub use architecture::{Architecture, Attending, EmbeddingEnd, FAMILIES, Family, FeedForward, NormPlace, Positions};
 pub use bert::{Model, Recompute, Rows};
 pub use config::{Config, Head};
-pub use freeze::Freeze;
+pub use freeze::{Freeze, Trained};
+pub use lora::{Adapter, Lora, Target};
 pub use presets::{PRESETS, Preset, Tokens, preset};
 pub use task::{Classification, Task};

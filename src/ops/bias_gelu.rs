@@ -1,11 +1,31 @@
 //! Bias and GELU as kernels of their own: where they are no epilogue of the product before them.
 
-use super::{column_sums, for_real, kernel, work};
+use super::{column_sums, deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
 use crate::device::{Buffer, DType, Device, Launch, cpu};
 
 pub use crate::device::cpu::gelu::Gelu;
+
+/// `gelu(x + bias)` where something stands between `x` and the product before it; `x` is `[rows, bias.len]`, and so is the result.
+///
+/// # Errors
+/// Those of the device.
+pub fn gelu(tape: &mut Tape, parameters: &Parameters, x: Tensor, bias: Vector, gelu: Gelu) -> Result<Tensor> {
+    let started = tape.start("gelu");
+    let mut y = tape.allocate(x.rows * x.columns)?;
+    let kept = tape.take_value(x);
+    bias_gelu_forward(tape, parameters, &kept, bias, gelu, &mut y)?;
+    tape.put_value(x, kept);
+    let y = tape.push(y, x.rows, x.columns);
+
+    tape.record("gelu", started, move |tape, parameters| {
+        let mut dx = tape.take_gradient(y)?;
+        bias_gelu_backward(tape, parameters, x, bias, gelu, &mut dx)?;
+        deliver(tape, x, dx)
+    });
+    Ok(y)
+}
 
 /// `y = gelu(x + bias)`, both `[rows, bias.len]`.
 ///
@@ -32,7 +52,7 @@ pub fn bias_gelu_forward(
     tape.device().launch(&forward_launch(tape.dtype(), gelu, shape, x.address(), shift, y.address()))
 }
 
-/// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias.
+/// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias, unless that is frozen.
 ///
 /// # Errors
 /// None on the CPU.
@@ -48,7 +68,14 @@ pub fn bias_gelu_backward(
     if let Device::Cpu = tape.device() {
         for_real!(tape.dtype(), T => {
             let values = &parameters.values.slice::<T>()[bias.range()];
-            let d_bias = &mut parameters.gradients.slice_mut()[bias.range()];
+            let mut of_frozen = Vec::new();
+            let d_bias = match parameters.trains(bias.offset) {
+                true => &mut parameters.gradients.slice_mut()[bias.range()],
+                false => {
+                    of_frozen.resize(bias.len, 0.0);
+                    &mut of_frozen[..]
+                }
+            };
             cpu::gelu::backward(gelu, tape.value(x).slice(), values, dy.slice_mut(), d_bias);
         });
         return Ok(());

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::autograd::{Parameters, Tape, Vector};
 use crate::device::{Buffer, Device, Launch, cpu};
 
-/// Adds the column sums of `x`, `rows` of `vector.len` elements whose starts are `stride` apart, to a vector of the gradients.
+/// Adds the column sums of `x`, `rows` of `vector.len` elements whose starts are `stride` apart, to a vector of the gradients, unless it is frozen.
 ///
 /// # Errors
 /// None on the CPU.
@@ -16,6 +16,9 @@ pub fn column_sums(
     [rows, stride]: [usize; 2],
     vector: Vector,
 ) -> Result<()> {
+    if !parameters.trains(vector.offset) {
+        return Ok(());
+    }
     let work = work::column_sums(rows, vector.len, tape.dtype().size());
     tape.count(work);
     if let Device::Cpu = tape.device() {
@@ -42,7 +45,7 @@ pub(super) fn tiles(rows: usize, columns: usize) -> (usize, usize) {
     (tiles, (1024 / tiles).clamp(1, rows.div_ceil(16).max(1)))
 }
 
-/// Adds the `parts` rows of `partials` to a vector of the gradients.
+/// Adds the `parts` rows of `partials` to a vector of the gradients, unless it is frozen.
 pub(super) fn add_parts(
     device: &Device,
     partials: &Buffer,
@@ -50,6 +53,9 @@ pub(super) fn add_parts(
     gradients: &mut Buffer,
     vector: Vector,
 ) -> Result<()> {
+    if vector.offset >= gradients.len() {
+        return Ok(());
+    }
     let work = work::sum_of_parts(parts, vector.len, gradients.dtype().size(), true);
     let launch = Launch::new("column_sums_finish_f32", vector.len.div_ceil(32), 256).block(32, 8, 1).work(work);
     device.launch(&launch.read(partials).int(parts).int(vector.len).write_at(gradients, vector.offset))

@@ -35,6 +35,7 @@ pub(super) fn takes(device: &Device, product: &Product, epilogue: Epilogue) -> b
     }
     let [m, n, k] = product.sizes;
     known
+        && product.scale == 1.0
         && device.runs_sm90()
         && operands == DType::Bf16
         && n >= LEAST_COLUMNS

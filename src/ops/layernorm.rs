@@ -141,13 +141,25 @@ fn normalise(
         let parts = (x.rows.div_ceil(16)).clamp(1, 528);
         let sums = if bias.is_some() { 3 } else { 2 };
         let mut partials = tape.allocate_scratch(parts * sums * x.columns)?;
+        let is_trained = parameters.trains(norm.gamma.offset);
+        assert!(
+            bias.is_none_or(|bias| parameters.trains(bias.offset) == is_trained),
+            "a LayerNorm and the bias before it are frozen together"
+        );
         let work = work::layernorm_backward(x.rows, x.columns, element, dropout.is_some(), others.is_some());
         tape.count(work);
         match tape.device() {
             Device::Cpu => for_real!(tape.dtype(), T => {
                 let gamma = &parameters.values.slice::<T>()[norm.gamma.range()];
-                let ranges = [norm.gamma.range(), norm.beta.range(), bias.map_or(0..0, |bias| bias.range())];
-                let vectors = parameters.gradients.slice_mut().get_disjoint_mut(ranges);
+                let mut of_frozen = Vec::new();
+                let (ranges, gradients) = if is_trained {
+                    let ranges = [norm.gamma.range(), norm.beta.range(), bias.map_or(0..0, |bias| bias.range())];
+                    (ranges, parameters.gradients.slice_mut())
+                } else {
+                    of_frozen.resize(3 * x.columns, 0.0);
+                    ([0, 1, 2].map(|part| part * x.columns..(part + 1) * x.columns), &mut of_frozen[..])
+                };
+                let vectors = gradients.get_disjoint_mut(ranges);
                 let [d_gamma, d_beta, d_bias] = vectors.expect("parameters do not overlap");
                 let (dx, d_bias) = (dx.as_mut().map(|dx| dx.slice_mut()), bias.map(|_| d_bias));
                 let gradients = Gradients { dz: dz.slice_mut(), others: others.as_ref().map(Buffer::slice), dx, d_gamma, d_beta, d_bias };
@@ -169,6 +181,7 @@ fn normalise(
                 let launch = launch.int(x.rows).int(x.columns).value(DropoutArgument::of(dropout));
                 let launch = launch.int(usize::from(bias.is_some()));
                 device.launch(&launch.work(work).write(&mut partials))?;
+                if is_trained {
                 let launch = Launch::new("layernorm_finish_f32", x.columns.div_ceil(32), 256).block(32, 8, 1);
                 let work = work::sum_of_parts(parts, sums * x.columns, parameters.gradients.dtype().size(), true);
                 let launch = launch.work(work).read(&partials).int(parts).int(x.columns);
@@ -178,6 +191,7 @@ fn normalise(
                     Some(bias) => launch.write_at(&mut parameters.gradients, bias.offset),
                     None => launch.null(),
                 })?;
+                }
             }
         }
         tape.recycle(partials);

@@ -92,6 +92,7 @@ fn forward_product(
         strides: [x.columns, weight.columns, stride],
         operands: tape.dtype(),
         output: tape.dtype(),
+        scale: 1.0,
         accumulate: false,
         a: tape.value(x).address(),
         b: parameters.values.address_of(weight.offset),
@@ -194,6 +195,7 @@ fn input_gradient_product(
         strides: [dy.stride, weight.columns, weight.columns],
         operands: tape.dtype(),
         output: tape.dtype(),
+        scale: 1.0,
         accumulate: false,
         a: dy.values.address(),
         b: parameters.values.address_of(weight.offset),
@@ -202,7 +204,7 @@ fn input_gradient_product(
     }
 }
 
-/// `dW += dy^T x` and, where there is a bias, `db += column sums of dy`.
+/// `dW += dy^T x` and, where there is a bias, `db += column sums of dy`; nothing of what is frozen.
 pub(super) fn parameter_gradients(
     tape: &mut Tape,
     parameters: &mut Parameters,
@@ -210,6 +212,22 @@ pub(super) fn parameter_gradients(
     x: Tensor,
     weight: Matrix,
     bias: Option<Vector>,
+) -> Result<()> {
+    if parameters.trains(weight.offset) {
+        weight_gradient(tape, parameters, dy, x, weight)?;
+    }
+    match bias {
+        Some(bias) => column_sums(tape, parameters, dy.values, [dy.rows, dy.stride], bias),
+        None => Ok(()),
+    }
+}
+
+fn weight_gradient(
+    tape: &mut Tape,
+    parameters: &mut Parameters,
+    dy: OutputGradient,
+    x: Tensor,
+    weight: Matrix,
 ) -> Result<()> {
     let (element, gradient) = (tape.dtype().size(), parameters.gradients.dtype().size());
     tape.count(work::product([weight.rows, weight.columns, dy.rows], element, gradient, true));
@@ -219,6 +237,7 @@ pub(super) fn parameter_gradients(
             let view = View::strided(dy.values.slice::<T>(), dy.rows, weight.rows, dy.stride);
             let d_weight = &mut parameters.gradients.slice_mut::<T>()[weight.range()];
             gemm(d_weight, weight.columns, Write::Add, view.transposed(), x, T::ONE, Threads::All);
+            Ok(())
         }),
         Device::Kernels(_) => {
             let product = Product {
@@ -227,18 +246,69 @@ pub(super) fn parameter_gradients(
                 strides: [dy.stride, weight.columns, weight.columns],
                 operands: tape.dtype(),
                 output: parameters.gradients.dtype(),
+                scale: 1.0,
                 accumulate: true,
                 a: dy.values.address(),
                 b: tape.value(x).address(),
                 bias: None,
                 c: parameters.gradients.address_of(weight.offset),
             };
-            multiply(tape, &product, Epilogue::None)?;
+            multiply(tape, &product, Epilogue::None)
         }
     }
-    match bias {
-        Some(bias) => column_sums(tape, parameters, dy.values, [dy.rows, dy.stride], bias),
-        None => Ok(()),
+}
+
+/// A row-major matrix inside a buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub buffer: &'a Buffer,
+    /// Its first element.
+    pub offset: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+}
+
+/// `C (=, +=) scale op(A) op(B)` with C at an offset of its buffer and its rows a stride apart.
+pub(super) fn of_parts(
+    tape: &mut Tape,
+    layout: Layout,
+    [m, n, k]: [usize; 3],
+    [a, b]: [Part; 2],
+    (c, offset, stride): (&mut Buffer, usize, usize),
+    scale: f64,
+    accumulate: bool,
+) -> Result<()> {
+    tape.count(work::product([m, n, k], tape.dtype().size(), c.dtype().size(), accumulate));
+    match tape.device() {
+        Device::Cpu => for_real!(tape.dtype(), T => {
+            let [a_values, b_values] = [a, b].map(|part| &part.buffer.slice::<T>()[part.offset..]);
+            let a = |rows, columns| View::strided(a_values, rows, columns, a.stride);
+            let b = |rows, columns| View::strided(b_values, rows, columns, b.stride);
+            let (a, b) = match layout {
+                Layout::Nt => (a(m, k), b(n, k).transposed()),
+                Layout::Nn => (a(m, k), b(k, n)),
+                Layout::Tn => (a(k, m).transposed(), b(k, n)),
+            };
+            let write = if accumulate { Write::Add } else { Write::Replace };
+            gemm(&mut c.slice_mut::<T>()[offset..], stride, write, a, b, T::of(scale), Threads::All);
+            Ok(())
+        }),
+        Device::Kernels(_) => {
+            let product = Product {
+                layout,
+                sizes: [m, n, k],
+                strides: [a.stride, b.stride, stride],
+                operands: tape.dtype(),
+                output: c.dtype(),
+                scale: scale as f32,
+                accumulate,
+                a: a.buffer.address_of(a.offset),
+                b: b.buffer.address_of(b.offset),
+                bias: None,
+                c: c.address_of(offset),
+            };
+            multiply(tape, &product, Epilogue::None)
+        }
     }
 }
 
@@ -292,8 +362,8 @@ fn by_our_kernels(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Res
     }
     let ([m, n, k], beta) = (product.sizes, if product.accumulate { 1.0 } else { 0.0 });
     let plan = match epilogue {
-        Epilogue::None => GemmPlan::new(m, n, k, product.strides, 1.0, beta)?,
-        _ => GemmPlan::with_splits(m, n, k, product.strides, 1.0, beta, 1)?,
+        Epilogue::None => GemmPlan::new(m, n, k, product.strides, product.scale, beta)?,
+        _ => GemmPlan::with_splits(m, n, k, product.strides, product.scale, beta, 1)?,
     };
     let shared_bytes = if product.operands == DType::Bf16 { BF16_SHARED_BYTES } else { 0 };
     let mut launch = Launch::new(kernel_name(product, epilogue), 1, THREADS).shared(shared_bytes);

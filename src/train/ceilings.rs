@@ -225,6 +225,7 @@ fn by_vendor(device: &Device, dtype: DType, sizes: &Sizes) -> Result<Option<f64>
         strides: [size; 3],
         operands: dtype,
         output: dtype,
+        scale: 1.0,
         accumulate: false,
         a: operand.address(),
         b: operand.address(),

@@ -233,15 +233,26 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// Reads a model of any of the layouts that [`modernise`] and [`decoder_bias`] know, and returns what was done to it.
+/// Reads a model of any of the layouts that [`modernise`] and [`decoder_bias`] know, and returns what was done to it. Adapters that lie
+/// beside the weights of a run's checkpoint are added to them.
 ///
 /// # Errors
 /// As [`load`].
 pub fn import(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>)> {
+    let (mut checkpoint, notes) = import_as_trained(path, rule)?;
+    checkpoint.model.merge()?;
+    Ok((checkpoint, notes))
+}
+
+/// As [`import`], with adapters as they are, for a training that goes on.
+pub(super) fn import_as_trained(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>)> {
     let source = Source::open(path)?;
     let head = source.config.head(&source.weights);
     let classification = source.config.classification_of(&head);
     let mut model = Model::zeros(source.config.config.clone(), head, DType::F32)?;
+    if let Some(lora) = &source.config.lora {
+        model.adapt(lora, 0)?;
+    }
     let (loaded, done) = source.fill(&mut model, rule)?;
     if let Some(absent) = model.parameters.specs.iter().find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
@@ -300,6 +311,9 @@ pub fn load_encoder(
     tell_unfinished(path)?;
     let mut source = Source::open(path)?;
     let mut model = Model::initialise(source.config.config.clone(), head, DType::F32, seed)?;
+    if let Some(lora) = &source.config.lora {
+        model.adapt(lora, 0)?;
+    }
     let outputs = classification.and_then(|wanted| source.outputs_for(wanted, &model));
     if outputs.is_none() {
         let had = source.weights.tensors.len();
@@ -318,6 +332,7 @@ pub fn load_encoder(
     if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }
+    model.merge()?;
     if let Some(outputs) = outputs {
         tracing::info!("{}: its classifier is for these classes, too, and is trained on", path.display());
         if let Some(standard) = source.config.standard.take() {

@@ -68,7 +68,10 @@ pub fn describe(path: &Path) -> Result<Description> {
     let folder = model_folder(path)?;
     let Source { vocabulary, config, weights, notes } = Source::open(path)?;
     let head = config.head(&weights);
-    let specs = Model::parameter_specs(&config.config, &head)?;
+    let mut specs = Model::parameter_specs(&config.config, &head)?;
+    if let Some(lora) = &config.lora {
+        specs.extend(lora.specs(&config.config));
+    }
     // The bias of a masked-LM head may have either name.
     let other_name = |name: &str| (name == "cls.predictions.bias").then_some("cls.predictions.decoder.bias");
     let find = |name: &str| weights.tensors.get(name).or_else(|| weights.tensors.get(other_name(name)?));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
 use super::calibration::Calibration;
-use super::checkpoint::{Classification, load, load_encoder};
+use super::checkpoint::{Classification, import_as_trained, load, load_encoder};
 use super::class_weights::ClassWeights;
 use super::evaluation::{DevScores, labels_of};
 use super::interrupt;
@@ -23,9 +23,10 @@ use super::standardise::Standard;
 use super::step::{self, ProfileSteps, Trainer};
 use crate::autograd::Tape;
 use crate::device::{DType, Device};
+use crate::interop::names::DecoderBias;
 use crate::kmer::labelled::{LabelledWindow, checksum, example_batch};
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-use crate::model::{Freeze, Head, Model, Task, preset};
+use crate::model::{Freeze, Head, Lora, Model, Task, preset};
 use crate::ops::{Loss, Weighting};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::output::{write_atomic, write_folder_atomic};
@@ -71,6 +72,8 @@ pub struct FinetuneOptions {
     pub patience: Option<u64>,
     /// What of the encoder stays as it is.
     pub freeze: Option<Freeze>,
+    /// Adapters, which are trained with the head, and nothing else.
+    pub lora: Option<Lora>,
     /// What windows of a class count: as PyTorch's `CrossEntropyLoss(weight=...)`, and of several labels at once as `pos_weight`.
     pub class_weights: Option<ClassWeights>,
     /// The exponent of the focal loss (Lin et al., ICCV 2017), of single labels.
@@ -103,6 +106,7 @@ impl FinetuneOptions {
             keep: 1,
             patience: None,
             freeze: None,
+            lora: None,
             class_weights: None,
             focal_loss: None,
             calibrate: true,
@@ -156,6 +160,9 @@ pub struct FinetuneSummary {
     pub dev: DevScores,
     /// Weights that were trained; the others were frozen.
     pub trained_parameters: usize,
+    /// Adapters that were trained, and added to the weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// The epoch whose model was kept, where the best is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_epoch: Option<u64>,
@@ -244,7 +251,14 @@ pub fn finetune(
     let standard = (classification.task == Task::Regression).then(|| Standard::of(train));
     let standardised = standard.as_ref().map(|standard| standard.windows(dev));
     let dev_seen = standardised.as_deref().unwrap_or(dev);
-    model.freeze(options.freeze.map(|freeze| freeze.layers(&model.config)))?;
+    match (&options.lora, options.freeze) {
+        (Some(_), Some(_)) => {
+            let remedy = "leave --freeze out: all but the adapters and the head is frozen anyway";
+            return Err(Error::usage("--lora with --freeze", remedy));
+        }
+        (Some(lora), None) => model.adapt(lora, options.seed)?,
+        (None, freeze) => model.freeze(freeze.map(|freeze| freeze.layers(&model.config)))?,
+    }
     let trained_parameters = model.trained_count();
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
@@ -398,7 +412,7 @@ pub fn finetune(
     let (mut model, mut in_units) = (trainer.model, standard.is_none());
     if best_epoch.is_some_and(|best| best * steps_per_epoch != state.step) {
         let dtype = classification.answers_dtype(options.dtype);
-        (model, in_units) = (load(&best_folder)?.model, true);
+        (model, in_units) = (import_as_trained(&best_folder, DecoderBias::Auto)?.0.model, true);
         model.parameters.move_to(&options.device, dtype)?;
         if !calibrates {
             let mut tape = Tape::new(options.device.clone(), dtype);
@@ -425,8 +439,8 @@ pub fn finetune(
         written = written.at_temperature(calibration.temperature, classification.labels.len())?;
         write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;
     }
-    written.write(&options.out)?;
-    if !in_units || calibration.is_some() {
+    written.merged_beside(&options.out)?.write(&options.out)?;
+    if !in_units || calibration.is_some() || options.lora.is_some() {
         model = load(&options.out)?.model;
     }
     let summary = FinetuneSummary {
@@ -437,6 +451,7 @@ pub fn finetune(
         loss_last: last.map_or(state.loss_last, |point| point.loss),
         dev: dev_scores,
         trained_parameters,
+        lora: options.lora.clone(),
         best_epoch,
         class_weights: class_weights.map(|weights| classification.labels.iter().cloned().zip(weights).collect()),
         calibration,
@@ -465,6 +480,7 @@ pub(super) fn settings(
         "warmup": options.warmup,
         "decay": options.decay,
         "freeze": options.freeze,
+        "lora": options.lora,
         "class-weights": options.class_weights,
         "focal-loss": options.focal_loss,
     });

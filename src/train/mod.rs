@@ -21,6 +21,7 @@ pub mod log;
 pub mod metrics;
 pub mod model_image;
 pub mod peak;
+pub mod peft;
 pub mod pretrain;
 pub mod run;
 pub mod run_state;

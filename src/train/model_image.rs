@@ -10,16 +10,19 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::checkpoint::Classification;
+use super::peft::{self, Adapted};
 use super::standardise::{Standard, head_values};
 use crate::autograd::Spec;
 use crate::interop::config;
 use crate::model::{Model, Positions};
-use crate::output::{AtomicFile, write_atomic};
+use crate::output::{AtomicFile, write_atomic, write_folder_atomic};
 use crate::tokenizer::{self, Tokenizer};
 use crate::{Error, Result};
 
 pub(super) const MODEL_FILE: &str = "model.safetensors";
 pub(super) const CONFIG_FILE: &str = "config.json";
+/// Where the adapters are, in a finished model's folder.
+pub const ADAPTER_FOLDER: &str = "adapter";
 
 /// A model as it is written to a folder: everything on the host, so that training may go on meanwhile.
 pub struct ModelImage {
@@ -29,6 +32,8 @@ pub struct ModelImage {
     longest: Option<usize>,
     specs: Vec<Spec>,
     values: Vec<f32>,
+    /// The sizes of a model with adapters.
+    adapted: Option<Adapted>,
     /// The values of a head that is trained on standardised numbers, where `values` has them in their own units.
     standardised: Vec<f32>,
 }
@@ -62,7 +67,9 @@ impl ModelImage {
         let has_end = model.config.architecture.positions != Positions::Alibi;
         let longest = has_end.then_some(model.config.max_position_embeddings);
         let (tokenizer, specs) = (vocabulary.shared(), model.parameters.specs.clone());
-        Ok(Self { config, tokenizer, longest, specs, values, standardised: Vec::new() })
+        let adapted = model.lora().cloned();
+        let adapted = adapted.map(|lora| Adapted { lora, config: model.config.clone(), head: model.head.clone() });
+        Ok(Self { config, tokenizer, longest, specs, values, adapted, standardised: Vec::new() })
     }
 
     /// The same model, with a head that answers in the units of the numbers that `standard` is of, if there are any; its `config.json`
@@ -74,11 +81,36 @@ impl ModelImage {
         if let Some(standard) = standard {
             self.standardised = head_values(&self.specs, &self.values)?;
             standard.fold(&self.specs, &mut self.values)?;
-            let mut config: Value =
-                serde_json::from_str(&self.config).map_err(|error| Error::Failed(error.to_string()))?;
-            config["helixgrad"]["standard"] = json!(standard.0);
-            self.config = to_json(&config)?;
+            self.change_config(|ours| ours["standard"] = json!(standard.0))?;
         }
+        Ok(self)
+    }
+
+    /// Changes what `config.json` says under our name.
+    fn change_config(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut config: Value = serde_json::from_str(&self.config).map_err(|error| Error::Failed(error.to_string()))?;
+        change(&mut config["helixgrad"]);
+        self.config = to_json(&config)?;
+        Ok(())
+    }
+
+    /// Writes the adapters into a folder of their own in `folder`, where there are any, and adds them to the weights of the model, which is
+    /// then one without adapters.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn merged_beside(mut self, folder: &Path) -> Result<Self> {
+        let Some(adapted) = self.adapted.take() else { return Ok(self) };
+        write_folder_atomic(&folder.join(ADAPTER_FOLDER), |folder| {
+            peft::write(folder, &adapted, &self.specs, &self.values)
+        })?;
+        adapted.lora.merge(&adapted.config, &self.specs, &mut self.values)?;
+        self.specs.retain(|spec| !spec.name.contains(".lora_"));
+        self.change_config(|ours| {
+            if let Some(ours) = ours.as_object_mut() {
+                ours.shift_remove("lora");
+            }
+        })?;
         Ok(self)
     }
 

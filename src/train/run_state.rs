@@ -10,7 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use super::checkpoint::{import, missing, weights_file};
+use super::checkpoint::{import_as_trained, missing, weights_file};
 use super::peak::Peak;
 use super::standardise::head_of;
 use super::step::Trainer;
@@ -170,8 +170,9 @@ pub(super) fn resume_from(out: &Path, trainer: &mut Trainer, fresh: RunState, st
     let Some(folder) = newest_checkpoint(out)? else {
         return Err(nothing_to_resume(out));
     };
-    let (mut saved, _) = import(&folder, DecoderBias::Auto)?;
-    if saved.model.config != trainer.model.config || saved.model.head != trainer.model.head {
+    let (mut saved, _) = import_as_trained(&folder, DecoderBias::Auto)?;
+    let (saved_model, model) = (&saved.model, &trainer.model);
+    if saved_model.config != model.config || saved_model.head != model.head || saved_model.lora() != model.lora() {
         return Err(Error::usage(
             format!("--resume, but {} is of another model than the options describe", folder.display()),
             "give the options that the run was started with (they are in its config.toml)",

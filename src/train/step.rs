@@ -144,7 +144,11 @@ impl Trainer {
     /// # Errors
     /// Those of the device.
     pub fn replace_model(&mut self, mut model: Model) -> Result<()> {
-        model.freeze(self.model.frozen())?;
+        match self.model.lora() {
+            Some(lora) if model.lora() == Some(lora) => {}
+            Some(lora) => model.adapt(lora, self.seed)?,
+            None => model.freeze(self.model.frozen())?,
+        }
         place(&mut model, &self.optimizer.config, self.tape.device(), self.tape.dtype())?;
         model.recompute = self.model.recompute;
         self.model = model;
@@ -377,7 +381,7 @@ mod tests {
     use crate::autograd::Pass;
     use crate::kmer::labelled::{Head as Reads, classification_batch};
     use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
-    use crate::model::{Head, Recompute, preset};
+    use crate::model::{Head, Lora, Recompute, Target, Trained, preset};
 
     /// A model without dropout, and a batch of so many windows of different bases.
     fn trainer() -> Trainer {
@@ -497,6 +501,53 @@ mod tests {
         }
         let mut model = Model::initialise(config, Head::MaskedLm, DType::F32, 1).unwrap();
         assert!(model.freeze(Some(1)).is_err(), "its decoder is the embeddings");
+    }
+
+    /// Frozen weights keep their bits, gradients and moments are of the adapters and the head alone, layers that are computed again give the
+    /// same bits, and there is less arithmetic than in training all, but more than in training the head.
+    #[test]
+    fn adapters_and_the_head_are_all_that_is_trained() {
+        let config = preset("splice-small").unwrap().config(16);
+        let all = vec![Target::Query, Target::Key, Target::Value, Target::Dense];
+        for targets in [vec![Target::Query, Target::Value], all] {
+            let lora = Lora { rank: 2, alpha: 4.0, dropout: 0.2, targets };
+            let step = |trained: &Trained, recompute| {
+                let head = Head::Cls { labels: 3 };
+                let mut model = Model::initialise(config.clone(), head, DType::F32, 1).unwrap();
+                model.freeze(trained.unrecorded().filter(|_| trained.lora().is_none())).unwrap();
+                trained.lora().map(|lora| model.adapt(lora, 1)).transpose().unwrap();
+                model.recompute = recompute;
+                let before = model.parameters.host_values().unwrap();
+                let mut trainer = Trainer::new(model, AdamWConfig::default(), &Device::Cpu, DType::F32, 1).unwrap();
+                trainer.tape.start_profile();
+                // B is 0 in the first step, so that A learns in the second.
+                let flops = (0..2).map(|_| trainer.step(&[batch(0..7)], 1e-3).unwrap().flops).sum::<f64>();
+                let calls = trainer.tape.take_profile().unwrap().calls;
+                assert!(calls.iter().all(|call| call.pass != Pass::Backward || call.op != "embedding"));
+                (trainer, before, flops)
+            };
+            let adapters = Trained::Adapters(lora.clone());
+            let (trainer, before, flops) = step(&adapters, Recompute::None);
+            let after = trainer.model.parameters.host_values().unwrap();
+            let trained = trainer.model.parameters.trained();
+            for spec in &trainer.model.parameters.specs {
+                let is_trained = spec.name.contains(".lora_") || !spec.name.starts_with("bert.e");
+                assert_eq!(spec.offset < trained, is_trained, "{}", spec.name);
+                let is_same = before[spec.range()] == after[spec.range()];
+                assert_eq!(is_same, !is_trained, "{}", spec.name);
+            }
+            let [_, gradients] = trainer.model.parameters.memory_bytes();
+            // Memory is rounded up to a line of the cache.
+            let held = gradients + trainer.optimizer.memory_bytes();
+            assert!((12 * trained..12 * trained + 3 * 128).contains(&held), "{held} bytes for {trained} elements");
+            let head = config.hidden_size * (config.hidden_size + 1) + 3 * (config.hidden_size + 1);
+            assert_eq!(trainer.model.trained_count(), 3 * lora.layer_weights(&config) + head);
+            let (again, ..) = step(&adapters, Recompute::Layer);
+            assert!(again.model.parameters.host_values().unwrap() == after);
+            let (.., more) = step(&Trained::Above(0), Recompute::None);
+            let (.., less) = step(&Trained::Above(3), Recompute::None);
+            assert!(less < flops && flops < more, "{less} {flops} {more}");
+        }
     }
 
     #[test]

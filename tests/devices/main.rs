@@ -18,7 +18,7 @@ use helixgrad::autograd::Tape;
 use helixgrad::device::{Choices, DType, Device, GemmChoice};
 use helixgrad::kmer::batch::Batch;
 use helixgrad::kmer::masking::Masking;
-use helixgrad::model::{Architecture, Config, Head, Model};
+use helixgrad::model::{Architecture, Config, Head, Lora, Model, Target};
 use helixgrad::optim::{AdamWConfig, Decay, Schedule};
 use helixgrad::train::pretrain::PretrainOptions;
 use helixgrad::train::step::Trainer;
@@ -198,6 +198,39 @@ fn f32_trains_as_the_cpu_does() {
         assert_eq!(kernels, again, "the same bits again");
         assert!(weights == same_weights, "the same weights again");
     }
+}
+
+/// Low-rank adapters of every matrix, of a rank that is no multiple of anything; what is frozen keeps its bits.
+#[test]
+fn adapters_train_as_on_the_cpu() {
+    let train = |device: &Device, dtype: DType| {
+        let head = Head::Cls { labels: 3 };
+        let batch = batch(&head);
+        let mut model = Model::initialise(config(32), head, DType::F32, 3).unwrap();
+        let targets = vec![Target::Query, Target::Key, Target::Value, Target::Dense];
+        model.adapt(&Lora { rank: 3, alpha: 7.5, dropout: 0.1, targets }, 5).unwrap();
+        // B begins with zeros, for which A learns nothing.
+        for spec in model.parameters.specs.iter().filter(|spec| spec.name.ends_with("lora_B.weight")) {
+            let values = &mut model.parameters.values.slice_mut::<f32>()[spec.range()];
+            values.iter_mut().enumerate().for_each(|(index, value)| *value = (index % 7) as f32 * 0.03 - 0.09);
+        }
+        let before = model.parameters.host_values().unwrap();
+        let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, 9).unwrap();
+        let step = |_| {
+            let report = trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
+            [report.loss.mean(), report.gradient_norm]
+        };
+        let figures: Vec<[f64; 2]> = (0..2).map(step).collect();
+        let after = trainer.model.parameters.host_values().unwrap();
+        let trained = trainer.model.parameters.trained();
+        assert!(before[trained..] == after[trained..], "what is frozen");
+        assert!(before[..trained] != after[..trained]);
+        figures
+    };
+    let cpu = train(&Device::Cpu, DType::F32);
+    close(&train(&device(), DType::F32), &cpu, 2e-5);
+    close(&train(&device(), DType::Bf16), &cpu, 0.02);
+    close(&train(&hopper(Choices::default()), DType::Bf16), &cpu, 0.02);
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl CublasLt {
             // SAFETY: the description lives, and the attribute is a pointer.
             unsafe { set(plan.description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias) }.map_err(failed)?;
         }
-        let (alpha, beta) = (1.0f32, if product.accumulate { 1.0f32 } else { 0.0 });
+        let (alpha, beta) = (product.scale, if product.accumulate { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's promise; alpha and beta are read before the call returns (the default pointer mode, the host's); the
         // workspace has the size that the plan was made for, and the stream keeps its users in order.
         unsafe {
@@ -363,6 +363,7 @@ mod tests {
                 strides,
                 operands: DType::Bf16,
                 output: DType::F32,
+                scale: 1.0,
                 accumulate: true,
                 a: 0,
                 b: 0,
@@ -399,6 +400,7 @@ mod tests {
             strides: [1; 3],
             operands: DType::Bf16,
             output: DType::Bf16,
+            scale: 1.0,
             accumulate: false,
             a: 0x7000_0002,
             b: 0x7000_0080,
