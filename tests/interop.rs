@@ -235,11 +235,16 @@ fn every_family_computes_what_its_program_computed() {
         assert_eq!((&again.model.config, &again.model.head), (&loaded.model.config, &loaded.model.head), "{name}");
         assert_eq!((&again.vocabulary, &again.classification), (&loaded.vocabulary, &loaded.classification), "{name}");
         let [ours, theirs] = [&out, &fixtures().join(name)].map(|path| config_of(path.to_str().unwrap()));
-        for key in ["vocab_size", "hidden_size", "layer_norm_eps", "max_position_embeddings", "position_embedding_type"] {
-            let is_set = theirs.get(key).is_some_and(|value| family != Family::Dnabert2 || key != "max_position_embeddings" || value == 512);
+        for key in ["vocab_size", "hidden_size", "layer_norm_eps", "max_position_embeddings", "position_embedding_type"]
+        {
+            let is_set = theirs
+                .get(key)
+                .is_some_and(|value| family != Family::Dnabert2 || key != "max_position_embeddings" || value == 512);
             assert!(!is_set || ours[key] == theirs[key], "{name} {key}: {} {}", ours[key], theirs[key]);
         }
-        for key in ["token_dropout", "tie_word_embeddings", "attention_type", "block_size", "hidden_act", "add_bias_fnn"] {
+        for key in
+            ["token_dropout", "tie_word_embeddings", "attention_type", "block_size", "hidden_act", "add_bias_fnn"]
+        {
             assert!(theirs.get(key).is_none_or(|value| ours[key] == *value), "{name} {key}: {} {theirs}", ours[key]);
         }
     }

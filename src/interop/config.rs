@@ -193,7 +193,8 @@ pub fn to_json(model: &Model, vocabulary: &dyn Tokenizer, classification: Option
         json.insert("label2id".into(), by_name.into());
         json.insert("problem_type".into(), json!(classification.task.problem_type()));
     }
-    let mut ours = json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification });
+    let mut ours =
+        json!({ "k": vocabulary.k_mers().map(Vocabulary::k), "head": model.head, "classification": classification });
     if let Some(lora) = model.lora() {
         ours["lora"] = json!(lora);
     }
