@@ -336,7 +336,7 @@ pub(super) mod tests {
             let pairs: Vec<[u32; 2]> = tokens.windows(2).map(|pair| [pair[0], pair[1]]).collect();
             let frequency = |pair: &[u32; 2]| pairs.iter().filter(|other| *other == pair).count();
             let pick = (odd as usize).wrapping_mul(merges.len() + 1).wrapping_mul(2_654_435_761) >> 7;
-            let chosen = if odd > 0 && pick % 3 == 0 {
+            let chosen = if odd > 0 && pick.is_multiple_of(3) {
                 pairs.get(pick % pairs.len().max(1))
             } else {
                 pairs.iter().max_by_key(|pair| (frequency(pair), **pair))

@@ -57,12 +57,12 @@ impl Specials {
 }
 
 /// What stands between bases and a model.
+#[expect(clippy::len_without_is_empty, reason = "a vocabulary is never empty")]
 pub trait Tokenizer: Debug + Send + Sync {
     /// The special tokens.
     fn specials(&self) -> Specials;
 
     /// Number of tokens.
-    #[expect(clippy::len_without_is_empty, reason = "a vocabulary is never empty")]
     fn len(&self) -> usize;
 
     /// The text of token `id`; `None` outside the vocabulary.
