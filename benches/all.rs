@@ -1,5 +1,8 @@
 //! Every bench in one program, for a machine without Rust: `tools/gpu_pack.sh` takes it along. The first argument says which.
 
+// Each bench brings its own `common`, as it does where it is a program of its own.
+#![allow(clippy::duplicate_mod)]
+
 macro_rules! benches {
     ($($name:ident in $path:literal),+ $(,)?) => {
         $(#[path = $path] mod $name;)+
