@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub const SQUARE: usize = 64;
 
 /// A pattern in the way of BigBird's (Zaheer et al., 2020, arXiv 2007.14062, section 2; released models have that of
-/// [`BigBird`](super::big_bird::BigBird)): a block of queries sees the blocks around it, some
+/// [`BigBird`]): a block of queries sees the blocks around it, some
 /// global ones, and some drawn at random; the global blocks see all. Blocks are counted from the start of each sequence, the
 /// last may be short. A sequence of few blocks sees itself whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,7 +53,7 @@ pub fn layernorm(
     Ok(layernorm_and_sum(tape, parameters, x, summands, norm)?.0)
 }
 
-/// As [`layernorm`]; the second tensor is what was normalised, which others may read but not consume: the residual stream of a layer with
+/// As [`layernorm()`]; the second tensor is what was normalised, which others may read but not consume: the residual stream of a layer with
 /// LayerNorm before its blocks (Xiong et al., arXiv 2002.04745).
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Pieces of DNA that were learnt (byte-pair encoding), as a `tokenizer.json` of the `tokenizers` library has them: DNABERT-2, GENA-LM.
 //!
 //! Zhou et al., "DNABERT-2", ICLR 2024; Fishman et al., "GENA-LM", Nucleic Acids Research 2025. A sequence is one word, however long
-//! it is ([`super::merges`]). A letter that is no token is one unknown token, and nothing merges across it: N and the other codes
+//! it is (`merges.rs`). A letter that is no token is one unknown token, and nothing merges across it: N and the other codes
 //! of unknown bases in DNABERT-2. GENA-LM has letters for most of them, and writes ten N or more as one `-`.
 //!
 //! The file is kept as it was read, and written again byte for byte.

@@ -1,6 +1,6 @@
 //! Byte-pair encoding learnt from a genome.
 //!
-//! The merges are those of the definition ([`super::merges`]): again and again the most frequent pair of neighbours becomes a token, of
+//! The merges are those of the definition (`merges.rs`): again and again the most frequent pair of neighbours becomes a token, of
 //! equally frequent ones the pair of the earlier tokens; they are what the `tokenizers` library learns from the same pieces. DNABERT-2
 //! and GENA-LM learnt theirs from pieces of about 1,000 bases, and so does this.
 //!
