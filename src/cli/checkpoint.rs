@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::Result;
+use crate::model::Positions;
 use crate::report::format::count;
 use crate::train::description::{Description, describe};
 
@@ -46,15 +47,19 @@ fn human(found: &Description) -> String {
     if let Some(classification) = &found.classification {
         line("answers", format!("{} ({})", classification.labels.join(", "), classification.task.problem_type()));
     }
+    let positions = match config.architecture.positions {
+        Positions::Learned { .. } => format!("{} positions", config.max_position_embeddings),
+        Positions::Rotary => format!("rotary positions up to {}", config.max_position_embeddings),
+        Positions::Alibi => "ALiBi in place of positions".into(),
+    };
     line(
         "encoder",
         format!(
-            "{} layers of {}, {} heads, feed-forward {}, {} positions, LayerNorm eps {:e}",
+            "{} layers of {}, {} heads, feed-forward {}, {positions}, LayerNorm eps {:e}",
             config.num_hidden_layers,
             config.hidden_size,
             config.num_attention_heads,
             config.intermediate_size,
-            config.max_position_embeddings,
             config.layer_norm_eps
         ),
     );

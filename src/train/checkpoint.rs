@@ -17,7 +17,7 @@ use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise, 
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::table::Limits;
 pub use crate::model::Classification;
-use crate::model::{Head, Model, Task};
+use crate::model::{Family, Head, Model, Task};
 use crate::tokenizer::{self, Tokenizer};
 use crate::{Error, Result};
 
@@ -246,7 +246,7 @@ pub fn import(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>
 
 /// As [`import`], with adapters as they are, for a training that goes on.
 pub(super) fn import_as_trained(path: &Path, rule: DecoderBias) -> Result<(Checkpoint, Vec<String>)> {
-    let source = Source::open(path)?;
+    let mut source = Source::open(path)?;
     let head = source.config.head(&source.weights);
     let classification = source.config.classification_of(&head);
     let mut model = Model::zeros(source.config.config.clone(), head, DType::F32)?;
@@ -257,7 +257,7 @@ pub(super) fn import_as_trained(path: &Path, rule: DecoderBias) -> Result<(Check
     if let Some(absent) = model.parameters.specs.iter().find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }
-    let mut notes = source.notes;
+    let mut notes = std::mem::take(&mut source.notes);
     notes.extend(done);
     let tensors = &source.weights.tensors;
     if let Some(other) = loaded.iter().filter_map(|name| tensors.get(name)).find(|t| t.element != ElementType::F32) {
@@ -286,7 +286,19 @@ pub(super) fn import_as_trained(path: &Path, rule: DecoderBias) -> Result<(Check
             shortened(&unused)
         ));
     }
+    if is_released_without_a_pooler(&source, &model.head) {
+        notes.push("there is no pooler in the file, as in DNABERT-2's release, whose program draws one at random: a classifier begins with a new one".into());
+    }
     Ok((Checkpoint { model, vocabulary: source.vocabulary, classification }, notes))
+}
+
+/// What answers with the released program's "pooled output" would miss.
+fn is_released_without_a_pooler(source: &Source, head: &Head) -> bool {
+    let family = source.config.config.architecture.family;
+    family == Family::Dnabert2
+        && source.config.writer != Writer::Helixgrad
+        && !matches!(head, Head::Cls { .. } | Head::Site { .. })
+        && !source.weights.tensors.contains_key(&format!("{}.weight", family.pooler()))
 }
 
 /// The first few of many names.
