@@ -257,6 +257,43 @@ fn every_family_computes_what_its_program_computed() {
     }
 }
 
+/// Large models are cut into files, with a list of what is where.
+#[test]
+fn a_checkpoint_may_be_several_files() {
+    let folder = tempfile::tempdir().unwrap();
+    copy("mlm", folder.path());
+    let whole = folder.path().join("model.safetensors");
+    let bytes = fs::read(&whole).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> = tensors.iter().collect();
+    all.sort_by_key(|(name, _)| name.to_string());
+    let mut map = serde_json::Map::new();
+    let (first, second) = all.split_at(all.len() / 2);
+    for (name, part) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)] {
+        let part: Vec<_> = part.iter().map(|(name, view)| (name.to_string(), view)).collect();
+        part.iter().for_each(|(tensor, _)| drop(map.insert(tensor.clone(), name.into())));
+        safetensors::serialize_to_file(part, None, &folder.path().join(name)).unwrap();
+    }
+    let before = checkpoint::load(folder.path()).unwrap();
+    fs::remove_file(&whole).unwrap();
+    let list = folder.path().join("model.safetensors.index.json");
+    let write = |map: &serde_json::Map<String, serde_json::Value>| {
+        fs::write(&list, serde_json::json!({ "weight_map": map }).to_string()).unwrap();
+    };
+    write(&map);
+    let after = checkpoint::load(folder.path()).unwrap();
+    assert!(after.model.parameters.host_values().unwrap() == before.model.parameters.host_values().unwrap());
+    let refused = |map: &serde_json::Map<String, serde_json::Value>| {
+        write(map);
+        checkpoint::load(folder.path()).err().unwrap().to_string()
+    };
+    let mut elsewhere = map.clone();
+    elsewhere.insert("cls.predictions.bias".into(), "../other.safetensors".into());
+    assert!(refused(&elsewhere).contains("no file in its own folder"));
+    map.insert("no.such.tensor".into(), "model-00001-of-00002.safetensors".into());
+    assert!(refused(&map).contains("none of the files has it"));
+}
+
 /// transformers 5 saves no vocab.txt.
 #[test]
 fn a_vocabulary_may_be_that_of_a_tokenizer() {
