@@ -519,11 +519,7 @@ impl LayerPass {
         x: Tensor,
     ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
-        let attended = self.attend(tape, parameters, batch, x)?;
-        let x = self.of_head(tape, batch, x)?;
-        let attended =
-            self.product(tape, parameters, attended, layer.attention_output.weight, &layer.adapters.attention_output)?;
-        let summands = Summands { bias: Some(layer.attention_output.bias), residual: Some(x), dropout };
+        let (attended, summands) = self.attend(tape, parameters, batch, x, x)?;
         let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
         let output = self.feed_forward(tape, parameters, attended)?;
         let summands = Summands { bias: layer.down.bias, residual: Some(attended), dropout };
@@ -540,25 +536,32 @@ impl LayerPass {
     ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
         let normed = ops::layernorm_beside(tape, parameters, x, layer.attention_norm)?;
-        let attended = self.attend(tape, parameters, batch, normed)?;
-        let x = self.of_head(tape, batch, x)?;
-        let attended =
-            self.product(tape, parameters, attended, layer.attention_output.weight, &layer.adapters.attention_output)?;
-        let summands = Summands { bias: Some(layer.attention_output.bias), residual: Some(x), dropout };
+        let (attended, summands) = self.attend(tape, parameters, batch, normed, x)?;
         let (normed, sum) = ops::layernorm_and_sum(tape, parameters, attended, summands, layer.output_norm)?;
         let output = self.feed_forward(tape, parameters, normed)?;
         let summands = Summands { bias: layer.down.bias, residual: Some(sum), dropout };
         ops::residual(tape, parameters, output, summands)
     }
 
-    /// Attention without its last product, of the rows that are wanted.
-    fn attend(&self, tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
-        let (config, heads) = (&self.config, self.config.num_attention_heads);
-        let qkv = queries_keys_values(tape, parameters, batch, config, &self.layer, x)?;
+    /// Attention over `input` without its last bias, of the rows that are wanted, and what is to be added to it: that bias, and `x` as it was.
+    fn attend(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        input: Tensor,
+        x: Tensor,
+    ) -> Result<(Tensor, Summands)> {
+        let (config, layer) = (&self.config, &self.layer);
+        let qkv = queries_keys_values(tape, parameters, batch, config, layer, input)?;
         // transformers drops no probabilities where blocks are left out.
         let dropout = if self.hooks.pattern.is_some() { 0.0 } else { config.attention_probs_dropout_prob };
-        let attended = ops::attention(tape, batch, qkv, heads, dropout, &self.hooks)?;
-        self.of_head(tape, batch, attended)
+        let attended = ops::attention(tape, batch, qkv, config.num_attention_heads, dropout, &self.hooks)?;
+        let attended = self.of_head(tape, batch, attended)?;
+        let residual = Some(self.of_head(tape, batch, x)?);
+        let Linear { weight, bias } = layer.attention_output;
+        let attended = self.product(tape, parameters, attended, weight, &layer.adapters.attention_output)?;
+        Ok((attended, Summands { bias: Some(bias), residual, dropout: config.hidden_dropout_prob }))
     }
 
     fn of_head(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
