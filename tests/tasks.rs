@@ -819,6 +819,22 @@ fn a_suite_of_tasks() {
         "{told}"
     );
 
+    // Classes by name, of which the test file has one only: its number is the training file's.
+    let named = Path::new(&gue).join("tf/2");
+    fs::create_dir_all(&named).unwrap();
+    let row = |i: usize, share, class: &str| format!("{},{class}\n", bases(i, share));
+    let rows = |range: std::ops::Range<usize>| -> String {
+        range.map(|i| if i % 2 == 0 { row(i, 2, "at") } else { row(i, 8, "gc") }).collect()
+    };
+    let test: String = (160..200).map(|i| row(i, 8, "gc")).collect();
+    for (name, text) in [("train", rows(0..120)), ("dev", rows(120..160)), ("test", test.replacen(['A', 'T'], "U", 1))]
+    {
+        fs::write(named.join(format!("{name}.csv")), format!("sequence,label\n{text}")).unwrap();
+    }
+    let result = run(&["--tasks", "tf-human-2"])["tasks"][0]["result"].clone();
+    assert!(result["accuracy"]["value"].as_f64().unwrap() > 0.8, "{result}");
+    assert_eq!(result["uracils"], 1);
+
     let refusal = |extra: &[&str]| {
         refused(&[&["benchmark", &gue, "--suite", "gue", "--init", &init, "--out", &out][..], extra].concat())
     };

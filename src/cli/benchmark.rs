@@ -39,7 +39,7 @@ pub struct Args {
     /// Tasks, separated by commas: those whose names begin so (splice, emp, tf-human; default: all that the folder has).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tasks: Vec<String>,
-    /// Passes over the training windows (default: those of the suite's authors for each task).
+    /// Passes over the training windows (default: for GUE those of its authors for each task; for the others 3).
     #[arg(long)]
     epochs: Option<u64>,
     /// Windows in an update (default 32).

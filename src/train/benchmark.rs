@@ -43,11 +43,11 @@ pub struct SuiteTask {
     pub name: String,
     /// Its folder in the suite's.
     pub folder: String,
-    /// Passes over the training windows that its authors made.
+    /// Passes over the training windows: of GUE those that its authors made.
     pub epochs: u64,
-    /// Updates in which their learning rate rose.
+    /// Updates in which the learning rate rises.
     pub warmup: u64,
-    /// Updates that they made at most.
+    /// Updates at most.
     pub most_steps: Option<u64>,
     /// What was published: a model, and its Matthews correlation times 100.
     pub published: Vec<(String, f64)>,
@@ -71,11 +71,11 @@ impl Suite {
 }
 
 /// Columns before those of the models.
-const COLUMNS: usize = 6;
+const COLUMNS: usize = 5;
 
 fn task(header: &[&str], line: &str) -> Option<SuiteTask> {
     let fields: Vec<&str> = line.split('\t').collect();
-    let [name, folder, _tokens, epochs, warmup, most_steps] = fields.get(..COLUMNS)?.try_into().ok()?;
+    let [name, folder, epochs, warmup, most_steps] = fields.get(..COLUMNS)?.try_into().ok()?;
     let models = header.get(COLUMNS..)?.iter().zip(&fields[COLUMNS..]);
     let published =
         models.map(|(model, value)| Some(((*model).to_owned(), value.parse().ok()?))).collect::<Option<_>>()?;
@@ -110,6 +110,9 @@ pub struct TaskResult {
     pub windows: [u64; 3],
     /// Bases of a window that the model reads, where that is less than there are.
     pub cropped_to: Option<usize>,
+    /// U that were read as T.
+    #[serde(default)]
+    pub uracils: u64,
     /// Passes made, and the epoch that was kept where dev windows could choose one.
     pub epochs: u64,
     /// See `epochs`.
@@ -129,19 +132,12 @@ struct Windows {
     train: Vec<LabelledWindow>,
     dev: Vec<LabelledWindow>,
     test: Vec<LabelledWindow>,
-    classes: usize,
+    labels: Vec<String>,
+    uracils: u64,
 }
 
 impl Windows {
     fn read(suite: Suite, folder: &Path) -> Result<Self> {
-        let parts = ["train", "dev", "test"].map(|name| match suite {
-            Suite::Gue => part(folder, name).map(|path| Ok(read_table(&path, Answers::Class, false, &[])?.windows)),
-            Suite::Nt | Suite::NtRevised => {
-                let path = folder.join(format!("{name}.fna"));
-                path.is_file().then(|| labelled_fasta(&path))
-            }
-        });
-        let [train, dev, test] = parts;
         let missing = |name: &str| {
             let files = if suite == Suite::Gue { "train.csv, dev.csv and test.csv" } else { "train.fna and test.fna" };
             Error::input(
@@ -151,12 +147,28 @@ impl Windows {
                 format!("unpack the suite as it is published: each task has {files}"),
             )
         };
-        let train = train.ok_or_else(|| missing("train"))??;
-        let test = test.ok_or_else(|| missing("test"))??;
-        let dev = dev.transpose()?.unwrap_or_default();
+        // Where classes have names, those of the training file number them in all parts.
+        let (mut names, mut uracils) = (Vec::new(), 0);
+        let mut read = |name: &str| -> Result<Option<Vec<LabelledWindow>>> {
+            if suite != Suite::Gue {
+                let path = folder.join(format!("{name}.fna"));
+                return path.is_file().then(|| labelled_fasta(&path)).transpose();
+            }
+            let Some(path) = part(folder, name) else { return Ok(None) };
+            let table = read_table(&path, Answers::Class, false, &names)?;
+            uracils += table.uracils;
+            if names.is_empty() {
+                names = table.names;
+            }
+            Ok(Some(table.windows))
+        };
+        let train = read("train")?.ok_or_else(|| missing("train"))?;
+        let dev = read("dev")?.unwrap_or_default();
+        let test = read("test")?.ok_or_else(|| missing("test"))?;
         let classes =
             [&train, &dev, &test].map(|windows| labelled::classes(windows)).into_iter().max().unwrap_or(0).max(2);
-        Ok(Self { train, dev, test, classes })
+        let labels = if names.len() < classes { (0..classes).map(|class| class.to_string()).collect() } else { names };
+        Ok(Self { train, dev, test, labels, uracils })
     }
 
     fn longest(&self) -> usize {
@@ -214,9 +226,9 @@ pub fn run_task(
     if result_file.is_file() {
         return finished(&result_file, &plan);
     }
-    let labels: Vec<String> = (0..windows.classes).map(|class| class.to_string()).collect();
+    let labels = windows.labels.clone();
+    let head = Head::Cls { labels: labels.len() };
     let mut classification = Classification { labels, task: Task::SingleLabel, ..Classification::default() };
-    let head = Head::Cls { labels: windows.classes };
     let (model, vocabulary) = load_encoder(init, head, Some(&classification), options.seed)?;
     let tokens = model.config.max_position_embeddings.saturating_sub(vocabulary.specials().frame());
     let most = vocabulary.most_bases(tokens).unwrap_or(usize::MAX);
@@ -246,6 +258,7 @@ pub fn run_task(
         task: task.name.clone(),
         windows: [&windows.train, &windows.dev, &windows.test].map(|windows| windows.len() as u64),
         cropped_to: classification.window,
+        uracils: windows.uracils,
         epochs,
         best_epoch: summary.best_epoch,
         mcc: found.scores.mcc,
