@@ -9,9 +9,9 @@
 #
 # Environment: EMULATED_GPU (compute capability, default 9.0), EMULATED_GPU_MEMORY (bytes, default 4 GiB);
 # EMULATED_GPU_ENGINE=ptx runs what nvcc made of the kernels, in tools/ptx-on-cpu, instead of their C++;
-# EMULATED_GPU_HAZARDS=1 with races and missing fences looked for, many times slower, EMULATED_GPU_COUNTERS=FILE with what each
-# launch did counted and added to the file as a line of JSON (both with the engine ptx alone; a command with --emulate gets engine and
-# counters by itself); to rehearse a bad day
+# EMULATED_GPU_HAZARDS=1 with races and missing fences looked for, many times slower; EMULATED_GPU_SPEED=1 tells on stderr how fast each
+# launch was; EMULATED_GPU_COUNTERS=FILE counts what each launch did and adds it to the file as a line of JSON (all three with the
+# engine ptx alone; a command with --emulate gets engine and counters by itself); to rehearse a bad day
 # EMULATED_GPU_HANGS and EMULATED_GPU_CRASHES (part of a kernel's name: a launch of it never ends, or traps).
 # The command's program must have kernels in it, so nvcc must have been there when it was built.
 set -eu

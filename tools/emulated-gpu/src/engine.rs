@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{env, fs, thread};
 
 use ptx_on_cpu::{Asynchronous, Counters, Launch, Module, Settings};
@@ -26,6 +27,8 @@ pub struct Ptx {
     hazards: bool,
     /// What gets a line of JSON a launch.
     counters: Option<PathBuf>,
+    /// Whether the speed of each launch is told.
+    speed: bool,
 }
 
 impl Engine {
@@ -42,9 +45,10 @@ impl Engine {
         let variable = |name| variable(name).filter(|value| !value.is_empty());
         let hazards = variable("EMULATED_GPU_HAZARDS").is_some_and(|value| value != "0");
         let counters = variable("EMULATED_GPU_COUNTERS").map(PathBuf::from);
+        let speed = variable("EMULATED_GPU_SPEED").is_some_and(|value| value != "0");
         match variable("EMULATED_GPU_ENGINE").unwrap_or_else(|| "cpp".into()).to_string_lossy().as_ref() {
             "cpp" => {
-                let needless = [("HAZARDS", hazards), ("COUNTERS", counters.is_some())];
+                let needless = [("HAZARDS", hazards), ("COUNTERS", counters.is_some()), ("SPEED", speed)];
                 return match needless.iter().find(|(_, is_set)| *is_set) {
                     Some((name, _)) => Err(format!(
                         "EMULATED_GPU_{name} is set, and the kernels' C++ would run, which it says nothing about: \
@@ -62,7 +66,8 @@ impl Engine {
             9 => "sm_90a",
             _ => "sm_80",
         };
-        Ptx::new(Path::new(&folder), target, hazards, counters).map(|ptx| Self::Ptx(Box::new(ptx)))
+        let ptx = Ptx { speed, ..Ptx::new(Path::new(&folder), target, hazards, counters)? };
+        Ok(Self::Ptx(Box::new(ptx)))
     }
 }
 
@@ -93,7 +98,7 @@ impl Ptx {
         }
         match files.is_empty() {
             true => Err(format!("EMULATED_GPU_PTX={}: no kernel for {target} is there", folder.display())),
-            false => Ok(Self { files, modules: HashMap::new(), hazards, counters }),
+            false => Ok(Self { files, modules: HashMap::new(), hazards, counters, speed: false }),
         }
     }
 
@@ -124,6 +129,17 @@ impl Ptx {
             },
         };
         Settings { counters: self.counters.is_some(), ..settings }
+    }
+
+    /// Says how fast a launch was, where `EMULATED_GPU_SPEED` asks for it.
+    pub fn tell_speed(&self, kernel: &str, counters: &Counters, took: Duration) {
+        if self.speed {
+            let (instructions, products) = (counters.thread_instructions, counters.tensor_multiplications);
+            let seconds = took.as_secs_f64();
+            eprintln!(
+                "emulated GPU: {kernel}: {instructions} instructions of threads, {products} multiply-accumulates, {seconds:.4} s"
+            );
+        }
     }
 
     /// Adds a launch to the file of `EMULATED_GPU_COUNTERS`, if there is one.

@@ -275,10 +275,12 @@ impl Gpu {
             parameters,
         };
         let settings = engine.settings(self.launches);
+        let started = Instant::now();
         let counters = ptx_on_cpu::run(module, &ptx_launch, &self.memory.mapped, &settings).map_err(|fault| {
-            failed(&fault);
+            failed(&format!("{fault} (seed {})", self.launches));
             CUresult::CUDA_ERROR_LAUNCH_FAILED
         })?;
+        engine.tell_speed(kernel.name(), &counters, started.elapsed());
         for warning in &counters.warnings {
             failed(&format!("warning: {warning}"));
         }

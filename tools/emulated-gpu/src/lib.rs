@@ -18,8 +18,9 @@
 //!
 //! Environment: `EMULATED_GPU` (compute capability, "9.0" where not set), `EMULATED_GPU_MEMORY` (bytes, 4 GiB),
 //! `EMULATED_GPU_ENGINE` (`cpp` where not set, or `ptx`), `EMULATED_GPU_PTX` (the folder of PTX files),
-//! `EMULATED_GPU_HAZARDS` (1: the PTX with all checks, slowly), `EMULATED_GPU_COUNTERS` (a file that gets a line of JSON for each
-//! launch of PTX: kernel, grid, block, counters), both with the engine `ptx` alone; to rehearse a bad day,
+//! `EMULATED_GPU_HAZARDS` (1: the PTX with all checks, slowly), `EMULATED_GPU_SPEED` (1: how fast each launch was, on stderr),
+//! `EMULATED_GPU_COUNTERS` (a file that gets a line of JSON for each launch of PTX: kernel, grid, block, counters), all three with the
+//! engine `ptx` alone; to rehearse a bad day,
 //! `EMULATED_GPU_HANGS` and `EMULATED_GPU_CRASHES` (part of a kernel's name: a launch of it never ends, or traps), and
 //! `EMULATED_GPU_STATUS` ("cuMemAlloc_v2=4711": what that function returns, without doing anything).
 

@@ -7,6 +7,7 @@ mod npy;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use ptx_on_cpu::{Asynchronous, Launch, Memory, Module, Settings};
@@ -239,8 +240,10 @@ fn execute(run: &Run, matches: &ArgMatches) -> Result<(), Failure> {
         threads: run.threads,
         counters: run.counters || run.json,
     };
+    let started = Instant::now();
     let counters =
         ptx_on_cpu::run(&module, &launch, &memory, &settings).map_err(|fault| Failure::Fault(fault.to_string()))?;
+    let seconds = started.elapsed().as_secs_f64();
     for warning in &counters.warnings {
         tell(&format!("warning: {warning}"));
     }
@@ -254,6 +257,12 @@ fn execute(run: &Run, matches: &ArgMatches) -> Result<(), Failure> {
     }
     let (warps, threads) = (counters.warp_instructions, counters.thread_instructions);
     writeln!(output, "{warps} instructions of warps, {threads} of threads")?;
+    let [threads, products] = [threads, counters.tensor_multiplications].map(|count| count as f64 / seconds / 1e6);
+    writeln!(
+        output,
+        "{seconds:.3} s: {threads:.0} million instructions of threads and {products:.0} million multiply-accumulates of tensor cores \
+         a second"
+    )?;
     if run.lines {
         for (line, [warps, threads]) in &counters.lines {
             writeln!(output, "line {line}: {warps} of warps, {threads} of threads")?;

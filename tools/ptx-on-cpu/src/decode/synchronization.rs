@@ -34,7 +34,11 @@ pub(super) fn decode(
         ("trap" | "brkpt", _) => {
             decoder.emit(Operation::Trap, &[], &[]);
         }
-        ("nanosleep" | "griddepcontrol" | "pmevent", _) => {
+        // Launches run one after the other: the grid before has ended, and what it wrote can be seen.
+        ("griddepcontrol", []) if opcode.which(&["wait", "launch_dependents"]).is_some() => {
+            decoder.emit(Operation::Nothing, &[], &[]);
+        }
+        ("nanosleep" | "pmevent", _) => {
             decoder.emit(Operation::Nothing, &[], &[]);
         }
         ("bar" | "barrier", _) if opcode.has("cluster") => {

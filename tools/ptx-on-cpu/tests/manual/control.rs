@@ -40,6 +40,18 @@ fn lanes_that_end_early_are_not_waited_for() {
 }
 
 #[test]
+fn dependent_grids_wait_for_what_has_ended() {
+    // Launches follow each other, so a grid that waits for the one before goes on at once, and so do lanes that do not wait.
+    let body = "setp.lt.u32 p, r0, 9; @p griddepcontrol.wait; griddepcontrol.launch_dependents;
+                mad.wide.u32 s0, r0, 4, w; add.u32 d, r0, 1; st.global.u32 [s0], d; griddepcontrol.wait;";
+    assert_eq!(words(&Small::new("", body).run_all(&[0], 128)), (1..=32).collect::<Vec<u32>>());
+    for wrong in ["griddepcontrol;", "griddepcontrol.notify;", "griddepcontrol.wait r0;"] {
+        let fault = Small::new("", wrong).run(&[0], 4).unwrap_err();
+        assert!(fault.finding.contains("griddepcontrol") && fault.finding.contains("not known"), "{fault}");
+    }
+}
+
+#[test]
 fn special_registers() {
     let text = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry kernel(.param .u64 out) {
         .reg .b32 r<16>; .reg .b64 s<4>; .reg .pred p;
