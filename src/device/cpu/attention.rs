@@ -17,6 +17,18 @@ use crate::device::attention_pattern::BlockLists;
 /// Query rows that are worked on at a time; a multiple of the dropout tile.
 pub const BLOCK: usize = 128;
 
+/// Terms of a softmax below e to this power, 2^-63, beside the largest of their row are 0: no sum is changed by them. As they are they
+/// would be subnormal numbers in the products that follow, on which CPUs spend a hundred times as long: with ALiBi that is most
+/// keys of a long sequence.
+const NEGLIGIBLE: f64 = -44.0;
+
+/// `exp(exponent)`, or 0 where it is negligible.
+#[inline(always)]
+fn term<T: Real>(exponent: T) -> T {
+    let term = exponent.exp();
+    if exponent < T::of(NEGLIGIBLE) { T::ZERO } else { term }
+}
+
 /// Shapes and constants of an attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
@@ -74,12 +86,31 @@ impl Shape<'_> {
         }
     }
 
-    fn slope(&self, head: usize) -> Option<f64> {
-        self.slopes.map(|slopes| slopes[head])
+    /// ALiBi in a head of a sequence of `length` tokens.
+    fn bias<T: Real>(&self, head: usize, length: usize) -> Option<Bias<T>> {
+        self.slopes.map(|slopes| Bias::new(slopes[head], length))
     }
 
     fn dropout_of(&self, sequence: usize, head: usize) -> Option<(AttentionDropout, usize)> {
         self.dropout.map(|dropout| (dropout, sequence * self.heads + head))
+    }
+}
+
+/// `slope |distance|` for the distances `1 - length` to `length - 1`: what the keys of any query lose is a piece of it.
+struct Bias<T> {
+    by_distance: Vec<T>,
+    length: usize,
+}
+
+impl<T: Real> Bias<T> {
+    fn new(slope: f64, length: usize) -> Self {
+        let distances = (1..length).rev().chain(0..length);
+        Self { by_distance: distances.map(|distance| T::of(slope * distance as f64)).collect(), length }
+    }
+
+    /// `[length]`.
+    fn of_query(&self, query: usize) -> &[T] {
+        &self.by_distance[self.length - 1 - query..][..self.length]
     }
 }
 
@@ -114,14 +145,21 @@ impl Columns {
     }
 
     /// `scores -= slope |query - key|`, for the queries from `first` on.
-    fn add_bias<T: Real>(&self, scores: &mut [T], first: usize, slope: f64) {
-        for (row, scores) in scores.chunks_exact_mut(self.width).enumerate() {
-            for span in &self.spans {
-                for (key, score) in (span.first..).zip(&mut scores[span.at..span.at + span.count]) {
-                    *score = *score - T::of(slope * (first + row).abs_diff(key) as f64);
+    fn add_bias<T: Real>(&self, scores: &mut [T], first: usize, bias: &Bias<T>) {
+        real::dispatch(
+            #[inline(always)]
+            || {
+                for (row, scores) in scores.chunks_exact_mut(self.width).enumerate() {
+                    let bias = bias.of_query(first + row);
+                    for span in &self.spans {
+                        let bias = &bias[span.first..][..span.count];
+                        for (score, &bias) in scores[span.at..][..span.count].iter_mut().zip(bias) {
+                            *score = *score - bias;
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     }
 
     /// `values *= mask` of one head, for the queries from `first` (a multiple of the tile) on.
@@ -182,14 +220,21 @@ impl<'a, T: Real> Head<'a, T> {
     }
 
     /// `scores = scale Q K^T + bias` of the `rows` queries from `first` on.
-    fn scores(&self, scores: &mut [T], columns: &Columns, first: usize, rows: usize, scale: f64, slope: Option<f64>) {
+    fn scores(
+        &self,
+        scores: &mut [T],
+        columns: &Columns,
+        (first, rows): (usize, usize),
+        scale: f64,
+        bias: Option<&Bias<T>>,
+    ) {
         let queries = self.queries(first, rows);
         for span in &columns.spans {
             let (scores, keys) = (&mut scores[span.at..], self.keys(span).transposed());
             gemm(scores, columns.width, Write::Replace, queries, keys, T::of(scale), Threads::One);
         }
-        if let Some(slope) = slope {
-            columns.add_bias(scores, first, slope);
+        if let Some(bias) = bias {
+            columns.add_bias(scores, first, bias);
         }
         columns.add_times(scores);
     }
@@ -217,7 +262,7 @@ pub fn forward<T: Real>(qkv: &[T], shape: Shape, output: &mut [T], log_sum_exp: 
             columns = shape.columns_over(columns, sequence, head, length, first);
             scratch.resize(rows * columns.width, T::ZERO);
             let parts = Head::new(qkv, range, head, &shape);
-            parts.scores(scratch, &columns, first, rows, shape.scale, shape.slope(head));
+            parts.scores(scratch, &columns, (first, rows), shape.scale, shape.bias(head, length).as_ref());
             let lse = log_sum_exp[head..].iter_mut().step_by(shape.heads);
             softmax(scratch, columns.width, lse);
             if let Some(dropout) = shape.dropout_of(sequence, head) {
@@ -246,7 +291,8 @@ pub fn probabilities<T: Real>(qkv: &[T], shape: Shape, rows: &[i32]) -> Vec<T> {
                 probabilities.resize(first + length, T::ZERO);
                 let columns = shape.columns(sequence, head, length, row - start);
                 scores.resize(columns.width, T::ZERO);
-                parts.scores(&mut scores, &columns, row - start, 1, shape.scale, shape.slope(head));
+                let bias = shape.bias(head, length);
+                parts.scores(&mut scores, &columns, (row - start, 1), shape.scale, bias.as_ref());
                 softmax(&mut scores, columns.width, std::iter::once(&mut T::of(0.0)));
                 for span in &columns.spans {
                     let seen = &mut probabilities[first + span.first..][..span.count];
@@ -266,7 +312,7 @@ fn softmax<'a, T: Real>(scores: &mut [T], length: usize, log_sum_exp: impl Itera
             || {
                 let max = real::lane_max(row);
                 for score in row.iter_mut() {
-                    *score = (*score - max).exp();
+                    *score = term(*score - max);
                 }
                 let sum = real::lane_sum(length, |i| row[i]);
                 let inverse = T::ONE / sum;
@@ -347,7 +393,7 @@ fn head_backward<T: Real>(
     let (hidden, dim, length) = (shape.hidden(), shape.head_dim, range.1 - range.0);
     let scale = T::of(shape.scale);
     let parts = Head::new(saved.qkv, range, head, shape);
-    let dropout = shape.dropout_of(sequence, head);
+    let (bias, dropout) = (shape.bias(head, length), shape.dropout_of(sequence, head));
     let [mut d_queries, mut d_keys, mut d_values] = [(); 3].map(|()| vec![T::ZERO; length * dim]);
 
     for first in (0..length).step_by(shape.block()) {
@@ -359,12 +405,12 @@ fn head_backward<T: Real>(
         probabilities.resize(rows * columns.width, T::ZERO);
         d_scores.resize(rows * columns.width, T::ZERO);
 
-        parts.scores(probabilities, &columns, first, rows, shape.scale, shape.slope(head));
+        parts.scores(probabilities, &columns, (first, rows), shape.scale, bias.as_ref());
         for (row, scores) in probabilities.chunks_exact_mut(columns.width).enumerate() {
             let lse = saved.log_sum_exp[(first_token + row) * shape.heads + head];
             real::dispatch(
                 #[inline(always)]
-                || scores.iter_mut().for_each(|score| *score = (*score - lse).exp()),
+                || scores.iter_mut().for_each(|score| *score = term(*score - lse)),
             );
         }
 
@@ -420,4 +466,43 @@ fn head_backward<T: Real>(
         }
     }
     [d_queries, d_keys, d_values]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn far_keys_cost_nothing_and_are_no_subnormal_numbers() {
+        const LENGTH: usize = 400;
+        let qkv: Vec<f32> = (0..LENGTH * 24).map(|index| (index as f32).sin()).collect();
+        let slopes = [1.0];
+        let shape = Shape {
+            cu_seqlens: &[0, LENGTH as i32],
+            heads: 1,
+            head_dim: 8,
+            scale: 0.5,
+            dropout: None,
+            slopes: Some(&slopes),
+            blocks: None,
+        };
+        let probabilities = probabilities(&qkv, shape, &[0, 200, 399]);
+        assert_eq!(probabilities.len(), 3 * LENGTH);
+        assert!(probabilities.iter().all(|&p| p == 0.0 || p > 1e-20), "{probabilities:?}");
+        assert!(probabilities[60] == 0.0 && probabilities[20] > 0.0 && probabilities[LENGTH + 180] > 0.0);
+        for row in probabilities.chunks(LENGTH) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+        let mut output = vec![0.0; LENGTH * 8];
+        let mut log_sum_exp = vec![0.0; LENGTH];
+        forward(&qkv, shape, &mut output, &mut log_sum_exp);
+        // What a key's gradient gets from queries that do not see it is 0, and neither less nor more.
+        let saved = Saved { qkv: &qkv, output: &output, log_sum_exp: &log_sum_exp };
+        let mut d_output = vec![0.0; LENGTH * 8];
+        d_output[..8].fill(1.0);
+        let mut d_qkv = vec![1.0; LENGTH * 24];
+        backward(saved, &d_output, shape, &mut d_qkv);
+        let values = |token: usize| &d_qkv[token * 24 + 16..][..8];
+        assert!(values(20).iter().all(|&d| d > 0.0) && values(60) == [0.0; 8]);
+    }
 }
