@@ -196,7 +196,7 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
     constexpr bool OF_QUERIES = ROWS == Rows::QUERIES;
     const Matrix<T> first = OF_QUERIES ? queries : keys, second = OF_QUERIES ? d_outputs : values;
     const Matrix<T> streamed_first = OF_QUERIES ? keys : queries, streamed_second = OF_QUERIES ? values : d_outputs;
-    const StreamedTiles<COLUMNS> tiles(hooks, work.number, head.length);
+    const StreamedTiles<COLUMNS> tiles(hooks, work.number, head.head, head.length);
 
     const int rows_here = head.length - first_row;
     load_tile<D, Tile::ROWS, THREADS>(shared.first, first.from(first_row), first.stride, rows_here, head_dim);

@@ -231,7 +231,7 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
     const int stride = 3 * head.hidden;
     const T* keys = qkv + head.part(1);
     const T* values = qkv + head.part(2);
-    const StreamedTiles<KEYS> tiles(hooks, work.number, head.length);
+    const StreamedTiles<KEYS> tiles(hooks, work.number, head.head, head.length);
     const auto load = [&](auto& stage, int first_key) {
         const int64_t first = static_cast<int64_t>(first_key) * stride;
         load_tile<D, KEYS, THREADS>(stage.keys, keys + first, stride, head.length - first_key, head_dim);

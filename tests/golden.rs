@@ -141,7 +141,8 @@ fn compare_blocks(case: &str, dtype: DType, tolerance: f64) {
     };
     if training {
         let (heads, random) = (model.config.num_attention_heads, golden.integers("random"));
-        let blocks = (host.cu_seqlens[1] as usize).div_ceil(16);
+        let block = golden.facts["config"]["block_size"].as_u64().unwrap() as usize;
+        let blocks = (host.cu_seqlens[1] as usize).div_ceil(block);
         for layer in 0..model.config.num_hidden_layers {
             let drawn = model.big_bird(layer, true).unwrap().drawn(blocks, heads);
             let drawn: Vec<i32> = drawn.iter().flatten().flatten().map(|&block| block as i32).collect();
@@ -170,7 +171,7 @@ fn compare_blocks(case: &str, dtype: DType, tolerance: f64) {
 
 #[test]
 fn blocks_of_big_bird() {
-    for case in ["bigbird_sparse_eval", "bigbird_sparse_train"] {
+    for case in ["bigbird_sparse_eval", "bigbird_sparse_train", "bigbird_blocks64_eval", "bigbird_blocks64_train"] {
         compare_blocks(case, DType::F64, 1e-6);
         compare_blocks(case, DType::F32, 1e-4);
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use helixgrad::autograd::{DeviceBatch, Matrix, Parameters, Spec, Tape, Tensor, Vector};
-use helixgrad::device::attention_pattern::AttentionPattern;
+use helixgrad::device::attention_pattern::{AttentionPattern, BlockLists};
 use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::{Buffer, DType, Device};
 use helixgrad::kmer::batch::Batch;
@@ -543,13 +543,17 @@ fn attention_over_several_query_blocks() {
     });
 }
 
+fn blocks(lists: BlockLists, batch: &Batch) -> Rc<SparseBlocks> {
+    Rc::new(SparseBlocks::on_host(lists, &batch.cu_seqlens))
+}
+
 /// A bias for `heads` heads, and a pattern of which some squares are skipped in a sequence of over 192 tokens.
 fn hooks(heads: usize, batch: &Batch) -> AttentionHooks {
     let slopes: Vec<f64> = (0..heads).map(|head| 0.3 / (1 << head) as f64).collect();
     let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 2, seed: 3 };
     AttentionHooks {
         bias: Some(Rc::new(AlibiBias::new(&Device::Cpu, &slopes).unwrap())),
-        pattern: Some(Rc::new(SparseBlocks::new(&Device::Cpu, &pattern, &batch.cu_seqlens).unwrap())),
+        pattern: Some(blocks(BlockLists::new(&pattern, &batch.cu_seqlens).unwrap(), batch)),
     }
 }
 
@@ -568,7 +572,7 @@ fn attention_over_a_block_sparse_pattern() {
     host.push(&[7; 3]);
     host.push(&[7; 200]);
     let hooks = hooks(1, &host);
-    assert!(hooks.pattern.as_ref().unwrap().lists().squares() < 1 + 16, "some squares are skipped");
+    assert!(hooks.pattern.as_ref().unwrap().lists().unwrap().squares() < 1 + 16, "some squares are skipped");
     let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
     let mut none = parameters(&[]);
     check(&[(203, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2, &hooks).unwrap());
@@ -600,6 +604,7 @@ fn attention_is_the_formula() {
                 let is_seen = |key: &usize| match &hooks.pattern {
                     Some(pattern) => pattern
                         .lists()
+                        .unwrap()
                         .seen(sequence, head, query / 64)
                         .iter()
                         .any(|seen| seen.block == *key as u32 / 64),
@@ -627,9 +632,9 @@ fn attention_over_the_blocks_of_big_bird() {
     let mut none = parameters(&[]);
     for training in [false, true] {
         let pattern = BigBird { block: 16, random: 1, positions: 130, layer: 1, training };
-        let blocks = SparseBlocks::big_bird(&Device::Cpu, &pattern, 2, &host.cu_seqlens).unwrap();
-        assert_eq!((blocks.lists().is_by_head(), blocks.lists().is_weighted()), (training, !training));
-        let hooks = AttentionHooks { bias: None, pattern: Some(Rc::new(blocks)) };
+        let lists = BlockLists::big_bird(&pattern, 2, &host.cu_seqlens).unwrap();
+        assert_eq!((lists.is_by_head(), lists.is_weighted()), (training, !training));
+        let hooks = AttentionHooks { bias: None, pattern: Some(blocks(lists, &host)) };
         check(&[(150, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, 0.0, &hooks).unwrap());
     }
 }

@@ -17,12 +17,14 @@ Python 3.11, torch 2.15.0, transformers 5.24.0, numpy 2.4.6 and safetensors 0.8 
     bigbird_classifier   3 classes at [CLS], through classifier.dense, gelu_tanh and classifier.out_proj
     bigbird_sparse_eval  block-sparse attention of 16 tokens a block, as transformers has it in eval(): see below
     bigbird_sparse_train the same with the random blocks of training
+    bigbird_blocks64_eval, bigbird_blocks64_train  the same with 64 tokens a block and heads of 8, as kernels take them
 
 Tensors and facts are those of golden.py, under the names that the family's checkpoints have. hidden.N of the last layer of
 Nucleotide Transformer comes after the last LayerNorm. `config` is the config.json of the release with small sizes and no
 dropout; `unused` lists what a checkpoint has beside that and no gradient reaches, so that it has no tensors here.
 
-The sparse cases have no optimizer steps, and of the hidden states the last one only. A sequence's sparse attention depends on
+The sparse cases have no optimizer steps, and of the hidden states the last one only (blocks64: none, nothing padded, and bf16_errors
+instead). A sequence's sparse attention depends on
 the number of its blocks, which in transformers is that of the longest sequence of the batch: there it depends on its company.
 
     hidden.2, logits, grad.NAME     each sequence on its own: 32 blocks, and 25, the last one not quite full
@@ -76,6 +78,7 @@ SPARSE = SMALL | {
     "num_attention_heads": 2,
     "vocab_size": 64,
 }
+BLOCKS_64 = SPARSE | {"block_size": 64, "hidden_size": 16, "max_position_embeddings": 768, "num_attention_heads": 2}
 
 
 class Ids(NamedTuple):
@@ -126,6 +129,8 @@ CASES = [
 SPARSE_CASES = [
     Case("bigbird", "mlm", 20, SPARSE, [512, 395], "bigbird_sparse_eval"),
     Case("bigbird", "mlm", 21, SPARSE, [512, 395], "bigbird_sparse_train"),
+    Case("bigbird", "mlm", 22, BLOCKS_64, [768, 725], "bigbird_blocks64_eval"),
+    Case("bigbird", "mlm", 23, BLOCKS_64, [768, 725], "bigbird_blocks64_train"),
 ]
 
 
@@ -326,9 +331,12 @@ def compare_bf16(case, batch, floats, loss):
 
     With PyTorch's fused attention where the model can have it. ALiBi is then rounded to bfloat16 as well.
     """
-    model, config = prepare(case, "sdpa")
+    model, config = prepare(case, "eager" if case in SPARSE_CASES else "sdpa")
     model = model.bfloat16()
-    _, logits = forward(case, config, model, batch)
+    if case in SPARSE_CASES:
+        logits = alone(case, config, model.train(case.title().endswith("train")), batch)[1]
+    else:
+        _, logits = forward(case, config, model, batch)
     other = functional.cross_entropy(logits, batch.targets)
     other.backward()
     pairs = {"logits": (logits, floats["logits"]), "loss": (other, torch.tensor(loss))}
@@ -336,6 +344,13 @@ def compare_bf16(case, batch, floats, loss):
     zero = zero_gradients(floats)
     pairs |= {name: (gradient, floats[name]) for name, gradient in gradients.items() if name[len("grad."):] not in zero}
     return {name: ((a.double() - b).norm() / b.norm()).item() for name, (a, b) in pairs.items()}
+
+
+def alone(case, config, model, batch):
+    """As `forward`, each sequence on its own."""
+    parts = [forward(case, config, model, batch, [sequence]) for sequence in batch.sequences]
+    states = [torch.cat(layer) for layer in zip(*(states for states, _ in parts))]
+    return states, torch.cat([logits for _, logits in parts])[batch.rows]
 
 
 def compute_sparse(case):
@@ -346,18 +361,19 @@ def compute_sparse(case):
     config = prepare(case)[1]
     tables = families.random_blocks(config, training, max(case.lengths))
     worst = 0.0
-    for prefix in ("", "padded."):
+    small = "blocks64" in case.title()
+    for prefix in [""] if small else ["", "padded."]:
         model, config = prepare(case)  # a new one, since its choice of attention sticks
         model.train(training)
         if prefix:
             states, logits = forward(case, config, model, batch)
         else:
-            parts = [forward(case, config, model, batch, [sequence]) for sequence in batch.sequences]
-            states = [torch.cat(layer) for layer in zip(*(states for states, _ in parts))]
-            logits = torch.cat([logits for _, logits in parts])[batch.rows]
+            states, logits = alone(case, config, model, batch)
         assert model.bert.attention_type == "block_sparse"
         loss = functional.cross_entropy(logits, batch.targets)
-        floats |= {f"{prefix}logits": logits, f"{prefix}hidden.{len(states) - 1}": states[-1]}
+        floats |= {f"{prefix}logits": logits}
+        if not small:
+            floats |= {f"{prefix}hidden.{len(states) - 1}": states[-1]}
         if not prefix:
             loss.backward()
             parameters, unused = trained(model)
@@ -373,6 +389,8 @@ def compute_sparse(case):
         assert abs(again - loss.item()) < 1e-9
         worst, losses[f"{prefix}loss"] = max(worst, error), loss.item()
     facts = describe(case, config, model, floats, unused) | losses
+    if small:
+        facts["bf16_errors"] = compare_bf16(case, batch, floats, losses["loss"])
     return integers(case, batch) | {"random": tables}, floats, facts, worst
 
 

@@ -22,7 +22,8 @@ if [ -n "$nvcc" ]; then
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices
     EMULATED_GPU_COUNTERS=target/emulated-gpu/counters.jsonl EMULATED_GPU=9.0 tools/emulated_gpu.sh \
-        cargo test --locked --test devices -- --exact profile::what_kernels_do_is_counted
+        cargo test --locked --test devices -- --exact profile::what_kernels_do_is_counted \
+        profile::the_work_of_big_birds_blocks_grows_with_the_length
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test kernels
     EMULATED_GPU_HAZARDS=1 EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- \
         whole_sequences_of_one attention_sm90::every_head an_odd_row a_long_k_goes_round_the_ring

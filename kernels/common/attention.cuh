@@ -55,14 +55,16 @@ struct AttentionHead {
     __device__ int64_t output() const { return start * hidden + static_cast<int64_t>(head) * (hidden / heads); }
 };
 
-// What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses.
+// What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses and a number.
 struct AttentionHooks {
     const float* slopes;  // ALiBi: scores get -slopes[head] * |query - key|; [heads]
     // Block-sparse: the blocks of PATTERN_BLOCK columns that the plan entry with number e streams are blocks[starts[e]..starts[e + 1]], at
     // least one, ascending: four times the block's number, plus 1 if the first PATTERN_BLOCK rows of the entry see it, plus 2 if the
-    // other rows do.
+    // other rows do. A block that counts n times is there n times.
     const int* starts;
     const int* blocks;
+    // From the starts of one head to those of the next: a plan entry's number is counted on from there. 0 where all heads see the same.
+    int head_stride;
 };
 
 // The tiles of TILE columns that a block streams: all of its sequence, or those of its list. Nothing but the count is kept: in
@@ -74,8 +76,8 @@ struct StreamedTiles {
     int entry;
     int count;
 
-    __device__ __forceinline__ StreamedTiles(const AttentionHooks& hooks_, int entry_, int length)
-        : hooks(hooks_), entry(entry_), count(divide_up(length, TILE)) {
+    __device__ __forceinline__ StreamedTiles(const AttentionHooks& hooks_, int entry_, int head, int length)
+        : hooks(hooks_), entry(entry_ + head * hooks_.head_stride), count(divide_up(length, TILE)) {
         if (hooks.starts == nullptr) return;
         const int last = hooks.starts[entry + 1] - hooks.starts[entry] - 1;
         // Only the last block can be cut by the end of the sequence.

@@ -41,6 +41,8 @@ pub struct DeviceBatch {
     pub token_types: Buffer,
     /// Starts of the sequences and the end of the last, `[sequences + 1]`.
     pub cu_seqlens: Buffer,
+    /// The same on the host, for what is decided there.
+    pub host_cu_seqlens: Vec<i32>,
     /// Rows that the head reads, `[rows]`.
     pub rows: Buffer,
     /// Their labels, `[rows]`; empty when only predicting.
@@ -79,6 +81,7 @@ impl DeviceBatch {
             positions: upload(&batch.positions)?,
             token_types: upload(&batch.token_types)?,
             cu_seqlens: upload(&batch.cu_seqlens)?,
+            host_cu_seqlens: batch.cu_seqlens.clone(),
             rows: upload(&batch.rows)?,
             labels: upload(&batch.labels)?,
             longest: batch.max_length(),
@@ -106,7 +109,7 @@ pub struct Tape {
     pool: Vec<Buffer>,
     /// Not in the pool, where something smaller that stays could take it: [`Tape::lay_aside`].
     aside: Option<Buffer>,
-    /// Made by [`Tape::once_a_batch`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
+    /// Made by [`Tape::once_a_batch`], or of no batch and kept by [`Tape::keep`]. A weak pointer keeps no batch from being recycled, but keeps its address from another.
     shared: Vec<(&'static str, Weak<DeviceBatch>, Tensor)>,
     /// Made by [`Tape::once`].
     constant: Vec<Rc<dyn Any>>,
@@ -332,7 +335,7 @@ impl Tape {
     /// Gives a batch's memory back to the pool, unless a recorded operation still needs it.
     pub fn recycle_batch(&mut self, batch: Rc<DeviceBatch>) {
         if let Some(batch) = Rc::into_inner(batch) {
-            let DeviceBatch { tokens, positions, token_types, cu_seqlens, rows, labels, longest: _, pairs: _ } = batch;
+            let DeviceBatch { tokens, positions, token_types, cu_seqlens, rows, labels, .. } = batch;
             self.pool.extend([tokens, positions, token_types, cu_seqlens, rows, labels]);
         }
     }
@@ -368,6 +371,11 @@ impl Tape {
         let tensor = make(self)?;
         self.shared.push((what, Rc::downgrade(batch), tensor));
         Ok(tensor)
+    }
+
+    /// Keeps a tensor's memory to the end of the pass, whatever [`Tape::keep_only`] names.
+    pub fn keep(&mut self, tensor: Tensor) {
+        self.shared.push(("", Weak::new(), tensor));
     }
 
     /// What `make` makes on this tape's device, once for all passes: the first of its type that `fits`.
@@ -413,7 +421,7 @@ impl Tape {
         tensor.id >= self.constants
     }
 
-    /// Gives the memory of all other tensors, but those of [`Tape::once_a_batch`], back to the pool, unless the pass is recorded
+    /// Gives the memory of all other tensors, but those of [`Tape::once_a_batch`] and [`Tape::keep`], back to the pool, unless the pass is recorded
     /// and they will be needed on the way back: predicting takes the memory of one layer, not of all.
     pub fn keep_only(&mut self, tensors: &[Tensor]) {
         if self.recording {

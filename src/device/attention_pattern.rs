@@ -3,11 +3,9 @@
 //! Pure functions of pattern and lengths, computed on the host: a sequence of n blocks has a few entries for each, and the
 //! blocks that are not listed are neither loaded nor computed.
 
-use std::collections::BTreeMap;
-
-use super::attention_kernels::PLAN_ROWS;
 use super::big_bird::BigBird;
 use super::cpu::dropout::TILE;
+use super::entry_lists::{EntryLists, PatternLists};
 use crate::philox::{Philox, Purpose, below};
 use crate::{Error, Result};
 
@@ -162,56 +160,43 @@ impl BlockLists {
         (self.squares() * self.side * self.side) as u64
     }
 
-    /// The lists of the plan's entries, where rows are queries: `starts` (`[entries + 1]`) and `blocks` as
-    /// `AttentionHooks` of `kernels/common/attention.cuh` describes them; of the first head. A square that counts n times is there n times.
-    pub fn by_queries(&self) -> [Vec<i32>; 2] {
-        entries(self.of_sequences())
-    }
-
-    /// The same where rows are keys: the squares of queries that see them.
-    pub fn by_keys(&self) -> [Vec<i32>; 2] {
-        let transposed = self
-            .of_sequences()
-            .into_iter()
-            .map(|rows| {
-                let mut columns = vec![Vec::new(); rows.len()];
-                for (row, seen) in (0..).zip(rows) {
-                    seen.iter().for_each(|seen| columns[seen.block as usize].push(Seen { block: row, ..*seen }));
-                }
-                columns
-            })
-            .collect();
-        entries(transposed)
-    }
-
-    /// The rows of squares of each sequence, in the first head.
-    fn of_sequences(&self) -> Vec<Vec<Vec<Seen>>> {
-        let rows = self.rows.first().map_or(&[][..], Vec::as_slice);
-        self.sequences.windows(2).map(|pair| rows[pair[0]..pair[1]].to_vec()).collect()
+    /// As kernels read them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for squares of another side than [`SQUARE`].
+    pub fn for_kernels(&self) -> Result<PatternLists> {
+        if self.side != SQUARE {
+            return Err(Error::usage(
+                format!("attention in blocks of {} tokens on a GPU", self.side),
+                format!("use --device cpu, or a model with blocks of a multiple of {SQUARE} tokens"),
+            ));
+        }
+        let (mut queries, mut keys) = (Vec::new(), Vec::new());
+        for place in self.sequences.windows(2) {
+            let heads: Vec<_> = self.rows.iter().map(|rows| &rows[place[0]..place[1]]).collect();
+            queries.push(EntryLists::of_sequence(heads.iter().copied()));
+            let transposed: Vec<_> = heads.into_iter().map(transposed).collect();
+            keys.push(EntryLists::of_sequence(transposed.iter().map(Vec::as_slice)));
+        }
+        let joined = |sequences: &[EntryLists]| EntryLists::joined(&sequences.iter().collect::<Vec<_>>());
+        let squares = self.rows.iter().flatten().flatten().map(|seen| seen.times as usize).sum();
+        Ok(PatternLists { sides: [joined(&queries), joined(&keys)], squares })
     }
 }
 
-/// Joins the rows of squares of each plan entry: the squares that any of them sees, with a bit for each that does; as often as they count.
-fn entries(sequences: Vec<Vec<Vec<Seen>>>) -> [Vec<i32>; 2] {
-    let (mut starts, mut blocks) = (vec![0], Vec::new());
-    for entry in sequences.iter().flat_map(|rows| rows.chunks(PLAN_ROWS / SQUARE)) {
-        let mut seen = BTreeMap::new();
-        for (half, columns) in entry.iter().enumerate() {
-            for &Seen { block, times } in columns {
-                for copy in 0..times {
-                    *seen.entry((block, copy)).or_insert(0) |= 1 << half;
-                }
-            }
-        }
-        blocks.extend(seen.into_iter().map(|((block, _), halves)| block as i32 * 4 + halves));
-        starts.push(blocks.len() as i32);
+/// For each column of squares the rows that see it.
+fn transposed(rows: &[Vec<Seen>]) -> Vec<Vec<Seen>> {
+    let mut columns = vec![Vec::new(); rows.len()];
+    for (row, seen) in (0..).zip(rows) {
+        seen.iter().for_each(|seen| columns[seen.block as usize].push(Seen { block: row, ..*seen }));
     }
-    [starts, blocks]
+    columns
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::attention_kernels::PLAN_ROWS;
 
     const PATTERN: AttentionPattern = AttentionPattern { block: 128, window: 1, global: 1, random: 2, seed: 5 };
 
@@ -246,7 +231,7 @@ mod tests {
         let mut cu_seqlens = vec![0];
         lengths.iter().for_each(|length| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length));
         let lists = BlockLists::new(&AttentionPattern { block: 64, ..PATTERN }, &cu_seqlens).unwrap();
-        let [by_queries, by_keys] = [lists.by_queries(), lists.by_keys()];
+        let [by_queries, by_keys] = lists.for_kernels().unwrap().sides.map(|side| [side.starts, side.blocks]);
         let mut entry = 0;
         let (mut pairs, mut transposed) = (Vec::new(), Vec::new());
         for (sequence, length) in lengths.iter().enumerate() {

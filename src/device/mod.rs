@@ -13,6 +13,7 @@ pub mod cuda;
 #[cfg(feature = "cust")]
 pub mod cust;
 mod driver;
+pub mod entry_lists;
 pub mod gemm_choice;
 pub mod gemm_plan;
 pub mod graphs;

@@ -1,12 +1,12 @@
 //! A packed batch: sequences laid end to end, no padding.
 
 /// How large a batch is: what the host has to know of one that a device makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchShape {
     /// Tokens in all sequences together.
     pub tokens: usize,
-    /// Number of sequences.
-    pub sequences: usize,
+    /// Where each sequence starts, and where the last ends, `[sequences + 1]`.
+    pub cu_seqlens: Vec<i32>,
     /// Tokens of the longest sequence.
     pub longest: usize,
     /// Pairs of tokens that attend to each other: the sum of the squared lengths.

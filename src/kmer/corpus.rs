@@ -234,9 +234,13 @@ impl Corpus {
     /// As [`Corpus::windows`].
     pub fn shape(&self, key: &BatchKey, budget: usize, masking: &Plan) -> Result<BatchShape> {
         let lengths = self.lengths(key, budget)?;
+        let ends = lengths.iter().scan(0, |end, &length| {
+            *end += length as i32;
+            Some(*end)
+        });
         Ok(BatchShape {
             tokens: budget,
-            sequences: lengths.len(),
+            cu_seqlens: std::iter::once(0).chain(ends).collect(),
             longest: lengths.iter().copied().max().unwrap_or(0),
             pairs: lengths.iter().map(|&length| (length as u64).pow(2)).sum(),
             rows: masking.count(&lengths, key),

@@ -303,9 +303,10 @@ impl Model {
     /// # Errors
     /// Those of the device.
     pub fn encode(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>) -> Result<Vec<Tensor>> {
+        let hooks = self.hooks(tape, batch, self.layout.layers.len())?;
         let mut hidden = vec![self.embed(tape, batch)?];
-        for layer in 0..self.layout.layers.len() {
-            hidden.push(self.layer(tape, batch, layer, hidden[hidden.len() - 1], Rows::All)?);
+        for (layer, hooks) in hooks.into_iter().enumerate() {
+            hidden.push(self.layer(tape, batch, layer, hooks, hidden[hidden.len() - 1], Rows::All)?);
         }
         if let Some(last) = hidden.last_mut() {
             *last = self.last_norm(tape, *last)?;
@@ -341,16 +342,17 @@ impl Model {
     /// # Errors
     /// Those of the device.
     pub fn hidden(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layer: usize, rows: Rows) -> Result<Tensor> {
+        let hooks = self.hooks(tape, batch, layer)?;
         let mut x = tape.unrecorded(self.frozen().is_some(), |tape| self.embed(tape, batch))?;
         if layer == 0 && rows == Rows::OfHead {
             return ops::gather(tape, batch, x);
         }
-        for index in 0..layer {
+        for (index, hooks) in hooks.into_iter().enumerate() {
             tape.keep_only(&[x]);
             tape.enter_layer(Some(index));
             let rows = if index + 1 == layer { rows } else { Rows::All };
             let frozen = self.frozen().is_some_and(|frozen| index < frozen);
-            x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, index, x, rows))?;
+            x = tape.unrecorded(frozen, |tape| self.layer(tape, batch, index, hooks, x, rows))?;
         }
         tape.enter_layer(None);
         if layer == self.layout.layers.len() {
@@ -396,26 +398,19 @@ impl Model {
         is_alibi.then(|| AlibiBias::standard_slopes(self.config.num_attention_heads))
     }
 
-    /// What attention adds to the plain formula in a layer.
-    fn hooks(&self, tape: &mut Tape, batch: &DeviceBatch, layer: usize) -> Result<AttentionHooks> {
+    /// What attention adds to the plain formula in each of the first `layers` layers.
+    fn hooks(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, layers: usize) -> Result<Vec<AttentionHooks>> {
         let alibi = |slopes: Vec<f64>| {
             tape.once(|known: &AlibiBias| known.slopes() == slopes, |device| AlibiBias::new(device, &slopes))
         };
         let bias = self.alibi_slopes().map(alibi).transpose()?;
-        let device = tape.device();
-        let pattern = match self.big_bird(layer, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest))
-        {
-            None => None,
-            Some(_) if !matches!(device, Device::Cpu) => {
-                let found = format!("BigBird's blocks for sequences of {} tokens on {device}", batch.longest);
-                return Err(Error::usage(found, "use --device cpu, or sequences that see themselves whole"));
-            }
-            Some(pattern) => {
-                let heads = self.config.num_attention_heads;
-                Some(Rc::new(SparseBlocks::big_bird(device, &pattern, heads, batch.cu_seqlens.slice())?))
-            }
-        };
-        Ok(AttentionHooks { bias, pattern })
+        let mut hooks = vec![AttentionHooks { bias, pattern: None }; layers];
+        if let Some(pattern) = self.big_bird(0, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest)) {
+            let heads = self.config.num_attention_heads;
+            let patterns = SparseBlocks::big_bird(tape, batch, &pattern, heads, layers)?;
+            hooks.iter_mut().zip(patterns).for_each(|(hooks, pattern)| hooks.pattern = Some(pattern));
+        }
+        Ok(hooks)
     }
 
     /// The pattern of a layer, if the model has one.
@@ -431,19 +426,21 @@ impl Model {
 
     /// One encoder layer. With [`Rows::OfHead`] the output has only the rows that the head reads: what follows the
     /// attention works row by row, so the others need not be computed.
-    fn layer(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, index: usize, x: Tensor, rows: Rows) -> Result<Tensor> {
+    fn layer(
+        &self,
+        tape: &mut Tape,
+        batch: &Rc<DeviceBatch>,
+        index: usize,
+        hooks: AttentionHooks,
+        x: Tensor,
+        rows: Rows,
+    ) -> Result<Tensor> {
         let layer = &self.layout.layers[index];
         let activated = match self.recompute {
             Recompute::Gelu => Activated::Again,
             Recompute::None | Recompute::Layer => Activated::Kept,
         };
-        let pass = LayerPass {
-            config: self.config.clone(),
-            hooks: self.hooks(tape, batch, index)?,
-            layer: layer.clone(),
-            rows,
-            activated,
-        };
+        let pass = LayerPass { config: self.config.clone(), hooks, layer: layer.clone(), rows, activated };
         let batch = Rc::clone(batch);
         if self.recompute != Recompute::Layer {
             return pass.compute(tape, &self.parameters, &batch, x);

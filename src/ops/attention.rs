@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::attention_hooks::AttentionHooks;
+use super::attention_hooks::{AttentionHooks, SparseBlocks};
 use super::attention_sm90::Hopper;
 use super::column_sums::{add_parts, column_sums};
 use super::{deliver, for_real, kernel, work};
@@ -54,7 +54,7 @@ pub fn attention(
     let kernels = tape.device().attention_kernels(tape.dtype(), call.head_dim, hooks.are_some())?;
     let mut output = tape.allocate(rows * hidden)?;
     let mut log_sum_exp = tape.allocate_scratch(rows * heads)?;
-    let pairs = hooks.pattern.as_ref().map_or(batch.pairs, |pattern| pattern.lists().pairs().min(batch.pairs));
+    let pairs = hooks.pattern.as_ref().map_or(batch.pairs, |pattern| pattern.pairs().min(batch.pairs));
     let work = work::attention_forward(rows, hidden, heads, pairs, tape.dtype().size());
     tape.count(work);
     let plan = match kernels {
@@ -75,7 +75,7 @@ pub fn attention(
                     .read(tape.value(qkv))
                     .read(&batch.cu_seqlens);
                 let launch = launch.read(tape.value(plan)).int(heads).int(call.head_dim).value(call.scale() as f32);
-                launch.value(AttentionDropoutArgument::of(call.dropout)).value(hooks.by_queries())
+                launch.value(AttentionDropoutArgument::of(call.dropout)).value(hooks.by_queries(tape))
             };
             tape.device().launch(&launch.work(work).write(&mut output).write(&mut log_sum_exp))?;
             Some(plan)
@@ -142,8 +142,8 @@ pub fn attention(
                     }
                 } else {
                     let sides = [
-                        (&kernels.backward_queries, call.hooks.by_queries(), cost(3)),
-                        (&kernels.backward_keys, call.hooks.by_keys(), cost(4)),
+                        (&kernels.backward_queries, call.hooks.by_queries(tape), cost(3)),
+                        (&kernels.backward_keys, call.hooks.by_keys(tape), cost(4)),
                     ];
                     for (kernel, hooks, work) in sides {
                         let launch = call
@@ -197,7 +197,7 @@ impl Attention {
             scale: self.scale(),
             dropout: self.dropout,
             slopes: self.hooks.bias.as_deref().map(|bias| bias.slopes()),
-            blocks: self.hooks.pattern.as_deref().map(|pattern| pattern.lists()),
+            blocks: self.hooks.pattern.as_deref().and_then(SparseBlocks::lists),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use crate::autograd::DeviceBatch;
-use crate::device::attention_pattern::{AttentionPattern, BlockLists, SQUARE};
+use crate::autograd::{DeviceBatch, Tape, Tensor};
+use crate::device::attention_pattern::{AttentionPattern, BlockLists};
 use crate::device::big_bird::BigBird;
-use crate::device::{Buffer, Device};
+use crate::device::entry_lists::{BigBirdLists, PatternLists};
+use crate::device::{Buffer, DType, Device};
 use crate::{Error, Result};
 
 /// What [`attention`](fn@super::attention) adds to the plain formula: nothing by default.
@@ -52,65 +53,125 @@ impl AlibiBias {
     }
 }
 
-/// A block-sparse pattern over the sequences of one batch, made once for all layers that share it.
+/// A block-sparse pattern over the sequences of one batch.
 pub struct SparseBlocks {
-    lists: BlockLists,
     total_tokens: usize,
     sequences: usize,
-    on_device: Option<[Buffer; 4]>,
+    pairs: u64,
+    lists: Lists,
+}
+
+/// What is seen, where it is read.
+enum Lists {
+    OnHost(BlockLists),
+    /// A tensor of integers, with the lists of several layers, and where in it those of rows that are queries, and keys, begin.
+    OnDevice {
+        integers: Tensor,
+        sides: [[usize; 2]; 2],
+        head_stride: usize,
+    },
 }
 
 impl SparseBlocks {
-    /// `pattern` over the sequences that `cu_seqlens` (`[sequences + 1]`, the batch's own) delimits.
+    /// `pattern` over the sequences of `batch`, for this pass.
     ///
     /// # Errors
     /// [`Error::Usage`] for a pattern that kernels cannot follow; those of the device.
-    pub fn new(device: &Device, pattern: &AttentionPattern, cu_seqlens: &[i32]) -> Result<Self> {
-        Self::of(device, BlockLists::new(pattern, cu_seqlens)?, cu_seqlens)
+    pub fn new(tape: &mut Tape, batch: &Rc<DeviceBatch>, pattern: &AttentionPattern) -> Result<Self> {
+        let lists = BlockLists::new(pattern, &batch.host_cu_seqlens)?;
+        if matches!(tape.device(), Device::Cpu) {
+            return Ok(Self::on_host(lists, &batch.host_cu_seqlens));
+        }
+        let mut layers = Self::upload(tape, batch, &[lists.for_kernels()?])?;
+        Ok(layers.swap_remove(0))
     }
 
-    /// BigBird's `pattern` over these sequences, for `heads` heads.
+    /// BigBird's patterns over the sequences of `batch` in the first `layers` layers, for `heads` heads and this pass; `pattern` is that of the
+    /// first. One upload for all of them.
     ///
     /// # Errors
     /// As [`SparseBlocks::new`].
-    pub fn big_bird(device: &Device, pattern: &BigBird, heads: usize, cu_seqlens: &[i32]) -> Result<Self> {
-        Self::of(device, BlockLists::big_bird(pattern, heads, cu_seqlens)?, cu_seqlens)
+    pub fn big_bird(
+        tape: &mut Tape,
+        batch: &Rc<DeviceBatch>,
+        pattern: &BigBird,
+        heads: usize,
+        layers: usize,
+    ) -> Result<Vec<Rc<Self>>> {
+        let cu_seqlens = &batch.host_cu_seqlens;
+        let is_host = matches!(tape.device(), Device::Cpu);
+        // Where heads see the same, layers do.
+        let different = if pattern.heads(heads) > 1 { layers } else { layers.min(1) };
+        let different: Vec<Rc<Self>> = if is_host {
+            let lists = |layer| BlockLists::big_bird(&BigBird { layer, ..*pattern }, heads, cu_seqlens);
+            (0..different as u32)
+                .map(|layer| Ok(Rc::new(Self::on_host(lists(layer)?, cu_seqlens))))
+                .collect::<Result<_>>()?
+        } else {
+            let known = tape
+                .once(|known: &BigBirdLists| known.are_of(pattern, heads), |_| Ok(BigBirdLists::new(pattern, heads)))?;
+            let lists =
+                (0..different as u32).map(|layer| known.layer(layer, cu_seqlens)).collect::<Result<Vec<_>>>()?;
+            Self::upload(tape, batch, &lists)?.into_iter().map(Rc::new).collect()
+        };
+        Ok((0..layers).map(|layer| Rc::clone(&different[layer.min(different.len() - 1)])).collect())
     }
 
-    fn of(device: &Device, lists: BlockLists, cu_seqlens: &[i32]) -> Result<Self> {
-        if matches!(device, Device::Kernels(_)) && (lists.side() != SQUARE || lists.is_by_head()) {
-            return Err(Error::usage(
-                format!(
-                    "BigBird's blocks on {device}, in squares of {} tokens or other ones for each head",
-                    lists.side()
-                ),
-                format!(
-                    "use --device cpu, or shorter sequences, which see themselves whole; predicting in blocks of {SQUARE} works"
-                ),
-            ));
-        }
-        let on_device = upload(device, |device| {
-            let ([query_starts, query_blocks], [key_starts, key_blocks]) = (lists.by_queries(), lists.by_keys());
-            let upload = |values: Vec<i32>| Buffer::upload(device, &values);
-            Ok([upload(query_starts)?, upload(query_blocks)?, upload(key_starts)?, upload(key_blocks)?])
-        })?;
+    /// For the CPU: `lists` over the sequences that `cu_seqlens` (`[sequences + 1]`) delimits.
+    pub fn on_host(lists: BlockLists, cu_seqlens: &[i32]) -> Self {
+        Self::of(cu_seqlens, lists.pairs(), Lists::OnHost(lists))
+    }
+
+    fn of(cu_seqlens: &[i32], pairs: u64, lists: Lists) -> Self {
         let total_tokens = cu_seqlens.last().map_or(0, |&end| end as usize);
-        Ok(Self { lists, total_tokens, sequences: cu_seqlens.len().saturating_sub(1), on_device })
+        Self { total_tokens, sequences: cu_seqlens.len().saturating_sub(1), pairs, lists }
     }
 
-    /// What each row of squares sees.
-    pub fn lists(&self) -> &BlockLists {
-        &self.lists
+    /// All in one tensor of the pass.
+    fn upload(tape: &mut Tape, batch: &Rc<DeviceBatch>, layers: &[PatternLists]) -> Result<Vec<Self>> {
+        let parts = layers.iter().flat_map(|layer| &layer.sides).flat_map(|side| [&side.starts, &side.blocks]);
+        let parts: Vec<&[i32]> = parts.map(Vec::as_slice).collect();
+        let parts = parts.concat();
+        let mut buffer = tape.allocate_as(parts.len(), DType::I32)?;
+        buffer.write(&parts)?;
+        let integers = tape.push(buffer, 1, parts.len());
+        tape.keep(integers);
+        let mut end = 0;
+        let mut next = |part: &[i32]| {
+            end += part.len();
+            end - part.len()
+        };
+        let mut layer = |lists: &PatternLists| {
+            let sides = [&lists.sides[0], &lists.sides[1]].map(|side| [next(&side.starts), next(&side.blocks)]);
+            let head_stride = lists.sides[0].head_stride();
+            Self::of(&batch.host_cu_seqlens, lists.pairs(), Lists::OnDevice { integers, sides, head_stride })
+        };
+        Ok(layers.iter().map(&mut layer).collect())
+    }
+
+    /// Pairs of tokens in the squares that are computed, the last of a sequence counted whole: a mean over the heads.
+    pub fn pairs(&self) -> u64 {
+        self.pairs
+    }
+
+    /// What each row of squares sees, for the CPU; nothing on other devices.
+    pub fn lists(&self) -> Option<&BlockLists> {
+        match &self.lists {
+            Lists::OnHost(lists) => Some(lists),
+            Lists::OnDevice { .. } => None,
+        }
     }
 }
 
-/// `struct AttentionHooks` of `kernels/common/attention.cuh`: three addresses, 0 for none.
+/// `struct AttentionHooks` of `kernels/common/attention.cuh`: three addresses, 0 for none, and a number.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct HooksArgument {
     slopes: u64,
     starts: u64,
     blocks: u64,
+    head_stride: i32,
+    _padding: i32,
 }
 
 impl AttentionHooks {
@@ -140,22 +201,25 @@ impl AttentionHooks {
     }
 
     /// For kernels whose rows are queries.
-    pub(super) fn by_queries(&self) -> HooksArgument {
-        self.argument(0)
+    pub(super) fn by_queries(&self, tape: &Tape) -> HooksArgument {
+        self.argument(tape, 0)
     }
 
     /// For kernels whose rows are keys.
-    pub(super) fn by_keys(&self) -> HooksArgument {
-        self.argument(2)
+    pub(super) fn by_keys(&self, tape: &Tape) -> HooksArgument {
+        self.argument(tape, 1)
     }
 
-    fn argument(&self, first_list: usize) -> HooksArgument {
-        let slopes = self.bias.as_deref().and_then(|bias| bias.on_device.as_ref());
-        let lists = self.pattern.as_deref().and_then(|pattern| pattern.on_device.as_ref());
-        HooksArgument {
-            slopes: slopes.map_or(0, Buffer::address),
-            starts: lists.map_or(0, |lists| lists[first_list].address()),
-            blocks: lists.map_or(0, |lists| lists[first_list + 1].address()),
+    fn argument(&self, tape: &Tape, side: usize) -> HooksArgument {
+        let slopes = self.bias.as_deref().and_then(|bias| bias.on_device.as_ref()).map_or(0, Buffer::address);
+        let argument = HooksArgument { slopes, ..HooksArgument::default() };
+        match self.pattern.as_deref().map(|pattern| &pattern.lists) {
+            Some(Lists::OnDevice { integers, sides, head_stride }) => {
+                let lists = tape.value(*integers).address();
+                let [starts, blocks] = sides[side].map(|first| lists + (first * size_of::<i32>()) as u64);
+                HooksArgument { starts, blocks, head_stride: *head_stride as i32, ..argument }
+            }
+            Some(Lists::OnHost(_)) | None => argument,
         }
     }
 }

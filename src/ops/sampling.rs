@@ -94,8 +94,18 @@ impl Sampler {
         [windows, hidden, counts, hidden_counts].into_iter().for_each(|buffer| tape.recycle(buffer));
         rows.truncate(shape.rows);
         labels.truncate(shape.rows);
-        cu_seqlens.truncate(shape.sequences + 1);
-        let (longest, pairs) = (shape.longest, shape.pairs);
-        Ok(Rc::new(DeviceBatch { tokens, positions, token_types, cu_seqlens, rows, labels, longest, pairs }))
+        let (host_cu_seqlens, longest, pairs) = (shape.cu_seqlens.clone(), shape.longest, shape.pairs);
+        cu_seqlens.truncate(host_cu_seqlens.len());
+        Ok(Rc::new(DeviceBatch {
+            tokens,
+            positions,
+            token_types,
+            cu_seqlens,
+            host_cu_seqlens,
+            rows,
+            labels,
+            longest,
+            pairs,
+        }))
     }
 }

@@ -22,12 +22,6 @@ fn attention(device: &Device, dtype: DType, lengths: &[usize], head_dim: usize, 
         host.push(&vec![1; length]);
     }
     let (tokens, hidden) = (host.tokens.len(), HEADS * head_dim);
-    let mut hooks = AttentionHooks::default();
-    if pattern {
-        let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 1, seed: 2 };
-        hooks.bias = Some(Rc::new(AlibiBias::new(device, &AlibiBias::standard_slopes(HEADS)).unwrap()));
-        hooks.pattern = Some(Rc::new(SparseBlocks::new(device, &pattern, &host.cu_seqlens).unwrap()));
-    }
     let philox = Philox::of(6, 0, Purpose::Init);
     let upload = |tape: &mut Tape, count: usize| {
         let values: Vec<f32> = (0..count as u64).map(|index| philox.normal(index) as f32).collect();
@@ -41,6 +35,12 @@ fn attention(device: &Device, dtype: DType, lengths: &[usize], head_dim: usize, 
     let batch = DeviceBatch::upload(device, &host).unwrap();
     let mut tape = Tape::new(device.clone(), dtype);
     tape.start_training(3, 1, 0);
+    let mut hooks = AttentionHooks::default();
+    if pattern {
+        let pattern = AttentionPattern { block: 64, window: 0, global: 0, random: 1, seed: 2 };
+        hooks.bias = Some(Rc::new(AlibiBias::new(device, &AlibiBias::standard_slopes(HEADS)).unwrap()));
+        hooks.pattern = Some(Rc::new(SparseBlocks::new(&mut tape, &batch, &pattern).unwrap()));
+    }
     let buffer = upload(&mut tape, tokens * 3 * hidden);
     let x = tape.push(buffer, tokens, 3 * hidden);
     let bias = Spec { name: "bias".into(), shape: vec![3 * hidden], offset: 0 };

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use helixgrad::bench::plan::{Target, plan};
 use helixgrad::bench::profile::profile;
 use helixgrad::bench::{Mix, Workload, counted};
+use helixgrad::device::attention_kernels::AttentionPath;
+use helixgrad::device::chips::Chip;
 use helixgrad::device::{DType, Device};
-use helixgrad::model::{Head, Recompute};
+use helixgrad::model::{Config, Head, Recompute};
 use helixgrad::train::ceilings::{Ceilings, Sizes};
 
 use crate::emulated;
+use crate::fixture::Golden;
 use crate::watched::Watched;
 
 fn workload() -> Workload {
@@ -85,6 +89,63 @@ fn what_kernels_do_is_counted() {
     );
     let page = counted::page(&counted, "a small model", "helixgrad profile --emulate");
     assert!(page.contains("kernels/layernorm.cu:") && page.contains("layernorm_forward_bf16"));
+}
+
+/// A layer of BigBird with heads of 8, and one sequence.
+fn big_bird(length: usize) -> Workload {
+    let config = Config {
+        num_hidden_layers: 1,
+        max_position_embeddings: 4096,
+        ..Golden::read("bigbird_blocks64_train").config()
+    };
+    Workload { config, batch: 1, length, ..workload() }
+}
+
+/// What `count` finds in the three kernels of attention, whose sum doubles with the length, and would be four times as much if all pairs were
+/// computed.
+fn grows_with_the_length(count: impl Fn(usize) -> Vec<(String, f64)>, length: usize) {
+    let sum = |length: usize| {
+        let kernels = count(length);
+        let own =
+            |part: &str| kernels.iter().find(|(name, _)| name.starts_with(part)).expect("a kernel of attention").1;
+        own("attention_forward") + own("attention_backward_queries") + own("attention_backward_keys")
+    };
+    let ratio = sum(2 * length) / sum(length);
+    println!("from {length} to {} tokens: {ratio:.2} times as much", 2 * length);
+    assert!((1.8..2.3).contains(&ratio), "from {length} to {} tokens: {ratio}", 2 * length);
+}
+
+#[test]
+fn a_plan_of_big_birds_blocks_grows_with_the_length() {
+    let target = Target {
+        chip: Chip::named("h200").unwrap(),
+        attention: AttentionPath::Auto,
+        dtype: DType::Bf16,
+        launch_microseconds: 0.0,
+    };
+    let planned = |length: usize| plan(&big_bird(length), &target, 1).unwrap().kernels;
+    grows_with_the_length(
+        |length| planned(length).into_iter().map(|kernel| (kernel.kernel, kernel.work.flops)).collect(),
+        2048,
+    );
+    let floors =
+        |length: usize| planned(length).into_iter().map(|kernel| (kernel.kernel, kernel.floor_milliseconds)).collect();
+    grows_with_the_length(floors, 2048);
+}
+
+/// Behind the emulated driver that executes PTX and counts: instructions.
+#[test]
+fn the_work_of_big_birds_blocks_grows_with_the_length() {
+    if emulated::named().is_none() || std::env::var_os(counted::COUNTERS).is_none() {
+        println!("skipped: no emulated driver that counts");
+        return;
+    }
+    let instructions = |length: usize| {
+        let counted = counted::count(&big_bird(length), &super::device(), DType::Bf16, 1).unwrap();
+        let of = |kernel: counted::CountedKernel| (kernel.kernel, kernel.counts.get("warp_instructions") as f64);
+        counted.kernels.into_iter().map(of).collect()
+    };
+    grows_with_the_length(instructions, 1024);
 }
 
 /// Kernels are judged by the faster of two products: theirs, and that of cuBLASLt where it can be had.

@@ -5,6 +5,7 @@ use helixgrad::device::attention_pattern::{AttentionPattern, BlockLists, SQUARE}
 use helixgrad::device::big_bird::BigBird;
 use helixgrad::device::cpu::Real;
 use helixgrad::device::cpu::attention::{Saved, Shape, backward, forward};
+use helixgrad::device::entry_lists::EntryLists;
 
 use super::harness::*;
 
@@ -80,24 +81,30 @@ pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
 /// The lists of a pattern in the memory of kernels, and the argument that names them.
 struct Hooks {
     slopes: Option<Memory>,
+    /// Starts and blocks, for queries and for keys.
     lists: Option<[[Memory; 2]; 2]>,
+    head_stride: u64,
 }
 
 impl Hooks {
     fn new(case: &Case) -> Self {
         let slopes = case.slopes().map(|slopes| slopes.iter().map(|&slope| slope as f32).collect::<Vec<_>>());
-        let lists = |blocks: BlockLists| {
-            [blocks.by_queries(), blocks.by_keys()]
-                .map(|[starts, blocks]| [Memory::integers("starts", &starts), Memory::integers("blocks", &blocks)])
-        };
-        Self { slopes: slopes.map(|slopes| Memory::of::<f32>("slopes", &slopes)), lists: case.blocks().map(lists) }
+        let lists = case.blocks().map(|blocks| blocks.for_kernels().unwrap());
+        let memory =
+            |side: &EntryLists| [Memory::integers("starts", &side.starts), Memory::integers("blocks", &side.blocks)];
+        Self {
+            slopes: slopes.map(|slopes| Memory::of::<f32>("slopes", &slopes)),
+            lists: lists.as_ref().map(|lists| [memory(&lists.sides[0]), memory(&lists.sides[1])]),
+            head_stride: lists.map_or(0, |lists| lists.sides[0].head_stride() as u64),
+        }
     }
 
     /// For rows that are queries (0) or keys (1).
     fn argument(&self, side: usize) -> Argument {
         let slopes = self.slopes.as_ref().map_or(0, Memory::address);
         let list = |which: usize| self.lists.as_ref().map_or(0, |lists| lists[side][which].address());
-        Argument::Struct(vec![slopes, list(0), list(1)])
+        // The last word is a number of 32 bits and as many of padding.
+        Argument::Struct(vec![slopes, list(0), list(1), self.head_stride])
     }
 }
 
@@ -376,6 +383,18 @@ fn blocks_that_count_more_than_once() {
     assert!(blocks.is_weighted() && blocks.squares() < 10 * 10);
     check::<bf16>(&case);
     check::<f32>(&Case { slope: 0.01, ..case });
+}
+
+/// BigBird's blocks as its models are trained: each head draws its own; a short sequence, which sees itself whole, and another length behind it.
+#[test]
+fn blocks_of_big_bird_when_training() {
+    let big_bird = Some(BigBird { block: 64, random: 1, positions: 1024, layer: 1, training: true });
+    let case = Case { big_bird, ..Case::new(&[460, 40, 500], 2, 32, 0.0, 22) };
+    let blocks = case.blocks().unwrap();
+    let differ = |row: usize| blocks.seen(0, 0, row) != blocks.seen(0, 1, row);
+    assert!(blocks.is_by_head() && !blocks.is_weighted() && (1..7).any(differ) && blocks.squares() < 8 * 8 * 2);
+    check::<bf16>(&case);
+    check::<f32>(&case);
 }
 
 /// A square that nobody lists is not even read: NaN in its keys and values reaches none but its own queries.
