@@ -12,6 +12,7 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod finetune;
+mod gene2vec;
 mod genes;
 mod genome;
 mod import;
@@ -206,6 +207,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
+    Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
     Import(import::Args),
     /// Learn a vocabulary of DNA from a genome, or look at the tokens of a sequence.
@@ -283,6 +286,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
+        Command::Genes(args) => gene2vec::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),

@@ -1,0 +1,5 @@
+//! Vectors of genes: `helixgrad genes`.
+
+#[path = "../program/mod.rs"]
+mod program;
+mod train;
