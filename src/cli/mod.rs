@@ -12,6 +12,7 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod finetune;
+mod gene2vec;
 mod genes;
 mod genome;
 mod import;
@@ -218,6 +219,8 @@ enum Command {
     Profile(profile::Args),
     /// Count a training step on a GPU without one: the floor of every kernel, and the memory.
     Plan(plan::Args),
+    /// Vectors of genes from pairs of co-expressed genes (Gene2vec), and what they are good for.
+    Genes(gene2vec::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
 }
@@ -271,6 +274,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
     overwrite::check(&matches)?;
     match cli.command {
         Command::Demo(args) => demo::run(&args, &common),
+        Command::Genes(args) => gene2vec::run(&args, &common),
         Command::Genome(args) => genome::run(&args, &common),
         Command::Pretrain(args) => pretrain::run(&args, &common),
         Command::Splice(args) => splice::run(&args, &common),
