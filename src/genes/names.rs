@@ -20,8 +20,8 @@ pub fn find(genes: &[String], wanted: &[String]) -> Result<Vec<usize>> {
 
 fn unknown(genes: &[String], name: &str) -> Error {
     let upper = name.to_uppercase();
-    let likeness = |gene: &String| (strsim::jaro_winkler(&upper, &gene.to_uppercase()), gene);
-    let mut alike: Vec<(f64, &String)> = genes.iter().map(likeness).filter(|(likeness, _)| *likeness >= ALIKE).collect();
+    let likenesses = genes.iter().map(|gene| (strsim::jaro_winkler(&upper, &gene.to_uppercase()), gene));
+    let mut alike: Vec<(f64, &String)> = likenesses.filter(|(likeness, _)| *likeness >= ALIKE).collect();
     alike.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(other.1)));
     let names: Vec<&str> = alike.iter().take(TOLD).map(|(_, gene)| gene.as_str()).collect();
     let remedy = match names[..] {
