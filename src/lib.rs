@@ -4,6 +4,7 @@
 //!
 //! | module | what it knows |
 //! | --- | --- |
+//! | [`genes`] | vectors of genes from pairs: Gene2vec |
 //! | [`genome`] | files: FASTA, `.2bit`, GFF3/GTF, splice sites; no tensors |
 //! | [`kmer`] | integers: vocabulary, masking, packed batches; no tensors |
 //! | [`tokenizer`] | bases to integers: k-mers, blocks of six, byte-pair encoding |

@@ -207,6 +207,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
+    Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
     Import(import::Args),
     /// Learn a vocabulary of DNA from a genome, or look at the tokens of a sequence.
@@ -219,8 +221,6 @@ enum Command {
     Profile(profile::Args),
     /// Count a training step on a GPU without one: the floor of every kernel, and the memory.
     Plan(plan::Args),
-    /// Vectors of genes from pairs of co-expressed genes (Gene2vec), and what they are good for.
-    Genes(gene2vec::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
 }

@@ -335,7 +335,8 @@ mod tests {
     fn what_decides_is_learnt_with_vectors_frozen_or_not() {
         let (table, pairs) = example();
         for tune in [false, true] {
-            let training = Training { epochs: 150, batch: 16, dropout: 0.0, tune, learning_rate: 5e-3, ..Training::default() };
+            let training =
+                Training { epochs: 150, batch: 16, dropout: 0.0, tune, learning_rate: 5e-3, ..Training::default() };
             let (classifier, loss) = train(&training);
             assert!(loss < 0.1, "{tune}: {loss}");
             let genes: Vec<[u32; 2]> = pairs.iter().map(|pair| pair.genes).collect();

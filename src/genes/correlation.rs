@@ -262,8 +262,7 @@ impl Matrix {
         let mut products = vec![0.0; rows * columns];
         let (left, right) = (view(first, rows), view(second, columns).transposed());
         gemm(&mut products, columns, Into::Replace, left, right, 1.0, Threads::One);
-        let mut tile =
-            Tile { pairs: Vec::new(), tested: 0, too_few_samples: 0, undefined: 0, histogram: [0; BINS] };
+        let mut tile = Tile { pairs: Vec::new(), tested: 0, too_few_samples: 0, undefined: 0, histogram: [0; BINS] };
         for (row, products) in products.chunks_exact(columns).enumerate() {
             let one = first + row;
             for (column, &product) in products.iter().enumerate() {
@@ -360,7 +359,8 @@ mod tests {
         let study = study(genes, samples);
         for (method, of) in [(Method::Pearson, pearson as fn(&[f64], &[f64]) -> f64), (Method::Spearman, spearman)] {
             for absolute in [false, true] {
-                let options = Options { method, threshold: 0.45, absolute, min_samples: 24, missing: Missing::Pairwise };
+                let options =
+                    Options { method, threshold: 0.45, absolute, min_samples: 24, missing: Missing::Pairwise };
                 let (account, written) = run(study.clone(), &options);
                 let (mut expected, mut tested, mut few) = (String::new(), 0, 0);
                 for one in (0..genes).filter(|&gene| gene != 5) {

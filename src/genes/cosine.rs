@@ -113,9 +113,8 @@ pub fn norm(vector: &[f32]) -> f64 {
 
 /// The `top` with the largest cosines, in falling order.
 fn best(mut cosines: Vec<(usize, f64)>, top: usize) -> Vec<(usize, f64)> {
-    let falling = |one: &(usize, f64), other: &(usize, f64)| -> Ordering {
-        other.1.total_cmp(&one.1).then(one.0.cmp(&other.0))
-    };
+    let falling =
+        |one: &(usize, f64), other: &(usize, f64)| -> Ordering { other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)) };
     if top == 0 {
         return Vec::new();
     }
@@ -152,7 +151,9 @@ mod tests {
         let vectors = vectors(40, 7);
         let unit = UnitVectors::of(&vectors);
         let genes: Vec<usize> = (3..31).step_by(2).collect();
-        let pairs = genes.iter().flat_map(|&one| genes.iter().filter(move |other| **other > one).map(move |&other| (one, other)));
+        let pairs = genes
+            .iter()
+            .flat_map(|&one| genes.iter().filter(move |other| **other > one).map(move |&other| (one, other)));
         let cosines: Vec<f64> = pairs.map(|(one, other)| cosine(&vectors, one, other)).collect();
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
         assert!((unit.mean_cosine(&genes) - mean).abs() < 1e-7);

@@ -84,7 +84,9 @@ pub fn read(path: &Path, labels: Option<&Path>, names: &mut GeneNames) -> Result
             }
             (_, labels) => {
                 let (needed, remedy) = match labels {
-                    None => ("two genes and 0 or 1", "give a table of three columns, or the labels' file with --labels"),
+                    None => {
+                        ("two genes and 0 or 1", "give a table of three columns, or the labels' file with --labels")
+                    }
                     Some(_) => ("two genes", "give the file of pairs without labels, or leave --labels out"),
                 };
                 let found = format!("{} columns, where {needed} are needed", words.len());
@@ -181,7 +183,10 @@ impl Split {
             if ones == 0 || ones == pairs.len() {
                 let zeros = pairs.len() - ones;
                 let found = format!("{name}: the {part} part has {ones} pairs that interact and {zeros} others");
-                return Err(Error::usage(found, "give more pairs of both labels, or another --test-share, --gene-share or --seed"));
+                return Err(Error::usage(
+                    found,
+                    "give more pairs of both labels, or another --test-share, --gene-share or --seed",
+                ));
             }
         }
         Ok(())
@@ -221,7 +226,8 @@ mod tests {
     #[test]
     fn repeated_pairs_are_counted_whichever_gene_comes_first() {
         let pair = |one, other| LabelledPair { genes: [one, other], label: 1 };
-        let split = Split { train: vec![pair(1, 2), pair(3, 4)], test: vec![pair(2, 1), pair(3, 4), pair(1, 3)], dropped: 0 };
+        let split =
+            Split { train: vec![pair(1, 2), pair(3, 4)], test: vec![pair(2, 1), pair(3, 4), pair(1, 3)], dropped: 0 };
         assert_eq!(split.repeated(), 2);
         assert!(split.check("x").unwrap_err().to_string().contains("2 pairs that interact and 0 others"));
     }

@@ -43,7 +43,10 @@ impl Map {
     pub fn of(vectors: &UnitVectors, options: &Options, progress: &mut Progress) -> Result<Self> {
         let genes = vectors.len();
         if genes < FEWEST {
-            return Err(Error::usage(format!("a map of {genes} genes"), format!("give vectors of {FEWEST} genes or more")));
+            return Err(Error::usage(
+                format!("a map of {genes} genes"),
+                format!("give vectors of {FEWEST} genes or more"),
+            ));
         }
         if !(options.perplexity >= 1.0 && options.perplexity <= 1000.0) {
             return Err(Error::usage(format!("--perplexity {}", options.perplexity), "give a number from 1 to 1000"));
@@ -51,9 +54,8 @@ impl Map {
         // The crate wants three times the perplexity in neighbours.
         let perplexity = options.perplexity.min((genes - 1) as f64 / 3.0);
         let count = ((3.0 * perplexity) as usize).clamp(1, genes - 1);
-        let distance = |(index, cosine): (usize, f64)| {
-            Neighbor { index, distance: (2.0 - 2.0 * cosine).max(0.0).sqrt() as f32 }
-        };
+        let distance =
+            |(index, cosine): (usize, f64)| Neighbor { index, distance: (2.0 - 2.0 * cosine).max(0.0).sqrt() as f32 };
         let nearest = vectors.all_nearest(count);
         let neighbours: Vec<Vec<Neighbor<f32>>> =
             nearest.into_par_iter().map(|of_gene| of_gene.into_iter().map(distance).collect()).collect();
@@ -81,7 +83,9 @@ impl Map {
         .map_err(|_| Error::Failed("the layout of the map failed; try another --perplexity or --seed".into()))?;
         let points: Vec<[f64; 2]> = points.chunks_exact(2).map(|at| [at[0].into(), at[1].into()]).collect();
         if points.iter().flatten().any(|at| !at.is_finite()) {
-            return Err(Error::Failed("the map has points that are no numbers; try another --perplexity or --seed".into()));
+            return Err(Error::Failed(
+                "the map has points that are no numbers; try another --perplexity or --seed".into(),
+            ));
         }
         Ok(Self { points, perplexity, divergence: divergence.into() })
     }

@@ -199,7 +199,7 @@ fn background(genes: usize, options: &Options) -> Vec<usize> {
     let mut twister = MersenneTwister::by_array(&[options.background_seed]);
     for last in (1..genes).rev() {
         let bits = usize::BITS - (last + 1).leading_zeros();
-        let drawn = std::iter::repeat_with(|| (twister.next() >> (32 - bits)) as usize);
+        let drawn = std::iter::repeat_with(|| (twister.word() >> (32 - bits)) as usize);
         let other = drawn.into_iter().find(|drawn| *drawn <= last).unwrap_or(last);
         all.swap(last, other);
     }
@@ -240,7 +240,8 @@ impl Degrees {
     fn mean_likeness(&self, genes: &[usize]) -> f64 {
         let mut sum = 0.0;
         for (place, &one) in genes.iter().enumerate() {
-            sum += genes[..place].iter().map(|&other| (-0.5 * (self.0[one] - self.0[other]).powi(2)).exp()).sum::<f64>();
+            sum +=
+                genes[..place].iter().map(|&other| (-0.5 * (self.0[one] - self.0[other]).powi(2)).exp()).sum::<f64>();
         }
         2.0 * sum / (genes.len() as f64 * (genes.len() as f64 - 1.0))
     }
@@ -303,8 +304,7 @@ impl Measure<'_> {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options =
-        Options { max_genes: 50, background: 5, background_seed: 35, permutations: 200, seed: 1 };
+    const OPTIONS: Options = Options { max_genes: 50, background: 5, background_seed: 35, permutations: 200, seed: 1 };
 
     #[test]
     fn the_background_is_that_of_python() {
@@ -369,7 +369,8 @@ mod tests {
         let index = vectors.index();
         let pair = |one: usize, other: usize| unit.mean_cosine(&[one, other]);
         let mean = |genes: &[usize]| {
-            let pairs = genes.iter().enumerate().flat_map(|(at, &one)| genes[..at].iter().map(move |&other| pair(one, other)));
+            let pairs =
+                genes.iter().enumerate().flat_map(|(at, &one)| genes[..at].iter().map(move |&other| pair(one, other)));
             pairs.sum::<f64>() / (genes.len() * (genes.len() - 1) / 2) as f64
         };
         let of_set = |set: &GeneSet| {

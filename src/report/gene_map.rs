@@ -111,7 +111,10 @@ mod tests {
         assert_eq!(page.matches("<script").count(), 2);
         assert!(!page.contains("<!--") && page.contains("a &amp; b") && page.contains("&lt;i&gt;"));
         let data = data(&page);
-        assert_eq!(data["genes"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>(), names);
+        assert_eq!(
+            data["genes"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>(),
+            names
+        );
         assert_eq!(data["sets"][0]["name"], "set </script><b>");
         assert!(!page.contains("http:") && !page.contains("https:"), "a page that wants the network");
     }

@@ -38,7 +38,8 @@ const FAST: [&str; 6] = ["--epochs", "12", "--dropout", "0.1", "--learning-rate"
 
 fn auroc(split: &Value, who: &str) -> f64 {
     let figure = &split[who]["auroc"];
-    let [value, low, high] = [&figure["value"], &figure["interval"][0], &figure["interval"][1]].map(|of| of.as_f64().unwrap());
+    let [value, low, high] =
+        [&figure["value"], &figure["interval"][0], &figure["interval"][1]].map(|of| of.as_f64().unwrap());
     assert!(low <= value && value <= high, "{figure}");
     value
 }
@@ -52,7 +53,10 @@ fn kinds_are_learnt_also_of_genes_that_no_training_saw() {
         json(&[&["genes", "classify", "--vectors", &vectors, "--out", out][..], &FAST, data, more].concat())
     };
     let summary = run(&["--train", &table], &out, &[]);
-    assert_eq!((&summary["pairs"], &summary["genes"], &summary["genes_without_vector"]), (&3000.into(), &60.into(), &1.into()));
+    assert_eq!(
+        (&summary["pairs"], &summary["genes"], &summary["genes_without_vector"]),
+        (&3000.into(), &60.into(), &1.into())
+    );
     let [random, by_genes] = [0, 1].map(|at| &summary["splits"][at]);
     assert!(auroc(random, "scores") > 0.95, "{random}");
     assert!(auroc(by_genes, "scores") > 0.9, "{by_genes}");
@@ -65,7 +69,9 @@ fn kinds_are_learnt_also_of_genes_that_no_training_saw() {
     assert!(parts.iter().sum::<u64>() == 3000 && parts[2] > 500, "{parts:?}");
 
     // GGIPNN's two files are the same, and so are any threads; a tuned model is another.
-    let files = |out: &str| ["model.safetensors", "genes.txt", "classifier.json"].map(|name| fs::read(format!("{out}/{name}")).unwrap());
+    let files = |out: &str| {
+        ["model.safetensors", "genes.txt", "classifier.json"].map(|name| fs::read(format!("{out}/{name}")).unwrap())
+    };
     let [two, tuned] = ["two", "tuned"].map(|name| folder.path(name));
     let again = run(&["--train", &pairs, "--labels", &labels], &two, &["--threads", "3"]);
     assert_eq!(again["splits"], summary["splits"]);
@@ -78,7 +84,10 @@ fn kinds_are_learnt_also_of_genes_that_no_training_saw() {
     let asked = folder.write("asked.tsv", "G2 G4\nG2\tG3\tmore\n\nG3 G5\nG1 UNKNOWN\n");
     let answers = folder.path("answers.tsv");
     let predicted = json(&["genes", "predict-pairs", "--model", &out, "--pairs", &asked, "--out", &answers]);
-    assert_eq!((&predicted["pairs"], &predicted["unknown"], &predicted["interacting"]), (&4.into(), &1.into(), &2.into()));
+    assert_eq!(
+        (&predicted["pairs"], &predicted["unknown"], &predicted["interacting"]),
+        (&4.into(), &1.into(), &2.into())
+    );
     let text = fs::read_to_string(&answers).unwrap();
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!((rows[0][2], rows[4][2], &rows[2][..2]), ("probability", "NA", &["G2", "G3"][..]));
@@ -99,7 +108,10 @@ fn a_given_test_is_tested_on() {
     let arguments = ["genes", "classify", "--vectors", &vectors, "--out", &out, "--train", &train, "--test", &test];
     let summary = json(&[&arguments[..], &FAST].concat());
     let [given, by_genes] = [0, 1].map(|at| &summary["splits"][at]);
-    assert_eq!((&given["split"], &given["train"], &given["test"]), (&"the given test".into(), &2500.into(), &500.into()));
+    assert_eq!(
+        (&given["split"], &given["train"], &given["test"]),
+        (&"the given test".into(), &2500.into(), &500.into())
+    );
     let all = ["train", "test", "dropped"].map(|part| by_genes[part].as_u64().unwrap()).iter().sum::<u64>();
     assert_eq!(all, 3000);
 }
@@ -109,7 +121,8 @@ fn what_cannot_be_classified_is_told() {
     let folder = Folder::new();
     let [vectors, table, pairs, labels] = example(&folder);
     let out = folder.path("model");
-    let train = |data: &[&str]| refused(&[&["genes", "classify", "--vectors", &vectors, "--out", &out][..], data].concat());
+    let train =
+        |data: &[&str]| refused(&[&["genes", "classify", "--vectors", &vectors, "--out", &out][..], data].concat());
     for (contents, expected) in [
         (&b""[..], "no pair of genes"),
         (b"G1 G2\n", "line 1: 2 columns, where two genes and 0 or 1 are needed"),
@@ -128,7 +141,14 @@ fn what_cannot_be_classified_is_told() {
     let many = folder.write("many.txt", fs::read_to_string(&labels).unwrap() + "1\n");
     assert!(train(&["--train", &pairs, "--labels", &many]).contains("line 3001: a label behind the 3000"));
     assert!(train(&["--train", &table, "--device", "cuda"]).contains("trained on the CPU alone"));
-    for (option, value) in [("--dropout", "1"), ("--test-share", "0"), ("--gene-share", "NaN"), ("--hidden", "0"), ("--batch", "0"), ("--epochs", "0")] {
+    for (option, value) in [
+        ("--dropout", "1"),
+        ("--test-share", "0"),
+        ("--gene-share", "NaN"),
+        ("--hidden", "0"),
+        ("--batch", "0"),
+        ("--epochs", "0"),
+    ] {
         let message = train(&["--train", &table, option, value]);
         assert!(message.contains("what to do"), "{option}: {message}");
     }
@@ -137,7 +157,9 @@ fn what_cannot_be_classified_is_told() {
 
     json(&[&["genes", "classify", "--vectors", &vectors, "--out", &out, "--train", &table][..]].concat());
     let answers = folder.path("answers.tsv");
-    let predict = |model: &str, pairs: &str| refused(&["genes", "predict-pairs", "--model", model, "--pairs", pairs, "--out", &answers]);
+    let predict = |model: &str, pairs: &str| {
+        refused(&["genes", "predict-pairs", "--model", model, "--pairs", pairs, "--out", &answers])
+    };
     assert!(predict(&out, &folder.write("one.txt", "G1 G2\nG1\n")).contains("line 2: one gene"));
     assert!(predict(&out, &folder.write("none.txt", "\n")).contains("no pair of genes"));
     let empty = folder.write("empty/x", "");

@@ -84,9 +84,8 @@ fn forms_of_files_change_nothing() {
     let text = table();
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
     let (genes, samples) = (rows.len() - 1, rows[0].len() - 1);
-    let transposed: String = (0..=samples)
-        .map(|column| rows.iter().map(|row| row[column]).collect::<Vec<_>>().join("\t") + "\n")
-        .collect();
+    let transposed: String =
+        (0..=samples).map(|column| rows.iter().map(|row| row[column]).collect::<Vec<_>>().join("\t") + "\n").collect();
     let without_corner = text.strip_prefix('\t').unwrap().to_owned();
     let quoted: String = rows
         .iter()
@@ -177,7 +176,10 @@ fn studies_are_taken_one_by_one_or_together() {
     assert!(output.status.success() && log.contains("4 samples, fewer than 10: passed over"), "{log}");
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(fs::read_to_string(&out).unwrap(), one + &other);
-    assert_eq!((summary["studies"].as_array().unwrap().len(), &summary["too_small"][0]), (2, &Value::from(small.clone())));
+    assert_eq!(
+        (summary["studies"].as_array().unwrap().len(), &summary["too_small"][0]),
+        (2, &Value::from(small.clone()))
+    );
 
     let summary = json(&[&arguments[..], &[&first, &second, "--pool"]].concat());
     assert_eq!(pairs_of(&out), pandas("pearson", 0.5, false));
@@ -189,7 +191,10 @@ fn studies_are_taken_one_by_one_or_together() {
 fn threads_do_not_change_a_byte() {
     let folder = Folder::new();
     let values = |gene: usize| {
-        let value = |sample: usize| helixgrad::philox::Philox::new(1, (gene % 9) as u32, 0).normal(sample as u64) + 0.1 * (gene * sample % 7) as f64;
+        let value = |sample: usize| {
+            helixgrad::philox::Philox::new(1, (gene % 9) as u32, 0).normal(sample as u64)
+                + 0.1 * (gene * sample % 7) as f64
+        };
         (0..15).map(|sample| format!("\t{}", value(sample))).collect::<String>()
     };
     let rows: String = (0..600).map(|gene| format!("G{gene}{}\n", values(gene))).collect();
@@ -228,7 +233,8 @@ fn missing_values_can_leave_a_gene_out() {
     let summary = json(&[&arguments[..], &["--missing", "leave-out"]].concat());
     assert_eq!(summary["studies"][0]["left_out"], 6);
     let has_missing = |pair: &String| pair.split(' ').any(|gene| gene[4..].parse::<usize>().unwrap() % 5 == 0);
-    let wanted: BTreeSet<String> = pandas("pearson", 0.5, false).into_iter().filter(|pair| !has_missing(pair)).collect();
+    let wanted: BTreeSet<String> =
+        pandas("pearson", 0.5, false).into_iter().filter(|pair| !has_missing(pair)).collect();
     assert_eq!(pairs_of(&out), wanted);
 }
 
@@ -281,7 +287,8 @@ fn what_is_no_expression_is_told_with_its_line() {
     assert!(!Path::new(&out).exists(), "something was written");
 
     let fixture = fixture("expression.tsv");
-    let asked = |more: &[&str]| refused(&[&["genes", "pairs", "--expression", &fixture, "--out", &out][..], more].concat());
+    let asked =
+        |more: &[&str]| refused(&[&["genes", "pairs", "--expression", &fixture, "--out", &out][..], more].concat());
     assert!(asked(&["--threshold", "1.5"]).contains("give a correlation from -1 to 1"));
     assert!(asked(&["--threshold", "-0.5", "--absolute"]).contains("with --absolute from 0 to 1"));
     assert!(asked(&["--min-samples", "2"]).contains("3 or more"));

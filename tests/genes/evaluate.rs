@@ -22,7 +22,8 @@ fn the_pathway_score_is_that_of_the_formula() {
     assert!(near(&ours["random_genes"], &wanted["random_genes"]), "{ours} {wanted}");
     assert!(near(&ours["score"]["value"], &wanted["score"]), "{ours} {wanted}");
     let sets_found = &found["sets"];
-    let counts = ["sets", "used", "too_large", "too_few", "genes_without_vector"].map(|name| sets_found[name].as_u64().unwrap());
+    let counts =
+        ["sets", "used", "too_large", "too_few", "genes_without_vector"].map(|name| sets_found[name].as_u64().unwrap());
     assert_eq!(counts, [6, 4, 1, 1, 4]);
     // The vectors have three groups, which are three of the sets.
     assert!(ours["permuted"]["p"].as_f64().unwrap() < 0.01, "{ours}");
@@ -93,7 +94,8 @@ fn neighbours_and_analogies_are_those_of_gensim() {
     same(top(&["--plus", "GENE1", "GENE5", "--minus", "GENE9"]), &expected()["analogy"]);
     let two = json(&["genes", "neighbours", "GENE7", "GENE8", "--vectors", &vectors]);
     assert_eq!((two.as_array().unwrap().len(), two[1]["plus"][0].as_str()), (2, Some("GENE8")));
-    let printed = helixgrad(&["genes", "neighbours", "--vectors", &vectors, "--plus", "GENE1", "--minus", "GENE9", "--top", "1"]);
+    let printed =
+        helixgrad(&["genes", "neighbours", "--vectors", &vectors, "--plus", "GENE1", "--minus", "GENE9", "--top", "1"]);
     assert!(String::from_utf8(printed.stdout).unwrap().starts_with("GENE1 - GENE9"));
 }
 
@@ -120,7 +122,8 @@ fn what_cannot_be_evaluated_is_told() {
     let one = folder.write("one.txt", "1 2\nGENE1 0.5 0.25\n");
     assert!(evaluate(&one, &sets).contains("vectors of 1 genes"));
     assert!(evaluate(&folder.path("none.txt"), &sets).contains("check the path"));
-    let asked = |more: &[&str]| refused(&[&["genes", "evaluate", "--vectors", &vectors, "--sets", &sets][..], more].concat());
+    let asked =
+        |more: &[&str]| refused(&[&["genes", "evaluate", "--vectors", &vectors, "--sets", &sets][..], more].concat());
     assert!(asked(&["--max-genes", "1"]).contains("--max-genes 1"));
     assert!(asked(&["--random-genes", "0"]).contains("--random-genes 0"));
     assert!(fs::metadata(&vectors).is_ok());

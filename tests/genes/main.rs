@@ -7,6 +7,7 @@ mod classify;
 mod correlation;
 mod evaluate;
 mod map;
+mod train;
 
 use std::fs;
 

@@ -27,7 +27,10 @@ fn a_page_has_every_gene_and_the_sets() {
     // The largest first; it has no gene here.
     assert_eq!(data["sets"][0], serde_json::json!({"name": "large", "genes": []}));
     assert_eq!(data["sets"][1]["genes"].as_array().unwrap().len(), 20);
-    assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("src="), "a page that wants the network");
+    assert!(
+        !page.contains("http:") && !page.contains("https:") && !page.contains("src="),
+        "a page that wants the network"
+    );
 
     json(&[&arguments[..], &["--threads", "3"]].concat());
     assert_eq!(fs::read_to_string(&out).unwrap(), page, "another number of threads");

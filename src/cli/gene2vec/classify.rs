@@ -120,7 +120,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     };
     let in_table = |split: Split| {
         let of = |pairs: Vec<LabelledPair>| -> Vec<LabelledPair> {
-            let of_pair = |pair: LabelledPair| LabelledPair { genes: pair.genes.map(|gene| numbers[gene as usize]), ..pair };
+            let of_pair =
+                |pair: LabelledPair| LabelledPair { genes: pair.genes.map(|gene| numbers[gene as usize]), ..pair };
             pairs.into_iter().map(of_pair).collect()
         };
         Split { train: of(split.train), test: of(split.test), dropped: split.dropped }
@@ -158,7 +159,12 @@ fn training(args: &Args, common: &Common) -> Result<Training> {
         ((0.0..1.0).contains(&args.dropout), "--dropout", args.dropout, "a share from 0 to below 1"),
         (args.epochs > 0, "--epochs", args.epochs.into(), "1 or more"),
         (args.batch > 0, "--batch", args.batch as f64, "1 or more"),
-        (args.learning_rate > 0.0 && args.learning_rate < 1.0, "--learning-rate", args.learning_rate, "a rate between 0 and 1"),
+        (
+            args.learning_rate > 0.0 && args.learning_rate < 1.0,
+            "--learning-rate",
+            args.learning_rate,
+            "a rate between 0 and 1",
+        ),
         ((0.0..1.0).contains(&args.weight_decay), "--weight-decay", args.weight_decay, "a rate from 0 to below 1"),
         (args.bias.is_finite(), "--bias", args.bias, "a number"),
         ((0.0..1e6).contains(&args.missing_range), "--missing-range", args.missing_range, "a number of 0 or more"),
@@ -201,9 +207,16 @@ fn describe(summary: &Summary) -> String {
         }
         let mut table = Printed::new(["", "AUROC", "average precision", "accuracy", "MCC"]);
         for (name, scores) in [("classifier", &split.scores), ("how often each gene interacts", &split.habit)] {
-            let cell = |estimate: crate::train::scores::Estimate| Cell::estimate(estimate.value, estimate.interval.into(), 3);
+            let cell =
+                |estimate: crate::train::scores::Estimate| Cell::estimate(estimate.value, estimate.interval.into(), 3);
             let some = |estimate: Option<_>| estimate.map_or_else(|| Cell::from("n/a"), cell);
-            table.row([Cell::from(name), some(scores.auroc), some(scores.auprc), cell(scores.accuracy), cell(scores.mcc)]);
+            table.row([
+                Cell::from(name),
+                some(scores.auroc),
+                some(scores.auprc),
+                cell(scores.accuracy),
+                cell(scores.mcc),
+            ]);
         }
         table.mark_best(1, Best::Highest);
         text += &format!("\n{table}mean loss at the end of training: {}\n", decimal(split.loss, 4));

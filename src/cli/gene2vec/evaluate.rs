@@ -51,7 +51,10 @@ pub struct Args {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     for (given, option) in [(args.max_genes, "--max-genes"), (args.random_genes, "--random-genes")] {
         if given < 2 {
-            return Err(Error::usage(format!("{option} {given}"), "give 2 or more: a pair is the least that has a cosine"));
+            return Err(Error::usage(
+                format!("{option} {given}"),
+                "give 2 or more: a pair is the least that has a cosine",
+            ));
         }
     }
     let vectors = vectors::read(&args.vectors)?;
@@ -100,7 +103,8 @@ fn describe(evaluation: &Evaluation) -> String {
     let mut table = Table::new(["", "within sets", "random genes", "score"]);
     for figures in &evaluation.figures {
         let Figures { method, within_sets, random_genes, score, .. } = figures;
-        let score = score.map_or_else(|| Cell::from("n/a"), |score| Cell::estimate(score.value, score.interval.into(), 3));
+        let score =
+            score.map_or_else(|| Cell::from("n/a"), |score| Cell::estimate(score.value, score.interval.into(), 3));
         let within = Cell::estimate(within_sets.value, within_sets.interval.into(), 4);
         table.row([Cell::from(method.as_str()), within, Cell::number(*random_genes, 4), score]);
     }
@@ -124,7 +128,8 @@ fn describe(evaluation: &Evaluation) -> String {
         );
     }
     if evaluation.zero_vectors > 0 {
-        text += &format!("{} vectors are zero, and have a cosine of 0 with any other\n", count(evaluation.zero_vectors));
+        text +=
+            &format!("{} vectors are zero, and have a cosine of 0 with any other\n", count(evaluation.zero_vectors));
     }
     let each = &evaluation.each_set;
     let told = TOLD.min(each.len());

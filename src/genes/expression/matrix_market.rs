@@ -71,7 +71,8 @@ fn check_header(path: &Path, header: &str) -> Result<()> {
     match words[..] {
         ["matrix", "coordinate", "real" | "integer" | "double", "general"] => Ok(()),
         _ => {
-            let remedy = "write it as `matrix coordinate real general` (scipy.io.mmwrite of a sparse matrix), or as a table";
+            let remedy =
+                "write it as `matrix coordinate real general` (scipy.io.mmwrite of a sparse matrix), or as a table";
             Err(Error::input(path, "line 1", format!("MatrixMarket of another kind ({})", words.join(" ")), remedy))
         }
     }
@@ -110,7 +111,12 @@ fn read_names(path: &Path, column: Option<usize>, tells_columns: bool) -> Result
     Ok(names)
 }
 
-fn read_entries(path: &Path, lines: &mut Lines, (genes, samples): (usize, usize), genes_in: GenesIn) -> Result<Vec<Entry>> {
+fn read_entries(
+    path: &Path,
+    lines: &mut Lines,
+    (genes, samples): (usize, usize),
+    genes_in: GenesIn,
+) -> Result<Vec<Entry>> {
     let mut sizes: Option<[usize; 3]> = None;
     let mut entries = Vec::new();
     while let Some(line) = lines.next_line()? {
@@ -123,7 +129,12 @@ fn read_entries(path: &Path, lines: &mut Lines, (genes, samples): (usize, usize)
         let (Some(one), Some(other), 3) = (whole(0), whole(1), words.len()) else {
             let what = if sizes.is_none() { "rows, columns and entries" } else { "row, column and value" };
             let (found, line) = (format!("no {what}: {:?}", shortened(&line)), lines.number());
-            return Err(Error::input(path, format!("line {line}"), found, "three numbers are needed; write the file again"));
+            return Err(Error::input(
+                path,
+                format!("line {line}"),
+                found,
+                "three numbers are needed; write the file again",
+            ));
         };
         let Some([rows, columns, _]) = sizes else {
             let found = whole(2);
@@ -149,7 +160,9 @@ fn read_entries(path: &Path, lines: &mut Lines, (genes, samples): (usize, usize)
             let found = format!("{} entries, where {count} are announced", entries.len());
             Err(Error::input(path, "", found, "get the file again: it is cut off, or changed"))
         }
-        None => Err(Error::input(path, "", "no line with rows, columns and entries", "get the file again: it is cut off")),
+        None => {
+            Err(Error::input(path, "", "no line with rows, columns and entries", "get the file again: it is cut off"))
+        }
     }
 }
 
