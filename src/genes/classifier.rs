@@ -85,7 +85,9 @@ impl Table {
         let GeneVectors { genes, dimension, mut values } = vectors;
         let known = genes.len();
         let mut genes: GeneNames = genes.into_iter().collect();
-        names.iter().for_each(|name| drop(genes.number(name)));
+        for name in names {
+            genes.number(name);
+        }
         let missing = genes.names.len() - known;
         let philox = Philox::of(seed, 0, Purpose::RandomVectors);
         let drawn = (0..missing * dimension).map(|at| ((2.0 * philox.uniform(at as u64) - 1.0) * range) as f32);

@@ -36,7 +36,9 @@ impl GeneNames {
 impl FromIterator<String> for GeneNames {
     fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
         let mut all = Self::default();
-        names.into_iter().for_each(|name| drop(all.number(&name)));
+        for name in names {
+            all.number(&name);
+        }
         all
     }
 }

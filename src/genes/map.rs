@@ -69,7 +69,9 @@ impl Map {
             let mut tsne: tSNE<'_, f32, (), 2> = tSNE::new(&rows);
             tsne.perplexity(perplexity as f32).epochs(options.iterations).initial_embedding(start);
             // Nobody listening any more is no reason to stop.
-            tsne.epoch_callback(move |step, _| drop(sender.send(step)));
+            tsne.epoch_callback(move |step, _| {
+                let _ = sender.send(step);
+            });
             tsne.fit_sne_with_neighbors(&neighbours);
             (tsne.embedding(), tsne.kl_divergence().unwrap_or(f32::NAN))
         };
