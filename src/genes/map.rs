@@ -1,5 +1,5 @@
-//! A map of genes in two dimensions: t-SNE (van der Maaten, Hinton, 2008) of the vectors' directions, by interpolation (Linderman et al., 2019) as
-//! the crate `bhtsne` computes it. Neighbours are exact.
+//! A map of genes in two dimensions: t-SNE (van der Maaten, Hinton, 2008) of the vectors' directions, by interpolation (Linderman et al., 2019; of
+//! few genes by trees) as the crate `bhtsne` computes it. Neighbours are exact.
 
 use bhtsne::{Neighbor, tSNE};
 use rayon::prelude::*;
@@ -9,6 +9,10 @@ use crate::philox::{Philox, Purpose};
 use crate::report::Progress;
 use crate::{Error, Result};
 
+/// Genes from which on repulsion is interpolated; for fewer a tree is as fast, and the grid may grow without bounds.
+const INTERPOLATED: usize = 2_000;
+/// How coarse the tree may be (van der Maaten, 2014).
+const THETA: f32 = 0.5;
 /// The fewest genes that have a map.
 const FEWEST: usize = 5;
 
@@ -72,7 +76,11 @@ impl Map {
             tsne.epoch_callback(move |step, _| {
                 let _ = sender.send(step);
             });
-            tsne.fit_sne_with_neighbors(&neighbours);
+            if genes < INTERPOLATED {
+                tsne.barnes_hut_with_neighbors(THETA, &neighbours);
+            } else {
+                tsne.fit_sne_with_neighbors(&neighbours);
+            }
             (tsne.embedding(), tsne.kl_divergence().unwrap_or(f32::NAN))
         };
         let (points, divergence) = std::thread::scope(|scope| {
