@@ -20,6 +20,31 @@ impl MersenneTwister {
         Self { state, next: Self::LENGTH }
     }
 
+    /// Seeded with a list, as Python's `random.Random(n)` is with the 32-bit parts of n.
+    pub fn by_array(key: &[u32]) -> Self {
+        let mut twister = Self::new(19_650_218);
+        let state = &mut twister.state;
+        let mut index = 1;
+        let mut step = |state: &mut [u32; Self::LENGTH], factor: u32, add: &dyn Fn(usize) -> u32| {
+            let before = state[index - 1];
+            state[index] = (state[index] ^ (before ^ before >> 30).wrapping_mul(factor)).wrapping_add(add(index));
+            index += 1;
+            if index == Self::LENGTH {
+                state[0] = state[Self::LENGTH - 1];
+                index = 1;
+            }
+        };
+        for round in 0..Self::LENGTH.max(key.len()) {
+            let at = round % key.len();
+            step(state, 1_664_525, &|_| key[at].wrapping_add(at as u32));
+        }
+        for _ in 1..Self::LENGTH {
+            step(state, 1_566_083_941, &|index| (index as u32).wrapping_neg());
+        }
+        state[0] = 0x8000_0000;
+        twister
+    }
+
     /// The next 32 bits.
     pub fn word(&mut self) -> u32 {
         if self.next == Self::LENGTH {
@@ -63,6 +88,17 @@ impl MersenneTwister {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_seeds_as_in_python() {
+        // r = random.Random(35); [r.getrandbits(32) for _ in range(2)]; random.Random(2**32 + 5).getrandbits(32)
+        let words = |key: &[u32]| {
+            let mut twister = MersenneTwister::by_array(key);
+            [twister.word(), twister.word()]
+        };
+        assert_eq!(words(&[35]), [2_356_625_382, 1_440_402_319]);
+        assert_eq!(words(&[5, 1])[0], 675_479_763);
+    }
 
     #[test]
     fn permutations_are_those_of_numpy() {

@@ -30,6 +30,14 @@ pub enum Purpose {
     AttentionPattern = 8,
     /// Which way AdamW rounds bf16 weights that have no f32 copy.
     Rounding = 9,
+    /// Which gene has which name, to see what a score is worth.
+    GenePermutation = 20,
+    /// Directions of vectors that know nothing.
+    RandomVectors = 21,
+    /// Which part a pair of genes, or a gene, is in.
+    PairSplit = 22,
+    /// Where the points of a map begin.
+    Map = 23,
     /// Which part of a round a pair of genes falls into; steps are rounds.
     PairParts = 10,
     /// The order of pairs in each part; steps are rounds.

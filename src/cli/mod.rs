@@ -274,6 +274,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
     overwrite::check(&matches)?;
     match cli.command {
         Command::Demo(args) => demo::run(&args, &common),
+        Command::Genes(args) => gene2vec::run(&args, &common),
         Command::Genome(args) => genome::run(&args, &common),
         Command::Pretrain(args) => pretrain::run(&args, &common),
         Command::Splice(args) => splice::run(&args, &common),
@@ -286,7 +287,6 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
-        Command::Genes(args) => gene2vec::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),

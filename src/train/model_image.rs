@@ -163,7 +163,7 @@ pub fn save_model(
     ModelImage::of(model, vocabulary, classification)?.write(folder)
 }
 
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
     text.push('\n');
     Ok(text)
