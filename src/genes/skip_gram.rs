@@ -489,3 +489,28 @@ impl JobSeeds {
         (high << 24) + part()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_go_on_behind_those_that_were_used() {
+        let mut whole = JobSeeds::new(3, 0);
+        let all: Vec<u64> = (0..800).map(|_| whole.next_seed()).collect();
+        for done in [0, 1, 311, 312, 700] {
+            let mut rest = JobSeeds::new(3, done);
+            assert!(all[done as usize..].iter().all(|seed| *seed == rest.next_seed()), "behind {done}");
+        }
+        // r = numpy.random.RandomState(1); (2**24) * r.randint(0, 2**24) + r.randint(0, 2**24)
+        assert_eq!(JobSeeds::new(1, 0).next_seed(), 213_254_341_624_043);
+    }
+
+    #[test]
+    fn large_matrices_are_as_small_ones() {
+        let values: Vec<f32> = (0..70_000 * 20).map(|index| index as f32).collect();
+        let matrix = Matrix::of(&values, 20);
+        assert!(matches!(matrix.lanes, Memory::Pages(_)));
+        assert!(matrix.values() == values);
+    }
+}

@@ -471,7 +471,8 @@ mod tests {
         assert_eq!(std::fs::read(names_path(&path)).unwrap(), b"A\n");
         // As word2vec's own program writes it.
         std::fs::write(&path, b"2 1\nA \x00\x00\x00\x3f\nB \x00\x00\x00\xc0\n").unwrap();
-        assert_eq!(GeneVectors::read(&path).unwrap().values, [0.5, -2.0]);
+        let read = GeneVectors::read(&path).unwrap();
+        assert_eq!((&read.genes[..], &read.values[..]), (&["A".into(), "B".into()][..], &[0.5, -2.0][..]));
     }
 
     #[test]
