@@ -4,6 +4,7 @@
 //!
 //! | module | what it knows |
 //! | --- | --- |
+//! | [`genes`] | vectors of genes from pairs: Gene2vec |
 //! | [`genome`] | files: FASTA, `.2bit`, GFF3/GTF, splice sites; no tensors |
 //! | [`kmer`] | integers: vocabulary, masking, packed batches; no tensors |
 //! | [`tokenizer`] | bases to integers: k-mers, blocks of six, byte-pair encoding |
@@ -24,12 +25,14 @@ pub mod bench;
 pub mod cli;
 pub mod device;
 pub mod error;
+pub mod genes;
 pub mod genome;
 mod gunzip;
 pub mod inference;
 pub mod interop;
 pub mod kmer;
 mod lossy;
+pub mod mersenne_twister;
 pub mod model;
 pub mod ops;
 pub mod optim;

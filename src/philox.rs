@@ -30,6 +30,22 @@ pub enum Purpose {
     AttentionPattern = 8,
     /// Which way AdamW rounds bf16 weights that have no f32 copy.
     Rounding = 9,
+    /// Which gene has which name, to see what a score is worth.
+    GenePermutation = 20,
+    /// Directions of vectors that know nothing.
+    RandomVectors = 21,
+    /// Which part a pair of genes, or a gene, is in.
+    PairSplit = 22,
+    /// Where the points of a map begin.
+    Map = 23,
+    /// Which part of a round a pair of genes falls into; steps are rounds.
+    PairParts = 10,
+    /// The order of pairs in each part; steps are rounds.
+    PairOrder = 11,
+    /// Which block a gene falls into; steps are rounds.
+    GeneBlocks = 12,
+    /// Where generators of blocks start; steps are rounds.
+    BlockDraws = 13,
 }
 
 /// One stream of random blocks, addressed by index.
@@ -103,8 +119,13 @@ pub fn below_u64(words: [u32; 2], bound: u64) -> u64 {
 
 /// Shuffles `items` in place (Fisher and Yates), drawing from `philox` at indices 0, 1, 2, ...
 pub fn shuffle<T>(items: &mut [T], philox: Philox) {
+    shuffle_from(items, philox, 0);
+}
+
+/// As [`shuffle`], drawing at indices from `first` on: for lists that share a stream.
+pub fn shuffle_from<T>(items: &mut [T], philox: Philox, first: u64) {
     for last in (1..items.len()).rev() {
-        let [a, b, ..] = philox.block(last as u64);
+        let [a, b, ..] = philox.block(first + last as u64);
         items.swap(last, below_u64([a, b], last as u64 + 1) as usize);
     }
 }

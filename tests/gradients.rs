@@ -416,6 +416,15 @@ fn dropout_tanh_and_gather() {
     });
 }
 
+#[test]
+fn relu() {
+    let mut none = parameters(&[]);
+    check(&[(9, 7)], &mut none, |tape, _, x| {
+        let kept = ops::dropout(tape, x[0], 0.25).unwrap();
+        ops::relu(tape, kept).unwrap()
+    });
+}
+
 /// Every dropout of a pass, of a micro-batch and of a step draws anew, and what one draws is drawn again.
 #[test]
 fn no_two_dropouts_share_a_mask() {

@@ -12,6 +12,7 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod finetune;
+mod gene2vec;
 mod genes;
 mod genome;
 mod import;
@@ -206,6 +207,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
+    Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
     Import(import::Args),
     /// Learn a vocabulary of DNA from a genome, or look at the tokens of a sequence.
@@ -271,6 +274,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
     overwrite::check(&matches)?;
     match cli.command {
         Command::Demo(args) => demo::run(&args, &common),
+        Command::Genes(args) => gene2vec::run(&args, &common),
         Command::Genome(args) => genome::run(&args, &common),
         Command::Pretrain(args) => pretrain::run(&args, &common),
         Command::Splice(args) => splice::run(&args, &common),

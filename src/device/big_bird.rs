@@ -2,6 +2,7 @@
 //! `BigBirdBlockSparseAttention`, whose random blocks come from numpy's legacy generator with the layer's number as its seed.
 
 use super::attention_pattern::Seen;
+use crate::mersenne_twister::MersenneTwister;
 
 /// The pattern of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,77 +118,11 @@ fn counted(mut blocks: Vec<usize>) -> Vec<Seen> {
     blocks.chunk_by(|a, b| a == b).map(|same| Seen { block: same[0] as u32, times: same.len() as u32 }).collect()
 }
 
-/// MT19937 (Matsumoto, Nishimura, 1998), seeded and used as numpy's `RandomState` does it.
-struct MersenneTwister {
-    state: [u32; Self::LENGTH],
-    next: usize,
-}
-
-impl MersenneTwister {
-    const LENGTH: usize = 624;
-    const SHIFT: usize = 397;
-
-    fn new(seed: u32) -> Self {
-        let mut state = [seed; Self::LENGTH];
-        for index in 1..Self::LENGTH {
-            let before = state[index - 1];
-            state[index] = (before ^ before >> 30).wrapping_mul(1_812_433_253).wrapping_add(index as u32);
-        }
-        Self { state, next: Self::LENGTH }
-    }
-
-    fn next(&mut self) -> u32 {
-        if self.next == Self::LENGTH {
-            for index in 0..Self::LENGTH {
-                let (one, other) = (self.state[index], self.state[(index + 1) % Self::LENGTH]);
-                let joined = one & 0x8000_0000 | other & 0x7fff_ffff;
-                let twist = if joined & 1 == 0 { 0 } else { 0x9908_b0df };
-                self.state[index] = self.state[(index + Self::SHIFT) % Self::LENGTH] ^ joined >> 1 ^ twist;
-            }
-            self.next = 0;
-        }
-        let mut value = self.state[self.next];
-        self.next += 1;
-        value ^= value >> 11;
-        value ^= value << 7 & 0x9d2c_5680;
-        value ^= value << 15 & 0xefc6_0000;
-        value ^ value >> 18
-    }
-
-    /// A number from 0 to `most`: numpy's bits under a mask, until one is small enough.
-    fn up_to(&mut self, most: usize) -> usize {
-        let mask = most.next_power_of_two().max(1) * if most.is_power_of_two() { 2 } else { 1 } - 1;
-        loop {
-            let value = self.next() as usize & mask;
-            if value <= most {
-                return value;
-            }
-        }
-    }
-
-    fn permutation(&mut self, mut list: Vec<usize>) -> Vec<usize> {
-        for index in (1..list.len()).rev() {
-            let other = self.up_to(index);
-            list.swap(index, other);
-        }
-        list
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const BASE: BigBird = BigBird { block: 64, random: 3, positions: 4096, layer: 0, training: true };
-
-    #[test]
-    fn permutations_are_those_of_numpy() {
-        // np.random.seed(0); np.random.permutation(10); np.random.seed(7); np.random.permutation(11)
-        assert_eq!(MersenneTwister::new(0).permutation((0..10).collect()), [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]);
-        assert_eq!(MersenneTwister::new(7).permutation((0..11).collect()), PERMUTATION_OF_7);
-    }
-
-    const PERMUTATION_OF_7: [usize; 11] = [8, 5, 0, 2, 1, 10, 7, 3, 6, 9, 4];
 
     #[test]
     fn tables_are_those_of_transformers() {

@@ -194,7 +194,7 @@ pub fn index_path(path: &Path) -> PathBuf {
 
 /// Version 1.0 of NumPy's format (numpy.org/doc/stable/reference/generated/numpy.lib.format.html): magic, version, length
 /// of the text as u16, and a Python dictionary padded with blanks up to a line end.
-fn npy_header(rows: u64, columns: usize) -> Vec<u8> {
+pub(crate) fn npy_header(rows: u64, columns: usize) -> Vec<u8> {
     let mut header = b"\x93NUMPY\x01\x00".to_vec();
     header.extend((HEADER as u16 - 10).to_le_bytes());
     header.extend(format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}").bytes());

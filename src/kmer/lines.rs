@@ -58,12 +58,11 @@ impl Lines {
         self.number
     }
 
-    /// The next line without its end (LF or CRLF); `None` after the last.
+    /// The next line without its end (LF or CRLF), whatever its bytes are; `None` after the last.
     ///
     /// # Errors
-    /// [`Error::Input`] with the line number for text that is not UTF-8, for an overlong line and for damaged gzip
-    /// data.
-    pub fn next_line(&mut self) -> Result<Option<&str>> {
+    /// [`Error::Input`] with the line number for an overlong line and for damaged gzip data.
+    pub fn next_bytes(&mut self) -> Result<Option<&[u8]>> {
         self.number += 1;
         let place = || format!("line {}", self.number);
         self.buffer.clear();
@@ -76,16 +75,24 @@ impl Lines {
             let found = format!("a line of more than {} MiB", LONGEST_LINE >> 20);
             return Err(Error::input(&self.path, place(), found, "is this a text file? break its lines"));
         }
-        let mut line = self.buffer.as_slice();
-        line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
-        match std::str::from_utf8(line) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) => {
-                let found = format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1);
-                Err(Error::input(&self.path, place(), found, "is this a text file? save it as UTF-8"))
-            }
+        for end in [b'\n', b'\r'] {
+            self.buffer.pop_if(|last| *last == end);
         }
+        Ok(Some(&self.buffer))
+    }
+
+    /// The next line as text.
+    ///
+    /// # Errors
+    /// As [`Lines::next_bytes`], and [`Error::Input`] for text that is not UTF-8.
+    pub fn next_line(&mut self) -> Result<Option<&str>> {
+        if self.next_bytes()?.is_none() {
+            return Ok(None);
+        }
+        std::str::from_utf8(&self.buffer).map(Some).map_err(|error| {
+            let found = format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1);
+            Error::input(&self.path, format!("line {}", self.number), found, "is this a text file? save it as UTF-8")
+        })
     }
 }
 

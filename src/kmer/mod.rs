@@ -15,7 +15,7 @@ pub mod labelled;
 pub mod lines;
 pub mod masking;
 pub mod regions;
-mod row;
+pub(crate) mod row;
 pub mod sequences;
 pub mod table;
 pub mod text;

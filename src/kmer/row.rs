@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The columns of a line, without blanks around them. One in double quotes may hold the separator, and quotes that are doubled (RFC
 /// 4180); it ends on its line.
-pub(super) fn columns(line: &str, separator: char) -> Vec<Cow<'_, str>> {
+pub(crate) fn columns(line: &str, separator: char) -> Vec<Cow<'_, str>> {
     let (mut columns, mut rest) = (Vec::new(), Some(line));
     while let Some(text) = rest {
         let quoted = text.trim_start_matches(' ').strip_prefix('"').and_then(|text| quoted(text, separator));

@@ -143,6 +143,16 @@ pub fn tanh_backward(elements: usize, element: usize) -> Work {
     Work::new(3 * elements * element, TANH_FLOPS[1] * elements)
 }
 
+/// In place.
+pub fn relu_forward(elements: usize, element: usize) -> Work {
+    Work::new(2 * elements * element, elements)
+}
+
+/// Output, gradient and result.
+pub fn relu_backward(elements: usize, element: usize) -> Work {
+    Work::new(3 * elements * element, elements)
+}
+
 /// Queries and keys, read and written.
 pub fn rotary(rows: usize, columns: usize, element: usize) -> Work {
     let turned = rows * (columns / 3 * 2);

@@ -6,7 +6,7 @@ use super::markup::escape;
 use super::svg::Svg;
 use super::table::{Cell, Table};
 
-const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 
 /// A page in the making. Everything handed in is text and is escaped; charts come as [`Svg`].
 ///

@@ -4,6 +4,7 @@
 //! [`crate::output`]. Only [`progress::Progress`] and [`say`] print, to stderr.
 
 pub mod format;
+pub mod gene_map;
 pub mod html;
 mod markup;
 pub mod progress;

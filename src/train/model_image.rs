@@ -163,17 +163,17 @@ pub fn save_model(
     ModelImage::of(model, vocabulary, classification)?.write(folder)
 }
 
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String> {
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
     text.push('\n');
     Ok(text)
 }
 
-pub(super) fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
+pub(crate) fn view<'a>(shape: &[usize], bytes: &'a [u8]) -> Result<TensorView<'a>> {
     TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(|error| Error::Failed(error.to_string()))
 }
 
-pub(super) fn save_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
+pub(crate) fn save_tensors(path: &Path, tensors: Vec<(&str, TensorView)>) -> Result<()> {
     // The crate writes to a path: reserve one beside the final name, then sync and rename.
     let file = AtomicFile::create(path)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

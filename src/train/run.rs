@@ -23,15 +23,19 @@ pub struct Run {
     _lock: Lock,
 }
 
-/// Held, and removed when the run ends, however it ends.
-struct Lock {
+/// Keeps other runs out of a folder. Removed when the run ends, however it ends.
+pub(crate) struct Lock {
     path: PathBuf,
     _file: File,
     _unfinished: Unfinished,
 }
 
 impl Lock {
-    fn take(folder: &Path) -> Result<Self> {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if another run has it; [`Error::Io`].
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(".lock");
         let create = || {
             let file = File::create(&path).map_err(Error::io("create", &path))?;

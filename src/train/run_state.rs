@@ -286,13 +286,13 @@ fn load_moments(
 }
 
 /// CRC-32 of a file.
-pub(super) fn checksum(path: &Path) -> Result<u32> {
+pub(crate) fn checksum(path: &Path) -> Result<u32> {
     let mut crc = CrcReader::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("read", path))?));
     io::copy(&mut crc, &mut io::sink()).map_err(Error::io("read", path))?;
     Ok(crc.crc().sum())
 }
 
-pub(super) fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+pub(crate) fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     let text = small_file::read(path)?;
     serde_json::from_str(&text).map_err(|error| {
         Error::input(path, format!("line {}", error.line()), error.to_string(), "copy or make the checkpoint again")

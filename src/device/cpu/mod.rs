@@ -18,6 +18,7 @@ pub mod layernorm;
 pub mod mean_squared_error;
 pub mod norm;
 pub mod real;
+pub mod relu;
 pub mod residual;
 pub mod rotary;
 pub mod tanh;
