@@ -209,3 +209,61 @@ pub struct Split {
     /// Each with the number of its block.
     outputs: Vec<(usize, Matrix)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sampling::keep_thresholds;
+    use super::*;
+
+    const GENES: usize = 3 * LEAST_GENES + 7;
+
+    fn blocks(round: u32) -> Blocks {
+        let counts: Vec<u64> = (0..GENES as u64).map(|gene| 10_000 / (gene + 10) + 2).collect();
+        let recipe = Recipe { alpha: 0.5, ..Recipe::default() };
+        Blocks::deal(&counts, keep_thresholds(&counts, 0.0).unwrap(), recipe, 7, round)
+    }
+
+    #[test]
+    fn blocks_are_alike_and_dealt_anew_in_each_round() {
+        let (first, second) = (blocks(0), blocks(1));
+        assert_eq!((first.count(), count(100), count(1023), count(1024), count(1 << 20)), (3, 1, 1, 2, MOST_BLOCKS));
+        let sizes: Vec<usize> =
+            (0..3).map(|block| first.places.iter().filter(|place| place.0 == block).count()).collect();
+        assert!(sizes.iter().all(|size| size.abs_diff(GENES / 3) <= 1), "{sizes:?}");
+        let same = first.places.iter().zip(&second.places).filter(|(one, other)| one.0 == other.0).count();
+        assert!((GENES / 4..GENES / 2).contains(&same), "{same} of {GENES} genes kept their block");
+    }
+
+    #[test]
+    fn splitting_and_joining_change_nothing() {
+        let blocks = blocks(3);
+        let model = Model::initialise(GENES, 5, 1);
+        let mut joined = Model::from_vectors(&vec![0.0; GENES * 5], 5);
+        blocks.join(&blocks.split(&model), &mut joined);
+        assert!(joined.input.values() == model.input.values());
+    }
+
+    #[test]
+    fn every_pair_moves_both_of_its_genes() {
+        let blocks = blocks(0);
+        let mut model = Model::initialise(GENES, 8, 1);
+        let start = model.input.values();
+        // Every gene is in two pairs, whatever the blocks of the two are.
+        let pairs: Vec<Pair> = (0..GENES as u32).map(|gene| [gene, (gene * 5 + 1) % GENES as u32]).collect();
+        let mut split = blocks.split(&model);
+        for episode in 0..3 {
+            let episode = blocks.plan(&pairs, episode * EPISODE_PAIRS as u64, u64::MAX);
+            assert_eq!(episode.updates(), 2 * pairs.len() as u64);
+            let loss = blocks.learn(&mut split, &episode);
+            let terms = 6 * episode.updates();
+            assert!((terms - terms / 100..=terms).contains(&loss.terms), "{} of {terms}", loss.terms);
+        }
+        blocks.join(&split, &mut model);
+        let (now, output) = (model.input.values(), model.output.values());
+        for gene in 0..GENES {
+            let row = gene * 8..(gene + 1) * 8;
+            assert!(now[row.clone()] != start[row.clone()], "the vector of {gene} has not moved");
+            assert!(output[row].iter().any(|value| *value != 0.0), "the output vector of {gene} has not moved");
+        }
+    }
+}

@@ -285,16 +285,18 @@ impl Round<'_> {
 mod tests {
     use super::*;
 
-    fn corpus(text: &str, min_count: u64, part_pairs: usize) -> Result<Corpus> {
+    /// The corpus of a text, and the folder that it is in.
+    fn corpus(text: &str, min_count: u64, part_pairs: usize) -> Result<(Corpus, tempfile::TempDir)> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pairs.txt");
         std::fs::write(&file, text).unwrap();
-        Corpus::read(&[file], folder.path(), min_count, part_pairs, &mut Progress::new("pairs", 0, true))
+        let mut silent = Progress::new("pairs", 0, true);
+        Ok((Corpus::read(&[file], folder.path(), min_count, part_pairs, &mut silent)?, folder))
     }
 
     #[test]
     fn genes_are_numbered_by_count_and_name() {
-        let corpus = corpus("b a\nc a\nd b\nz a\nz z\n", 1, 100).unwrap();
+        let (corpus, _folder) = corpus("b a\nc a\nd b\nz a\nz z\n", 1, 100).unwrap();
         assert_eq!(corpus.vocabulary.genes, ["a", "b", "c", "d", "z"]);
         assert_eq!(corpus.vocabulary.counts, [3, 2, 1, 1, 1]);
         let mut all = Vec::new();
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn rare_genes_have_no_vector() {
-        let corpus = corpus("b a\nc a\nd b\n", 2, 100).unwrap();
+        let (corpus, _folder) = corpus("b a\nc a\nd b\n", 2, 100).unwrap();
         assert_eq!((&corpus.vocabulary.genes[..], corpus.vocabulary.rare), (&["a".into(), "b".into()][..], 2));
         assert_eq!(corpus.rare_pairs, 2);
         let mut round = corpus.round(1, 0).unwrap();
@@ -321,7 +323,7 @@ mod tests {
     fn a_round_has_every_pair_once_with_a_few_in_memory() {
         let text: String = (0..5000).map(|index| format!("a{index} b{}\n", index / 2)).collect();
         let orders = |seed: u64, number: u32, part_pairs: usize| {
-            let corpus = corpus(&text, 1, part_pairs).unwrap();
+            let (corpus, _folder) = corpus(&text, 1, part_pairs).unwrap();
             let mut round = corpus.round(seed, number).unwrap();
             let mut all = Vec::new();
             loop {
@@ -359,7 +361,7 @@ mod tests {
     #[test]
     fn skipping_goes_on_where_taking_stopped() {
         let text: String = (0..1000).map(|index| format!("a{index} b\n")).collect();
-        let corpus = corpus(&text, 1, 60).unwrap();
+        let (corpus, _folder) = corpus(&text, 1, 60).unwrap();
         let mut whole = corpus.round(3, 2).unwrap();
         whole.take(437).unwrap();
         let mut skipped = corpus.round(3, 2).unwrap();

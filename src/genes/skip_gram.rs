@@ -5,6 +5,8 @@
 //! the one gene meets the output vectors n of the other (y = 1) and of the negatives (y = 0): with g = (y - sigma(v n)) alpha each n
 //! grows by g v, and v by the sum of g n.
 
+use memmap2::MmapMut;
+
 use super::sampling::{Congruential, NegativeTable, keep_thresholds};
 use crate::Result;
 use crate::device::cpu::real::dispatch;
@@ -72,16 +74,58 @@ impl Lanes {
 }
 
 /// Vectors, each in whole [`Lanes`]: what is behind its numbers is 0 and stays so.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     dimension: usize,
-    lanes: Vec<Lanes>,
+    lanes: Memory,
+}
+
+/// Where lanes lie. Vectors are met at random, and in pages of 4 KB each costs a walk through the page tables: large matrices ask for
+/// huge pages.
+enum Memory {
+    Heap(Vec<Lanes>),
+    Pages(MmapMut),
+}
+
+impl Memory {
+    const HUGE_PAGE: usize = 2 << 20;
+
+    fn zeros(count: usize) -> Self {
+        let bytes = count * size_of::<Lanes>();
+        if bytes >= 2 * Self::HUGE_PAGE
+            && let Ok(pages) = MmapMut::map_anon(bytes)
+        {
+            // Where there are none, small ones do.
+            #[cfg(target_os = "linux")]
+            let _ = pages.advise(memmap2::Advice::HugePage);
+            return Self::Pages(pages);
+        }
+        Self::Heap(vec![Lanes::ZERO; count])
+    }
+}
+
+impl std::ops::Deref for Memory {
+    type Target = [Lanes];
+    fn deref(&self) -> &[Lanes] {
+        match self {
+            Self::Heap(lanes) => lanes,
+            Self::Pages(pages) => bytemuck::cast_slice(pages),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [Lanes] {
+        match self {
+            Self::Heap(lanes) => lanes,
+            Self::Pages(pages) => bytemuck::cast_slice_mut(pages),
+        }
+    }
 }
 
 impl Matrix {
     /// `rows` vectors of zeros.
     pub fn zeros(rows: usize, dimension: usize) -> Self {
-        Self { dimension, lanes: vec![Lanes::ZERO; rows * dimension.div_ceil(Lanes::COUNT)] }
+        Self { dimension, lanes: Memory::zeros(rows * dimension.div_ceil(Lanes::COUNT)) }
     }
 
     /// From `[rows, dimension]`.
@@ -125,7 +169,6 @@ impl Matrix {
 }
 
 /// What is trained: the vectors, and the output vectors that they are told apart by.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// `[genes, dimension]`: what is written in the end.
     pub input: Matrix,

@@ -138,9 +138,6 @@ pub fn train(files: &[PathBuf], options: &Options) -> Result<Summary> {
     std::fs::create_dir_all(out).map_err(Error::io("create the folder", out))?;
     let _lock = Lock::take(out)?;
     remove_debris(out)?;
-    if let Some(config) = &options.config {
-        write_atomic(out.join("config.toml"), config)?;
-    }
     let mut progress = Progress::new("reading pairs", 0, options.quiet).unit("pairs");
     let corpus = Corpus::read(files, out, options.min_count, options.part_pairs, &mut progress)?;
     progress.update(corpus.counts.pairs, corpus.counts.pairs, "");
@@ -173,6 +170,10 @@ pub fn train(files: &[PathBuf], options: &Options) -> Result<Summary> {
             format!("--rounds {}, but the run in {} has made {}", options.rounds, out.display(), state.losses.len()),
             "resume with at least as many rounds",
         ));
+    }
+    // Not before it is known that the run is the one of the folder: its own options stay where others are refused.
+    if let Some(config) = &options.config {
+        write_atomic(out.join("config.toml"), config)?;
     }
     let mut run = Run::new(&corpus, options, state, model);
     while run.state.losses.len() < options.rounds as usize {

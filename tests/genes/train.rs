@@ -132,7 +132,8 @@ fn planted_groups_are_found() {
     // Enough genes for two blocks and more.
     let pairs = folder.write("pairs.txt", planted(60, 30, 60_000));
     for (name, options) in ORDERS {
-        let options = [options, &["--dimension", "32", "--rounds", "6", "--sample", "0"][..]].concat();
+        let options =
+            [options, &["--dimension", "32", "--rounds", "6", "--sample", "0", "--alpha", "0.2"][..]].concat();
         let summary = train(&folder, &pairs, name, &options);
         assert_eq!(summary["genes"], 1800);
         let losses = summary["losses"].as_array().unwrap();
