@@ -69,7 +69,7 @@ impl GeneMap<'_> {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n\
              <style>\n{STYLE}{OWN_STYLE}</style>\n</head>\n<body class=\"wide\">\n<header>\n<h1>{title}</h1>\n\
              <p class=\"lead\">{lead}</p>\n</header>\n<main>\n\
-             <div class=\"tools\"><label>Find <input id=\"find\" type=\"search\" placeholder=\"a gene, or the start of its name\" \
+             <div class=\"tools\"><label>Find <input id=\"find\" type=\"search\" placeholder=\"gene, or start of a name\" \
              autocomplete=\"off\" spellcheck=\"false\"/></label> <span id=\"found\" role=\"status\"></span> \
              <button id=\"whole\" type=\"button\">Whole map</button></div>\n\
              <div id=\"sets\" class=\"sets\"></div>\n\

@@ -90,7 +90,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         decimal(map.divergence, 3)
     );
     let page = GeneMap {
-        title: &format!("Genes of {name}"),
+        title: &format!("Gene vectors of {name}"),
         lead: &lead,
         genes: &vectors.genes,
         points: &map.points,

@@ -29,7 +29,8 @@
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const enlarged = (view.scale * STEPS) / Math.max(1, Math.min(width, height));
-    const size = Math.min(7, (genes.length > 5000 ? 1.6 : 3) * Math.sqrt(Math.max(1, enlarged)));
+    const least = genes.length > 5000 ? 1.6 : genes.length > 500 ? 3 : 7;
+    const size = Math.min(9, least * Math.sqrt(Math.max(1, enlarged)));
     const dots = (list, style, size) => {
       context.fillStyle = style;
       for (const gene of list) {
