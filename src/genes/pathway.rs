@@ -120,7 +120,8 @@ pub fn evaluate(
     if genes < 2 {
         return Err(Error::usage(format!("vectors of {genes} genes"), "give vectors of two genes or more"));
     }
-    let (members, names, counts) = members(vectors, sets, options.max_genes)?;
+    let (named, counts) = members(vectors, sets, options.max_genes)?;
+    let (names, members): (Vec<&str>, Vec<Vec<usize>>) = named.into_iter().unzip();
     let background = background(genes, options);
     let measure = Measure { members: &members, background: &background, genes, options };
     let unit = UnitVectors::of(vectors);
@@ -150,14 +151,13 @@ pub fn evaluate(
     })
 }
 
-/// The genes of each set that counts, and its name.
-fn members<'a>(
-    vectors: &GeneVectors,
-    sets: &'a [GeneSet],
-    max_genes: usize,
-) -> Result<(Vec<Vec<usize>>, Vec<&'a str>, SetCounts)> {
+/// A set by its name, and where its genes are among the vectors.
+type Named<'a> = (&'a str, Vec<usize>);
+
+/// The sets that count.
+fn members<'a>(vectors: &GeneVectors, sets: &'a [GeneSet], max_genes: usize) -> Result<(Vec<Named<'a>>, SetCounts)> {
     let index = vectors.index();
-    let (mut members, mut names, mut without) = (Vec::new(), Vec::new(), std::collections::HashSet::new());
+    let (mut members, mut without) = (Vec::new(), std::collections::HashSet::new());
     let mut counts =
         SetCounts { sets: sets.len() as u64, too_large: 0, too_few: 0, used: 0, genes: 0, genes_without_vector: 0 };
     let mut is_member = vec![false; vectors.genes.len()];
@@ -173,8 +173,7 @@ fn members<'a>(
             continue;
         }
         genes.iter().for_each(|&gene| is_member[gene] = true);
-        members.push(genes);
-        names.push(set.name.as_str());
+        members.push((set.name.as_str(), genes));
     }
     counts.used = members.len() as u64;
     counts.genes = is_member.iter().filter(|is| **is).count() as u64;
@@ -189,7 +188,7 @@ fn members<'a>(
         );
         return Err(Error::usage(found, "give sets and vectors with names of one kind, or raise --max-genes"));
     }
-    Ok((members, names, counts))
+    Ok((members, counts))
 }
 
 /// The genes of the denominator: the first of all, shuffled as Python's `random.Random(seed).shuffle` does it, so that they are those of
