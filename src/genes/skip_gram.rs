@@ -325,10 +325,15 @@ fn dot(one: &[Lanes], other: &[Lanes]) -> f32 {
 #[inline(always)]
 fn add_both(sum: &mut [Lanes], row: &mut [Lanes], vector: &[Lanes], step: f32) {
     for ((sum, row), vector) in sum.iter_mut().zip(row).zip(vector) {
+        // Copies: with both written in place the compiler takes the lanes one by one.
+        let (mut total, mut grown, vector) = (sum.0, row.0, vector.0);
         for lane in 0..Lanes::COUNT {
-            sum.0[lane] = step.mul_add(row.0[lane], sum.0[lane]);
-            row.0[lane] = step.mul_add(vector.0[lane], row.0[lane]);
+            total[lane] = step.mul_add(grown[lane], total[lane]);
         }
+        for lane in 0..Lanes::COUNT {
+            grown[lane] = step.mul_add(vector[lane], grown[lane]);
+        }
+        (sum.0, row.0) = (total, grown);
     }
 }
 

@@ -216,21 +216,17 @@ impl Source<'_> {
         })
     }
 
-    /// Whether what follows the header are numbers of four bytes: whether there is a byte, in the numbers behind the first name, that no
-    /// number in digits has; where a line ends among them, whether what is before is anything but numbers.
+    /// Whether what follows the header are numbers of four bytes: whether there is a byte, behind the first name and before what would be the
+    /// end of its line, that no number in digits has.
     fn is_binary(&mut self, dimension: usize) -> Result<bool> {
         let place = "the first gene".to_owned();
         let start = self.reader.fill_buf().map_err(read_error(self.path, place))?;
         let Some(blank) = start.iter().position(|&byte| byte == b' ') else { return Ok(false) };
         let values = &start[blank + 1..];
         let values = &values[..values.len().min(4 * dimension)];
-        if let Some(end) = values.iter().position(|&byte| byte == b'\n') {
-            let line = std::str::from_utf8(&values[..end]).unwrap_or_default();
-            let is_line = |line: &str| line.split_whitespace().all(|word| word.parse::<f32>().is_ok());
-            return Ok(line.trim().is_empty() || !is_line(line));
-        }
+        let values = values.split(|&byte| byte == b'\n').next().unwrap_or_default();
         let in_digits = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-. \r\n".contains(byte);
-        Ok(!values.iter().all(in_digits))
+        Ok(values.trim_ascii().is_empty() || !values.iter().all(in_digits))
     }
 
     fn binary(&mut self, all: &mut Builder, count: usize, dimension: usize) -> Result<()> {
