@@ -300,7 +300,12 @@ mod tests {
         assert_eq!(corpus.vocabulary.genes, ["a", "b", "c", "d", "z"]);
         assert_eq!(corpus.vocabulary.counts, [3, 2, 1, 1, 1]);
         let mut all = Vec::new();
-        corpus.each_chunk(|pairs| Ok(all.extend_from_slice(pairs))).unwrap();
+        corpus
+            .each_chunk(|pairs| {
+                all.extend_from_slice(pairs);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(all, [[1, 0], [2, 0], [3, 1], [4, 0]]);
         assert_eq!(corpus.counts.with_itself, 1);
     }

@@ -210,7 +210,8 @@ mod tests {
         let key = |pair: &LabelledPair| (pair.genes, pair.label);
         let mut all: Vec<_> = split.train.iter().chain(&split.test).map(key).collect();
         let mut expected: Vec<_> = pairs(500).iter().map(key).collect();
-        (all.sort_unstable(), expected.sort_unstable());
+        all.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(all, expected);
     }
 

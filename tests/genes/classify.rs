@@ -11,7 +11,7 @@ const GENES: u32 = 60;
 
 /// Vectors whose first number says which of two kinds a gene is, and pairs that interact if both are of one kind. A gene has no vector.
 fn example(folder: &Folder) -> [String; 4] {
-    let sign = |gene: u32| if gene % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |gene: u32| if gene.is_multiple_of(2) { 1.0 } else { -1.0 };
     let row = |gene: u32| {
         let noise = |column: u64| Philox::new(1, gene, 0).normal(column);
         let mut line = format!("G{gene} {}", sign(gene) * (1.0 + 0.2 * noise(0)));

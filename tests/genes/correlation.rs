@@ -160,7 +160,7 @@ fn studies_are_taken_one_by_one_or_together() {
         text.lines().map(part).collect::<String>() + more
     };
     let first = folder.write("first.tsv", columns(&|at| at <= 12, ""));
-    let more = format!("ONLY_HERE\t{}\n", vec!["1"; 12].join("\t"));
+    let more = format!("ONLY_HERE\t{}\n", ["1"; 12].join("\t"));
     let second = folder.write("second.tsv", columns(&|at| at > 12, &more));
     let small = folder.write("small.tsv", columns(&|at| at <= 4, ""));
     let out = folder.path("pairs.txt");
