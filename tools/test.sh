@@ -21,8 +21,9 @@ if [ -n "$nvcc" ]; then
     export EMULATED_GPU_ENGINE=ptx
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test devices
+    # One after the other: all launches go into one file.
     EMULATED_GPU_COUNTERS=target/emulated-gpu/counters.jsonl EMULATED_GPU=9.0 tools/emulated_gpu.sh \
-        cargo test --locked --test devices -- --exact profile::what_kernels_do_is_counted \
+        cargo test --locked --test devices -- --test-threads=1 --exact profile::what_kernels_do_is_counted \
         profile::the_work_of_big_birds_blocks_grows_with_the_length
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test kernels
     EMULATED_GPU_HAZARDS=1 EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- \
