@@ -127,8 +127,8 @@ def count_ids(value):
 def main():
     parser = argparse.ArgumentParser(description="All families on the sample, with as much arithmetic each.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400, help="updates of a pretraining")
-    parser.add_argument("--epochs", type=int, default=6, help="passes of 3-mers over the training windows")
+    parser.add_argument("--steps", type=int, default=300, help="updates of a pretraining")
+    parser.add_argument("--epochs", type=int, default=5, help="passes of 3-mers over the training windows")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--helixgrad", default=ROOT / "target" / "release" / "helixgrad")
     arguments = parser.parse_args()
