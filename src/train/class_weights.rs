@@ -84,9 +84,10 @@ impl ClassWeights {
 }
 
 fn balanced(classification: &Classification, train: &[LabelledWindow]) -> Vec<f64> {
-    let (classes, all) = (classification.labels.len(), train.len() as f64);
+    let labels = || train.iter().flat_map(LabelledWindow::classes);
+    let (classes, all) = (classification.labels.len(), labels().count() as f64);
     let share = |class: usize| match classification.task {
-        Task::SingleLabel => train.iter().filter(|window| window.label as usize == class).count() as f64,
+        Task::SingleLabel => labels().filter(|label| *label as usize == class).count() as f64,
         _ => train.iter().filter(|window| window.targets[class] > 0.5).count() as f64,
     };
     let counts: Vec<f64> = (0..classes).map(share).collect();

@@ -182,10 +182,8 @@ impl TaskScores {
         match classification.task {
             Task::SingleLabel => {
                 let mut confusion = Confusion::new(answers.first().map_or(0, Vec::len));
-                windows
-                    .iter()
-                    .zip(answers)
-                    .for_each(|(window, row)| confusion.add(window.label as usize, largest(row)));
+                let labels = windows.iter().flat_map(LabelledWindow::classes);
+                labels.zip(answers).for_each(|(label, row)| confusion.add(label as usize, largest(row)));
                 confusion.mcc()
             }
             Task::MultiLabel => multi_label_figures(answers, &targets)[0],
@@ -313,5 +311,5 @@ fn baselines(train: &[LabelledWindow], test: &[LabelledWindow], order: [u8; 3], 
 }
 
 pub(super) fn labels_of(windows: &[LabelledWindow]) -> Vec<u8> {
-    windows.iter().map(|window| window.label as u8).collect()
+    windows.iter().flat_map(LabelledWindow::classes).map(|label| label as u8).collect()
 }

@@ -4,11 +4,13 @@
 //! Scores are counted, not kept, so memory does not depend on the genome; since they are rounded before anything is done
 //! with them ([`Score`]), the counts lose nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::inference::splice::Score;
+use crate::philox::{Philox, Purpose, below};
 
 /// Multiples of k at which SpliceAI's evaluation counts (Jaganathan et al., Cell 2019, and its code).
 const MULTIPLES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
@@ -77,6 +79,10 @@ pub struct Accuracy {
     pub average_precision: f64,
     /// Top-k accuracy for half, one, two and four times the number of sites.
     pub top_k: Vec<TopK>,
+    /// Precision at the highest threshold that half of the annotated sites reach; none if as many were not scored.
+    pub precision_at_recall_50: Option<f64>,
+    /// The same for nine of ten.
+    pub precision_at_recall_90: Option<f64>,
     /// The point with the highest F1.
     pub best_f1: Option<Point>,
     /// F1 there.
@@ -137,6 +143,7 @@ impl Counts {
             *before = point.recall;
             Some(gain * point.precision)
         });
+        let precision_at = |recall: f64| curve.iter().find(|point| point.recall >= recall).map(|point| point.precision);
         let f1 = |point: &Point| 2.0 * point.precision * point.recall / (point.precision + point.recall);
         let best = curve.iter().copied().max_by(|one, other| f1(one).total_cmp(&f1(other)));
         let top_k = |multiple: f64| {
@@ -151,10 +158,78 @@ impl Counts {
             scored: self.0.values().map(|counts| counts[0] + counts[1]).sum(),
             average_precision: gains.sum(),
             top_k: MULTIPLES.into_iter().map(top_k).collect(),
+            precision_at_recall_50: precision_at(0.5),
+            precision_at_recall_90: precision_at(0.9),
             suggested: Suggested::of(&curve),
             best_f1: best,
             f1: best.as_ref().map_or(0.0, f1),
         }
+    }
+}
+
+/// The same counts of each locus, in coarser steps: what intervals are drawn from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocusCounts(BTreeMap<u32, BTreeMap<u32, [u64; 2]>>);
+
+/// Intervals that hold 95 % of the figures of resampled loci.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Intervals {
+    /// Of [`Accuracy::average_precision`].
+    pub average_precision: [f64; 2],
+    /// Of the top-k accuracy for as many as there are sites.
+    pub top_k: [f64; 2],
+    /// Of [`Accuracy::precision_at_recall_50`], 0 where it is none.
+    pub precision_at_recall_50: [f64; 2],
+    /// Of [`Accuracy::precision_at_recall_90`], 0 where it is none.
+    pub precision_at_recall_90: [f64; 2],
+}
+
+impl LocusCounts {
+    /// Steps in which odds double; what is below or above all steps is in the last.
+    const STEPS_PER_DOUBLING: f64 = 2.0;
+    const MIDDLE: f64 = 45.0;
+    const RESAMPLES: u32 = 500;
+
+    /// Counts a call.
+    pub fn add(&mut self, locus: u32, score: Score, annotated: bool) {
+        let odds = score.value() / (1.0 - score.value());
+        let step = Self::MIDDLE + Self::STEPS_PER_DOUBLING * odds.log2();
+        let step = step.clamp(0.0, 2.0 * Self::MIDDLE).round() as u32;
+        self.0.entry(locus).or_default().entry(step).or_default()[usize::from(!annotated)] += 1;
+    }
+
+    /// Intervals from resamples of whole loci, with replacement (Efron, 1979): sites and calls of a gene are no independent examples.
+    /// `sites` are the numbers of annotated sites of the loci that have any. `None` with fewer than two loci.
+    pub fn intervals(&self, sites: &BTreeMap<u32, u64>, seed: u64) -> Option<Intervals> {
+        let loci: BTreeSet<u32> = self.0.keys().chain(sites.keys()).copied().collect();
+        let loci: Vec<_> = loci.iter().map(|l| (self.0.get(l), sites.get(l).copied().unwrap_or(0))).collect();
+        if loci.len() < 2 {
+            return None;
+        }
+        let resample = |step: u32| {
+            let philox = Philox::of(seed, step, Purpose::Bootstrap);
+            let (mut counts, mut sites) = (Counts::default(), 0);
+            for index in 0..loci.len() {
+                let [drawn, ..] = philox.block(index as u64);
+                let (of_locus, of_sites) = loci[below(drawn, loci.len() as u32) as usize];
+                sites += of_sites;
+                for (step, [annotated, others]) in of_locus.into_iter().flatten() {
+                    let sum = counts.0.entry(*step).or_default();
+                    *sum = [sum[0] + annotated, sum[1] + others];
+                }
+            }
+            let found = counts.accuracy(sites);
+            let top = found.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
+            let at = [found.precision_at_recall_50, found.precision_at_recall_90].map(Option::unwrap_or_default);
+            [found.average_precision, top, at[0], at[1]]
+        };
+        let figures: Vec<[f64; 4]> = (0..Self::RESAMPLES).into_par_iter().map(resample).collect();
+        let [average_precision, top_k, precision_at_recall_50, precision_at_recall_90] = [0, 1, 2, 3].map(|figure| {
+            let mut values: Vec<f64> = figures.iter().map(|of| of[figure]).collect();
+            values.sort_by(f64::total_cmp);
+            [0.025, 0.975].map(|share| values[((values.len() - 1) as f64 * share).round() as usize])
+        });
+        Some(Intervals { average_precision, top_k, precision_at_recall_50, precision_at_recall_90 })
     }
 }
 
