@@ -173,8 +173,9 @@ fn scores_table(scores: &TaskScores) -> Table {
 fn human(evaluation: &Evaluation) -> String {
     let scores = scores_text(&TaskScores::SingleLabel(evaluation.scores.clone()));
     let mut text = format!(
-        "{} windows in {} classes{}: share classified right, F1 averaged over the classes that occur, MCC of all classes at once\n{scores}\n",
+        "{} {} in {} classes{}: share classified right, F1 averaged over the classes that occur, MCC of all classes at once\n{scores}\n",
         evaluation.windows,
+        evaluation.counted,
         evaluation.labels.len(),
         evaluation.cropped.note(evaluation.windows)
     );
@@ -186,8 +187,10 @@ fn human(evaluation: &Evaluation) -> String {
     }
     text += &confusion.to_string();
     text += &format!(
-        "\nProbabilities: expected calibration error {:.3}, {:.3} nats a window\n",
-        evaluation.reliability.ece, evaluation.reliability.nll
+        "\nProbabilities: expected calibration error {:.3}, {:.3} nats a {}\n",
+        evaluation.reliability.ece,
+        evaluation.reliability.nll,
+        evaluation.counted.trim_end_matches('s')
     );
     if let Some(splice) = &evaluation.splice {
         text += &format!("\nSplice sites\n{}{}", splice_table(splice, evaluation), SpliceMetrics::READING);

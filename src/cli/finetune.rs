@@ -14,7 +14,7 @@ use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::kmer::table::{Answers, Limits, Table, read_table};
 use crate::lossy;
-use crate::model::{Freeze, Head, Lora, Model, Recompute, Task, Trained};
+use crate::model::{Freeze, Head, Lora, Model, Positions, Recompute, Task, Trained};
 use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
@@ -468,11 +468,15 @@ fn model(
         labelled::Head::Cls => Head::Cls { labels },
         labelled::Head::Site | labelled::Head::Tokens => Head::Site { labels, hidden: args.head_hidden },
     };
-    if let Some(init) = &args.init {
+    let loaded = args.init.as_ref().map(|init| {
         args.model.refuse("--init")?;
-        return checkpoint::load_encoder(init, head, Some(classification), common.seed);
-    }
-    let tokenizer = args.model.tokenizer("splice-small")?;
+        checkpoint::load_encoder(init, head.clone(), Some(classification), common.seed)
+    });
+    let loaded = loaded.transpose()?;
+    let tokenizer = match &loaded {
+        Some((_, tokenizer)) => Arc::clone(tokenizer),
+        None => args.model.tokenizer("splice-small")?,
+    };
     let ends = tokenizer.specials().frame() - 1;
     // The token at the beginning, and for each sequence its tokens and the one behind them.
     let tokens = |bases: &[u8]| {
@@ -488,6 +492,15 @@ fn model(
     };
     let of = |window: &LabelledWindow| 1 + tokens(&window.bases) + window.second.as_deref().map_or(0, tokens);
     let longest = train.iter().chain(dev).map(of).max().unwrap_or(1);
+    if let Some((mut model, tokenizer)) = loaded {
+        let before = model.config.max_position_embeddings;
+        // Only a table of positions has an end.
+        if longest > before && !matches!(model.config.architecture.positions, Positions::Learned { .. }) {
+            tracing::info!("sequences of up to {longest} tokens, where --init had {before}");
+            model.config.max_position_embeddings = longest;
+        }
+        return Ok((model, tokenizer));
+    }
     let config = args.model.config("splice-small", longest)?;
     Ok((Model::initialise(config, head, DType::F32, common.seed)?, tokenizer))
 }

@@ -423,6 +423,44 @@ mod tests {
         assert!(error(b">a\xff\nACG\n").contains("not UTF-8"));
     }
 
+    fn with_places(bases: &str, places: &[(u32, u8)]) -> LabelledWindow {
+        let places = places.iter().map(|&(at, class)| Place { at, class }).collect();
+        LabelledWindow { bases: bases.into(), places, ..LabelledWindow::default() }
+    }
+
+    #[test]
+    fn each_place_is_read_at_the_k_mer_that_has_it_in_its_middle() {
+        let bases = "AACCGGTTACGTACCA";
+        for k in 3..=6 {
+            let vocabulary = Vocabulary::new(k, BaseOrder::Atcg).unwrap();
+            let (long, window) = (with_places(bases, &[(4, 2), (5, 0), (11, 1)]), window("ACGTACGT", 3));
+            let batch = example_batch(&[&window, &long], &vocabulary, Some(8), Head::Site).unwrap();
+            assert_eq!(batch.labels, [3, 2, 0, 1]);
+            // The window of 8 bases comes first, with [CLS] and [SEP]; the long one is read whole.
+            assert_eq!(batch.cu_seqlens, [0, 8 - k as i32 + 3, 8 + 16 - 2 * (k as i32 - 3)]);
+            for (row, at) in batch.rows[1..].iter().zip([4, 5, 11]) {
+                let token = vocabulary.token(batch.tokens[*row as usize]).unwrap();
+                assert_eq!(token, bases[at - k / 2..at - k / 2 + k], "{k} {at}");
+            }
+            let near_the_end = with_places(bases, &[(14, 0)]);
+            let error = example_batch(&[&near_the_end], &vocabulary, None, Head::Site).map(|_| ());
+            assert_eq!(error.is_err(), k > 4, "{k}");
+        }
+        let error = example_batch(&[&with_places(bases, &[(8, 0)])], &Blocks::new(Version::Two), None, Head::Site);
+        assert!(error.unwrap_err().to_string().contains("a model over overlapping k-mers"));
+    }
+
+    #[test]
+    fn a_margin_is_what_every_place_has() {
+        let windows = [with_places("AACCGGTTAC", &[(3, 0), (6, 1)]), with_places("AACCGGTTAC", &[(5, 0), (8, 1)])];
+        assert_eq!((margin(&windows), margin(&windows[..1])), (Some(2), Some(3)));
+        assert_eq!(margin(&[window("ACGT", 0)]), None);
+        assert_eq!((classes(&windows), windows[1].classes().collect::<Vec<_>>()), (2, vec![0, 1]));
+        // Where they lie and what they are is part of what is compared when a run is resumed.
+        let sum = |places: &[(u32, u8)]| checksum([(&with_places("AACC", places), 0)].into_iter());
+        assert!(sum(&[(1, 0)]) != sum(&[(2, 0)]) && sum(&[(1, 0)]) != sum(&[(1, 1)]));
+    }
+
     #[test]
     fn blocks_have_a_site_too_and_no_pairs() {
         let blocks = Blocks::new(Version::One);

@@ -251,7 +251,14 @@ impl Layout {
         let mut window = LabelledWindow { bases, second: sequences.next().transpose()?, ..LabelledWindow::default() };
         let mut answers = self.answers_at.iter().map(|&column| columns[column].as_ref());
         match self.answers {
-            Answers::Class => window.label = seen.class(answers.next().unwrap_or_default())?,
+            Answers::Class => {
+                let class = answers.next().unwrap_or_default();
+                if class.len() == window.bases.len() && class.contains('.') && places(class, class.len()).is_ok() {
+                    let remedy = "train with --head tokens on such a table, and evaluate a model that was";
+                    return Err(("a class for each of many places, where one is needed".into(), remedy.into()));
+                }
+                window.label = seen.class(class)?;
+            }
             Answers::Numbers => {
                 let numbers = answers.map(number).collect::<Result<Vec<f64>, _>>()?;
                 seen.widen(&numbers);
@@ -420,6 +427,25 @@ mod tests {
         assert_eq!((flags.windows[0].targets.clone(), flags.names.len()), (vec![1.0, 0.0, 1.0], 3));
         let pairs = read("a\tb\tlabel\nACG CGT\tTTT\t1\n", Answers::Class, true).unwrap();
         assert_eq!(pairs.windows[0].second.as_deref(), Some(&b"TTT"[..]));
+    }
+
+    #[test]
+    fn places_have_a_digit_under_their_base() {
+        let table = read("name\tsequence\tlabels\nx\tACGUA\t.2.0.\n", Answers::Places, false).unwrap();
+        let place = |at, class| Place { at, class };
+        assert_eq!(table.windows[0].places, [place(1, 2), place(3, 0)]);
+        assert_eq!((table.windows[0].bases.as_slice(), table.rows[0].as_str()), (&b"ACGTA"[..], "x"));
+        let error = |row: &str| {
+            read(&format!("sequence,labels\nAC,.1\n{row}\n"), Answers::Places, false).unwrap_err().to_string()
+        };
+        assert!(error("ACG,.1").contains("line 3: 2 labels for 3 bases"));
+        assert!(error("ACG,.1.1").contains("4 labels for 3 bases"));
+        assert!(error("ACG,.a1").contains("label 'a' at base 2"));
+        assert!(error("ACG,1\u{e9}").contains("label '\u{e9}' at base 2"));
+        assert!(error("ACG,...").contains("no place that has a class"));
+        assert!(error("ACG").contains("1 columns, where the header has 2"));
+        let one = read("sequence,labels\nACGT,.1..\n", Answers::Class, false).unwrap_err().to_string();
+        assert!(one.contains("a class for each of many places") && one.contains("--head tokens"), "{one}");
     }
 
     #[test]

@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// What an evaluation found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evaluation {
-    /// Windows.
+    /// Windows; places, where windows have a class at many of them.
     pub windows: u64,
+    /// Which of the two.
+    #[serde(skip)]
+    pub counted: &'static str,
     /// Names of the classes.
     pub labels: Vec<String>,
     /// `confusion[label][prediction]`.
@@ -133,8 +136,10 @@ pub fn evaluate(
         }
         _ => None,
     };
+    let has_places = test.iter().any(|window| !window.places.is_empty());
     Ok(Evaluation {
-        windows: test.len() as u64,
+        windows: labels.len() as u64,
+        counted: if has_places { "places" } else { "windows" },
         labels: classification.labels.clone(),
         confusion: confusion.rows(),
         accuracy: confusion.accuracy(),
