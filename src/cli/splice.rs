@@ -153,6 +153,9 @@ struct DatasetArgs {
     /// At most so many donors and so many acceptors, chosen at random (default: all).
     #[arg(long, value_name = "N")]
     max_sites: Option<usize>,
+    /// Strict: decoys for each donor, half of them with GT and half with AG, in all parts (1 balances the classes; a genome has hundreds).
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    decoys: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -263,6 +266,7 @@ fn dataset(args: &DatasetArgs, common: &Common) -> Result<()> {
         min_intron: args.source.min_intron,
         biotypes: args.source.biotype.clone(),
         max_sites: args.max_sites,
+        decoys: args.decoys,
         seed: common.seed,
     };
     let dataset = SpliceDataset::build(&source.genome, &source.model, &options)?;
@@ -360,6 +364,12 @@ fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
         return Ok(Protocol::Strict { split: split(&args.parts, source)? });
     }
     let PartsArgs { test_sequences, dev_sequences, test_region, dev_region } = &args.parts;
+    if args.decoys != 1 {
+        return Err(Error::usage(
+            "--decoys with --protocol model-card, whose negatives are random places",
+            "use --protocol strict, or leave --decoys out",
+        ));
+    }
     if [test_sequences, dev_sequences, test_region, dev_region].iter().any(|given| !given.is_empty()) {
         return Err(Error::usage(
             "a test or dev part with --protocol model-card, which divides its rows at random",
