@@ -353,6 +353,35 @@ mod tests {
     }
 
     #[test]
+    fn places_and_windows_teach_the_same_matrices() {
+        use crate::kmer::labelled::Place;
+        let (windows, labels) = examples(400);
+        let labels: Vec<u8> = labels.iter().map(|label| [2, 0, 1][usize::from(*label)]).collect();
+        let single = |(bases, label): (&Vec<u8>, &u8)| LabelledWindow::new(bases.clone(), i32::from(*label));
+        let single: Vec<LabelledWindow> = windows.iter().zip(&labels).map(single).collect();
+        let with_place = |window: &LabelledWindow| LabelledWindow {
+            bases: [&b"ACGTA"[..], &window.bases].concat(),
+            places: vec![Place { at: 1, class: 0 }, Place { at: 35, class: window.label as u8 }],
+            ..LabelledWindow::default()
+        };
+        let places: Vec<LabelledWindow> = single.iter().map(with_place).collect();
+        // The model's classes are acceptor, neither, donor; the place near the end has too few bases around it.
+        let order = [1, 2, 0];
+        let (one, other) = (SiteMatrices::learn(&single, order).unwrap(), SiteMatrices::learn(&places, order).unwrap());
+        assert_eq!(one, other);
+        let score = |bases: &[u8]| one.probabilities(&bases[10..50]);
+        let sites: Vec<[f64; 2]> = windows.iter().map(|bases| score(bases)).collect();
+        assert!(sites[0][0] > 0.5 && sites[1][1] > 0.5 && sites[2][0] < 0.5, "{:?}", &sites[..4]);
+        assert!(SiteMatrices::learn(&single[..1], order).is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SiteMatrices::FILE);
+        std::fs::write(&path, serde_json::to_string(&one).unwrap()).unwrap();
+        assert_eq!(SiteMatrices::read(&path).unwrap(), one);
+        std::fs::write(&path, "{\"donor\": 1").unwrap();
+        assert!(SiteMatrices::read(&path).unwrap_err().to_string().contains("line 1"));
+    }
+
+    #[test]
     fn what_was_never_seen_is_unlikely_not_impossible() {
         let sites: [&[u8]; 3] = [b"AAAA", b"AAAA", b"CAAA"];
         let background = composition([&b"AAAC"[..]].into_iter());

@@ -135,6 +135,32 @@ impl Counts {
         (annotated, threshold)
     }
 
+    /// Average precision where calls of one score are taken to be mixed evenly, as those of a coarse step are.
+    fn precision_over_gains(&self, sites: u64) -> f64 {
+        let (mut annotated, mut predicted, mut sum) = (0.0, 0.0, 0.0);
+        for &[positives, negatives] in self.0.values().rev() {
+            let [positives, tied] = [positives, positives + negatives].map(|count| count as f64);
+            sum += positives * (annotated + positives / 2.0) / (predicted + tied / 2.0);
+            annotated += positives;
+            predicted += tied;
+        }
+        sum / sites.max(1) as f64
+    }
+
+    /// Precision where so many annotated sites are predicted, of calls of one score as many as that takes; 0 if there are not as many.
+    fn precision_within(&self, wanted: f64) -> f64 {
+        let (mut annotated, mut predicted) = (0.0, 0.0);
+        for &[positives, negatives] in self.0.values().rev() {
+            let [positives, tied] = [positives, positives + negatives].map(|count| count as f64);
+            if positives > 0.0 && annotated + positives >= wanted {
+                return wanted / (predicted + tied * (wanted - annotated) / positives).max(1.0);
+            }
+            annotated += positives;
+            predicted += tied;
+        }
+        0.0
+    }
+
     /// All figures; `sites` as in [`Counts::curve`].
     pub fn accuracy(&self, sites: u64) -> Accuracy {
         let curve = self.curve(sites);
@@ -185,16 +211,20 @@ pub struct Intervals {
 }
 
 impl LocusCounts {
-    /// Steps in which odds double; what is below or above all steps is in the last.
-    const STEPS_PER_DOUBLING: f64 = 2.0;
-    const MIDDLE: f64 = 45.0;
+    /// Doublings of the odds below one to one that are told apart in fine steps, as all above are; farther below, where nearly all calls
+    /// are, a doubling is a step.
+    const FINE_BELOW: f64 = 6.0;
+    const STEPS_PER_DOUBLING: f64 = 8.0;
+    /// What is below or above so many doublings is in the last step.
+    const DOUBLINGS: f64 = 20.0;
     const RESAMPLES: u32 = 500;
 
     /// Counts a call.
     pub fn add(&mut self, locus: u32, score: Score, annotated: bool) {
         let odds = score.value() / (1.0 - score.value());
-        let step = Self::MIDDLE + Self::STEPS_PER_DOUBLING * odds.log2();
-        let step = step.clamp(0.0, 2.0 * Self::MIDDLE).round() as u32;
+        let above = odds.log2().clamp(-Self::DOUBLINGS, Self::DOUBLINGS) + Self::FINE_BELOW;
+        let fine = if above < 0.0 { above } else { above * Self::STEPS_PER_DOUBLING };
+        let step = (fine + Self::DOUBLINGS - Self::FINE_BELOW).round() as u32;
         self.0.entry(locus).or_default().entry(step).or_default()[usize::from(!annotated)] += 1;
     }
 
@@ -218,10 +248,8 @@ impl LocusCounts {
                     *sum = [sum[0] + annotated, sum[1] + others];
                 }
             }
-            let found = counts.accuracy(sites);
-            let top = found.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
-            let at = [found.precision_at_recall_50, found.precision_at_recall_90].map(Option::unwrap_or_default);
-            [found.average_precision, top, at[0], at[1]]
+            let [at_50, at_90] = [0.5, 0.9].map(|recall| counts.precision_within(recall * sites as f64));
+            [counts.precision_over_gains(sites), counts.top(sites as f64).0 / sites.max(1) as f64, at_50, at_90]
         };
         let figures: Vec<[f64; 4]> = (0..Self::RESAMPLES).into_par_iter().map(resample).collect();
         let [average_precision, top_k, precision_at_recall_50, precision_at_recall_90] = [0, 1, 2, 3].map(|figure| {
@@ -302,6 +330,75 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Loci of 20 sites and 180 others each, whose scores overlap; what is drawn in a locus depends on its number.
+    fn loci(count: u32) -> (LocusCounts, Counts, BTreeMap<u32, u64>) {
+        let (mut by_locus, mut all) = (LocusCounts::default(), Counts::default());
+        for locus in 0..count {
+            for call in 0..200 {
+                let annotated = call < 20;
+                let drawn = Philox::of(3, locus, Purpose::Splice).uniform(call) + if annotated { 0.4 } else { 0.0 };
+                let score = Score::of((drawn + f64::from(locus % 5) * 0.1) / 2.0);
+                by_locus.add(locus, score, annotated);
+                all.add(score, annotated);
+            }
+        }
+        (by_locus, all, (0..count).map(|locus| (locus, 20)).collect())
+    }
+
+    #[test]
+    fn intervals_over_loci_hold_the_figure_and_narrow_with_loci() {
+        let width = |count: u32| {
+            let (by_locus, all, sites) = loci(count);
+            let whole = all.accuracy(20 * u64::from(count));
+            let found = by_locus.intervals(&sites, 1).unwrap();
+            let top = whole.top_k.iter().find(|top| top.multiple == 1.0).unwrap().accuracy;
+            let at = whole.precision_at_recall_50.unwrap();
+            for (value, [low, high]) in [
+                (whole.average_precision, found.average_precision),
+                (top, found.top_k),
+                (at, found.precision_at_recall_50),
+            ] {
+                assert!(low <= value && value <= high, "{value} {low} {high}");
+            }
+            assert_eq!(by_locus.intervals(&sites, 1), Some(found));
+            found.average_precision[1] - found.average_precision[0]
+        };
+        let factor = width(20) / width(320);
+        assert!((2.5..6.0).contains(&factor), "four times narrower with 16 times as many: {factor}");
+        let (by_locus, _, sites) = loci(1);
+        assert_eq!(by_locus.intervals(&sites, 1), None);
+        // Sites of a locus without a call are missed: half of all here.
+        let (by_locus, _, mut sites) = loci(20);
+        let before = by_locus.intervals(&sites, 1).unwrap().average_precision;
+        sites.extend((20..40).map(|locus| (locus, 20)));
+        let after = by_locus.intervals(&sites, 1).unwrap().average_precision;
+        assert!(after[1] < 0.8 * before[1], "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn ends_of_the_scale_are_counted() {
+        let mut counts = LocusCounts::default();
+        [0, 1, Score::ONE - 1, Score::ONE].iter().for_each(|&score| counts.add(7, Score(score), score > 1));
+        assert_eq!(counts.0[&7].values().flatten().sum::<u64>(), 4);
+        // Nearly 2^-20 and 0 are one step at the bottom; from a half on a step is an eighth of a doubling.
+        assert_eq!(counts.0[&7].keys().copied().collect::<Vec<_>>(), [0, 14 + 207, 14 + 208]);
+        counts.add(7, Score(500_000), true);
+        assert!(counts.0[&7].contains_key(&(14 + 8 * 6)));
+    }
+
+    #[test]
+    fn precision_at_a_recall_is_that_of_the_highest_threshold_that_has_it() {
+        let mut counts = Counts::default();
+        // From the top: 1 of 1, 2 of 4, 4 of 8.
+        for (score, annotated, others) in [(900_000, 1, 0), (700_000, 1, 2), (500_000, 2, 2)] {
+            (0..annotated).for_each(|_| counts.add(Score(score), true));
+            (0..others).for_each(|_| counts.add(Score(score), false));
+        }
+        let of = |sites| counts.accuracy(sites);
+        assert_eq!((of(4).precision_at_recall_50, of(4).precision_at_recall_90), (Some(0.5), Some(0.5)));
+        assert_eq!((of(2).precision_at_recall_50, of(5).precision_at_recall_90), (Some(1.0), None));
     }
 
     #[test]
