@@ -146,6 +146,23 @@ impl Matrix {
             .collect()
     }
 
+    /// As `[rows, padded_dimension]`: with the zeros behind each vector.
+    pub fn padded(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.lanes)
+    }
+
+    /// From what [`Matrix::padded`] gives.
+    pub fn of_padded(values: &[f32], dimension: usize) -> Self {
+        let mut matrix = Self::zeros(values.len() / dimension.next_multiple_of(Lanes::COUNT), dimension);
+        bytemuck::cast_slice_mut(&mut matrix.lanes).copy_from_slice(values);
+        matrix
+    }
+
+    /// Numbers from vector to vector.
+    pub fn padded_dimension(&self) -> usize {
+        self.stride() * Lanes::COUNT
+    }
+
     /// Numbers of a vector.
     pub fn dimension(&self) -> usize {
         self.dimension
@@ -379,6 +396,12 @@ impl Logistic {
         let label = if is_told { 1.0 } else { 0.0 };
         Some((label - self.sigma[at(product).min(TABLE - 1)]) * alpha)
     }
+}
+
+/// The table of the logistic function, and that of its negative logarithm.
+pub fn logistic_tables() -> Vec<f32> {
+    let table = Logistic::get();
+    [table.sigma, table.surprise].concat()
 }
 
 /// The updates of some pairs, all that is random in them drawn.

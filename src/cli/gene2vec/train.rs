@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cli::{Common, config, run_folder};
+use crate::device::Device;
 use crate::genes::corpus::PART_PAIRS;
 use crate::genes::pairs;
 use crate::genes::skip_gram::Recipe;
@@ -82,6 +83,11 @@ pub struct Args {
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     check_folder(args)?;
+    // In one order there is nothing for a GPU to do, so that the first one that can be used is not looked for.
+    let device = match common.device.as_str() {
+        "auto" if !args.lock_free => Device::Cpu,
+        _ => common.device()?.0,
+    };
     let files = pairs::files(&args.pairs)?;
     let (dimension, rounds) = match args.preset {
         Preset::Gene2vec => (200, 10),
@@ -100,6 +106,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             batch_words: args.batch_words,
         },
         lock_free: args.lock_free,
+        device,
         seed: common.seed,
         out: args.out.clone(),
         resume: args.resume,
@@ -133,12 +140,13 @@ fn human(summary: &Summary) -> String {
     let count = |number: u64| format::count(number);
     let input = &summary.input;
     let mut text = format!(
-        "{} genes, {} pairs, {} rounds: {} words, {} words/s; loss {:.4} in the first round, {:.4} in the last\norder of updates: {}",
+        "{} genes, {} pairs, {} rounds: {} words, {} words/s on {}; loss {:.4} in the first round, {:.4} in the last\norder of updates: {}",
         count(summary.genes as u64),
         count(input.pairs),
         summary.losses.len(),
         count(summary.words),
         count(summary.words_per_second as u64),
+        summary.device,
         summary.losses.first().unwrap_or(&0.0),
         summary.losses.last().unwrap_or(&0.0),
         summary.order,
