@@ -17,11 +17,11 @@ pub(crate) fn main() {
                 let kept = tape.take_value(x[0]);
                 let started = tape.start("bias_gelu");
                 let mut y = tape.allocate(tokens * width)?;
-                bias_gelu_forward(tape, parameters, &kept, bias, gelu, &mut y)?;
+                bias_gelu_forward(tape, parameters, (&kept, bias.len), Some(bias), gelu, &mut y)?;
                 let (kept, y) = (tape.push(kept, tokens, width), tape.push(y, tokens, width));
                 tape.record("bias_gelu", started, move |tape, parameters| {
                     let mut dy = tape.take_gradient(y)?;
-                    bias_gelu_backward(tape, parameters, kept, bias, gelu, &mut dy)?;
+                    bias_gelu_backward(tape, parameters, kept, Some(bias), gelu, &mut dy)?;
                     tape.recycle(dy);
                     Ok(())
                 });

@@ -17,7 +17,7 @@ pub(crate) fn main() {
         ] {
             let (parameters, _, vectors) = parameters(bench, &[], &[hidden, hidden, hidden])?;
             let bias = bias.then_some(vectors[2]);
-            let norm = Normalisation { gamma: vectors[0], beta: vectors[1], eps: 1e-12 };
+            let norm = Normalisation { gamma: vectors[0], beta: Some(vectors[1]), eps: 1e-12 };
             let inputs = vec![[tokens, hidden]; 1 + usize::from(residual)];
             let name = format!("{name} {tokens}x{hidden}");
             bench.operation(&name, "layernorm", &[Forward, Backward], parameters, &inputs, |tape, parameters, x| {

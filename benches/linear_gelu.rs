@@ -30,6 +30,6 @@ fn half(bench: &mut Bench) -> Result<()> {
         &[Forward, Backward],
         parameters,
         &[[tokens, hidden]],
-        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], vectors[0], Gelu::Exact).map(Some),
+        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], Some(vectors[0]), Gelu::Exact).map(Some),
     )
 }

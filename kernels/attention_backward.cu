@@ -243,6 +243,7 @@ __device__ __forceinline__ void backward(const T* qkv, const T* d_output, const 
             float scores[ROW_TILES][CHUNK / 8][4], d_probabilities[ROW_TILES][CHUNK / 8][4];
             multiply_rows<D, ROW_TILES, CHUNK>(scores, shared.first, warp_row, stage.first, chunk);
             add_bias(scores, hooks, head.head, scale, row, first_column + chunk);
+            hide_far(scores, hooks, row, first_column + chunk);
             // Drawn while the registers of the second product are free.
             static_assert(ROW_TILES * (CHUNK / 16) <= DRAWN_PIECES, "a chunk is drawn at once");
             unsigned keep = 0xffffffffu;

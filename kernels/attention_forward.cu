@@ -278,6 +278,7 @@ __device__ __forceinline__ void forward(const T* qkv, const int* cu_seqlens, con
         float scores[ROW_TILES][KEYS / 8][4];
         queries.template scores<KEYS>(scores, stage.keys);
         add_bias(scores, hooks, head.head, scale, row, first_key);
+        hide_far(scores, hooks, row, first_key);
         if (first_key + KEYS > head.length) mask_tail<KEYS>(scores, head.length - first_key);
         online_softmax<D, KEYS>(state, scores, scale_log2);
         add_values<D, KEYS>(state, scores, stage.values, dropout, head.draws, row / 16, first_key / 16);

@@ -1,6 +1,6 @@
 // Bias and GELU (Hendrycks and Gimpel, arXiv 1606.08415), forward and backward.
 //
-//   forward    u = x + bias,  y = u Phi(u)
+//   forward    u = x + bias,  y = u Phi(u)        the bias may be missing
 //   backward   dx = dy (Phi(u) + u phi(u))        written over dy; u is computed again from x
 //              d_bias += sum over rows of dx
 //   and in the names that say so with u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3))) / 2 (common/activation.cuh) in place of u Phi(u)
@@ -26,7 +26,7 @@ __device__ __forceinline__ void forward(const T* x, const T* bias, T* y, int row
     if (column >= columns) return;
     const int valid = columns - column;
     float shift[GROUP];
-    load_group<VECTOR>(bias + column, valid, shift);
+    load_group_or_zeros<VECTOR>(bias, column, valid, shift);
     for (int row = blockIdx.y * ROW_THREADS + threadIdx.y; row < rows; row += gridDim.y * ROW_THREADS) {
         const int64_t first = static_cast<int64_t>(row) * columns + column;
         float values[GROUP];
@@ -45,7 +45,7 @@ __device__ __forceinline__ void backward(const T* x, const T* bias, T* dy, int r
     if (column >= columns) return;
     const int valid = columns - column;
     float shift[GROUP];
-    load_group<VECTOR>(bias + column, valid, shift);
+    load_group_or_zeros<VECTOR>(bias, column, valid, shift);
     for (int row = blockIdx.y * ROW_THREADS + threadIdx.y; row < rows; row += gridDim.y * ROW_THREADS) {
         const int64_t first = static_cast<int64_t>(row) * columns + column;
         float values[GROUP], gradient[GROUP];

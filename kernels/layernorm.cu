@@ -7,6 +7,7 @@
 //              dx = dropout(dz)                          the same mask as forward; only where there was a dropout
 //              d_gamma += sum over rows of dy h,   d_beta += sum over rows of dy,   d_bias += sum over rows of dx
 //
+// A LayerNorm without a shift reads zeros for one, which cost nothing beside a row, where looking whether there is one costs 9 % of forward's instructions in bf16.
 // The bias is that of the linear layer before: its gradient would be a pass of its own over dx, which is in registers here.
 //
 // Shapes: x, residual, y, dy, dx [rows, columns]; gamma, beta, bias [columns]; statistics [rows, 2] f32 (mean, rstd).
@@ -459,7 +460,7 @@ __device__ __forceinline__ void backward(const T* z, const float* statistics, co
 LAYERNORM(float, f32)
 LAYERNORM(bf16, bf16)
 
-// layernorm_finish: adds the blocks' partial sums to the gradients; DTYPE is theirs. Without a bias d_bias is null.
+// layernorm_finish: adds the blocks' partial sums to the gradients; DTYPE is theirs. Without a bias d_bias is null, without a shift d_beta.
 //   Grid: columns / 32 blocks of 32 x 8.
 #define LAYERNORM_FINISH(G, DTYPE)                                                                      \
     extern "C" __global__ void __launch_bounds__(COLUMN_THREADS* ROW_THREADS) layernorm_finish_##DTYPE( \
@@ -468,7 +469,7 @@ LAYERNORM(bf16, bf16)
         const int stride = (d_bias != nullptr ? 3 : 2) * columns;                                       \
         add_parts(partials, parts, stride, columns, d_gamma);                                           \
         __syncthreads();                                                                                \
-        add_parts(partials + columns, parts, stride, columns, d_beta);                                  \
+        if (d_beta != nullptr) add_parts(partials + columns, parts, stride, columns, d_beta);           \
         __syncthreads();                                                                                \
         if (d_bias != nullptr) add_parts(partials + 2 * columns, parts, stride, columns, d_bias);       \
     }                                                                                                   \

@@ -115,7 +115,7 @@ fn relatives_in_f32() {
     }
 }
 
-const RELATIVES: [(&str, Head); 9] = [
+const RELATIVES: [(&str, Head); 12] = [
     ("nt_v1_mlm", MASKED),
     ("nt_v1_classifier", CLS),
     ("nt_v2_mlm", MASKED),
@@ -125,6 +125,9 @@ const RELATIVES: [(&str, Head); 9] = [
     ("dnabert2_classifier", CLS),
     ("bigbird_mlm", MASKED),
     ("bigbird_classifier", CLS),
+    ("modernbert_mlm", MASKED),
+    ("modernbert_classifier", CLS),
+    ("modernbert_window", TOKEN),
 ];
 
 /// BigBird's blocks, each sequence seen alone: when predicting, and with the random blocks of training.

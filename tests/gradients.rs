@@ -127,7 +127,7 @@ fn linear_with_and_without_bias() {
     let mut with = parameters(&[&[3, 4], &[3]]);
     let (weight, bias) = (matrix(&with, 0), vector(&with, 1));
     check(&[(5, 4)], &mut with, |tape, p, x| ops::linear(tape, p, x[0], weight, Some(bias)).unwrap());
-    check(&[(5, 4)], &mut with, |tape, p, x| ops::logits(tape, p, x[0], weight, bias).unwrap());
+    check(&[(5, 4)], &mut with, |tape, p, x| ops::logits(tape, p, x[0], weight, Some(bias)).unwrap());
     let mut without = parameters(&[&[3, 4]]);
     check(&[(300, 4)], &mut without, |tape, p, x| ops::linear(tape, p, x[0], weight, None).unwrap());
 }
@@ -136,7 +136,7 @@ fn linear_with_and_without_bias() {
 fn a_tensor_with_two_users_gets_both_gradients() {
     let mut p = parameters(&[&[4, 4], &[4, 4], &[4], &[4]]);
     let weights = (matrix(&p, 0), matrix(&p, 1));
-    let norm = Normalisation { gamma: vector(&p, 2), beta: vector(&p, 3), eps: 1e-12 };
+    let norm = Normalisation { gamma: vector(&p, 2), beta: Some(vector(&p, 3)), eps: 1e-12 };
     check(&[(6, 4)], &mut p, |tape, p, x| {
         let a = ops::linear(tape, p, x[0], weights.0, None).unwrap();
         let b = ops::linear(tape, p, a, weights.1, None).unwrap();
@@ -151,7 +151,9 @@ fn linear_gelu() {
     let mut p = parameters(&[&[7, 5], &[7]]);
     let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
     for gelu in [Gelu::Exact, Gelu::Tanh] {
-        check(&[(40, 5)], &mut p, |tape, p, x| ops::linear_gelu(tape, p, x[0], weight, bias, gelu).unwrap());
+        for bias in [Some(bias), None] {
+            check(&[(40, 5)], &mut p, |tape, p, x| ops::linear_gelu(tape, p, x[0], weight, bias, gelu).unwrap());
+        }
     }
 }
 
@@ -172,7 +174,7 @@ fn feed_forward_beside_its_residual() {
     let mut p = parameters(&[&[6, 4], &[6], &[4, 6], &[4], &[4], &[4]]);
     let (up, down) = ((matrix(&p, 0), vector(&p, 1)), matrix(&p, 2));
     let bias = Some(vector(&p, 3));
-    let norm = Normalisation { gamma: vector(&p, 4), beta: vector(&p, 5), eps: 1e-12 };
+    let norm = Normalisation { gamma: vector(&p, 4), beta: Some(vector(&p, 5)), eps: 1e-12 };
     for fate in [Activated::Kept, Activated::Again] {
         check(&[(9, 4)], &mut p, |tape, p, x| {
             let y = ops::feed_forward(tape, p, x[0], up, down, Gelu::Exact, fate).unwrap();
@@ -187,10 +189,22 @@ fn layernorm_with_every_mix_of_bias_residual_and_dropout() {
         let (bias, residual) = (case & 1 != 0, case & 2 != 0);
         let mut p = parameters(if bias { &[&[9], &[9], &[9]] } else { &[&[9], &[9]] });
         let bias = bias.then(|| vector(&p, 2));
-        let norm = Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 };
+        let norm = Normalisation { gamma: vector(&p, 0), beta: Some(vector(&p, 1)), eps: 1e-5 };
         let shapes: &[(usize, usize)] = if residual { &[(35, 9), (35, 9)] } else { &[(35, 9)] };
         check(shapes, &mut p, |tape, p, x| {
             ops::layernorm(tape, p, x[0], Summands { bias, residual: x.get(1).copied(), dropout }, norm).unwrap()
+        });
+    }
+}
+
+#[test]
+fn layernorm_without_a_shift() {
+    let mut p = parameters(&[&[9], &[9]]);
+    let norm = Normalisation { gamma: vector(&p, 0), beta: None, eps: 1e-5 };
+    for bias in [None, Some(vector(&p, 1))] {
+        check(&[(35, 9), (35, 9)], &mut p, |tape, p, x| {
+            let y = ops::layernorm_beside(tape, p, x[0], norm).unwrap();
+            ops::layernorm(tape, p, y, Summands { bias, residual: Some(x[1]), dropout: 0.2 }, norm).unwrap()
         });
     }
 }
@@ -203,7 +217,8 @@ fn layernorm_and_the_sum_that_others_use() {
         let shapes: &[&[usize]] = if bias { &[&[9], &[9], &[9, 9], &[9]] } else { &[&[9], &[9], &[9, 9]] };
         let mut p = parameters(shapes);
         let bias = bias.then(|| vector(&p, 3));
-        let (norm, weight) = (Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 }, matrix(&p, 2));
+        let (norm, weight) =
+            (Normalisation { gamma: vector(&p, 0), beta: Some(vector(&p, 1)), eps: 1e-5 }, matrix(&p, 2));
         let shapes: &[(usize, usize)] = if residual { &[(35, 9), (35, 9)] } else { &[(35, 9)] };
         check(shapes, &mut p, |tape, p, x| {
             let summands = Summands { bias, residual: x.get(1).copied(), dropout };
@@ -233,7 +248,7 @@ fn residual_with_every_mix_of_bias_residual_and_dropout() {
 #[test]
 fn a_layer_with_layernorm_before_its_blocks() {
     let mut p = parameters(&[&[4], &[4], &[6, 4], &[4, 3], &[4], &[4, 4], &[4]]);
-    let norm = Normalisation { gamma: vector(&p, 0), beta: vector(&p, 1), eps: 1e-5 };
+    let norm = Normalisation { gamma: vector(&p, 0), beta: Some(vector(&p, 1)), eps: 1e-5 };
     let (up, down, square) = (matrix(&p, 2), matrix(&p, 3), matrix(&p, 5));
     let biases = [vector(&p, 4), vector(&p, 6)];
     check(&[(34, 4)], &mut p, |tape, p, x| {
@@ -278,7 +293,7 @@ fn low_rank_adapters() {
         check(&[(9, 5)], &mut p, |tape, p, x| {
             let y = ops::linear(tape, p, x[0], up, None).unwrap();
             let y = ops::low_rank(tape, p, y, x[0], &adapters).unwrap();
-            ops::gelu(tape, p, y, bias, gelu).unwrap()
+            ops::gelu(tape, p, y, Some(bias), gelu).unwrap()
         });
     }
     let mut p = parameters(&[&[6, 5], &[4, 5], &[6, 4]]);
@@ -330,7 +345,7 @@ fn frozen_parameters_get_no_gradient() {
         let y = ops::linear(&mut tape, &p, x, matrix(&p, 0), None).unwrap();
         let up = (matrix(&p, 1), vector(&p, 2));
         let z = ops::feed_forward(&mut tape, &p, y, up, matrix(&p, 3), Gelu::Exact, Activated::Kept).unwrap();
-        let norm = Normalisation { gamma: vector(&p, 5), beta: vector(&p, 6), eps: 1e-5 };
+        let norm = Normalisation { gamma: vector(&p, 5), beta: Some(vector(&p, 6)), eps: 1e-5 };
         let summands = Summands { bias: Some(vector(&p, 4)), residual: Some(y), dropout: 0.2 };
         let z = ops::layernorm(&mut tape, &p, z, summands, norm).unwrap();
         let z = ops::linear(&mut tape, &p, z, matrix(&p, 7), Some(vector(&p, 8))).unwrap();
@@ -536,7 +551,7 @@ fn attention_with_the_layer_before_it() {
     let mut p = parameters(&[&[12, 5], &[12]]);
     let (weight, bias) = (matrix(&p, 0), vector(&p, 1));
     check(&[(25, 5)], &mut p, |tape, p, x| {
-        let qkv = ops::qkv(tape, p, x[0], weight, bias).unwrap();
+        let qkv = ops::qkv(tape, p, x[0], weight, Some(bias)).unwrap();
         ops::attention(tape, &batch, qkv, 2, 0.3, &AttentionHooks::default()).unwrap()
     });
 }
@@ -563,7 +578,14 @@ fn hooks(heads: usize, batch: &Batch) -> AttentionHooks {
     AttentionHooks {
         bias: Some(Rc::new(AlibiBias::new(&Device::Cpu, &slopes).unwrap())),
         pattern: Some(blocks(BlockLists::new(&pattern, &batch.cu_seqlens).unwrap(), batch)),
+        window: None,
     }
+}
+
+/// A window, and the squares that it needs.
+fn window(reach: usize, batch: &Batch) -> AttentionHooks {
+    let lists = BlockLists::new(&AttentionPattern::window(reach), &batch.cu_seqlens).unwrap();
+    AttentionHooks { window: Some(reach), pattern: Some(blocks(lists, batch)), ..AttentionHooks::default() }
 }
 
 #[test]
@@ -587,13 +609,30 @@ fn attention_over_a_block_sparse_pattern() {
     check(&[(203, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2, &hooks).unwrap());
 }
 
+/// With the squares that the window needs and with all; with a bias; and where it is wider than the shorter sequence.
+#[test]
+fn attention_in_a_window() {
+    let mut host = Batch::new();
+    host.push(&[7; 9]);
+    host.push(&[7; 140]);
+    let batch = DeviceBatch::upload(&Device::Cpu, &host).unwrap();
+    let mut none = parameters(&[]);
+    let near = window(12, &host);
+    assert_eq!(near.pattern.as_ref().unwrap().lists().unwrap().squares(), 1 + 7);
+    let bias = hooks(1, &host).bias;
+    for hooks in [near.clone(), AttentionHooks { pattern: None, ..near.clone() }, AttentionHooks { bias, ..near }] {
+        check(&[(149, 3)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 1, 0.2, &hooks).unwrap());
+    }
+}
+
 #[test]
 fn attention_is_the_formula() {
     let mut long = batch();
     long.push(&[3; 400]);
     let (heads, dim, hidden) = (2, 2, 4);
     let (plain, hooked) = (AttentionHooks::default(), hooks(heads, &long));
-    for (batch, hooks) in [(batch(), plain), (long, hooked)] {
+    let windows = [1, 63, 64, 65, 500].map(|reach| (long.clone(), window(reach, &long)));
+    for (batch, hooks) in [(batch(), plain), (long, hooked)].into_iter().chain(windows) {
         let qkv = values(batch.total_tokens() * 12, 3);
         let mut tape = Tape::new(Device::Cpu, DType::F64);
         tape.start_inference();
@@ -619,7 +658,8 @@ fn attention_is_the_formula() {
                         .any(|seen| seen.block == *key as u32 / 64),
                     None => true,
                 };
-                let keys: Vec<usize> = (0..length).filter(is_seen).collect();
+                let is_near = |key: &usize| hooks.window.is_none_or(|window| query.abs_diff(*key) <= window);
+                let keys: Vec<usize> = (0..length).filter(is_seen).filter(is_near).collect();
                 let sum: f64 = keys.iter().map(|&key| score(key).exp()).sum();
                 for i in 0..dim {
                     let expected: f64 = keys.iter().map(|&key| score(key).exp() / sum * at(key, 2, i)).sum();
@@ -643,7 +683,7 @@ fn attention_over_the_blocks_of_big_bird() {
         let pattern = BigBird { block: 16, random: 1, positions: 130, layer: 1, training };
         let lists = BlockLists::big_bird(&pattern, 2, &host.cu_seqlens).unwrap();
         assert_eq!((lists.is_by_head(), lists.is_weighted()), (training, !training));
-        let hooks = AttentionHooks { bias: None, pattern: Some(blocks(lists, &host)) };
+        let hooks = AttentionHooks { pattern: Some(blocks(lists, &host)), ..AttentionHooks::default() };
         check(&[(150, 12)], &mut none, |tape, _, x| ops::attention(tape, &batch, x[0], 2, 0.0, &hooks).unwrap());
     }
 }
@@ -654,7 +694,12 @@ fn hooks_of_another_batch_are_refused() {
     let on_device = DeviceBatch::upload(&Device::Cpu, &batch).unwrap();
     let mut other = Batch::new();
     other.push(&[1; 25]);
-    for (hooks, what) in [(hooks(3, &batch), "3 slopes"), (hooks(2, &other), "pattern over 1 sequences of 25")] {
+    let none = AttentionHooks { window: Some(0), ..AttentionHooks::default() };
+    for (hooks, what) in [
+        (hooks(3, &batch), "3 slopes"),
+        (hooks(2, &other), "pattern over 1 sequences of 25"),
+        (none, "a window of 0 tokens"),
+    ] {
         let mut tape = Tape::new(Device::Cpu, DType::F64);
         let x = tape.push(Buffer::from_slice(&values(25 * 12, 3)), 25, 12);
         let error = ops::attention(&mut tape, &on_device, x, 2, 0.0, &hooks).unwrap_err().to_string();

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
 use helixgrad::interop::names::DecoderBias;
-use helixgrad::interop::{Weights, pickle, zip};
+use helixgrad::interop::{ModelConfig, Weights, pickle, zip};
 use helixgrad::kmer::batch::Batch;
-use helixgrad::model::{Family, Head, Model, Task};
+use helixgrad::model::{Attending, Family, Head, Model, Positions, Task};
 use helixgrad::philox::{Philox, Purpose};
 use helixgrad::train::checkpoint::{self, import, load_encoder, save_model};
 use helixgrad::train::description::describe;
@@ -191,7 +191,7 @@ fn every_family_computes_what_its_program_computed() {
         tensor.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
     };
     let contacts = "residues of a protein touch";
-    let cases: [(&str, Family, &[&str]); 8] = [
+    let cases: [(&str, Family, &[&str]); 10] = [
         ("nt_v1", Family::NucleotideTransformer, &[contacts, "numbers from 0 up"]),
         ("nt_v1_classifier", Family::NucleotideTransformer, &["gamma and beta", contacts]),
         ("nt_v2", Family::NucleotideTransformerV2, &[contacts, "makes and never reads", "the size of a head"]),
@@ -200,6 +200,8 @@ fn every_family_computes_what_its_program_computed() {
         ("dnabert2_classifier", Family::Dnabert2, &[]),
         ("bigbird", Family::BigBird, &["no use for were left out: bert.pooler.bias, bert.pooler.weight"]),
         ("bigbird_classifier", Family::BigBird, &["no use for were left out: bert.pooler.bias, bert.pooler.weight"]),
+        ("modernbert", Family::ModernBert, &[]),
+        ("modernbert_classifier", Family::ModernBert, &[]),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (name, family, told) in cases {
@@ -242,9 +244,23 @@ fn every_family_computes_what_its_program_computed() {
                 .is_some_and(|value| family != Family::Dnabert2 || key != "max_position_embeddings" || value == 512);
             assert!(!is_set || ours[key] == theirs[key], "{name} {key}: {} {}", ours[key], theirs[key]);
         }
-        for key in
-            ["token_dropout", "tie_word_embeddings", "attention_type", "block_size", "hidden_act", "add_bias_fnn"]
-        {
+        for key in ["cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"] {
+            assert!(
+                family != Family::ModernBert || ours[key] == theirs[key],
+                "{name} {key}: {} {}",
+                ours[key],
+                theirs[key]
+            );
+        }
+        for key in [
+            "token_dropout",
+            "tie_word_embeddings",
+            "attention_type",
+            "block_size",
+            "hidden_act",
+            "add_bias_fnn",
+            "local_attention",
+        ] {
             // transformers ties words and decoder where nobody says anything.
             let is_default =
                 |value: &serde_json::Value| key == "tie_word_embeddings" && value == true && ours[key].is_null();
@@ -255,6 +271,91 @@ fn every_family_computes_what_its_program_computed() {
             );
         }
     }
+}
+
+/// ModernBERT's words before transformers 5 and since, what they leave to defaults, and what is not implemented.
+#[test]
+fn words_of_modern_bert() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let read = |changes: &[(&str, serde_json::Value)]| {
+        let mut json = config_of(fixtures().join("modernbert").to_str().unwrap());
+        changes.iter().for_each(|(key, value)| json[*key] = value.clone());
+        fs::write(&path, json.to_string()).unwrap();
+        ModelConfig::read(&path).map(|read| read.config.architecture)
+    };
+    let types = |kinds: &[bool]| {
+        let kind = |full: &bool| if *full { "full_attention" } else { "sliding_attention" };
+        serde_json::json!(kinds.iter().map(kind).collect::<Vec<_>>())
+    };
+    let window = |reach, full_every| Attending::Window { reach, full_every };
+    let plain = read(&[]).unwrap();
+    assert_eq!(plain.attending, window(3, 3));
+    assert_eq!(plain.positions, Positions::Rotary { base: 160_000.0, window_base: 10_000.0 });
+    for (kinds, every) in
+        [(&[true, true][..], 1), (&[true, false], 2), (&[true, false, true, false], 2), (&[true, false, false], 3)]
+    {
+        assert_eq!(read(&[("layer_types", types(kinds))]).unwrap().attending, window(3, every), "{kinds:?}");
+    }
+    let rope = serde_json::json!({ "full_attention": { "rope_theta": 5e5, "rope_type": "default" } });
+    let null = serde_json::Value::Null;
+    for (changes, base, window_base) in [
+        (vec![("rope_parameters", rope)], 5e5, 10_000.0),
+        (vec![("global_rope_theta", 7e4.into()), ("local_rope_theta", null.clone())], 7e4, 7e4),
+        (vec![("local_attention", null.clone()), ("global_rope_theta", null)], 160_000.0, 10_000.0),
+    ] {
+        assert_eq!(read(&changes).unwrap().positions, Positions::Rotary { base, window_base }, "{changes:?}");
+    }
+    let scaled = serde_json::json!({ "sliding_attention": { "rope_type": "yarn" } });
+    for (key, value, found) in [
+        ("layer_types", types(&[false, true]), "layer_types"),
+        ("layer_types", types(&[true, false, true, true]), "layer_types"),
+        ("local_attention", 1.into(), "a window of 0 tokens"),
+        ("local_attention", 1.5.into(), "local_attention"),
+        ("global_attn_every_n_layers", 0.into(), "in every layer of 0"),
+        ("mlp_bias", true.into(), "mlp_bias"),
+        ("mlp_dropout", 0.1.into(), "only 0 is implemented"),
+        ("hidden_activation", "silu".into(), "hidden_activation"),
+        ("rope_parameters", scaled, "yarn"),
+        ("global_rope_theta", 0.into(), "base 0"),
+        ("pad_token_id", 50_283.into(), "beyond a vocabulary of 40"),
+    ] {
+        let message = read(&[(key, value)]).unwrap_err().to_string();
+        assert!(message.contains(found), "{message}");
+    }
+    let mean = ("classifier_pooling", "mean".into());
+    read(std::slice::from_ref(&mean)).unwrap();
+    let classifier = ("architectures", serde_json::json!(["ModernBertForSequenceClassification"]));
+    assert!(read(&[mean, classifier]).unwrap_err().to_string().contains("classifier_pooling"));
+}
+
+/// A decoder that is written out is the table of words, under whichever of its names that is found; another one is refused.
+#[test]
+fn a_decoder_of_modern_bert_is_its_table_of_words() {
+    let folder = tempfile::tempdir().unwrap();
+    copy("modernbert", folder.path());
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let (words, decoder) = ("model.embeddings.tok_embeddings.weight", "decoder.weight");
+    let before = import(folder.path(), DecoderBias::Auto).unwrap().0;
+    let with = |keep: bool, change: u8| {
+        let whole = SafeTensors::deserialize(&bytes).unwrap();
+        let mut data = whole.tensor(words).unwrap().data().to_vec();
+        data[1] ^= change;
+        let shape = whole.tensor(words).unwrap().shape().to_vec();
+        let mut tensors = whole.tensors();
+        tensors.retain(|(name, _)| keep || name != words);
+        tensors.push((decoder.to_owned(), TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()));
+        fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        import(folder.path(), DecoderBias::Auto)
+    };
+    for keep in [true, false] {
+        let (after, notes) = with(keep, 0).unwrap();
+        assert!(notes.is_empty(), "{notes:?}");
+        assert!(after.model.parameters.host_values().unwrap() == before.model.parameters.host_values().unwrap());
+    }
+    let message = with(true, 1).map(drop).unwrap_err().to_string();
+    assert!(message.contains(decoder) && message.contains("ModernBertModel"), "{message}");
 }
 
 /// Large models are cut into files, with a list of what is where.
@@ -361,6 +462,14 @@ fn import_and_info_on_the_command_line() {
         let text = String::from_utf8(text.stdout).unwrap();
         assert!(text.contains("2 layers of 16, 2 heads") && text.contains("k = 3"), "{text}");
         assert!(!text.contains("missing"), "{text}");
+    }
+    for (name, told) in [
+        ("modernbert", "3 tokens to each side; all in one layer of 3, from the first"),
+        ("bigbird", "blocks of 64 tokens, 3 of them at random, in long sequences"),
+    ] {
+        let text = helixgrad(&["checkpoint", "info", fixtures().join(name).to_str().unwrap()]);
+        let text = String::from_utf8(text.stdout).unwrap();
+        assert!(text.contains(told) && !text.contains("missing"), "{text}");
     }
     // A model that lacks something is described, too.
     let broken = folder.path().join("broken");

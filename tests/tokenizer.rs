@@ -229,6 +229,7 @@ fn families() -> Vec<(&'static str, Option<&'static str>, &'static str, bool)> {
         ("nt-v2-50m", None, "vocab.txt", false),
         ("dnabert2-117m", Some("dnabert2.json"), "tokenizer.json", true),
         ("bigbird-dna-4096", Some("gena.json"), "tokenizer.json", true),
+        ("moderngena-base", Some("gena.json"), "tokenizer.json", true),
     ]
 }
 

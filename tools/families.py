@@ -1,7 +1,7 @@
-"""DNABERT-2, Nucleotide Transformer and BigBird as PyTorch models, their config.json and the names of their tensors as
+"""DNABERT-2, Nucleotide Transformer, BigBird and ModernBERT as PyTorch models, their config.json and the names of their tensors as
 released: what golden_families.py and hf_families.py have in common. Needs only torch, transformers and numpy.
 
-Nucleotide Transformer v1 and BigBird are transformers' own. The other two ship code of their own that today's transformers
+Nucleotide Transformer v1, BigBird and ModernBERT are transformers' own. The other two ship code of their own that today's transformers
 does not load, so they are patched together from transformers' BERT and ESM: a gated feed-forward network in place of the
 plain one, and for DNABERT-2 an additive attention mask that carries ALiBi. family_formulas.py is what they are checked with.
 """
@@ -25,6 +25,10 @@ from transformers import (
     EsmForMaskedLM,
     EsmForSequenceClassification,
     EsmForTokenClassification,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
 )
 
 NT = {
@@ -52,7 +56,7 @@ NT = {
 }
 
 # config.json as released: nucleotide-transformer-500m, nucleotide-transformer-v2-500m-multi-species, DNABERT-2-117M, and
-# gena-lm-bigbird-base-t2t. Sizes are the caller's.
+# gena-lm-bigbird-base-t2t; of modernGENA's, which was not at hand, ModernBERT's words and the tokens of GENA-LM. Sizes are the caller's.
 RELEASED = {
     "nt_v1": {"architectures": ["EsmForMaskedLM"], "model_type": "esm"} | NT,
     "nt_v2": {
@@ -129,6 +133,40 @@ RELEASED = {
         "use_cache": True,
         "vocab_size": 32000,
     },
+    "modernbert": {
+        "architectures": ["ModernBertForMaskedLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "cls",
+        "cls_token_id": 1,
+        "decoder_bias": True,
+        "embedding_dropout": 0.0,
+        "eos_token_id": 2,
+        "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0,
+        "hidden_activation": "gelu",
+        "hidden_size": 768,
+        "initializer_range": 0.02,
+        "intermediate_size": 1152,
+        "local_attention": 128,
+        "local_rope_theta": 10000.0,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "mlp_dropout": 0.0,
+        "model_type": "modernbert",
+        "norm_bias": False,
+        "norm_eps": 1e-5,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 22,
+        "pad_token_id": 3,
+        "sep_token_id": 2,
+        "torch_dtype": "float32",
+        "vocab_size": 32000,
+    },
 }
 
 CLASSES = {
@@ -140,6 +178,14 @@ CLASSES = {
     "bigbird": (
         BigBirdConfig,
         {"mlm": BigBirdForMaskedLM, "classifier": BigBirdForSequenceClassification, "token": BigBirdForTokenClassification},
+    ),
+    "modernbert": (
+        ModernBertConfig,
+        {
+            "mlm": ModernBertForMaskedLM,
+            "classifier": ModernBertForSequenceClassification,
+            "token": ModernBertForTokenClassification,
+        },
     ),
 }
 
@@ -171,6 +217,8 @@ def build(family, kind, config, attention="eager"):
         for layer in model.esm.encoder.layer:
             layer.intermediate = Gated("dense", width, inner, functional.silu)
             layer.output.dense = nn.Linear(inner, width, bias=False)
+    if family == "modernbert":
+        model.model.rotary_emb = RotaryByKind(config)
     if family == "dnabert2":
         position = model.bert.embeddings.position_embeddings.weight
         position.requires_grad_(False).zero_()
@@ -227,15 +275,32 @@ class Rotary(nn.Module):
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
+class RotaryByKind(nn.Module):
+    """The same of ModernBERT, whose layers have one base or another."""
+
+    def __init__(self, config):
+        super().__init__()
+        size = config.hidden_size // config.num_attention_heads
+        exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+        self.frequencies = {kind: of["rope_theta"] ** -exponents for kind, of in config.rope_parameters.items()}
+
+    def forward(self, x, position_ids, kind):
+        angles = position_ids[..., None].double() * self.frequencies[kind]
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
 @contextlib.contextmanager
 def in_float64():
-    """transformers' ESM rounds the share of masked tokens, queries and keys to float32 on the way: here it does not."""
-    original = torch.Tensor.float
+    """transformers' ESM rounds the share of masked tokens, queries and keys to float32 on the way, and its ModernBERT queries, keys and
+    attention's probabilities: here they do not."""
+    original, softmax = torch.Tensor.float, functional.softmax
     torch.Tensor.float = torch.Tensor.double
+    functional.softmax = lambda x, dim, dtype=None: softmax(x, dim=dim, dtype=x.dtype)
     try:
         yield
     finally:
-        torch.Tensor.float = original
+        torch.Tensor.float, functional.softmax = original, softmax
 
 
 def pad(family, config, sequences, dtype=torch.float64):

@@ -15,6 +15,8 @@ def encode(config, weights, ids, attention=None):
     `config` is the family's config.json with "family" added, `ids` an int64 tensor, and `attention(query, key, value,
     layer)`, of [heads, tokens, head size], replaces full attention.
     """
+    if config["family"] == "modernbert":
+        return modern(config, weights, ids)
     esm = config["family"].startswith("nt")
     root = "esm" if esm else "bert"
     x = embed(config, weights, ids)
@@ -29,15 +31,45 @@ def encode(config, weights, ids, attention=None):
     return states
 
 
-def embed(config, weights, ids):
-    def rows(name, which, unlearned=None):
-        table = weights[name]
-        if unlearned is not None:  # looking this row up teaches it nothing
-            rest = torch.ones(len(table), 1, dtype=torch.bool)
-            rest[unlearned] = False
-            table = torch.where(rest, table, table.detach())
-        return table[which]
+def modern(config, weights, ids):
+    """ModernBERT: LayerNorm inside each residual, none before the first layer; no bias but the decoder's."""
+    size = config["hidden_size"] // config["num_attention_heads"]
+    position = torch.arange(len(ids))
+    x = looked_up(weights, "model.embeddings.tok_embeddings.weight", ids, config["pad_token_id"])
+    x = norm(config, weights, "model.embeddings.norm", x)
+    states = [x]
+    for layer in range(config["num_hidden_layers"]):
+        of = partial("model.layers.{}.{}".format, layer)
+        sees_all = layer % config["global_attn_every_n_layers"] == 0
+        base = config["global_rope_theta" if sees_all else "local_rope_theta"]
+        reach = len(ids) if sees_all else config["local_attention"] // 2
+        h = norm(config, weights, of("attn_norm"), x) if layer else x
+        query, key, value = linear(weights, of("attn.Wqkv"), h).reshape(len(ids), 3, -1, size).permute(1, 2, 0, 3)
+        angle = position[:, None] * torch.tensor([base ** (-2 * j / size) for j in range(size // 2)], dtype=torch.float64)
+        query, key = (rotate(matrix, torch.polar(torch.ones_like(angle), angle)) for matrix in (query, key))
+        scores = torch.einsum("hid,hjd->hij", query, key) / math.sqrt(size)
+        scores = torch.where((position[:, None] - position).abs() <= reach, scores, -torch.inf)
+        context = (torch.softmax(scores, dim=-1) @ value).transpose(0, 1).reshape(len(ids), -1)
+        x = x + linear(weights, of("attn.Wo"), context)
+        up = linear(weights, of("mlp.Wi"), norm(config, weights, of("mlp_norm"), x))
+        half = up.shape[1] // 2
+        x = x + linear(weights, of("mlp.Wo"), gelu(up[:, :half]) * up[:, half:])
+        states.append(x)
+    states[-1] = norm(config, weights, "model.final_norm", x)
+    return states
 
+
+def looked_up(weights, name, which, unlearned=None):
+    table = weights[name]
+    if unlearned is not None:  # looking this row up teaches it nothing
+        rest = torch.ones(len(table), 1, dtype=torch.bool)
+        rest[unlearned] = False
+        table = torch.where(rest, table, table.detach())
+    return table[which]
+
+
+def embed(config, weights, ids):
+    rows = partial(looked_up, weights)
     position = torch.arange(len(ids))
     if config["family"].startswith("nt"):
         x = rows("esm.embeddings.word_embeddings.weight", ids, config["pad_token_id"])
@@ -149,6 +181,11 @@ def block_sparse(config, blocks, tables, query, key, value, layer):
 def head(config, weights, kind, x):
     """Logits of rows of the last state, [rows, hidden]. `kind` is mlm, classifier or token."""
     family = config["family"]
+    if family == "modernbert":
+        h = norm(config, weights, "head.norm", gelu(linear(weights, "head.dense", x)))
+        if kind != "mlm":
+            return linear(weights, "classifier", h)
+        return h @ weights["model.embeddings.tok_embeddings.weight"].T + weights["decoder.bias"]
     if kind == "token":
         return linear(weights, "classifier", x)
     if kind == "classifier":
@@ -173,7 +210,8 @@ def linear(weights, name, x):
 def norm(config, weights, name, x):
     centred = x - x.mean(-1, keepdim=True)
     variance = (centred * centred).mean(-1, keepdim=True)
-    return centred / torch.sqrt(variance + config["layer_norm_eps"]) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    y = centred / torch.sqrt(variance + config.get("layer_norm_eps", config.get("norm_eps"))) * weights[f"{name}.weight"]
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
 def gelu(x):

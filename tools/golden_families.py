@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the golden fixtures of DNABERT-2, Nucleotide Transformer and BigBird: as golden.py does for BERT, in float64.
+"""Writes the golden fixtures of DNABERT-2, Nucleotide Transformer, BigBird and ModernBERT: as golden.py does for BERT, in float64.
 
     python tools/golden_families.py [--out tests/fixtures]
 
@@ -19,8 +19,12 @@ Python 3.11, torch 2.15.0, transformers 5.24.0, numpy 2.4.6 and safetensors 0.8 
     bigbird_sparse_train the same with the random blocks of training
     bigbird_blocks64_eval, bigbird_blocks64_train  the same with 64 tokens a block and heads of 8, as kernels take them
 
+    modernbert_mlm       4 layers, of which the second and third attend to 4 tokens to each side; LayerNorms without bias
+    modernbert_classifier  3 classes at [CLS], through head.dense, gelu and head.norm; the second layer attends to 2 tokens to each side
+    modernbert_window    heads of 8, as kernels take them, and 20 tokens to each side of the second layer; no step3
+
 Tensors and facts are those of golden.py, under the names that the family's checkpoints have. hidden.N of the last layer of
-Nucleotide Transformer comes after the last LayerNorm. `config` is the config.json of the release with small sizes and no
+Nucleotide Transformer and of ModernBERT comes after the last LayerNorm. `config` is the config.json of the release with small sizes and no
 dropout; `unused` lists what a checkpoint has beside that and no gradient reaches, so that it has no tensors here.
 
 The sparse cases have no optimizer steps, and of the hidden states the last one only (blocks64: none, nothing padded, and bf16_errors
@@ -70,6 +74,10 @@ SMALL = {
     "attention_probs_dropout_prob": 0.0,
 }
 TINY = SMALL | {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+MODERN = {name: size for name, size in SMALL.items() if "dropout" not in name} | {
+    "max_position_embeddings": 160,
+    "vocab_size": 40,
+}
 SPARSE = SMALL | {
     "block_size": 16,
     "hidden_size": 8,
@@ -96,6 +104,7 @@ IDS = {
     "nt_v2": Ids(3, None, 2, 6, 0),
     "dnabert2": Ids(1, 2, 4, 5, 0),
     "bigbird": Ids(1, 2, 4, 6, 0),
+    "modernbert": Ids(1, 2, 4, 6, 0),
 }
 
 
@@ -125,6 +134,10 @@ CASES = [
          [17, 9], "dnabert2_wide", steps=False),
     Case("bigbird", "mlm", 18, SMALL | {"vocab_size": 40}),
     Case("bigbird", "classifier", 19, TINY | {"vocab_size": 40}),
+    Case("modernbert", "mlm", 24, MODERN | {"num_hidden_layers": 4, "local_attention": 8}),
+    Case("modernbert", "classifier", 25, MODERN | {"hidden_size": 16, "local_attention": 4}),
+    Case("modernbert", "token", 26, MODERN | {"hidden_size": 16, "num_attention_heads": 2, "local_attention": 40},
+         [150, 9, 70], "modernbert_window", steps=False),
 ]
 SPARSE_CASES = [
     Case("bigbird", "mlm", 20, SPARSE, [512, 395], "bigbird_sparse_eval"),
@@ -415,6 +428,8 @@ def describe(case, config, model, floats, unused):
     tied = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
     if case.family == "bigbird":
         tied["cls.predictions.decoder.bias"] = "cls.predictions.bias"
+    if case.family == "modernbert":
+        tied = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
     return {
         "case": case.title(),
         "family": case.family,

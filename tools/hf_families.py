@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes into tests/fixtures/hf what the repositories of DNABERT-2, Nucleotide Transformer and BigBird hold, with tiny weights.
+"""Writes into tests/fixtures/hf what the repositories of DNABERT-2, Nucleotide Transformer, BigBird and ModernBERT hold, with tiny weights.
 
     python tools/hf_families.py [--out tests/fixtures/hf]
 
@@ -16,6 +16,9 @@ Python 3.11, torch 2.15.0, transformers 5.24.0, tokenizers 0.23 and safetensors 
     dnabert2_classifier/  a fine-tuned model as its own program saves it: pooler, classifier, 3 classes with names
     bigbird/              a release: model.safetensors with pooler; a tokenizer.json of 40 tokens
     bigbird_classifier/   BigBirdForSequenceClassification.save_pretrained, 3 classes with names
+    modernbert/           a release: model.safetensors without the decoder's weights, which are the embeddings'; a config.json in the words of
+                          before transformers 5; a tokenizer.json of 40 tokens
+    modernbert_classifier/  ModernBertForSequenceClassification.save_pretrained, 3 classes with names
     expected_families.safetensors
                           for each folder FOLDER.tokens [2, 12] i32, two whole sequences; FOLDER.rows i32, indices into the 24
                           tokens; and FOLDER, the logits of these rows, f32
@@ -63,6 +66,8 @@ FOLDERS = {
     "dnabert2_classifier": ("dnabert2", "classifier", SIZES),
     "bigbird": ("bigbird", "mlm", SIZES),
     "bigbird_classifier": ("bigbird", "classifier", SIZES),
+    "modernbert": ("modernbert", "mlm", SIZES | {"local_attention": 6}),
+    "modernbert_classifier": ("modernbert", "classifier", SIZES | {"local_attention": 6}),
 }
 # Of thousands of logits, those of one token behind a <mask>; else those of all rows, or of the classifiers.
 ROWS = {"nt_v1": [15], "nt_v2": [15]}
@@ -118,7 +123,7 @@ def write_vocabulary(folder, family, config):
 
 def write_weights(folder, name, family, kind, config, model):
     """config.json and the weights, as the family's repositories or programs have them."""
-    if name in ("nt_v1_classifier", "bigbird_classifier"):
+    if name in ("nt_v1_classifier", "bigbird_classifier", "modernbert_classifier"):
         model.save_pretrained(folder)
         return
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -135,6 +140,8 @@ def write_weights(folder, name, family, kind, config, model):
         state["esm.embeddings.position_embeddings.weight"] = torch.randn(shape, generator=draw)
     if family == "bigbird" and kind == "mlm":
         del state["cls.predictions.decoder.weight"], state["cls.predictions.decoder.bias"]
+    if family == "modernbert":
+        del state["decoder.weight"]
     if name in ("nt_v1", "dnabert2"):
         torch.save(state, folder / "pytorch_model.bin")
         return

@@ -20,7 +20,7 @@ Python 3.11, torch 2.15.0, transformers 5.24.0 and safetensors 0.8.
                   tokens [2, 12] i32, and for each folder its logits (hidden states for encoder and bf16), f32, of two
                   whole sequences; for dnabert the logits of the fork, which adds its bias twice
 
-and with them what hf_families.py writes: the same of DNABERT-2, Nucleotide Transformer and BigBird.
+and with them what hf_families.py writes: the same of DNABERT-2, Nucleotide Transformer, BigBird and ModernBERT.
 """
 
 import argparse

@@ -55,7 +55,7 @@ struct AttentionHead {
     __device__ int64_t output() const { return start * hidden + static_cast<int64_t>(head) * (hidden / heads); }
 };
 
-// What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses and a number.
+// What a model may add to attention; all null for none. In Rust a #[repr(C)] struct of three addresses and two numbers.
 struct AttentionHooks {
     const float* slopes;  // ALiBi: scores get -slopes[head] * |query - key|; [heads]
     // Block-sparse: the blocks of PATTERN_BLOCK columns that the plan entry with number e streams are blocks[starts[e]..starts[e + 1]], at
@@ -65,6 +65,8 @@ struct AttentionHooks {
     const int* blocks;
     // From the starts of one head to those of the next: a plan entry's number is counted on from there. 0 where all heads see the same.
     int head_stride;
+    // How many tokens to each side a query sees; 0 for all. Blocks in which it sees no key may be missing from the lists.
+    int window;
 };
 
 // The tiles of TILE columns that a block streams: all of its sequence, or those of its list. Nothing but the count is kept: in
@@ -114,6 +116,25 @@ __device__ __forceinline__ void add_bias(float (&scores)[ROW_TILES][N][4], const
             for (int i = 0; i < 4; ++i)
                 scores[m][n][i] =
                     fmaf(-slope, fabsf(distance + static_cast<float>(16 * m + i / 2 * 8 - 8 * n - i % 2)), scores[m][n][i]);
+}
+
+// The score of a key outside the window of its query. Finite, since a row may see no key of the first tiles: then it is the row's maximum, which
+// any key that is seen brings down to a factor of 0. A power of two, so that its product with the scale is exact, and that less itself 0.
+constexpr float FAR = -0x1p100f;
+
+// Raw scores of rows `row` and on and columns `column` and on become FAR outside the window; the same seen from either side.
+template <int ROW_TILES, int N>
+__device__ __forceinline__ void hide_far(float (&scores)[ROW_TILES][N][4], const AttentionHooks& hooks, int row, int column) {
+    if (hooks.window == 0) return;
+    const int lane = threadIdx.x % WARP;
+    const int distance = row + lane / 4 - column - lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m)
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (abs(distance + 16 * m + i / 2 * 8 - 8 * n - i % 2) > hooks.window) scores[m][n][i] = FAR;
 }
 
 // Two neighbouring fragments of eight columns: 16 x 16 elements.

@@ -53,6 +53,17 @@ __device__ __forceinline__ void load_group(const T* from, int valid, float (&val
     }
 }
 
+// The same at `column` of a row that may be missing: null, which stands for zeros.
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ void load_group_or_zeros(const T* row, int column, int valid, float (&values)[N]) {
+    if (row != nullptr) {
+        load_group<VECTOR>(row + column, valid, values);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) values[i] = 0.0f;
+    }
+}
+
 template <bool VECTOR, int N, typename T>
 __device__ __forceinline__ void store_group(T* to, const float (&values)[N], int valid) {
     if constexpr (VECTOR) {

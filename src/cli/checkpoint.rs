@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::Result;
-use crate::model::Positions;
+use crate::model::{Attending, Positions};
 use crate::report::format::count;
 use crate::train::description::{Description, describe};
 
@@ -49,7 +49,7 @@ fn human(found: &Description) -> String {
     }
     let positions = match config.architecture.positions {
         Positions::Learned { .. } => format!("{} positions", config.max_position_embeddings),
-        Positions::Rotary => format!("rotary positions up to {}", config.max_position_embeddings),
+        Positions::Rotary { .. } => format!("rotary positions up to {}", config.max_position_embeddings),
         Positions::Alibi => "ALiBi in place of positions".into(),
     };
     line(
@@ -63,6 +63,15 @@ fn human(found: &Description) -> String {
             config.layer_norm_eps
         ),
     );
+    match config.architecture.attending {
+        Attending::Full => {}
+        Attending::BlockSparse { block, random } => {
+            line("attention", format!("blocks of {block} tokens, {random} of them at random, in long sequences"));
+        }
+        Attending::Window { reach, full_every } => {
+            line("attention", format!("{reach} tokens to each side; all in one layer of {full_every}, from the first"));
+        }
+    }
     let tokens = count(config.vocab_size as u64);
     line(
         "vocabulary",

@@ -31,6 +31,11 @@ pub struct AttentionPattern {
 }
 
 impl AttentionPattern {
+    /// The squares in which a query sees a key that is at most `reach` tokens away.
+    pub fn window(reach: usize) -> Self {
+        Self { block: SQUARE, window: reach.div_ceil(SQUARE), global: 0, random: 0, seed: 0 }
+    }
+
     /// The blocks of keys that each block of queries sees in a sequence of `blocks` blocks, ascending.
     pub fn blocks(&self, blocks: usize) -> Vec<Vec<usize>> {
         let is_global = |block: usize| block < self.global || block + self.global >= blocks;
@@ -271,6 +276,23 @@ mod tests {
         }
         let error = BlockLists::new(&AttentionPattern { block: 96, ..PATTERN }, &[0, 5]).unwrap_err().to_string();
         assert!(error.contains("96") && error.contains("64"), "{error}");
+    }
+
+    #[test]
+    fn a_window_has_the_squares_that_it_reaches_into() {
+        let squares = |reach: usize, length: i32| {
+            let lists = BlockLists::new(&AttentionPattern::window(reach), &[0, length]).unwrap();
+            for (row, column) in (0..length / 64).flat_map(|row| (0..length / 64).map(move |column| (row, column))) {
+                let nearest = if row == column { 0 } else { (row - column).unsigned_abs() as usize * 64 - 63 };
+                let is_seen = lists.seen(0, 0, row as usize).iter().any(|seen| seen.block == column as u32);
+                assert_eq!(is_seen, nearest <= reach, "{reach}: {row} {column}");
+            }
+            lists.squares()
+        };
+        for reach in [1, 63, 64, 65, 128, 129, 1000] {
+            squares(reach, 640);
+        }
+        assert_eq!((squares(64, 2048), squares(64, 4096)), (3 * 32 - 2, 3 * 64 - 2));
     }
 
     #[test]

@@ -225,6 +225,7 @@ impl Observer {
             dropout: None,
             slopes: slopes.as_deref(),
             blocks: None,
+            window: None,
         };
         let (mut profiles, mut spans) = (Vec::new(), Vec::new());
         for (bases, _) in sequences {
@@ -249,7 +250,8 @@ impl Observer {
                 Some(pattern) => Some(BlockLists::big_bird(&pattern, config.num_attention_heads, &batch.cu_seqlens)?),
                 None => None,
             };
-            let attention = probabilities(&qkv, Shape { blocks: blocks.as_ref(), ..shape }, &batch.rows);
+            let window = config.architecture.window(layer);
+            let attention = probabilities(&qkv, Shape { blocks: blocks.as_ref(), window, ..shape }, &batch.rows);
             let mut rest = attention.as_slice();
             for ((profile, spans), ends) in profiles.iter_mut().zip(&spans).zip(batch.cu_seqlens.windows(2)) {
                 let length = (ends[1] - ends[0]) as usize;

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::Weights;
 use super::family::{Refusal, complete, family_of, words};
 use crate::kmer::vocabulary::Vocabulary;
-use crate::model::{Classification, Config, Head, Lora, Model, Task};
+use crate::model::{Classification, Config, Family, Head, Lora, Model, Task};
 use crate::small_file;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Specials, Tokenizer};
 use crate::{Error, Result};
 
 const REMEDY: &str = "use the config.json that belongs to the model";
@@ -184,6 +184,15 @@ pub fn to_json(model: &Model, vocabulary: &dyn Tokenizer, classification: Option
     json.extend(words(&model.config));
     if !model.config.architecture.token_types {
         json.remove("type_vocab_size");
+    }
+    if model.config.architecture.family == Family::ModernBert {
+        // transformers would fill in those of another vocabulary.
+        let Specials { cls, sep, .. } = vocabulary.specials();
+        for (key, id) in
+            [("bos_token_id", Some(cls)), ("cls_token_id", Some(cls)), ("eos_token_id", sep), ("sep_token_id", sep)]
+        {
+            json.insert(key.into(), json!(id));
+        }
     }
     if let Some(classification) = classification {
         let names = classification.labels.iter().enumerate();

@@ -21,6 +21,8 @@ pub(super) fn family_of(json: &Value) -> Result<Family, Refusal> {
     match word("model_type") {
         Some("esm") => {}
         None if class.starts_with("Esm") || code.contains("esm") => {}
+        Some("modernbert") => return Ok(Family::ModernBert),
+        None if class.starts_with("ModernBert") => return Ok(Family::ModernBert),
         Some("big_bird") => return Ok(Family::BigBird),
         None if class.starts_with("BigBird") => return Ok(Family::BigBird),
         // Nothing but these tells MosaicBERT's configuration from BERT's.
@@ -29,7 +31,7 @@ pub(super) fn family_of(json: &Value) -> Result<Family, Refusal> {
         }
         Some("bert") | None => return Ok(Family::Dnabert),
         Some(other) => {
-            let known = "bert (DNABERT, DNABERT-2), esm (Nucleotide Transformer) and big_bird are known";
+            let known = "bert (DNABERT, DNABERT-2), esm (Nucleotide Transformer), big_bird and modernbert are known";
             return Err(("model_type", format!("{other:?}"), known.into()));
         }
     }
@@ -64,6 +66,7 @@ pub(super) fn complete(config: &mut Config, family: Family, json: &Value) -> Res
                 },
             };
         }
+        Family::ModernBert => modern_bert(config, &mut architecture, json)?,
     }
     architecture.padding = number("pad_token_id").unwrap_or(architecture.padding);
     if architecture.padding >= config.vocab_size {
@@ -72,6 +75,72 @@ pub(super) fn complete(config: &mut Config, family: Family, json: &Value) -> Res
     }
     config.architecture = architecture;
     Ok(())
+}
+
+/// ModernBERT's words, as of today's transformers and as they were before its version 5.
+fn modern_bert(config: &mut Config, architecture: &mut Architecture, json: &Value) -> Result<(), Refusal> {
+    let number = |key: &str| json.get(key).and_then(Value::as_f64);
+    let flag = |key: &str, default: bool| json.get(key).and_then(Value::as_bool).unwrap_or(default);
+    config.layer_norm_eps = number("norm_eps").unwrap_or(1e-5);
+    // Words of ours: its own name other places, and are 0 where it was released.
+    config.hidden_dropout_prob = number("hidden_dropout_prob").unwrap_or(0.0);
+    config.attention_probs_dropout_prob = number("attention_probs_dropout_prob").unwrap_or(0.0);
+    for key in ["embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"] {
+        if let Some(rate) = number(key).filter(|rate| *rate != 0.0) {
+            let remedy = "only 0 is implemented, as ModernBERT was released; 0 changes nothing but a training";
+            return Err((key, rate.to_string(), remedy.into()));
+        }
+    }
+    architecture.norm_bias = flag("norm_bias", false);
+    architecture.attention_bias = flag("attention_bias", false);
+    architecture.transform_bias = flag("classifier_bias", false);
+    architecture.tied_decoder = flag("tie_word_embeddings", true);
+    let whole = |key: &'static str, default: usize| match json.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(found) => {
+            let value = found.as_u64().and_then(|value| usize::try_from(value).ok());
+            value.ok_or_else(|| (key, found.to_string(), "give a whole number".into()))
+        }
+    };
+    let reach = whole("local_attention", 128)? / 2;
+    let full_every = match json.get("layer_types").and_then(Value::as_array) {
+        Some(types) => full_every(types)?,
+        None => whole("global_attn_every_n_layers", 3)?,
+    };
+    architecture.attending = Attending::Window { reach, full_every };
+    let of_type = |kind: &str| json.pointer(&format!("/rope_parameters/{kind}"));
+    for kind in ["full_attention", "sliding_attention"] {
+        let named = of_type(kind).and_then(|of| of.get("rope_type")).and_then(Value::as_str);
+        if let Some(other) = named.filter(|named| *named != "default") {
+            return Err((
+                "rope_parameters",
+                format!("{other:?}"),
+                "only positions that are not scaled are implemented".into(),
+            ));
+        }
+    }
+    let base = |kind: &str, old: &str| of_type(kind).and_then(|of| of.get("rope_theta")?.as_f64()).or(number(old));
+    let (of_all, of_window) =
+        (base("full_attention", "global_rope_theta"), base("sliding_attention", "local_rope_theta"));
+    // A base that is null was, before version 5, that of the layers that attend to all.
+    let is_null = json.get("local_rope_theta").is_some_and(Value::is_null);
+    let base = of_all.unwrap_or(160_000.0);
+    let window_base = of_window.unwrap_or(if is_null { base } else { 10_000.0 });
+    architecture.positions = Positions::Rotary { base, window_base };
+    Ok(())
+}
+
+/// How many layers there are from one that attends to all to the next.
+fn full_every(types: &[Value]) -> Result<usize, Refusal> {
+    let is_full: Vec<bool> = types.iter().map(|kind| kind == "full_attention").collect();
+    let every = is_full.iter().skip(1).position(|full| *full).map_or(types.len().max(1), |place| place + 1);
+    let known = types.iter().all(|kind| kind == "full_attention" || kind == "sliding_attention");
+    if known && is_full.iter().enumerate().all(|(layer, full)| *full == layer.is_multiple_of(every)) {
+        return Ok(every);
+    }
+    let remedy =
+        "known are full_attention in every layer of a number, from the first, and sliding_attention in the others";
+    Err(("layer_types", Value::from(types).to_string(), remedy.into()))
 }
 
 /// Words that must have the value that is implemented, if they are there.
@@ -101,6 +170,13 @@ fn expect(family: Family, json: &Value) -> Result<(), Refusal> {
             ("rescale_embeddings", json!(false), "embeddings that are rescaled are not implemented"),
             ("use_bias", json!(true), "query, key and value without biases are not implemented"),
         ],
+        Family::ModernBert => &[
+            ("hidden_activation", json!("gelu"), exact),
+            ("classifier_activation", json!("gelu"), exact),
+            ("mlp_bias", json!(false), "a gated feed-forward block with biases is not implemented"),
+            ("decoder_bias", json!(true), "a masked-LM head without a bias is not implemented"),
+            ("rope_scaling", Value::Null, "only positions that are not scaled are implemented"),
+        ],
     };
     for (key, expected, remedy) in expected {
         if let Some(found) = json.get(key)
@@ -109,6 +185,11 @@ fn expect(family: Family, json: &Value) -> Result<(), Refusal> {
         {
             return Err((key, found.to_string(), (*remedy).into()));
         }
+    }
+    let is_classifier = json.pointer("/architectures/0") == Some(&json!("ModernBertForSequenceClassification"));
+    if let Some(pooling) = json.get("classifier_pooling").filter(|pooling| is_classifier && *pooling != "cls") {
+        let remedy = "only classifiers on the first token are implemented (\"cls\")";
+        return Err(("classifier_pooling", pooling.to_string(), remedy.into()));
     }
     // ESM-2, which models proteins, has rotary positions and a plain feed-forward block.
     if family == Family::NucleotideTransformerV2 && json.get("add_bias_fnn") != Some(&json!(false)) {
@@ -151,7 +232,7 @@ pub(super) fn words(config: &Config) -> Map<String, Value> {
         }
         Family::NucleotideTransformer | Family::NucleotideTransformerV2 => json!({
             "model_type": "esm",
-            "position_embedding_type": if positions == Positions::Rotary { "rotary" } else { "absolute" },
+            "position_embedding_type": if matches!(positions, Positions::Rotary { .. }) { "rotary" } else { "absolute" },
             "max_position_embeddings": config.max_position_embeddings + ESM_OFFSET,
             "emb_layer_norm_before": false,
             "token_dropout": hidden_by.is_some(),
@@ -163,7 +244,7 @@ pub(super) fn words(config: &Config) -> Map<String, Value> {
         }),
         Family::BigBird => {
             let (kind, block, random) = match attending {
-                Attending::Full => ("original_full", 64, 3),
+                Attending::Full | Attending::Window { .. } => ("original_full", 64, 3),
                 Attending::BlockSparse { block, random } => ("block_sparse", block, random),
             };
             json!({
@@ -176,6 +257,7 @@ pub(super) fn words(config: &Config) -> Map<String, Value> {
                 "use_bias": true,
             })
         }
+        Family::ModernBert => modern_bert_words(config),
     };
     if family == Family::NucleotideTransformerV2 {
         let code = |name: &str| format!("InstaDeepAI/nucleotide-transformer-v2-500m-multi-species--{name}");
@@ -192,6 +274,40 @@ pub(super) fn words(config: &Config) -> Map<String, Value> {
         Value::Object(words) => words,
         _ => Map::new(),
     }
+}
+
+/// Words that transformers has read from its first version with ModernBERT to today's.
+fn modern_bert_words(config: &Config) -> Value {
+    let architecture = config.architecture;
+    let (reach, full_every) = match architecture.attending {
+        Attending::Window { reach, full_every } => (reach, full_every),
+        Attending::Full | Attending::BlockSparse { .. } => (64, 1),
+    };
+    let [base, window_base] = match architecture.positions {
+        Positions::Rotary { base, window_base } => [base, window_base],
+        Positions::Learned { .. } | Positions::Alibi => [0.0; 2],
+    };
+    json!({
+        "model_type": "modernbert",
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        "classifier_pooling": "cls",
+        "norm_eps": config.layer_norm_eps,
+        "norm_bias": architecture.norm_bias,
+        "attention_bias": architecture.attention_bias,
+        "mlp_bias": false,
+        "classifier_bias": architecture.transform_bias,
+        "decoder_bias": true,
+        "local_attention": 2 * reach,
+        "global_attn_every_n_layers": full_every,
+        "global_rope_theta": base,
+        "local_rope_theta": window_base,
+        "attention_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "mlp_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "tie_word_embeddings": architecture.tied_decoder,
+    })
 }
 
 /// Why a tensor of a released checkpoint has no use here, where that is known.

@@ -7,13 +7,11 @@ use serde::Serialize;
 
 use super::Weights;
 use super::config::Writer;
-use crate::model::{Config, Family};
+use crate::model::{Architecture, Config, Family, Head};
 use crate::{Error, Result};
 
-const WORDS: &str = "bert.embeddings.word_embeddings.weight";
 const BIAS: &str = "cls.predictions.bias";
 const DECODER_BIAS: &str = "cls.predictions.decoder.bias";
-const DECODER: &str = "cls.predictions.decoder.weight";
 
 /// How often a masked-LM head adds its bias to the logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
@@ -33,8 +31,8 @@ pub enum DecoderBias {
 /// words. Names that mean nothing here stay.
 ///
 /// - `module.` (DataParallel) and `_orig_mod.` (torch.compile) before a name go.
-/// - `embeddings.`, `encoder.` and `pooler.` get the family's prefix (`bert.`, `esm.`), which an encoder saved alone lacks; a second one, and
-///   one before a head, go.
+/// - `embeddings.`, `encoder.`, `pooler.`, and of ModernBERT `layers.` and `final_norm.`, get the family's prefix (`bert.`, `esm.`, `model.`), which an
+///   encoder saved alone lacks; a second one, and one before a head, go.
 /// - `gamma` and `beta` of a LayerNorm are its `weight` and `bias`.
 ///
 /// # Errors
@@ -69,7 +67,7 @@ fn modern(old: &str, prefix: &str, counts: &mut [u64; 3]) -> String {
     }
     let mut name = name.to_owned();
     let starts = |name: &str, parts: &[&str]| parts.iter().any(|part| name.starts_with(part));
-    if starts(&name, &["embeddings.", "encoder.", "pooler."]) {
+    if starts(&name, &["embeddings.", "encoder.", "pooler.", "layers.", "final_norm."]) {
         counts[1] += 1;
         name.insert_str(0, prefix);
     } else if name.strip_prefix(prefix).is_some_and(|rest| starts(rest, &[prefix, "cls.", "classifier.", "lm_head."])) {
@@ -86,45 +84,59 @@ fn modern(old: &str, prefix: &str, counts: &mut [u64; 3]) -> String {
 }
 
 /// Whether another tensor stands for this one.
-pub fn is_redundant(name: &str) -> bool {
-    name == DECODER || name == DECODER_BIAS
+pub fn is_redundant(config: &Config, name: &str) -> bool {
+    let Architecture { family, tied_decoder, .. } = config.architecture;
+    (tied_decoder && name == family.decoder()) || name == DECODER_BIAS
 }
 
 /// Gives a table of words that its file has only as the decoder's weight, since it is the same, the name that it has here.
 pub fn untie(weights: &mut Weights, config: &Config) {
-    if config.architecture.tied_decoder
-        && config.architecture.family.prefix() == "bert."
-        && !weights.tensors.contains_key(WORDS)
-        && let Some(decoder) = weights.tensors.get(DECODER).cloned()
+    let Architecture { family, tied_decoder, .. } = config.architecture;
+    if tied_decoder
+        && !weights.tensors.contains_key(&family.words())
+        && let Some(decoder) = weights.tensors.get(family.decoder()).cloned()
     {
-        weights.tensors.insert(WORDS.into(), decoder);
+        weights.tensors.insert(family.words(), decoder);
     }
 }
 
-/// The bias of a masked-LM head of `vocabulary` x `hidden` weights, as it has to be added once, and what was done to get
-/// it. The decoder's weights must be the word embeddings.
+/// Refuses a decoder of its own where the model is said to have none.
 ///
 /// # Errors
-/// [`Error::Input`] for a decoder of its own, for two different biases, and for tensors of another shape.
+/// [`Error::Input`] for one, and for tensors of another shape.
+pub fn check_decoder(weights: &Weights, config: &Config) -> Result<()> {
+    let Architecture { family, tied_decoder, .. } = config.architecture;
+    let shape = [config.vocab_size, config.hidden_size];
+    if tied_decoder
+        && let Some(decoder) = weights.values(family.decoder(), &shape)?
+        && weights.values(&family.words(), &shape)?.is_some_and(|words| words != decoder)
+    {
+        let class = family.class(&Head::Encoder { pooler: false }).unwrap_or("the encoder");
+        return Err(Error::input(
+            &weights.path,
+            format!("tensor {}", family.decoder()),
+            "it differs from the word embeddings, which this model shares",
+            format!(
+                "train with tie_word_embeddings, or use the encoder only: name {class} in config.json's architectures"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The bias of a BERT's masked-LM head, `[vocabulary]`, as it has to be added once, and what was done to get it.
+///
+/// # Errors
+/// [`Error::Input`] for two different biases, and for tensors of another shape.
 pub fn decoder_bias(
     weights: &Weights,
     vocabulary: usize,
-    hidden: usize,
     rule: DecoderBias,
     writer: &Writer,
 ) -> Result<(Option<Vec<f32>>, Vec<String>)> {
     let refuse = |name: &str, found: &str, remedy: &str| {
         Err(Error::input(&weights.path, format!("tensor {name}"), found, remedy))
     };
-    if let Some(decoder) = weights.values(DECODER, &[vocabulary, hidden])?
-        && weights.values(WORDS, &[vocabulary, hidden])?.is_some_and(|words| words != decoder)
-    {
-        return refuse(
-            DECODER,
-            "it differs from the word embeddings, which this model shares",
-            "train with tie_word_embeddings, or use the encoder only: name BertModel in config.json's architectures",
-        );
-    }
     let (bias, second) = (weights.values(BIAS, &[vocabulary])?, weights.values(DECODER_BIAS, &[vocabulary])?);
     let (Some(mut first), second) = (match bias {
         Some(bias) => (Some(bias), second),

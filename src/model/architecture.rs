@@ -20,6 +20,8 @@ pub enum Family {
     NucleotideTransformerV2,
     /// BigBird (Zaheer et al., 2020, arXiv 2007.14062), as GENA-LM has it over DNA.
     BigBird,
+    /// ModernBERT (Warner et al., 2024, arXiv 2412.13663), as modernGENA has it over DNA.
+    ModernBert,
 }
 
 /// Where LayerNorm stands.
@@ -45,7 +47,7 @@ pub enum EmbeddingEnd {
 }
 
 /// How a model knows where a token stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Positions {
     /// A learned row for each, the first of them at `offset` of the table.
@@ -56,7 +58,12 @@ pub enum Positions {
     /// ALiBi (Press et al., 2022): scores fall with the distance of query and key.
     Alibi,
     /// Rotary embeddings (Su et al., 2021, arXiv 2104.09864): queries and keys are rotated by their position.
-    Rotary,
+    Rotary {
+        /// The base of the angles in layers that attend to all.
+        base: f64,
+        /// In the others.
+        window_base: f64,
+    },
 }
 
 /// The block behind attention.
@@ -93,15 +100,26 @@ pub enum Attending {
         /// Random blocks for each.
         random: usize,
     },
+    /// Tokens that are near, but in every few layers all of a sequence.
+    Window {
+        /// Tokens to each side, beside the own one.
+        reach: usize,
+        /// The first layer attends to all, and so does each that comes so many behind one that does.
+        full_every: usize,
+    },
 }
 
 /// What an encoder is made of, beside its sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Architecture {
     /// Whose it is.
     pub family: Family,
     /// Where LayerNorm stands.
     pub norm: NormPlace,
+    /// Whether LayerNorm has a bias.
+    pub norm_bias: bool,
+    /// Whether a LayerNorm stands before the attention of the first layer too, where they stand before blocks.
+    pub first_norm: bool,
     /// What happens to the embeddings before the first layer.
     pub embedding_end: EmbeddingEnd,
     /// How a token's place is known.
@@ -110,12 +128,16 @@ pub struct Architecture {
     pub token_types: bool,
     /// Which pairs of tokens see each other.
     pub attending: Attending,
+    /// Whether query, key and value, and what follows attention, have biases.
+    pub attention_bias: bool,
     /// The block behind attention.
     pub feed_forward: FeedForward,
     /// Whether its first and its last product have a bias.
     pub feed_forward_bias: [bool; 2],
     /// The token whose embedding is zero, while the others of its sequence are scaled up for it (ESM's token dropout): the mask.
     pub hidden_by: Option<i32>,
+    /// Whether the first layer of the masked-LM head has a bias, and where its classifiers begin with that layer.
+    pub transform_bias: bool,
     /// Whether the masked-LM head's decoder is the table of words.
     pub tied_decoder: bool,
     /// The row of the table of words that learns nothing from being looked up.
@@ -128,13 +150,34 @@ impl Default for Architecture {
     }
 }
 
+impl Architecture {
+    /// How many tokens to each side those of a layer (from 0) see; `None`: all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        match self.attending {
+            Attending::Window { reach, full_every } => (!layer.is_multiple_of(full_every)).then_some(reach),
+            Attending::Full | Attending::BlockSparse { .. } => None,
+        }
+    }
+
+    /// The base of a layer's rotary positions, if it has them.
+    pub fn rotary_base(&self, layer: usize) -> Option<f64> {
+        match self.positions {
+            Positions::Rotary { base, window_base } => {
+                Some(if self.window(layer).is_some() { window_base } else { base })
+            }
+            Positions::Learned { .. } | Positions::Alibi => None,
+        }
+    }
+}
+
 /// All families.
-pub const FAMILIES: [Family; 5] = [
+pub const FAMILIES: [Family; 6] = [
     Family::Dnabert,
     Family::Dnabert2,
     Family::NucleotideTransformer,
     Family::NucleotideTransformerV2,
     Family::BigBird,
+    Family::ModernBert,
 ];
 
 impl Family {
@@ -143,13 +186,17 @@ impl Family {
         let bert = Architecture {
             family: Self::Dnabert,
             norm: NormPlace::Post,
+            norm_bias: true,
+            first_norm: true,
             embedding_end: EmbeddingEnd::NormDropout,
             positions: Positions::Learned { offset: 0 },
             token_types: true,
             attending: Attending::Full,
+            attention_bias: true,
             feed_forward: FeedForward::Gelu,
             feed_forward_bias: [true, true],
             hidden_by: None,
+            transform_bias: true,
             tied_decoder: true,
             padding: 0,
         };
@@ -177,7 +224,7 @@ impl Family {
             Self::NucleotideTransformer => esm,
             Self::NucleotideTransformerV2 => Architecture {
                 family: self,
-                positions: Positions::Rotary,
+                positions: Positions::Rotary { base: 10_000.0, window_base: 10_000.0 },
                 feed_forward: FeedForward::Swiglu,
                 feed_forward_bias: [false, false],
                 hidden_by: None,
@@ -188,6 +235,21 @@ impl Family {
                 embedding_end: EmbeddingEnd::DropoutNorm,
                 attending: Attending::BlockSparse { block: 64, random: 3 },
                 feed_forward: FeedForward::GeluTanh,
+                ..bert
+            },
+            // What transformers fills in where config.json says nothing.
+            Self::ModernBert => Architecture {
+                family: self,
+                norm: NormPlace::Pre,
+                norm_bias: false,
+                first_norm: false,
+                positions: Positions::Rotary { base: 160_000.0, window_base: 10_000.0 },
+                token_types: false,
+                attending: Attending::Window { reach: 64, full_every: 3 },
+                attention_bias: false,
+                feed_forward: FeedForward::Geglu,
+                feed_forward_bias: [false, false],
+                transform_bias: false,
                 ..bert
             },
         }
@@ -201,6 +263,7 @@ impl Family {
             Self::NucleotideTransformer => "Nucleotide Transformer",
             Self::NucleotideTransformerV2 => "Nucleotide Transformer v2",
             Self::BigBird => "BigBird",
+            Self::ModernBert => "ModernBERT",
         }
     }
 
@@ -219,6 +282,12 @@ impl Family {
                 "BigBirdForSequenceClassification",
                 "BigBirdForTokenClassification",
             ],
+            Self::ModernBert => [
+                "ModernBertModel",
+                "ModernBertForMaskedLM",
+                "ModernBertForSequenceClassification",
+                "ModernBertForTokenClassification",
+            ],
         };
         match head {
             Head::MaskedLm => Some(masked),
@@ -232,6 +301,16 @@ impl Family {
     /// What stands before the names of the encoder's tensors, and is missing where the encoder was saved alone.
     pub fn prefix(self) -> &'static str {
         self.names().embeddings.trim_end_matches("embeddings")
+    }
+
+    /// Whether a tensor is one of the encoder's: of its tables and layers, but no pooler.
+    pub fn is_of_encoder(self, name: &str) -> bool {
+        name.starts_with(self.prefix()) && !name.starts_with(self.pooler())
+    }
+
+    /// The name of the table of words.
+    pub fn words(self) -> String {
+        format!("{}.{}.weight", self.names().embeddings, self.names().tables[0])
     }
 
     /// What stands before the numbers of the layers in names.
@@ -249,6 +328,11 @@ impl Family {
         self.names().transform
     }
 
+    /// The name of a masked-LM head's last matrix; where that is the table of words, what else it is called.
+    pub fn decoder(self) -> &'static str {
+        self.names().decoder
+    }
+
     /// The name of a masked-LM head's bias.
     pub fn decoder_bias(self) -> &'static str {
         self.names().decoder_bias
@@ -260,6 +344,7 @@ impl Family {
             Self::Dnabert2 => &MOSAIC_BERT,
             Self::NucleotideTransformer | Self::NucleotideTransformerV2 => &ESM,
             Self::BigBird => &BIG_BIRD,
+            Self::ModernBert => &MODERN_BERT,
         }
     }
 }
@@ -267,6 +352,8 @@ impl Family {
 /// What a family calls its parameters; those of linear layers and LayerNorms without `.weight` and `.bias`.
 pub(super) struct Names {
     pub embeddings: &'static str,
+    /// Words, positions, token types.
+    pub tables: [&'static str; 3],
     pub embedding_norm: &'static str,
     /// What the number of a layer stands behind.
     pub layers: &'static str,
@@ -281,15 +368,16 @@ pub(super) struct Names {
     pub pooler: &'static str,
     pub transform: &'static str,
     pub transform_norm: &'static str,
-    /// The decoder's weight, where it is not the table of words.
+    /// The decoder's weight, which may be the table of words.
     pub decoder: &'static str,
     pub decoder_bias: &'static str,
-    /// The two layers of a classifier on the first token.
+    /// The two layers of a classifier on the first token. Of ModernBERT the first is that of the masked-LM head, with its LayerNorm.
     pub classifier: [&'static str; 2],
 }
 
 const BERT: Names = Names {
     embeddings: "bert.embeddings",
+    tables: ["word_embeddings", "position_embeddings", "token_type_embeddings"],
     embedding_norm: "bert.embeddings.LayerNorm",
     layers: "bert.encoder.layer",
     qkv: &["attention.self.query", "attention.self.key", "attention.self.value"],
@@ -302,7 +390,7 @@ const BERT: Names = Names {
     pooler: "bert.pooler.dense",
     transform: "cls.predictions.transform.dense",
     transform_norm: "cls.predictions.transform.LayerNorm",
-    decoder: "",
+    decoder: "cls.predictions.decoder.weight",
     decoder_bias: "cls.predictions.bias",
     classifier: ["bert.pooler.dense", "classifier"],
 };
@@ -333,4 +421,25 @@ const ESM: Names = Names {
     decoder_bias: "lm_head.bias",
     classifier: ["classifier.dense", "classifier.out_proj"],
     ..BERT
+};
+
+const MODERN_BERT: Names = Names {
+    embeddings: "model.embeddings",
+    tables: ["tok_embeddings", "", ""],
+    embedding_norm: "model.embeddings.norm",
+    layers: "model.layers",
+    qkv: &["attn.Wqkv"],
+    attention_output: "attn.Wo",
+    attention_norm: "attn_norm",
+    up: "mlp.Wi",
+    down: "mlp.Wo",
+    output_norm: "mlp_norm",
+    last_norm: "model.final_norm",
+    // It has none.
+    pooler: "model.pooler",
+    transform: "head.dense",
+    transform_norm: "head.norm",
+    decoder: "decoder.weight",
+    decoder_bias: "decoder.bias",
+    classifier: ["head.dense", "classifier"],
 };

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use super::layout::{HeadLayout, Layer, Layout, Linear};
+use super::layout::{HeadLayout, Layer, Layout, Linear, Transform};
 use super::{
     Architecture, Attending, Config, EmbeddingEnd, Family, FeedForward, Head, Lora, NormPlace, Positions, Trained,
 };
 use crate::autograd::{DeviceBatch, Matrix, Parameters, Pass, Spec, Tape, Tensor};
 use crate::device::attention_kernels::AttentionKernels;
+use crate::device::attention_pattern::AttentionPattern;
 use crate::device::big_bird::BigBird;
 use crate::device::{Buffer, DType, Device, host_memory, nvtx};
 use crate::kmer::batch::Batch;
@@ -74,7 +75,7 @@ impl Model {
             let philox = Philox::new(seed, name_hash(&spec.name), Purpose::Init as u32);
             let deviation = self.config.initializer_range;
             let (first, hidden) = (self.config.architecture.padding, self.config.hidden_size);
-            let is_words = spec.name.ends_with("word_embeddings.weight");
+            let is_words = self.layout.embeddings[0].is_some_and(|words| words.offset == spec.offset);
             let padding = if is_words { first * hidden..(first + 1) * hidden } else { 0..0 };
             let is_scale =
                 spec.name.to_ascii_lowercase().ends_with("norm.weight") || spec.name.ends_with("norm_after.weight");
@@ -213,11 +214,16 @@ impl Model {
             HeadLayout::Site { dense, classifier } => {
                 dense.map_or(0, |dense| dense.weight.rows * hidden) + classifier.weight.rows * classifier.weight.columns
             }
+            HeadLayout::Transformed { classifier, .. } => hidden * (hidden + classifier.weight.rows),
             HeadLayout::Encoder => 0,
         };
         // Where blocks are left out, about what is left: that of a block in the middle for every token.
-        let pairs = match self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest)) {
-            Some(BigBird { block, random, .. }) => (tokens * ((5 + random) * block) as f64).min(batch.pairs as f64),
+        let seen = match self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest)) {
+            Some(BigBird { block, random, .. }) => Some((5 + random) * block),
+            None => None,
+        };
+        let pairs = |layer: usize| match seen.or(self.config.architecture.window(layer).map(|reach| 2 * reach + 1)) {
+            Some(seen) => (tokens * seen as f64).min(batch.pairs as f64),
             None => batch.pairs as f64,
         };
         let lowest = self.frozen();
@@ -230,7 +236,7 @@ impl Model {
             let [of_qkv, of_others] = adapters.map(|weights| 6.0 * weights as f64);
             tokens * ((passes - needless) * qkv as f64 + of_qkv)
                 + others * (passes * after_attention as f64 + of_others)
-                + 2.0 * attention * hidden as f64 * pairs
+                + 2.0 * attention * hidden as f64 * pairs(layer)
         };
         (0..layers).map(layer).sum::<f64>() + 6.0 * rows * head as f64
     }
@@ -330,10 +336,11 @@ impl Model {
         layer: usize,
     ) -> Result<Tensor> {
         let (part, mut x) = (&self.layout.layers[layer], input);
-        if self.config.architecture.norm == NormPlace::Pre {
-            x = ops::layernorm_beside(tape, &self.parameters, x, part.attention_norm)?;
+        if let (NormPlace::Pre, Some(norm)) = (self.config.architecture.norm, part.attention_norm) {
+            x = ops::layernorm_beside(tape, &self.parameters, x, norm)?;
         }
-        Ok(queries_keys_values(tape, &self.parameters, batch, &self.config, part, x)?.values)
+        let pass = self.pass(layer, AttentionHooks::default(), Rows::All);
+        Ok(pass.queries_keys_values(tape, &self.parameters, batch, x)?.values)
     }
 
     /// The output of layer `layer` (0: of the embeddings), `[total_tokens, hidden]`, or with [`Rows::OfHead`] only of
@@ -404,11 +411,21 @@ impl Model {
             tape.once(|known: &AlibiBias| known.slopes() == slopes, |device| AlibiBias::new(device, &slopes))
         };
         let bias = self.alibi_slopes().map(alibi).transpose()?;
-        let mut hooks = vec![AttentionHooks { bias, pattern: None }; layers];
+        let mut hooks = vec![AttentionHooks { bias, ..AttentionHooks::default() }; layers];
         if let Some(pattern) = self.big_bird(0, tape.is_training()).filter(|pattern| pattern.is_sparse(batch.longest)) {
             let heads = self.config.num_attention_heads;
             let patterns = SparseBlocks::big_bird(tape, batch, &pattern, heads, layers)?;
             hooks.iter_mut().zip(patterns).for_each(|(hooks, pattern)| hooks.pattern = Some(pattern));
+        }
+        if let Attending::Window { reach, .. } = self.config.architecture.attending
+            && batch.longest > reach + 1
+            && layers > 0
+        {
+            let pattern = Rc::new(SparseBlocks::new(tape, batch, &AttentionPattern::window(reach))?);
+            for (layer, hooks) in hooks.iter_mut().enumerate() {
+                hooks.window = self.config.architecture.window(layer);
+                hooks.pattern = hooks.window.map(|_| Rc::clone(&pattern));
+            }
         }
         Ok(hooks)
     }
@@ -417,7 +434,7 @@ impl Model {
     pub fn big_bird(&self, layer: usize, training: bool) -> Option<BigBird> {
         let positions = self.config.max_position_embeddings;
         match self.config.architecture.attending {
-            Attending::Full => None,
+            Attending::Full | Attending::Window { .. } => None,
             Attending::BlockSparse { block, random } => {
                 Some(BigBird { block, random, positions, layer: layer as u32, training })
             }
@@ -435,17 +452,28 @@ impl Model {
         x: Tensor,
         rows: Rows,
     ) -> Result<Tensor> {
-        let layer = &self.layout.layers[index];
-        let activated = match self.recompute {
-            Recompute::Gelu => Activated::Again,
-            Recompute::None | Recompute::Layer => Activated::Kept,
-        };
-        let pass = LayerPass { config: self.config.clone(), hooks, layer: layer.clone(), rows, activated };
+        let pass = self.pass(index, hooks, rows);
         let batch = Rc::clone(batch);
         if self.recompute != Recompute::Layer {
             return pass.compute(tape, &self.parameters, &batch, x);
         }
         tape.recompute(&self.parameters, move |tape, parameters| pass.compute(tape, parameters, &batch, x))
+    }
+
+    fn pass(&self, index: usize, hooks: AttentionHooks, rows: Rows) -> LayerPass {
+        let activated = match self.recompute {
+            Recompute::Gelu => Activated::Again,
+            Recompute::None | Recompute::Layer => Activated::Kept,
+        };
+        let rotary_base = self.config.architecture.rotary_base(index);
+        let layer = self.layout.layers[index].clone();
+        LayerPass { config: self.config.clone(), hooks, rotary_base, layer, rows, activated }
+    }
+
+    /// GELU of a linear layer, and LayerNorm of that.
+    fn transform(&self, tape: &mut Tape, x: Tensor, Transform { dense, norm }: Transform) -> Result<Tensor> {
+        let x = ops::linear_gelu(tape, &self.parameters, x, dense.weight, dense.bias, gelu(&self.config))?;
+        ops::layernorm(tape, &self.parameters, x, Summands::default(), norm)
     }
 
     /// The head's logits for `batch.rows`: `[rows, classes]`; without a head, their hidden states: `[rows, hidden]`.
@@ -457,9 +485,8 @@ impl Model {
         let _pass = nvtx::range(|| Pass::Forward.name().into());
         let mut x = self.hidden(tape, batch, self.layout.layers.len(), Rows::OfHead)?;
         match &self.layout.head {
-            HeadLayout::MaskedLm { transform, norm, decoder } => {
-                let x = ops::linear_gelu(tape, parameters, x, transform.weight, transform.bias, gelu(config))?;
-                let x = ops::layernorm(tape, parameters, x, Summands::default(), *norm)?;
+            HeadLayout::MaskedLm { transform, decoder } => {
+                let x = self.transform(tape, x, *transform)?;
                 ops::logits(tape, parameters, x, decoder.weight, decoder.bias)
             }
             HeadLayout::Cls { pooler, classifier } => {
@@ -485,6 +512,11 @@ impl Model {
                 let x = tape.unrecorded(frozen, |tape| ops::dropout(tape, x, config.hidden_dropout_prob))?;
                 ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
             }
+            HeadLayout::Transformed { transform, classifier } => {
+                let x = self.transform(tape, x, *transform)?;
+                let x = ops::dropout(tape, x, config.hidden_dropout_prob)?;
+                ops::logits(tape, parameters, x, classifier.weight, classifier.bias)
+            }
             HeadLayout::Encoder => Ok(x),
         }
     }
@@ -494,6 +526,8 @@ impl Model {
 struct LayerPass {
     config: Config,
     hooks: AttentionHooks,
+    /// Of the angles of rotary positions, where it has them.
+    rotary_base: Option<f64>,
     layer: Layer,
     rows: Rows,
     activated: Activated,
@@ -517,7 +551,8 @@ impl LayerPass {
     ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
         let (attended, summands) = self.attend(tape, parameters, batch, x, x)?;
-        let attended = ops::layernorm(tape, parameters, attended, summands, layer.attention_norm)?;
+        let norm = layer.attention_norm.expect("there is a LayerNorm behind every block");
+        let attended = ops::layernorm(tape, parameters, attended, summands, norm)?;
         let output = self.feed_forward(tape, parameters, attended)?;
         let summands = Summands { bias: layer.down.bias, residual: Some(attended), dropout };
         ops::layernorm(tape, parameters, output, summands, layer.output_norm)
@@ -532,7 +567,10 @@ impl LayerPass {
         x: Tensor,
     ) -> Result<Tensor> {
         let (layer, dropout) = (&self.layer, self.config.hidden_dropout_prob);
-        let normed = ops::layernorm_beside(tape, parameters, x, layer.attention_norm)?;
+        let normed = match layer.attention_norm {
+            Some(norm) => ops::layernorm_beside(tape, parameters, x, norm)?,
+            None => x,
+        };
         let (attended, summands) = self.attend(tape, parameters, batch, normed, x)?;
         let (normed, sum) = ops::layernorm_and_sum(tape, parameters, attended, summands, layer.output_norm)?;
         let output = self.feed_forward(tape, parameters, normed)?;
@@ -550,15 +588,40 @@ impl LayerPass {
         x: Tensor,
     ) -> Result<(Tensor, Summands)> {
         let (config, layer) = (&self.config, &self.layer);
-        let qkv = queries_keys_values(tape, parameters, batch, config, layer, input)?;
-        // transformers drops no probabilities where blocks are left out.
-        let dropout = if self.hooks.pattern.is_some() { 0.0 } else { config.attention_probs_dropout_prob };
+        let qkv = self.queries_keys_values(tape, parameters, batch, input)?;
+        // transformers drops no probabilities where BigBird's blocks are left out.
+        let drops = self.hooks.pattern.is_none() || self.hooks.window.is_some();
+        let dropout = if drops { config.attention_probs_dropout_prob } else { 0.0 };
         let attended = ops::attention(tape, batch, qkv, config.num_attention_heads, dropout, &self.hooks)?;
         let attended = self.of_head(tape, batch, attended)?;
         let residual = Some(self.of_head(tape, batch, x)?);
         let Linear { weight, bias } = layer.attention_output;
         let attended = self.product(tape, parameters, attended, weight, &layer.adapters.attention_output)?;
-        Ok((attended, Summands { bias: Some(bias), residual, dropout: config.hidden_dropout_prob }))
+        Ok((attended, Summands { bias, residual, dropout: config.hidden_dropout_prob }))
+    }
+
+    /// Queries, keys and values, `[total_tokens, 3 hidden]`, as attention takes them.
+    fn queries_keys_values(
+        &self,
+        tape: &mut Tape,
+        parameters: &Parameters,
+        batch: &Rc<DeviceBatch>,
+        x: Tensor,
+    ) -> Result<Qkv> {
+        let Layer { qkv: Linear { weight, bias }, adapters, .. } = &self.layer;
+        match self.rotary_base {
+            // The bias is added before the rotation, so attention cannot sum its gradient.
+            Some(base) => {
+                let qkv = ops::linear(tape, parameters, x, *weight, *bias)?;
+                let qkv = adapted(tape, parameters, qkv, x, &adapters.qkv)?;
+                Ok(ops::rotary(tape, batch, qkv, self.config.num_attention_heads, base)?.into())
+            }
+            None => {
+                let Qkv { values, bias } = ops::qkv(tape, parameters, x, *weight, *bias)?;
+                let values = adapted(tape, parameters, values, x, &adapters.qkv)?;
+                Ok(Qkv { values, bias })
+            }
+        }
     }
 
     fn of_head(&self, tape: &mut Tape, batch: &Rc<DeviceBatch>, x: Tensor) -> Result<Tensor> {
@@ -581,7 +644,7 @@ impl LayerPass {
                 let gelu = gelu(&self.config);
                 if !is_fused {
                     let x = self.product(tape, parameters, x, up.weight, &adapters.up)?;
-                    let x = ops::gelu(tape, parameters, x, bias, gelu)?;
+                    let x = ops::gelu(tape, parameters, x, Some(bias), gelu)?;
                     return self.product(tape, parameters, x, down.weight, &adapters.down);
                 }
                 return ops::feed_forward(tape, parameters, x, (up.weight, bias), down.weight, gelu, self.activated);
@@ -623,34 +686,6 @@ fn adapted(
     }
 }
 
-/// Queries, keys and values, `[total_tokens, 3 hidden]`, as attention takes them.
-fn queries_keys_values(
-    tape: &mut Tape,
-    parameters: &Parameters,
-    batch: &Rc<DeviceBatch>,
-    config: &Config,
-    layer: &Layer,
-    x: Tensor,
-) -> Result<Qkv> {
-    let Linear { weight, bias } = layer.qkv;
-    match config.architecture.positions {
-        // The bias is added before the rotation, so attention cannot sum its gradient.
-        Positions::Rotary => {
-            let qkv = ops::linear(tape, parameters, x, weight, Some(bias))?;
-            let qkv = adapted(tape, parameters, qkv, x, &layer.adapters.qkv)?;
-            Ok(ops::rotary(tape, batch, qkv, config.num_attention_heads, ROTARY_BASE)?.into())
-        }
-        Positions::Learned { .. } | Positions::Alibi => {
-            let Qkv { values, bias } = ops::qkv(tape, parameters, x, weight, bias)?;
-            let values = adapted(tape, parameters, values, x, &layer.adapters.qkv)?;
-            Ok(Qkv { values, bias })
-        }
-    }
-}
-
-/// The base of the angles of rotary positions.
-const ROTARY_BASE: f64 = 10_000.0;
-
 fn gelu(config: &Config) -> Gelu {
     match config.architecture.feed_forward {
         FeedForward::GeluTanh => Gelu::Tanh,
@@ -685,7 +720,7 @@ pub enum Rows {
 }
 
 fn linear(tape: &mut Tape, parameters: &Parameters, x: Tensor, layer: super::layout::Linear) -> Result<Tensor> {
-    ops::linear(tape, parameters, x, layer.weight, Some(layer.bias))
+    ops::linear(tape, parameters, x, layer.weight, layer.bias)
 }
 
 /// FNV-1a: a fixed hash of a parameter's name.

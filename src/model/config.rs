@@ -123,7 +123,7 @@ impl Config {
 
     fn validate_architecture(&self) -> Result<()> {
         let head_dim = self.hidden_size / self.num_attention_heads;
-        if self.architecture.positions == Positions::Rotary && !head_dim.is_multiple_of(2) {
+        if matches!(self.architecture.positions, Positions::Rotary { .. }) && !head_dim.is_multiple_of(2) {
             let found = format!("heads of {head_dim} elements, which rotary positions take in pairs");
             return Err(Error::usage(found, "choose heads of an even size"));
         }
@@ -133,6 +133,17 @@ impl Config {
             let found = format!("blocks of {block} tokens, {random} of them at random");
             return Err(Error::usage(found, "use blocks of 64 and 3 at random, as BigBird"));
         }
+        if let Attending::Window { reach, full_every } = self.architecture.attending
+            && !((1..=LARGEST_SIZE).contains(&reach) && full_every > 0)
+        {
+            let found = format!("a window of {reach} tokens to each side, and all in every layer of {full_every}");
+            return Err(Error::usage(found, "use 64 to each side, and all in every third layer, as ModernBERT"));
+        }
+        if let Positions::Rotary { base, window_base } = self.architecture.positions
+            && let Some(base) = [base, window_base].iter().find(|base| !(**base >= 1.0 && base.is_finite()))
+        {
+            return Err(Error::usage(format!("rotary positions of base {base}"), "use 10,000, as most models"));
+        }
         Ok(())
     }
 
@@ -140,18 +151,22 @@ impl Config {
     pub fn table_rows(&self) -> [usize; 3] {
         let positions = match self.architecture.positions {
             Positions::Learned { offset } => self.max_position_embeddings + offset,
-            Positions::Alibi | Positions::Rotary => 0,
+            Positions::Alibi | Positions::Rotary { .. } => 0,
         };
         let types = if self.architecture.token_types { self.type_vocab_size } else { 0 };
         [self.vocab_size, positions, types]
     }
 
+    /// The names of these tables; those of what the family has not mean nothing.
+    pub(super) fn table_names(&self) -> [String; 3] {
+        let names = self.architecture.family.names();
+        names.tables.map(|table| format!("{}.{table}.weight", names.embeddings))
+    }
+
     /// Tensors that tell whether weights are of these sizes, with their shapes: the tables, and the widest of the last layer.
     pub fn landmarks(&self) -> Vec<(String, [usize; 2])> {
         let names = self.architecture.family.names();
-        let tables =
-            ["word", "position", "token_type"].into_iter().zip(self.table_rows()).filter(|(_, rows)| *rows > 0);
-        let tables = tables.map(|(name, rows)| (format!("{}.{name}_embeddings.weight", names.embeddings), rows));
+        let tables = self.table_names().into_iter().zip(self.table_rows()).filter(|(_, rows)| *rows > 0);
         let last = format!("{}.{}.{}.weight", names.layers, self.num_hidden_layers - 1, names.up);
         tables.chain([(last, self.up_rows())]).map(|(name, rows)| (name, [rows, self.hidden_size])).collect()
     }

@@ -5,18 +5,18 @@
 //! moments end before them. Groups start at multiples of [`ALIGNMENT`] elements; the gaps hold zeros that never change.
 
 use super::lora::Product;
-use super::{Config, EmbeddingEnd, Head, NormPlace, Trained};
+use super::{Config, EmbeddingEnd, Family, Head, NormPlace, Trained};
 use crate::autograd::{Matrix, Spec, Vector};
 use crate::ops::{Adapters, Normalisation};
 
 /// Elements: 256 bytes of f32, 128 of bf16.
 const ALIGNMENT: usize = 64;
 
-/// A linear layer.
+/// A linear layer, with a bias where the family has one.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
     pub weight: Matrix,
-    pub bias: Vector,
+    pub bias: Option<Vector>,
 }
 
 /// One encoder layer.
@@ -25,9 +25,10 @@ pub struct Layer {
     /// Query, key and value as one: `[3 hidden, hidden]`.
     pub qkv: Linear,
     pub attention_output: Linear,
-    pub attention_norm: Normalisation,
-    pub up: Projection,
-    pub down: Projection,
+    /// Missing in the first layer of families without.
+    pub attention_norm: Option<Normalisation>,
+    pub up: Linear,
+    pub down: Linear,
     pub output_norm: Normalisation,
     pub adapters: LayerAdapters,
 }
@@ -53,19 +54,33 @@ impl LayerAdapters {
     }
 }
 
-/// A matrix of the feed-forward block, and its bias where the family has one.
+/// What stands before the decoder of a masked-LM head: a linear layer, GELU, a LayerNorm.
 #[derive(Clone, Copy, Debug)]
-pub struct Projection {
-    pub weight: Matrix,
-    pub bias: Option<Vector>,
+pub struct Transform {
+    pub dense: Linear,
+    pub norm: Normalisation,
 }
 
 /// The parameters of a head.
 #[derive(Clone, Debug)]
 pub enum HeadLayout {
-    MaskedLm { transform: Linear, norm: Normalisation, decoder: Linear },
-    Cls { pooler: Linear, classifier: Linear },
-    Site { dense: Option<Linear>, classifier: Linear },
+    MaskedLm {
+        transform: Transform,
+        decoder: Linear,
+    },
+    Cls {
+        pooler: Linear,
+        classifier: Linear,
+    },
+    Site {
+        dense: Option<Linear>,
+        classifier: Linear,
+    },
+    /// Of ModernBERT, whose classifiers begin as its masked-LM head does, on whichever token.
+    Transformed {
+        transform: Transform,
+        classifier: Linear,
+    },
     Encoder,
 }
 
@@ -152,24 +167,27 @@ impl Builder {
         Vector { offset: area.place(names, &[len]), len: names.len() * len }
     }
 
-    fn linears(&mut self, names: &[String], output: usize, input: usize) -> Linear {
+    fn linears(&mut self, names: &[String], output: usize, input: usize, has_bias: bool) -> Linear {
         let of = |suffix: &str| names.iter().map(|name| format!("{name}.{suffix}")).collect::<Vec<_>>();
-        Linear { weight: self.matrices(&of("weight"), output, input), bias: self.vectors(&of("bias"), output) }
+        let weight = self.matrices(&of("weight"), output, input);
+        Linear { weight, bias: has_bias.then(|| self.vectors(&of("bias"), output)) }
     }
 
-    fn linear(&mut self, name: &str, output: usize, input: usize) -> Linear {
-        self.linears(&[name.to_owned()], output, input)
-    }
-
-    fn projection(&mut self, name: &str, output: usize, input: usize, has_bias: bool) -> Projection {
-        let weight = self.matrices(&[format!("{name}.weight")], output, input);
-        Projection { weight, bias: has_bias.then(|| self.vectors(&[format!("{name}.bias")], output)) }
+    fn linear(&mut self, name: &str, output: usize, input: usize, has_bias: bool) -> Linear {
+        self.linears(&[name.to_owned()], output, input, has_bias)
     }
 
     fn norm(&mut self, name: &str, config: &Config) -> Normalisation {
         let gamma = self.vectors(&[format!("{name}.weight")], config.hidden_size);
-        let beta = self.vectors(&[format!("{name}.bias")], config.hidden_size);
+        let has_bias = config.architecture.norm_bias;
+        let beta = has_bias.then(|| self.vectors(&[format!("{name}.bias")], config.hidden_size));
         Normalisation { gamma, beta, eps: config.layer_norm_eps }
+    }
+
+    fn transform(&mut self, config: &Config) -> Transform {
+        let (hidden, names) = (config.hidden_size, config.architecture.family.names());
+        let dense = self.linear(names.transform, hidden, hidden, config.architecture.transform_bias);
+        Transform { dense, norm: self.norm(names.transform_norm, config) }
     }
 }
 
@@ -201,10 +219,10 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, trained: &Trained)
     let (hidden, intermediate, architecture) = (config.hidden_size, config.intermediate_size, config.architecture);
     let names = architecture.family.names();
     builder.freezes = trained.unrecorded().is_some();
-    let mut tables = ["word", "position", "token_type"].into_iter().zip(config.table_rows());
+    let mut tables = config.table_names().into_iter().zip(config.table_rows());
     let embeddings = [(); 3].map(|()| {
         let (name, rows) = tables.next()?;
-        (rows > 0).then(|| builder.matrices(&[format!("{}.{name}_embeddings.weight", names.embeddings)], rows, hidden))
+        (rows > 0).then(|| builder.matrices(&[name], rows, hidden))
     });
     let embedding_norm =
         (architecture.embedding_end != EmbeddingEnd::Plain).then(|| builder.norm(names.embedding_norm, config));
@@ -213,13 +231,14 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, trained: &Trained)
             builder.freezes = trained.freezes(layer);
             let name = |part: &str| format!("{}.{layer}.{part}", names.layers);
             let qkv: Vec<String> = names.qkv.iter().map(|part| name(part)).collect();
-            let [up_bias, down_bias] = architecture.feed_forward_bias;
+            let (of_attention, [of_up, of_down]) = (architecture.attention_bias, architecture.feed_forward_bias);
+            let has_norm = layer > 0 || architecture.first_norm;
             Layer {
-                qkv: builder.linears(&qkv, 3 * hidden / qkv.len(), hidden),
-                attention_output: builder.linear(&name(names.attention_output), hidden, hidden),
-                attention_norm: builder.norm(&name(names.attention_norm), config),
-                up: builder.projection(&name(names.up), config.up_rows(), hidden, up_bias),
-                down: builder.projection(&name(names.down), hidden, intermediate, down_bias),
+                qkv: builder.linears(&qkv, 3 * hidden / qkv.len(), hidden, of_attention),
+                attention_output: builder.linear(&name(names.attention_output), hidden, hidden, of_attention),
+                attention_norm: has_norm.then(|| builder.norm(&name(names.attention_norm), config)),
+                up: builder.linear(&name(names.up), config.up_rows(), hidden, of_up),
+                down: builder.linear(&name(names.down), hidden, intermediate, of_down),
                 output_norm: builder.norm(&name(names.output_norm), config),
                 adapters: builder.adapters(config, layer, trained),
             }
@@ -230,28 +249,32 @@ fn build(builder: &mut Builder, config: &Config, head: &Head, trained: &Trained)
     builder.freezes = false;
     let head = match *head {
         Head::MaskedLm => {
-            let transform = builder.linear(names.transform, hidden, hidden);
-            let norm = builder.norm(names.transform_norm, config);
+            let transform = builder.transform(config);
             let words = embeddings[0].filter(|_| architecture.tied_decoder);
             let weight =
                 words.unwrap_or_else(|| builder.matrices(&[names.decoder.to_owned()], config.vocab_size, hidden));
-            let bias = builder.vectors(&[names.decoder_bias.to_owned()], config.vocab_size);
-            HeadLayout::MaskedLm { transform, norm, decoder: Linear { weight, bias } }
+            let bias = Some(builder.vectors(&[names.decoder_bias.to_owned()], config.vocab_size));
+            HeadLayout::MaskedLm { transform, decoder: Linear { weight, bias } }
+        }
+        Head::Cls { labels } | Head::Site { labels, hidden: None } if architecture.family == Family::ModernBert => {
+            let transform = builder.transform(config);
+            let classifier = builder.linear(names.classifier[1], labels, hidden, true);
+            HeadLayout::Transformed { transform, classifier }
         }
         Head::Cls { labels } => HeadLayout::Cls {
-            pooler: builder.linear(names.classifier[0], hidden, hidden),
-            classifier: builder.linear(names.classifier[1], labels, hidden),
+            pooler: builder.linear(names.classifier[0], hidden, hidden, true),
+            classifier: builder.linear(names.classifier[1], labels, hidden, true),
         },
         Head::Site { labels, hidden: None } => {
-            HeadLayout::Site { dense: None, classifier: builder.linear("classifier", labels, hidden) }
+            HeadLayout::Site { dense: None, classifier: builder.linear("classifier", labels, hidden, true) }
         }
         Head::Site { labels, hidden: Some(width) } => HeadLayout::Site {
-            dense: Some(builder.linear("classifier.dense", width, hidden)),
-            classifier: builder.linear("classifier.out_proj", labels, width),
+            dense: Some(builder.linear("classifier.dense", width, hidden, true)),
+            classifier: builder.linear("classifier.out_proj", labels, width, true),
         },
         Head::Encoder { pooler } => {
             if pooler {
-                builder.linear(names.pooler, hidden, hidden);
+                builder.linear(names.pooler, hidden, hidden, true);
             }
             HeadLayout::Encoder
         }

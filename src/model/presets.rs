@@ -90,11 +90,18 @@ const fn nucleotide_transformer(
 }
 
 const DNABERT: [usize; 4] = [12, 768, 12, 3072];
+/// Of ModernBERT's shape and length. modernGENA's own config.json was not at hand: its numbers of parameters, 135 and 377 million, are those of these sizes
+/// with its vocabulary.
+const fn modern_gena(name: &'static str, sizes: [usize; 4], about: &'static str) -> Preset {
+    let (family, tokens, longest) = (Family::ModernBert, Tokens::BytePairs(32_000), Some(8192));
+    Preset { family, tokens, layer_norm_eps: 1e-5, longest, ..bert(name, 6, sizes, about) }
+}
+
 const NT: Family = Family::NucleotideTransformer;
 const NT2: Family = Family::NucleotideTransformerV2;
 
 /// All presets.
-pub const PRESETS: [Preset; 16] = [
+pub const PRESETS: [Preset; 18] = [
     bert("dnabert-3", 3, DNABERT, "DNABERT over 3-mers, 86 M parameters"),
     bert("dnabert-4", 4, DNABERT, "DNABERT over 4-mers, 86 M parameters"),
     bert("dnabert-5", 5, DNABERT, "DNABERT over 5-mers, 87 M parameters"),
@@ -129,6 +136,8 @@ pub const PRESETS: [Preset; 16] = [
         longest: Some(4096),
         ..bert("bigbird-dna-4096", 6, DNABERT, "BigBird over byte-pair tokens, 113 M parameters")
     },
+    modern_gena("moderngena-base", [22, 768, 12, 1152], "ModernBERT over byte-pair tokens, 136 M parameters"),
+    modern_gena("moderngena-large", [28, 1024, 16, 2624], "ModernBERT over byte-pair tokens, 377 M parameters"),
 ];
 
 /// The preset called `name`.
@@ -156,6 +165,7 @@ impl Preset {
         let (hidden_dropout_prob, attention_probs_dropout_prob) = match self.family {
             Family::Dnabert | Family::BigBird => (0.1, 0.1),
             Family::Dnabert2 => (0.1, 0.0),
+            Family::ModernBert => (0.0, 0.0),
             // The released ones are over blocks.
             Family::NucleotideTransformer | Family::NucleotideTransformerV2 if self.k().is_none() => (0.0, 0.0),
             Family::NucleotideTransformer | Family::NucleotideTransformerV2 => (0.1, 0.0),
@@ -205,5 +215,8 @@ mod tests {
         // BigBird's of English: another vocabulary, and a pooler that its masked-LM head does not read.
         let english = (50_358 - 32_000) * (768 + 1);
         assert_eq!(weights("bigbird-dna-4096", &Head::MaskedLm) + english + 768 * 769, 128_111_286);
+        // As transformers counts models of ModernBERT's sizes over 32,000 tokens; modernGENA's are said to have 135 and 377 million.
+        assert_eq!(weights("moderngena-base", &Head::MaskedLm), 135_530_240);
+        assert_eq!(weights("moderngena-large", &Head::MaskedLm), 377_054_464);
     }
 }

@@ -29,7 +29,7 @@ impl From<Tensor> for Qkv {
     }
 }
 
-/// The result is `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern of `hooks` leaves.
+/// The result is `[total_tokens, hidden]`. Tokens attend to all tokens of their own sequence, or to those that a pattern and a window of `hooks` leave.
 /// Scores are scaled with `1 / sqrt(hidden / heads)`; `dropout` is the probability of dropping an attention probability, rounded to
 /// a 256th.
 ///
@@ -198,6 +198,7 @@ impl Attention {
             dropout: self.dropout,
             slopes: self.hooks.bias.as_deref().map(|bias| bias.slopes()),
             blocks: self.hooks.pattern.as_deref().and_then(SparseBlocks::lists),
+            window: self.hooks.window,
         }
     }
 

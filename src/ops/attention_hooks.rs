@@ -1,4 +1,4 @@
-//! What other models than DNABERT add to attention: ALiBi's bias and BigBird's block-sparse pattern.
+//! What other models than DNABERT add to attention: ALiBi's bias, BigBird's block-sparse pattern, and ModernBERT's window.
 
 use std::rc::Rc;
 
@@ -16,7 +16,12 @@ pub struct AttentionHooks {
     pub bias: Option<Rc<AlibiBias>>,
     /// Which pairs of query and key count; the others are not computed.
     pub pattern: Option<Rc<SparseBlocks>>,
+    /// How many tokens to each side a query sees, at least 1. What it does not see is computed nevertheless, where no pattern leaves it out.
+    pub window: Option<usize>,
 }
+
+/// The widest window: a number of 32 bits where kernels read it.
+const WIDEST: usize = 1 << 24;
 
 /// ALiBi (Press et al., 2022, arXiv 2108.12409) in both directions, as DNABERT-2 uses it: scores get
 /// `-slopes[head] * |query - key|`. The slopes are constants.
@@ -163,7 +168,7 @@ impl SparseBlocks {
     }
 }
 
-/// `struct AttentionHooks` of `kernels/common/attention.cuh`: three addresses, 0 for none, and a number.
+/// `struct AttentionHooks` of `kernels/common/attention.cuh`: three addresses, 0 for none, and two numbers.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct HooksArgument {
@@ -171,19 +176,26 @@ pub(super) struct HooksArgument {
     starts: u64,
     blocks: u64,
     head_stride: i32,
-    _padding: i32,
+    /// 0 for none.
+    window: i32,
 }
 
 impl AttentionHooks {
     /// Whether there is any.
     pub fn are_some(&self) -> bool {
-        self.bias.is_some() || self.pattern.is_some()
+        self.bias.is_some() || self.pattern.is_some() || self.window.is_some()
     }
 
     pub(super) fn check(&self, batch: &DeviceBatch, total_tokens: usize, heads: usize) -> Result<()> {
         if let Some(bias) = self.bias.as_deref().filter(|bias| bias.slopes.len() != heads) {
             let found = format!("{} slopes of a bias for {heads} heads", bias.slopes.len());
             return Err(Error::usage(found, "give one slope for each head"));
+        }
+        if let Some(window) = self.window.filter(|window| !(1..=WIDEST).contains(window)) {
+            return Err(Error::usage(
+                format!("a window of {window} tokens to each side"),
+                "give 1 to 16,777,216 tokens",
+            ));
         }
         let sequences = batch.cu_seqlens.len() - 1;
         if let Some(pattern) = &self.pattern
@@ -212,7 +224,8 @@ impl AttentionHooks {
 
     fn argument(&self, tape: &Tape, side: usize) -> HooksArgument {
         let slopes = self.bias.as_deref().and_then(|bias| bias.on_device.as_ref()).map_or(0, Buffer::address);
-        let argument = HooksArgument { slopes, ..HooksArgument::default() };
+        let window = self.window.map_or(0, |window| window as i32);
+        let argument = HooksArgument { slopes, window, ..HooksArgument::default() };
         match self.pattern.as_deref().map(|pattern| &pattern.lists) {
             Some(Lists::OnDevice { integers, sides, head_stride }) => {
                 let lists = tape.value(*integers).address();

@@ -7,15 +7,16 @@ use crate::device::{Buffer, DType, Device, Launch, cpu};
 
 pub use crate::device::cpu::gelu::Gelu;
 
-/// `gelu(x + bias)` where something stands between `x` and the product before it; `x` is `[rows, bias.len]`, and so is the result.
+/// `gelu(x + bias)` where something stands between `x` and the product before it, or where there is no bias; `x` is `[rows, bias.len]`, and so is
+/// the result.
 ///
 /// # Errors
 /// Those of the device.
-pub fn gelu(tape: &mut Tape, parameters: &Parameters, x: Tensor, bias: Vector, gelu: Gelu) -> Result<Tensor> {
+pub fn gelu(tape: &mut Tape, parameters: &Parameters, x: Tensor, bias: Option<Vector>, gelu: Gelu) -> Result<Tensor> {
     let started = tape.start("gelu");
     let mut y = tape.allocate(x.rows * x.columns)?;
     let kept = tape.take_value(x);
-    bias_gelu_forward(tape, parameters, &kept, bias, gelu, &mut y)?;
+    bias_gelu_forward(tape, parameters, (&kept, x.columns), bias, gelu, &mut y)?;
     tape.put_value(x, kept);
     let y = tape.push(y, x.rows, x.columns);
 
@@ -27,32 +28,33 @@ pub fn gelu(tape: &mut Tape, parameters: &Parameters, x: Tensor, bias: Vector, g
     Ok(y)
 }
 
-/// `y = gelu(x + bias)`, both `[rows, bias.len]`.
+/// `y = gelu(x + bias)`, both of rows of so many elements.
 ///
 /// # Errors
 /// None on the CPU.
 pub fn bias_gelu_forward(
     tape: &mut Tape,
     parameters: &Parameters,
-    x: &Buffer,
-    bias: Vector,
+    (x, columns): (&Buffer, usize),
+    bias: Option<Vector>,
     gelu: Gelu,
     y: &mut Buffer,
 ) -> Result<()> {
     tape.count(work::bias_gelu_forward(y.len(), tape.dtype().size()));
     if let Device::Cpu = tape.device() {
         for_real!(tape.dtype(), T => {
-            let bias = &parameters.values.slice::<T>()[bias.range()];
+            let zeros = vec![0.0; if bias.is_none() { columns } else { 0 }];
+            let bias = bias.map_or(&zeros[..], |bias| &parameters.values.slice::<T>()[bias.range()]);
             cpu::gelu::forward(gelu, x.slice(), bias, y.slice_mut());
         });
         return Ok(());
     }
-    let shape = [y.len() / bias.len.max(1), bias.len];
-    let shift = parameters.values.address_of(bias.offset);
+    let shape = [y.len() / columns.max(1), columns];
+    let shift = address(parameters, bias);
     tape.device().launch(&forward_launch(tape.dtype(), gelu, shape, x.address(), shift, y.address()))
 }
 
-/// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias, unless that is frozen.
+/// `dy := dy gelu'(x + bias)`, and its column sums are added to the gradient of the bias, unless there is none or it is frozen.
 ///
 /// # Errors
 /// None on the CPU.
@@ -60,19 +62,20 @@ pub fn bias_gelu_backward(
     tape: &mut Tape,
     parameters: &mut Parameters,
     x: Tensor,
-    bias: Vector,
+    bias: Option<Vector>,
     gelu: Gelu,
     dy: &mut Buffer,
 ) -> Result<()> {
     tape.count(work::bias_gelu_backward(dy.len(), tape.dtype().size()));
     if let Device::Cpu = tape.device() {
         for_real!(tape.dtype(), T => {
-            let values = &parameters.values.slice::<T>()[bias.range()];
+            let zeros = vec![0.0; if bias.is_none() { x.columns } else { 0 }];
+            let values = bias.map_or(&zeros[..], |bias| &parameters.values.slice::<T>()[bias.range()]);
             let mut of_frozen = Vec::new();
-            let d_bias = match parameters.trains(bias.offset) {
-                true => &mut parameters.gradients.slice_mut()[bias.range()],
-                false => {
-                    of_frozen.resize(bias.len, 0.0);
+            let d_bias = match bias.filter(|bias| parameters.trains(bias.offset)) {
+                Some(bias) => &mut parameters.gradients.slice_mut()[bias.range()],
+                None => {
+                    of_frozen.resize(x.columns, 0.0);
                     &mut of_frozen[..]
                 }
             };
@@ -82,12 +85,19 @@ pub fn bias_gelu_backward(
     }
     let parts = column_sums::tiles(x.rows, x.columns).1;
     let partials = tape.allocate_scratch(parts * x.columns)?;
-    let (kept, shift) = (tape.value(x).address(), parameters.values.address_of(bias.offset));
+    let (kept, shift) = (tape.value(x).address(), address(parameters, bias));
     let addresses = [kept, shift, dy.address(), partials.address()];
     tape.device().launch(&backward_launch(tape.dtype(), gelu, [x.rows, x.columns], parts, addresses))?;
-    column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
+    if let Some(bias) = bias {
+        column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
+    }
     tape.recycle(partials);
     Ok(())
+}
+
+/// 0 for none.
+fn address(parameters: &Parameters, bias: Option<Vector>) -> u64 {
+    bias.map_or(0, |bias| parameters.values.address_of(bias.offset))
 }
 
 /// The launch for `[rows, columns]` at these addresses.

@@ -53,7 +53,7 @@ pub fn feed_forward(
         let dy = OutputGradient { values: &values, rows, stride: output };
         if fate == Activated::Again {
             let (x, mut value) = (tape.take_value(kept), tape.allocate_aside(rows * inner)?);
-            bias_gelu_forward(tape, parameters, &x, up.1, gelu, &mut value)?;
+            bias_gelu_forward(tape, parameters, (&x, inner), Some(up.1), gelu, &mut value)?;
             tape.put_value(kept, x);
             tape.put_value(activated, value);
         }

@@ -1,6 +1,8 @@
 //! `y = LayerNorm(z)` of the sum `z = residual + dropout(x + bias)`, one node. `x` is consumed: its memory keeps the sum for the way back, and
 //! for others, who may have that sum as well.
 
+use std::rc::Rc;
+
 use super::{deliver, for_real, kernel, work};
 use crate::Result;
 use crate::autograd::{Parameters, Tape, Tensor, Vector};
@@ -13,10 +15,25 @@ use crate::device::{Buffer, Device, Launch};
 pub struct Normalisation {
     /// Scale, `[columns]`.
     pub gamma: Vector,
-    /// Shift, `[columns]`.
-    pub beta: Vector,
+    /// Shift, `[columns]`, if there is one.
+    pub beta: Option<Vector>,
     /// Added to the variance.
     pub eps: f64,
+}
+
+/// What kernels read where there is no shift.
+struct Zeros(Buffer);
+
+impl Zeros {
+    fn of(tape: &mut Tape, columns: usize) -> Result<Rc<Self>> {
+        let dtype = tape.dtype();
+        let fits = |known: &Self| (known.0.len(), known.0.dtype()) == (columns, dtype);
+        tape.once(fits, |device| {
+            let mut zeros = Buffer::on(device, columns, dtype)?;
+            zeros.fill_zero()?;
+            Ok(Self(zeros))
+        })
+    }
 }
 
 /// What is normalised besides `x`: `residual + dropout(x + bias)`.
@@ -94,13 +111,18 @@ fn normalise(
     let mut y = tape.allocate(x.rows * x.columns)?;
     let mut statistics = tape.allocate_scratch(x.rows * 2)?;
     let element = tape.dtype().size();
+    let zeros = match (tape.device(), norm.beta) {
+        (Device::Kernels(_), None) => Some(Zeros::of(tape, x.columns)?),
+        _ => None,
+    };
     let work =
         work::layernorm_forward(x.rows, x.columns, element, residual.is_some(), bias.is_some() || dropout.is_some());
     tape.count(work);
     match tape.device() {
         Device::Cpu => for_real!(tape.dtype(), T => {
             let values = parameters.values.slice::<T>();
-            let affine = Affine { gamma: &values[norm.gamma.range()], beta: &values[norm.beta.range()], eps: norm.eps };
+            let beta = norm.beta.map(|beta| &values[beta.range()]);
+            let affine = Affine { gamma: &values[norm.gamma.range()], beta, eps: norm.eps };
             let bias = bias.map(|bias| &values[bias.range()]);
             let residual = residual.map(|residual| tape.value(residual).slice());
             let summands = layernorm::Summands { bias, residual, dropout };
@@ -118,8 +140,12 @@ fn normalise(
                 Some(residual) => launch.read(tape.value(residual)),
                 None => launch.null(),
             };
-            let launch =
-                launch.read_at(&parameters.values, norm.gamma.offset).read_at(&parameters.values, norm.beta.offset);
+            let launch = launch.read_at(&parameters.values, norm.gamma.offset);
+            let launch = match (norm.beta, &zeros) {
+                (Some(beta), _) => launch.read_at(&parameters.values, beta.offset),
+                (None, Some(zeros)) => launch.read(&zeros.0),
+                (None, None) => launch.null(),
+            };
             let launch = launch.write(&mut y).write(&mut statistics).int(x.rows).int(x.columns).value(norm.eps as f32);
             device.launch(&launch.value(DropoutArgument::of(dropout)))?;
         }
@@ -153,15 +179,16 @@ fn normalise(
                 let gamma = &parameters.values.slice::<T>()[norm.gamma.range()];
                 let mut of_frozen = Vec::new();
                 let (ranges, gradients) = if is_trained {
-                    let ranges = [norm.gamma.range(), norm.beta.range(), bias.map_or(0..0, |bias| bias.range())];
-                    (ranges, parameters.gradients.slice_mut())
+                    let range = |vector: Option<Vector>| vector.map_or(0..0, |vector| vector.range());
+                    ([norm.gamma.range(), range(norm.beta), range(bias)], parameters.gradients.slice_mut())
                 } else {
                     of_frozen.resize(3 * x.columns, 0.0);
                     ([0, 1, 2].map(|part| part * x.columns..(part + 1) * x.columns), &mut of_frozen[..])
                 };
                 let vectors = gradients.get_disjoint_mut(ranges);
                 let [d_gamma, d_beta, d_bias] = vectors.expect("parameters do not overlap");
-                let (dx, d_bias) = (dx.as_mut().map(|dx| dx.slice_mut()), bias.map(|_| d_bias));
+                let (dx, d_beta, d_bias) =
+                    (dx.as_mut().map(|dx| dx.slice_mut()), norm.beta.map(|_| d_beta), bias.map(|_| d_bias));
                 let gradients = Gradients { dz: dz.slice_mut(), others: others.as_ref().map(Buffer::slice), dx, d_gamma, d_beta, d_bias };
                 let (z, statistics) = (tape.value(z).slice(), tape.value(statistics).slice());
                 layernorm::backward::<T>(z, statistics, gamma, dropout, gradients);
@@ -186,7 +213,10 @@ fn normalise(
                 let work = work::sum_of_parts(parts, sums * x.columns, parameters.gradients.dtype().size(), true);
                 let launch = launch.work(work).read(&partials).int(parts).int(x.columns);
                 let launch = launch.write_at(&mut parameters.gradients, norm.gamma.offset);
-                let launch = launch.write_at(&mut parameters.gradients, norm.beta.offset);
+                let launch = match norm.beta {
+                    Some(beta) => launch.write_at(&mut parameters.gradients, beta.offset),
+                    None => launch.null(),
+                };
                 device.launch(&match bias {
                     Some(bias) => launch.write_at(&mut parameters.gradients, bias.offset),
                     None => launch.null(),

@@ -27,9 +27,9 @@ pub fn linear(
 ///
 /// # Errors
 /// Those of the device.
-pub fn qkv(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matrix, bias: Vector) -> Result<Qkv> {
-    let values = layer(tape, parameters, x, weight, Bias { added: Some(bias), learnt: None }, weight.rows)?;
-    Ok(Qkv { values, bias: Some(bias) })
+pub fn qkv(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matrix, bias: Option<Vector>) -> Result<Qkv> {
+    let values = layer(tape, parameters, x, weight, Bias { added: bias, learnt: None }, weight.rows)?;
+    Ok(Qkv { values, bias })
 }
 
 /// As [`linear`], for the end of a model. On devices with kernels the rows of the output start at multiples of 16 bytes, so that
@@ -37,12 +37,18 @@ pub fn qkv(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matrix, 
 ///
 /// # Errors
 /// Those of the device.
-pub fn logits(tape: &mut Tape, parameters: &Parameters, x: Tensor, weight: Matrix, bias: Vector) -> Result<Tensor> {
+pub fn logits(
+    tape: &mut Tape,
+    parameters: &Parameters,
+    x: Tensor,
+    weight: Matrix,
+    bias: Option<Vector>,
+) -> Result<Tensor> {
     let stride = match tape.device() {
         Device::Cpu => weight.rows,
         Device::Kernels(_) => weight.rows.next_multiple_of(ROW_GROUP),
     };
-    layer(tape, parameters, x, weight, Bias { added: Some(bias), learnt: Some(bias) }, stride)
+    layer(tape, parameters, x, weight, Bias { added: bias, learnt: bias }, stride)
 }
 
 /// What a layer adds on the way forth, and what it adds to the gradient of on the way back.

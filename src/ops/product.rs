@@ -67,7 +67,7 @@ pub(super) fn forward_gelu(
         // With tanh it is no product's epilogue.
         (Device::Cpu, _) | (_, Gelu::Tanh) => {
             forward(tape, parameters, x, weight, None, (kept, weight.rows))?;
-            bias_gelu_forward(tape, parameters, kept, bias, gelu, y)
+            bias_gelu_forward(tape, parameters, (kept, bias.len), Some(bias), gelu, y)
         }
         (Device::Kernels(_), Gelu::Exact) => {
             let product = forward_product(tape, parameters, x, weight, kept, weight.rows);
@@ -165,7 +165,7 @@ pub(super) fn input_gradient_gelu(
     match (tape.device(), gelu) {
         (Device::Cpu, _) | (_, Gelu::Tanh) => {
             input_gradient(tape, parameters, dy, weight, dx, false)?;
-            bias_gelu_backward(tape, parameters, kept, bias, gelu, dx)
+            bias_gelu_backward(tape, parameters, kept, Some(bias), gelu, dx)
         }
         (Device::Kernels(_), Gelu::Exact) => {
             let product = input_gradient_product(tape, parameters, dy, weight, dx);

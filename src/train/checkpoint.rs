@@ -13,7 +13,7 @@ use super::standardise::{Standard, choose_outputs};
 use crate::device::DType;
 use crate::interop::config::{ModelConfig, Writer};
 use crate::interop::family::idle;
-use crate::interop::names::{DecoderBias, decoder_bias, is_redundant, modernise, untie};
+use crate::interop::names::{DecoderBias, check_decoder, decoder_bias, is_redundant, modernise, untie};
 use crate::interop::weights::{ElementType, WEIGHT_FILES, Weights};
 use crate::kmer::table::Limits;
 pub use crate::model::Classification;
@@ -180,9 +180,12 @@ impl Source {
         let config = &self.config.config;
         for spec in &model.parameters.specs {
             let family = config.architecture.family;
-            let values = if family.prefix() == "bert." && spec.name == family.decoder_bias() {
-                let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
-                let (bias, done) = decoder_bias(&self.weights, vocabulary, hidden, rule, &self.config.writer)?;
+            let is_decoder_bias = spec.name == family.decoder_bias();
+            if is_decoder_bias {
+                check_decoder(&self.weights, config)?;
+            }
+            let values = if family.prefix() == "bert." && is_decoder_bias {
+                let (bias, done) = decoder_bias(&self.weights, config.vocab_size, rule, &self.config.writer)?;
                 notes.extend(done);
                 bias
             } else {
@@ -266,7 +269,7 @@ pub(super) fn import_as_trained(path: &Path, rule: DecoderBias) -> Result<(Check
     let mut unused: Vec<&str> = tensors
         .keys()
         .map(String::as_str)
-        .filter(|name| !is_redundant(name) && !loaded.iter().any(|l| l == name))
+        .filter(|name| !is_redundant(&source.config.config, name) && !loaded.iter().any(|l| l == name))
         .collect();
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     unused.retain(|name| match idle(&source.config.config, name) {
@@ -339,8 +342,8 @@ pub fn load_encoder(
     }
     let (loaded, _) = source.fill(&mut model, DecoderBias::Auto)?;
     // The tables and the layers.
-    let encoder = format!("{}e", model.config.architecture.family.prefix());
-    let mut encoder = model.parameters.specs.iter().filter(|spec| spec.name.starts_with(&encoder));
+    let family = model.config.architecture.family;
+    let mut encoder = model.parameters.specs.iter().filter(|spec| family.is_of_encoder(&spec.name));
     if let Some(absent) = encoder.find(|spec| !loaded.contains(&spec.name)) {
         return Err(missing(&source.weights.path, &absent.name));
     }

@@ -84,7 +84,7 @@ pub fn describe(path: &Path) -> Result<Description> {
     };
     let sizes = config.config.clone();
     let known = |name: &String| {
-        is_redundant(name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name)
+        is_redundant(&sizes, name) || idle(&sizes, name).is_some() || specs.iter().any(|spec| spec.name == *name)
     };
     let mut element_types: Vec<_> = weights.tensors.values().map(|tensor| tensor.element.name()).collect();
     element_types.sort_unstable();

@@ -41,7 +41,7 @@ pub fn save_adapters(folder: &Path, model: &Model) -> Result<()> {
 /// [`Error::Io`]; [`Error::Failed`] if a parameter is missing.
 pub(super) fn write(folder: &Path, adapted: &Adapted, specs: &[Spec], values: &[f32]) -> Result<()> {
     let Adapted { lora, config, .. } = adapted;
-    let encoder = format!("{}e", config.architecture.family.prefix());
+    let family = config.architecture.family;
     let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for layer in 0..config.num_hidden_layers {
         for module in lora.adapters(config, layer).chunk_by(|one, next| one.module == next.module) {
@@ -52,7 +52,7 @@ pub(super) fn write(folder: &Path, adapted: &Adapted, specs: &[Spec], values: &[
             tensors.push((format!("{name}.lora_B.weight"), vec![b.len() / rank, rank], b));
         }
     }
-    let head = specs.iter().filter(|spec| !spec.name.starts_with(&encoder));
+    let head = specs.iter().filter(|spec| !family.is_of_encoder(&spec.name));
     let head: Vec<&Spec> = head.collect();
     for spec in &head {
         tensors.push((format!("{PREFIX}{}", spec.name), spec.shape.clone(), values[spec.range()].to_vec()));

@@ -97,6 +97,34 @@ fn blocks_of_big_bird(device: &Device) {
     }
 }
 
+/// LayerNorms and products without biases, two rotary bases, and windows of 4 and of 20 tokens, the latter in three squares: bf16 is as near as
+/// PyTorch's, f32 as close as the CPU's.
+#[test]
+fn windows_of_modern_bert_are_those_of_pytorch() {
+    let device = &crate::device();
+    for (case, head) in
+        [("modernbert_mlm", Head::MaskedLm), ("modernbert_window", Head::Site { labels: 3, hidden: None })]
+    {
+        compare(case, head.clone(), device);
+        let golden = Golden::read(case);
+        let mut model = golden.model(head, DType::F32);
+        model.parameters.move_to(device, DType::F32).unwrap();
+        let mut tape = Tape::new(device.clone(), DType::F32);
+        let batch = model.upload(&mut tape, &golden.batch()).unwrap();
+        tape.start_training(1, 0, 0);
+        let logits = model.forward(&mut tape, &batch).unwrap();
+        let close = |name: &str, found: &[f64]| {
+            let found = error(found, &golden.floats(name));
+            assert!(found <= 1e-4, "{case} on {device}: {name} is off by {found:.2e}");
+        };
+        close("logits", &tape.to_f64(logits).unwrap());
+        ops::cross_entropy(&mut tape, &batch, logits, 1.0 / logits.rows as f64).unwrap();
+        tape.backward(&mut model.parameters).unwrap();
+        let gradients = model.parameters.gradients.to_f64().unwrap();
+        model.parameters.specs.iter().for_each(|spec| close(&format!("grad.{}", spec.name), &gradients[spec.range()]));
+    }
+}
+
 #[test]
 fn blocks_of_big_bird_are_those_of_pytorch() {
     blocks_of_big_bird(&crate::device());

@@ -62,7 +62,7 @@ fn forward(tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>) ->
     let offset = |index: usize| parameters.specs[index].offset;
     let matrix = |index| Matrix { offset: offset(index), rows: SHAPES[index][0], columns: SHAPES[index][1] };
     let vector = |index| Vector { offset: offset(index), len: SHAPES[index][0] };
-    let norm = Normalisation { gamma: vector(2), beta: vector(3), eps: 1e-5 };
+    let norm = Normalisation { gamma: vector(2), beta: Some(vector(3)), eps: 1e-5 };
     // The position of a token is two rows further on, as in ESM's table.
     let positions = Matrix { offset: offset(1) + 2 * HIDDEN, rows: 38, columns: HIDDEN };
     let words = Embedding { padding: Some(0), hidden_by: Some(MASK) };
@@ -72,7 +72,10 @@ fn forward(tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>) ->
         let qkv = ops::linear(tape, parameters, y, matrix(4), Some(vector(5)))?;
         let qkv = ops::rotary(tape, batch, qkv, HEADS, 1e4)?;
         let slopes = AlibiBias::standard_slopes(HEADS);
-        let hooks = AttentionHooks { bias: Some(Rc::new(AlibiBias::new(tape.device(), &slopes)?)), pattern: None };
+        let hooks = AttentionHooks {
+            bias: Some(Rc::new(AlibiBias::new(tape.device(), &slopes)?)),
+            ..AttentionHooks::default()
+        };
         let attended = ops::attention(tape, batch, qkv, HEADS, 0.1, &hooks)?;
         let attended = ops::linear(tape, parameters, attended, matrix(6), None)?;
         let summands = Summands { bias: Some(vector(7)), residual: Some(stream), dropout: 0.1 };
@@ -80,7 +83,7 @@ fn forward(tape: &mut Tape, parameters: &Parameters, batch: &Rc<DeviceBatch>) ->
         let block = ops::gated_feed_forward(tape, parameters, y, matrix(8), matrix(9), gate, 0.1)?;
         let summands = Summands { bias: Some(vector(11)), residual: Some(stream), dropout: 0.1 };
         stream = ops::residual(tape, parameters, block, summands)?;
-        y = ops::linear_gelu(tape, parameters, stream, matrix(10), vector(11), Gelu::Tanh)?;
+        y = ops::linear_gelu(tape, parameters, stream, matrix(10), Some(vector(11)), Gelu::Tanh)?;
     }
     ops::residual(tape, parameters, y, Summands { residual: Some(stream), ..Summands::default() })
 }

@@ -62,7 +62,7 @@ fn operations(device: &Device, dtype: DType) {
     };
     let (x, dy, mut sum) = (zeros(), zeros(), zeros());
     ops::accumulate(&mut tape, &mut sum, &x).unwrap();
-    ops::bias_gelu_forward(&mut tape, &parameters, &x, bias, ops::Gelu::Exact, &mut sum).unwrap();
+    ops::bias_gelu_forward(&mut tape, &parameters, (&x, bias.len), Some(bias), ops::Gelu::Exact, &mut sum).unwrap();
     let x = tape.push(x, ROWS, 64);
     let y = ops::linear(&mut tape, &parameters, x, weight, Some(bias)).unwrap();
     tape.put_gradient(y, dy);

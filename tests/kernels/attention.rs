@@ -20,11 +20,23 @@ pub struct Case {
     pub slope: f64,
     pub pattern: Option<AttentionPattern>,
     pub big_bird: Option<BigBird>,
+    /// Tokens to each side that a query sees.
+    pub window: Option<usize>,
 }
 
 impl Case {
     pub fn new(lengths: &[usize], heads: usize, head_dim: usize, p: f64, seed: u64) -> Self {
-        Self { lengths: lengths.to_vec(), heads, head_dim, p, seed, slope: 0.0, pattern: None, big_bird: None }
+        Self {
+            lengths: lengths.to_vec(),
+            heads,
+            head_dim,
+            p,
+            seed,
+            slope: 0.0,
+            pattern: None,
+            big_bird: None,
+            window: None,
+        }
     }
 
     pub fn cu_seqlens(&self) -> Vec<i32> {
@@ -68,6 +80,7 @@ pub fn cpu<R: Real>(case: &Case, qkv: Vec<R>, d_output: Vec<R>) -> [Vec<R>; 3] {
         dropout: attention_dropout(case.p, case.seed).1,
         slopes: slopes.as_deref(),
         blocks: blocks.as_ref(),
+        window: case.window,
     };
     let mut output = vec![R::ZERO; case.total() * case.hidden()];
     let mut log_sum_exp = vec![R::ZERO; case.total() * case.heads];
@@ -84,6 +97,7 @@ struct Hooks {
     /// Starts and blocks, for queries and for keys.
     lists: Option<[[Memory; 2]; 2]>,
     head_stride: u64,
+    window: u64,
 }
 
 impl Hooks {
@@ -96,6 +110,7 @@ impl Hooks {
             slopes: slopes.map(|slopes| Memory::of::<f32>("slopes", &slopes)),
             lists: lists.as_ref().map(|lists| [memory(&lists.sides[0]), memory(&lists.sides[1])]),
             head_stride: lists.map_or(0, |lists| lists.sides[0].head_stride() as u64),
+            window: case.window.unwrap_or(0) as u64,
         }
     }
 
@@ -103,8 +118,8 @@ impl Hooks {
     fn argument(&self, side: usize) -> Argument {
         let slopes = self.slopes.as_ref().map_or(0, Memory::address);
         let list = |which: usize| self.lists.as_ref().map_or(0, |lists| lists[side][which].address());
-        // The last word is a number of 32 bits and as many of padding.
-        Argument::Struct(vec![slopes, list(0), list(1), self.head_stride])
+        // The last word is two numbers of 32 bits.
+        Argument::Struct(vec![slopes, list(0), list(1), self.head_stride | self.window << 32])
     }
 }
 
@@ -229,7 +244,9 @@ pub fn plain_bf16(case: &Case, qkv: &[f32], d_output: &[f32]) -> [Vec<f32>; 2] {
                     let square = (key / SQUARE) as u32;
                     seen.map_or(1, |seen| seen.iter().find(|seen| seen.block == square).map_or(0, |seen| seen.times))
                 };
-                let keys: Vec<usize> = (0..length).flat_map(|key| vec![key; times(key) as usize]).collect();
+                let is_near = |key: &usize| case.window.is_none_or(|window| query.abs_diff(*key) <= window);
+                let keys: Vec<usize> =
+                    (0..length).filter(is_near).flat_map(|key| vec![key; times(key) as usize]).collect();
                 let score =
                     |&key: &usize| scale * dot(part(query, 0), part(key, 1)) - slope * query.abs_diff(key) as f64;
                 let scores: Vec<f64> = keys.iter().map(score).collect();
@@ -395,6 +412,29 @@ fn blocks_of_big_bird_when_training() {
     assert!(blocks.is_by_head() && !blocks.is_weighted() && (1..7).any(differ) && blocks.squares() < 8 * 8 * 2);
     check::<bf16>(&case);
     check::<f32>(&case);
+}
+
+/// A window with the squares that it needs and without, with other hooks; tiles in which a row sees nothing come first, in the middle and last. A window of
+/// 70 reaches into a third square.
+#[test]
+fn windows() {
+    for (window, head_dim) in [(1, 32), (64, 64), (70, 32)] {
+        let case = Case { window: Some(window), ..Case::new(&[330, 70, 1], 1, head_dim, 0.1, 30) };
+        let pattern = Some(AttentionPattern::window(window));
+        let squares = Case { pattern, ..case.clone() };
+        let expected = [16 + 4 + 1, 16 + 4 + 1, 24 + 4 + 1][[1, 64, 70].iter().position(|&w| w == window).unwrap()];
+        assert_eq!(squares.blocks().unwrap().squares(), expected);
+        let biased = Case { slope: 0.125, lengths: vec![200], ..squares.clone() };
+        for case in [case, squares, biased] {
+            check::<bf16>(&case);
+            check::<f32>(&case);
+        }
+    }
+    let large =
+        Case { window: Some(40), pattern: Some(AttentionPattern::window(40)), ..Case::new(&[200], 1, 128, 0.1, 31) };
+    check::<bf16>(&large);
+    check::<f32>(&large);
+    check::<f32>(&Case { head_dim: 256, lengths: vec![100], ..large });
 }
 
 /// A square that nobody lists is not even read: NaN in its keys and values reaches none but its own queries.

@@ -4,8 +4,8 @@
 //! `[BLOCK, length]` for each thread, never `[heads, length, length]`. The forward pass keeps the log-sum-exp of each
 //! row; the backward pass recomputes the probabilities from it (Dao et al., arXiv 2205.14135, algorithm 4).
 //!
-//! Two things that a model may add: ALiBi's bias (Press et al., arXiv 2108.12409), which is constant and so has no gradient,
-//! and a block-sparse pattern, of which only the listed squares are computed.
+//! Three things that a model may add: ALiBi's bias (Press et al., arXiv 2108.12409), which is constant and so has no gradient;
+//! a block-sparse pattern, of which only the listed squares are computed; and a window, outside of which keys are not seen.
 
 use rayon::prelude::*;
 
@@ -46,6 +46,8 @@ pub struct Shape<'a> {
     pub slopes: Option<&'a [f64]>,
     /// Which squares of scores are computed; all, if absent.
     pub blocks: Option<&'a BlockLists>,
+    /// How far a query sees to each side, in tokens; its own key it sees always.
+    pub window: Option<usize>,
 }
 
 impl Shape<'_> {
@@ -64,7 +66,8 @@ impl Shape<'_> {
 
     /// The keys that the block of queries from `first` on sees in a head.
     fn columns(&self, sequence: usize, head: usize, length: usize, first: usize) -> Columns {
-        let Some(blocks) = self.blocks else { return Columns::all(length) };
+        let window = self.window;
+        let Some(blocks) = self.blocks else { return Columns::all(length, window) };
         let (mut spans, mut width, side) = (Vec::<Span>::new(), 0, blocks.side());
         for seen in blocks.seen(sequence, head, first / side) {
             let start = seen.block as usize * side;
@@ -75,7 +78,7 @@ impl Shape<'_> {
             }
             width += count;
         }
-        Columns { spans, width }
+        Columns { spans, width, window }
     }
 
     /// The same, where the columns of the head before are at hand.
@@ -127,11 +130,27 @@ struct Span {
 struct Columns {
     spans: Vec<Span>,
     width: usize,
+    /// How far each of the queries sees.
+    window: Option<usize>,
 }
 
 impl Columns {
-    fn all(length: usize) -> Self {
-        Self { spans: vec![Span { first: 0, count: length, at: 0, times: 1 }], width: length }
+    fn all(length: usize, window: Option<usize>) -> Self {
+        Self { spans: vec![Span { first: 0, count: length, at: 0, times: 1 }], width: length, window }
+    }
+
+    /// Scores of keys outside the window of their query become minus infinity, for the queries from `first` on.
+    fn hide_far<T: Real>(&self, scores: &mut [T], first: usize) {
+        let Some(window) = self.window else { return };
+        for (query, scores) in (first..).zip(scores.chunks_exact_mut(self.width)) {
+            for span in &self.spans {
+                let place = |key: usize| key.clamp(span.first, span.first + span.count) - span.first;
+                let (near, end) = (place(query.saturating_sub(window)), place(query + window + 1));
+                let scores = &mut scores[span.at..][..span.count];
+                scores[..near].fill(T::of(f64::NEG_INFINITY));
+                scores[end..].fill(T::of(f64::NEG_INFINITY));
+            }
+        }
     }
 
     /// A key that counts n times has n terms in the sum below the softmax, or one that is n times as large.
@@ -237,6 +256,7 @@ impl<'a, T: Real> Head<'a, T> {
             columns.add_bias(scores, first, bias);
         }
         columns.add_times(scores);
+        columns.hide_far(scores, first);
     }
 }
 
@@ -485,6 +505,7 @@ mod tests {
             dropout: None,
             slopes: Some(&slopes),
             blocks: None,
+            window: None,
         };
         let probabilities = probabilities(&qkv, shape, &[0, 200, 399]);
         assert_eq!(probabilities.len(), 3 * LENGTH);

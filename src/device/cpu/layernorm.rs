@@ -11,8 +11,8 @@ use super::{ROWS_PER_TASK, Real, add_assign, real};
 pub struct Affine<'a, T> {
     /// Scale.
     pub gamma: &'a [T],
-    /// Shift.
-    pub beta: &'a [T],
+    /// Shift, if there is one.
+    pub beta: Option<&'a [T]>,
     /// Added to the variance.
     pub eps: f64,
 }
@@ -82,8 +82,12 @@ fn forward_rows<T: Real>(
         let mean = real::lane_sum(columns, |i| z[i]) * per_column;
         let variance = real::lane_sum(columns, |i| (z[i] - mean) * (z[i] - mean)) * per_column;
         let rstd = T::ONE / (variance + T::of(affine.eps)).sqrt();
-        for (y, (&z, (&gamma, &beta))) in y[range].iter_mut().zip(z.iter().zip(affine.gamma.iter().zip(affine.beta))) {
-            *y = ((z - mean) * rstd).mul_add(gamma, beta);
+        let scaled = y[range].iter_mut().zip(z.iter().zip(affine.gamma));
+        match affine.beta {
+            Some(beta) => {
+                scaled.zip(beta).for_each(|((y, (&z, &gamma)), &beta)| *y = ((z - mean) * rstd).mul_add(gamma, beta))
+            }
+            None => scaled.for_each(|(y, (&z, &gamma))| *y = (z - mean) * rstd * gamma),
         }
         statistics.copy_from_slice(&[mean, rstd]);
     }
@@ -99,8 +103,8 @@ pub struct Gradients<'a, T> {
     pub dx: Option<&'a mut [T]>,
     /// Added to.
     pub d_gamma: &'a mut [T],
-    /// Added to.
-    pub d_beta: &'a mut [T],
+    /// Added to, where there is a shift.
+    pub d_beta: Option<&'a mut [T]>,
     /// Added to, where there is a bias.
     pub d_bias: Option<&'a mut [T]>,
 }
@@ -153,7 +157,9 @@ pub fn backward<T: Real>(z: &[T], statistics: &[T], gamma: &[T], dropout: Option
         .collect();
     for sums in &partials {
         add_assign(d_gamma, &sums[..columns]);
-        add_assign(d_beta, &sums[columns..2 * columns]);
+    }
+    if let Some(d_beta) = d_beta {
+        partials.iter().for_each(|sums| add_assign(d_beta, &sums[columns..2 * columns]));
     }
     if let Some(d_bias) = d_bias {
         partials.iter().for_each(|sums| add_assign(d_bias, &sums[2 * columns..]));
