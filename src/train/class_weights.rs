@@ -104,6 +104,7 @@ fn balanced(classification: &Classification, train: &[LabelledWindow]) -> Vec<f6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kmer::labelled::Place;
 
     fn windows(labels: &[i32]) -> Vec<LabelledWindow> {
         labels.iter().map(|&label| LabelledWindow { label, ..LabelledWindow::default() }).collect()
@@ -122,6 +123,14 @@ mod tests {
         for (found, expected) in found.iter().zip([0.583_333_333_333, 2.333_333_333_333, 1.166_666_666_667]) {
             assert!((found - expected).abs() < 1e-9, "{found} {expected}");
         }
+        // The same classes at places of two windows.
+        let place = |class: u8| Place { at: 8, class };
+        let with_places = |classes: &[u8]| LabelledWindow {
+            places: classes.iter().copied().map(place).collect(),
+            ..LabelledWindow::default()
+        };
+        let places = ClassWeights::Balanced.of(&classification, &[with_places(&[0, 0, 0, 1]), with_places(&[0, 2, 2])]);
+        assert_eq!(places.unwrap(), found);
         // A class without windows is none of those that are balanced.
         let found = ClassWeights::Balanced.of(&classification, &windows(&[0, 0, 0, 2])).unwrap();
         assert_eq!(found, [4.0 / 6.0, 1.0, 2.0]);

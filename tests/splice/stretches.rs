@@ -105,6 +105,35 @@ fn every_place_of_every_gene_is_labelled_once_as_the_annotation_says() {
     assert_eq!(stretches.annotated, [36, 36]);
 }
 
+/// Ends of exons of transcripts that were not asked for are no decoys, and no sites either.
+#[test]
+fn what_another_transcript_has_as_a_site_is_not_asked_for() {
+    let made_up = made_up(6);
+    let options = Options { biotypes: vec!["x".into()], ..options(by_sequence()) };
+    let labels = |gff3: &str| {
+        let genes = model(&made_up.genome, gff3, &[]).unwrap();
+        let stretches = Stretches::new(&made_up.genome, &genes, &options).unwrap();
+        labels_of(&stretches, &made_up.genome, Part::Train, &mut HashSet::new()).0
+    };
+    let before = labels(&made_up.gff3);
+    // A GT in the first gene, which is on the plus strand, becomes the donor of an intron of 40 bases.
+    let is_decoy = |((sequence, strand, boundary), label): &(&(usize, Strand, u32), &u8)| {
+        let mut bases = Vec::new();
+        made_up.genome.decode(*sequence, *boundary..boundary + 2, &mut bases);
+        **label == b'2' && *strand == Strand::Plus && bases == b"GT" && (320..600).contains(boundary)
+    };
+    let place = *before.iter().find(is_decoy).unwrap().0;
+    let mut gff3 = made_up.gff3.clone();
+    let exons = [(place.2 - 30, place.2), (place.2 + 40, place.2 + 80)];
+    gff3 += &format!("s1\th\tmRNA\t{}\t{}\t.\t+\t.\tID=other;biotype=y\n", exons[0].0 + 1, exons[1].1);
+    exons.map(|(start, end)| gff3 += &format!("s1\th\texon\t{}\t{end}\t.\t+\t.\tParent=other\n", start + 1));
+    let after = labels(&gff3);
+    assert_eq!((before[&place], after.get(&place)), (b'2', None));
+    let lost: Vec<u32> = before.keys().filter(|place| !after.contains_key(place)).map(|place| place.2).collect();
+    assert!(lost.iter().all(|boundary| [place.2, place.2 + 40].contains(boundary)), "{lost:?}");
+    assert!(after.iter().all(|(place, label)| before.get(place) == Some(label)));
+}
+
 #[test]
 fn of_the_training_windows_without_a_site_a_share_is_kept() {
     let made_up = made_up(40);
