@@ -16,7 +16,7 @@ use crate::philox::{self, Philox, Purpose};
 
 /// Genes of a block at least: with fewer, negatives would be the same few all round long.
 const LEAST_GENES: usize = 512;
-const MOST_BLOCKS: usize = 16;
+const MOST_BLOCKS: usize = 128;
 /// Pairs of an episode at most.
 pub const EPISODE_PAIRS: usize = 1 << 20;
 /// Pairs that are thinned out and sorted at a time, with a generator of their own.

@@ -126,7 +126,9 @@ fn what_another_transcript_has_as_a_site_is_not_asked_for() {
     let mut gff3 = made_up.gff3.clone();
     let exons = [(place.2 - 30, place.2), (place.2 + 40, place.2 + 80)];
     gff3 += &format!("s1\th\tmRNA\t{}\t{}\t.\t+\t.\tID=other;biotype=y\n", exons[0].0 + 1, exons[1].1);
-    exons.map(|(start, end)| gff3 += &format!("s1\th\texon\t{}\t{end}\t.\t+\t.\tParent=other\n", start + 1));
+    exons
+        .iter()
+        .for_each(|(start, end)| gff3 += &format!("s1\th\texon\t{}\t{end}\t.\t+\t.\tParent=other\n", start + 1));
     let after = labels(&gff3);
     assert_eq!((before[&place], after.get(&place)), (b'2', None));
     let lost: Vec<u32> = before.keys().filter(|place| !after.contains_key(place)).map(|place| place.2).collect();

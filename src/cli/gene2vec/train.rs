@@ -53,24 +53,9 @@ pub struct Args {
     /// Times that all pairs are gone through, in a new order each time.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Genes that each is told apart from, at random, in an update.
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    negatives: usize,
-    /// They are drawn by this power of their count.
-    #[arg(long, default_value_t = 0.75, value_name = "POWER")]
-    exponent: f64,
-    /// Occurrences of genes with more than this share of all are thinned out; 0: none.
-    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
-    sample: f64,
-    /// The learning rate at the beginning of each round.
-    #[arg(long, default_value_t = 0.025, value_name = "RATE")]
-    alpha: f64,
-    /// The learning rate at its end.
-    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
-    min_alpha: f64,
-    /// Words (two a pair) with one learning rate, and with random numbers of their own.
-    #[arg(long, default_value_t = 10_000, value_name = "WORDS")]
-    batch_words: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    recipe: Recipe,
     /// Train on all threads at once, each with its own blocks of genes: faster, with the same bits on any number of threads, but not the updates
     /// in the order of gensim, and negatives from a block at a time. Below 1,024 genes there is one block.
     #[arg(long)]
@@ -97,14 +82,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         dimension: args.dimension.unwrap_or(dimension),
         min_count: args.min_count,
         rounds: args.rounds.unwrap_or(rounds),
-        recipe: Recipe {
-            negatives: args.negatives,
-            exponent: args.exponent,
-            sample: args.sample,
-            alpha: args.alpha,
-            min_alpha: args.min_alpha,
-            batch_words: args.batch_words,
-        },
+        recipe: args.recipe,
         lock_free: args.lock_free,
         device,
         seed: common.seed,
