@@ -40,7 +40,9 @@ pub(crate) fn main() {
                 let mut split = blocks.split(&model);
                 bench.timed(&name, work, |count| {
                     let started = Instant::now();
-                    (0..count).for_each(|_| drop(blocks.learn(&mut split, &episode)));
+                    for _ in 0..count {
+                        std::hint::black_box(blocks.learn(&mut split, &episode));
+                    }
                     Ok(started.elapsed().as_secs_f64())
                 })?;
                 blocks.join(&split, &mut model);
