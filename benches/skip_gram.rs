@@ -41,7 +41,7 @@ pub(crate) fn main() {
                 bench.timed(&name, work, |count| {
                     let started = Instant::now();
                     for _ in 0..count {
-                        blocks.learn(&mut split, &episode);
+                        std::hint::black_box(blocks.learn(&mut split, &episode));
                     }
                     Ok(started.elapsed().as_secs_f64())
                 })?;
