@@ -31,6 +31,7 @@ benches! {
     residual in "residual.rs",
     rotary in "rotary.rs",
     sampling in "sampling.rs",
+    skip_gram in "skip_gram.rs",
     tanh in "tanh.rs",
 }
 

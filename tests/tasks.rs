@@ -892,3 +892,85 @@ fn damaged_tables_never_panic() {
     }
     assert!(read > 100 && errors > 100);
 }
+
+/// A long window in which TATA stands at random places, each of class 1, and every other T with an A behind it is of class 0.
+fn planted(index: usize) -> String {
+    let word = |place: usize| helixgrad::philox::Philox::new(6, 0, 0).block((index * 128 + place) as u64)[0] as usize;
+    let mut bases: Vec<u8> = (0..64).map(|place| b"ACGT"[word(place) % 4]).collect();
+    let at = 6 + word(64) % 50;
+    bases[at..at + 4].copy_from_slice(b"TATA");
+    let label = |place: usize| match &bases[place..] {
+        _ if !(4..60).contains(&place) => '.',
+        [b'T', b'A', b'T', b'A', ..] => '1',
+        [b'T', b'A', ..] => '0',
+        _ => '.',
+    };
+    let labels: String = (0..64).map(label).collect();
+    format!("{}\t{labels}", String::from_utf8(bases).unwrap())
+}
+
+#[test]
+fn classes_at_many_places_of_a_window_are_learnt_in_one_pass() {
+    let folder = Folder::new();
+    let train = table(&folder, "data/train.tsv", "sequence\tlabels", planted);
+    let test = table(&folder, "data/test.tsv", "sequence\tlabels", |index| planted(index + 1000));
+    folder.write("data/dataset.json", r#"{"label_names": ["other", "box"]}"#);
+    let out = folder.path("run");
+    let model = ["--preset", "splice-tokens", "--k", "4", "--layers", "1", "--hidden", "32", "--heads", "2"];
+    let options = [
+        "--intermediate",
+        "32",
+        "--head",
+        "tokens",
+        "--learning-rate",
+        "5e-3",
+        "--batch",
+        "16",
+        "--hidden-dropout",
+        "0",
+    ];
+    let arguments = |out: &str, epochs: &str| {
+        let all = [&["finetune", "--data", &train, "--out", out, "--epochs", epochs][..], &model, &options].concat();
+        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |arguments: Vec<String>| json(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    run(arguments(&out, "8"));
+    let config: Value = serde_json::from_str(&fs::read_to_string(format!("{out}/config.json")).unwrap()).unwrap();
+    let classification = &config["helixgrad"]["classification"];
+    assert_eq!((classification["window"].as_u64(), classification["margin"].as_u64()), (Some(64), Some(4)));
+    assert_eq!(config["architectures"][0], "EsmForTokenClassification");
+    let evaluation = json(&["evaluate", "--model", &out, "--data", &test]);
+    let asked = fs::read_to_string(&test).unwrap();
+    let places = asked.lines().skip(1).flat_map(|line| line.split('\t').nth(1).unwrap().bytes());
+    let count = |class: u8| places.clone().filter(|label| *label == class).count() as u64;
+    let confusion =
+        |label: usize| evaluation["confusion"][label].as_array().unwrap().iter().map(|n| n.as_u64().unwrap());
+    assert_eq!([confusion(0).sum::<u64>(), confusion(1).sum::<u64>()], [count(b'0'), count(b'1')]);
+    assert_eq!(
+        (evaluation["windows"].as_u64(), evaluation["labels"][1].as_str()),
+        (Some(count(b'0') + count(b'1')), Some("box"))
+    );
+    assert!(figure(&evaluation, "mcc") > 0.95, "{evaluation}");
+    // The same bytes after a stop between two epochs, and other labels are other data.
+    let whole = fs::read(format!("{out}/model.safetensors")).unwrap();
+    let other = folder.path("stopped");
+    let mut kept = arguments(&other, "8");
+    kept.extend(["--keep", "9"].map(str::to_owned));
+    run(kept);
+    cut_back(&other, "checkpoint-00000030");
+    json(&["finetune", "--data", &train, "--out", &other, "--resume"]);
+    assert_eq!(fs::read(format!("{other}/model.safetensors")).unwrap(), whole);
+    cut_back(&other, "checkpoint-00000030");
+    let text = fs::read_to_string(&train).unwrap().replacen(".0", ".1", 1);
+    fs::write(&train, text).unwrap();
+    assert!(refused(&["finetune", "--data", &train, "--out", &other, "--resume"]).contains("training windows"));
+    for (option, value) in
+        [("--pairs", None), ("--folds", Some("2")), ("--window", Some("32")), ("--task", Some("regression"))]
+    {
+        let given = arguments(&folder.path("none"), "1");
+        let given = given.iter().map(String::as_str).chain([option]).chain(value).collect::<Vec<_>>();
+        assert!(refused(&given).contains(&format!("--head tokens with {option}")), "{option}");
+    }
+    let message = refused(&["finetune", "--data", &test, "--out", &folder.path("none"), "--k", "3"]);
+    assert!(message.contains("line 2: a class for each of many places"), "{message}");
+}

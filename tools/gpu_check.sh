@@ -400,7 +400,7 @@ operations() {
     local op
     [ -n "$rehearse" ] || quick=()
     for op in layernorm adamw cross_entropy bias_gelu elementwise embedding gather column_sums dropout norm tanh binary_cross_entropy \
-        mean_squared_error sampling launch; do
+        mean_squared_error sampling skip_gram launch; do
         bench "bench-$op" 8 30 $op
     done
     peers peers-operations 40 150 layernorm,linear_gelu,cross_entropy,bias_gelu,adamw,norm,copy
@@ -410,7 +410,7 @@ operations() {
 # says of *_sm90 alone may be no fault.
 sanitize() {
     local small=(a_label_that runs_that_cross rows_there both_row_layouts a_norm_that short_sequences single_elements tanh dropout accumulate
-        the_tails the_schedule the_device_makes a_factor_that the_plan_has stochastic_rounding)
+        the_tails the_schedule hardly_any the_device_makes a_factor_that the_plan_has stochastic_rounding)
     command -v compute-sanitizer >/dev/null || { left_out memcheck "no compute-sanitizer on this machine" && return; }
     run memcheck 30 100 compute-sanitizer --error-exitcode 9 ./test-kernels --test-threads 1 --skip sm90 "${small[@]}"
     run racecheck 30 100 compute-sanitizer --tool racecheck --error-exitcode 9 ./test-kernels --test-threads 1 --skip sm90 "${small[@]}"

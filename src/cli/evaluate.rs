@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::finetune::named_columns;
 use super::{Common, Told};
 use crate::kmer::classes::{are_names, read_for};
-use crate::kmer::table::{Answers, Table as LabelledTable, read_table};
+use crate::kmer::table::{Answers, Table as LabelledTable, has_places, read_table};
 use crate::model::Task;
 use crate::report::{Cell, Progress, Table};
 use crate::train::checkpoint::{self, Classification};
@@ -57,15 +57,20 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             format!("{} windows{note}\n{}", found.windows, scores_text(&found.scores))
         });
     }
-    let (test, labels) = read_for(&data, classification.pairs, &classification.labels, &args.labels)?;
+    // A model of many places reads single windows, too.
+    let answers = match classification.margin {
+        Some(_) if has_places(&data)? => Answers::Places,
+        _ => Answers::Class,
+    };
+    let (test, labels) = read_for(&data, answers, classification.pairs, &classification.labels, &args.labels)?;
     test.check_lengths(&data, &checkpoint.limits())?;
     let beside = data.with_file_name(format!("train.{}", data.extension().unwrap_or_default().to_string_lossy()));
     // Only splice sites have baselines.
-    let has_baselines = splice_order(&labels).is_some();
+    let has_baselines = splice_order(&labels).is_some() && answers == Answers::Class;
     let train_path =
         args.train.clone().or_else(|| (has_baselines && beside.is_file() && beside != data).then_some(beside));
     let train = train_path
-        .map(|path| read_for(&path, classification.pairs, &labels, &args.labels))
+        .map(|path| read_for(&path, answers, classification.pairs, &labels, &args.labels))
         .transpose()?
         .map(|(table, _)| table.windows);
     if let Some(classification) = &mut checkpoint.classification {
@@ -168,8 +173,9 @@ fn scores_table(scores: &TaskScores) -> Table {
 fn human(evaluation: &Evaluation) -> String {
     let scores = scores_text(&TaskScores::SingleLabel(evaluation.scores.clone()));
     let mut text = format!(
-        "{} windows in {} classes{}: share classified right, F1 averaged over the classes that occur, MCC of all classes at once\n{scores}\n",
+        "{} {} in {} classes{}: share classified right, F1 averaged over the classes that occur, MCC of all classes at once\n{scores}\n",
         evaluation.windows,
+        evaluation.counted,
         evaluation.labels.len(),
         evaluation.cropped.note(evaluation.windows)
     );
@@ -181,8 +187,10 @@ fn human(evaluation: &Evaluation) -> String {
     }
     text += &confusion.to_string();
     text += &format!(
-        "\nProbabilities: expected calibration error {:.3}, {:.3} nats a window\n",
-        evaluation.reliability.ece, evaluation.reliability.nll
+        "\nProbabilities: expected calibration error {:.3}, {:.3} nats a {}\n",
+        evaluation.reliability.ece,
+        evaluation.reliability.nll,
+        evaluation.counted.trim_end_matches('s')
     );
     if let Some(splice) = &evaluation.splice {
         text += &format!("\nSplice sites\n{}{}", splice_table(splice, evaluation), SpliceMetrics::READING);

@@ -12,9 +12,9 @@ use super::{Common, Told, config, run_folder};
 use crate::device::DType;
 use crate::kmer::classes::{names_beside, renumber};
 use crate::kmer::labelled::{self, LabelledWindow};
-use crate::kmer::table::{Limits, Table, read_table};
+use crate::kmer::table::{Answers, Limits, Table, read_table};
 use crate::lossy;
-use crate::model::{Freeze, Head, Lora, Model, Recompute, Task, Trained};
+use crate::model::{Freeze, Head, Lora, Model, Positions, Recompute, Task, Trained};
 use crate::optim::{AdamWConfig, Decay, Warmup};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
@@ -79,7 +79,8 @@ pub struct Args {
     #[arg(long, value_name = "N", conflicts_with = "dev")]
     #[serde(skip_serializing_if = "Option::is_none")]
     folds: Option<usize>,
-    /// What the classifier reads: the token at the site, or `[CLS]` through the pooler.
+    /// What the classifier reads: the token at the site, or `[CLS]` through the pooler; or tokens: those at all places of long windows that
+    /// have a class (column labels, as `helixgrad splice stretches` writes), so that one pass answers for many places.
     #[arg(long, value_enum, default_value = "cls")]
     head: labelled::Head,
     /// Width of a hidden layer in the site head (BioNeMo: 64).
@@ -156,10 +157,12 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    check_tokens(args)?;
     let resume = check_out(args)?;
     let options = options(args, common)?;
     let (train_path, dev_path) = data_files(args);
-    let read = |path: &PathBuf, classes: &[String]| read_table(path, answers_of(args.task), args.pairs, classes);
+    let answers = if args.head == labelled::Head::Tokens { Answers::Places } else { answers_of(args.task) };
+    let read = |path: &PathBuf, classes: &[String]| read_table(path, answers, args.pairs, classes);
     let given = if args.task == Task::SingleLabel { given_names(args, &train_path)? } else { Vec::new() };
     let train_table = read(&train_path, &given)?;
     let names = &train_table.names;
@@ -181,10 +184,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     };
     check_digits(&train_path, &labels, ranges)?;
     if args.task == Task::SingleLabel {
-        tracing::info!("classes of the training windows: {}", counts(&labels, train));
+        let what = if args.head == labelled::Head::Tokens { "places" } else { "windows" };
+        tracing::info!("classes of the training {what}: {}", counts(&labels, train));
     }
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(train, dev) });
-    let classification = Classification { labels, window, task: args.task, pairs: args.pairs, counts: Vec::new() };
+    let margin = labelled::margin(train).into_iter().chain(labelled::margin(dev)).min();
+    let classification =
+        Classification { labels, window, margin, task: args.task, pairs: args.pairs, ..Classification::default() };
     let outputs = classification.labels.len();
     let (mut model, vocabulary) = model(args, common, train, dev, &classification)?;
     let limits = Limits { tokenizer: Arc::clone(&vocabulary), window, positions: model.config.max_position_embeddings };
@@ -219,6 +225,26 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let (_, summary) = finetune(model, &*vocabulary, &classification, train, dev, &options, resume)?;
     common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
+}
+
+/// What has no meaning where many places of a window have a class each.
+fn check_tokens(args: &Args) -> Result<()> {
+    if args.head != labelled::Head::Tokens {
+        return Ok(());
+    }
+    let given = [
+        (args.task != Task::SingleLabel, "--task"),
+        (args.pairs, "--pairs"),
+        (args.folds.is_some(), "--folds"),
+        (args.window.is_some(), "--window"),
+    ];
+    match given.iter().find(|(is_given, _)| *is_given) {
+        Some((_, option)) => Err(Error::usage(
+            format!("--head tokens with {option}"),
+            "leave it out: each place of a window has one class, and windows are read whole (`helixgrad splice stretches` makes them)",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The dev table has the columns of the training file, whose `names` these are, and the same `classes`: where they have another order
@@ -305,7 +331,7 @@ fn check_digits(path: &Path, names: &[String], ranges: &[(f64, f64)]) -> Result<
 fn counts(labels: &[String], windows: &[LabelledWindow]) -> String {
     const SHOWN: usize = 20;
     let of = |(class, label): (i32, &String)| {
-        format!("{label} {}", windows.iter().filter(|window| window.label == class).count())
+        format!("{label} {}", windows.iter().flat_map(LabelledWindow::classes).filter(|of| *of == class).count())
     };
     let mut counts: Vec<String> = (0..).zip(labels).map(of).collect();
     if counts.len() > SHOWN {
@@ -440,13 +466,17 @@ fn model(
     let labels = classification.labels.len();
     let head = match args.head {
         labelled::Head::Cls => Head::Cls { labels },
-        labelled::Head::Site => Head::Site { labels, hidden: args.head_hidden },
+        labelled::Head::Site | labelled::Head::Tokens => Head::Site { labels, hidden: args.head_hidden },
     };
-    if let Some(init) = &args.init {
+    let loaded = args.init.as_ref().map(|init| {
         args.model.refuse("--init")?;
-        return checkpoint::load_encoder(init, head, Some(classification), common.seed);
-    }
-    let tokenizer = args.model.tokenizer("splice-small")?;
+        checkpoint::load_encoder(init, head.clone(), Some(classification), common.seed)
+    });
+    let loaded = loaded.transpose()?;
+    let tokenizer = match &loaded {
+        Some((_, tokenizer)) => Arc::clone(tokenizer),
+        None => args.model.tokenizer("splice-small")?,
+    };
     let ends = tokenizer.specials().frame() - 1;
     // The token at the beginning, and for each sequence its tokens and the one behind them.
     let tokens = |bases: &[u8]| {
@@ -462,6 +492,15 @@ fn model(
     };
     let of = |window: &LabelledWindow| 1 + tokens(&window.bases) + window.second.as_deref().map_or(0, tokens);
     let longest = train.iter().chain(dev).map(of).max().unwrap_or(1);
+    if let Some((mut model, tokenizer)) = loaded {
+        let before = model.config.max_position_embeddings;
+        // Only a table of positions has an end.
+        if longest > before && !matches!(model.config.architecture.positions, Positions::Learned { .. }) {
+            tracing::info!("sequences of up to {longest} tokens, where --init had {before}");
+            model.config.max_position_embeddings = longest;
+        }
+        return Ok((model, tokenizer));
+    }
     let config = args.model.config("splice-small", longest)?;
     Ok((Model::initialise(config, head, DType::F32, common.seed)?, tokenizer))
 }

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 #[derive(clap::Args, Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ModelArgs {
-    /// Model: dnabert-3 to dnabert-6, bionemo-xsmall, mini, splice-small; dnabert2-117m, bigbird-dna-4096, moderngena-base, moderngena-large (with
-    /// --tokenizer); nt-500m,
+    /// Model: dnabert-3 to dnabert-6, bionemo-xsmall, mini, splice-small, splice-tokens; dnabert2-117m, bigbird-dna-4096, moderngena-base,
+    /// moderngena-large (with --tokenizer); nt-500m,
     /// nt-2.5b, nt-v2-50m to nt-v2-500m.
     #[arg(long)]
     pub preset: Option<String>,

@@ -11,6 +11,7 @@ use super::{Common, Told};
 use crate::inference::attention::{Heads, Observer, Query, Selection, Unit};
 use crate::inference::motifs::{Findings, Options, find, meme};
 use crate::kmer::classes::read_for;
+use crate::kmer::table::Answers;
 use crate::output::{FolderKind, write_atomic};
 use crate::report::format::count;
 use crate::report::{Cell, Page, Progress, SequenceLogo, Table};
@@ -102,7 +103,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut observer = Observer::new(checkpoint, selection, device, dtype)?;
 
     let data = part_of(&args.data, "test");
-    let (table, _) = read_for(&data, false, &labels, &args.labels)?;
+    let (table, _) = read_for(&data, Answers::Class, false, &labels, &args.labels)?;
     table.check_lengths(&data, &limits)?;
     let windows = table.windows;
     let cropped = Cropped::of(limits.window, &windows);

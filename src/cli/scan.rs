@@ -1,6 +1,6 @@
 //! `helixgrad scan`: splice sites of a genome.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::lossy;
 use crate::output::write_atomic;
 use crate::report::format::{count, short};
 use crate::small_file;
+use crate::train::baselines::SiteMatrices;
 use crate::train::checkpoint;
 use crate::{Error, Result};
 
@@ -120,6 +121,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let checkpoint = checkpoint::load(&args.model)?;
     let mut fingerprint = journal::fingerprint(&checkpoint, dtype)?;
     let scorer = SpliceScorer::new(Scorer::new(checkpoint, device, dtype)?, args.window)?;
+    let scorer = scorer.with_baseline(if truth.is_some() { weight_matrix(&args.model)? } else { None });
     fingerprint["window"] = scorer.width().into();
     let scorer = match args.prior {
         Some(prior) => {
@@ -138,6 +140,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         formats: args.format.clone(),
         resume: args.resume,
         config: Some(config::resolved(args, common)?),
+        seed: common.seed,
         quiet: common.quiet,
     };
     let summary = scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)?;
@@ -147,6 +150,16 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         keep_thresholds(args, &told.result)?;
     }
     Ok(())
+}
+
+/// The weight matrices of the sites that a model of ours learnt from; none in other folders.
+fn weight_matrix(model: &Path) -> Result<Option<SiteMatrices>> {
+    let path = model.join(SiteMatrices::FILE);
+    if !path.is_file() {
+        tracing::info!("no {} to compare with: fine-tune with this version", path.display());
+        return Ok(None);
+    }
+    SiteMatrices::read(&path).map(Some)
 }
 
 /// The thresholds that a scan with an annotation left with the model.
@@ -163,7 +176,7 @@ fn keep_thresholds(args: &Args, summary: &Summary) -> Result<()> {
     let of = |kind: Kind| {
         let mut found = summary.accuracy.iter().filter(|comparison| comparison.kind == kind);
         // The bodies of genes come last.
-        found.next_back().map(|comparison| comparison.accuracy.suggested).unwrap_or_default()
+        found.next_back().map(|comparison| comparison.model.accuracy.suggested).unwrap_or_default()
     };
     let kept = Kept { prior: args.prior, donor: of(Kind::Donor), acceptor: of(Kind::Acceptor) };
     let text = serde_json::to_string_pretty(&kept).map_err(|error| Error::Failed(error.to_string()))?;
@@ -223,8 +236,8 @@ fn human(summary: &Summary) -> String {
     if !summary.accuracy.is_empty() {
         text += &format!("\n\n{}", report::table(&summary.accuracy));
     }
-    for Comparison { scope, kind, accuracy } in &summary.accuracy {
-        let Suggested { precision_50, precision_80, recall_90 } = accuracy.suggested;
+    for Comparison { scope, kind, model, .. } in &summary.accuracy {
+        let Suggested { precision_50, precision_80, recall_90 } = model.accuracy.suggested;
         let told = [("precision 0.5", precision_50), ("precision 0.8", precision_80), ("recall 0.9", recall_90)];
         let told: Vec<String> = told
             .iter()

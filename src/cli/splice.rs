@@ -12,8 +12,11 @@ use crate::genome::annotation::{Fates, Oddities};
 use crate::genome::region::Region;
 use crate::genome::splice::dataset::{Options, Protocol, SpliceDataset};
 use crate::genome::splice::leakage::Pairs;
-use crate::genome::splice::split::Split;
-use crate::genome::splice::write::{Description, FOLDER, write_dataset};
+use crate::genome::splice::split::{Part, Split};
+use crate::genome::splice::stretches::{self, Stretches};
+use crate::genome::splice::write::{
+    Description, FOLDER, StretchesDescription, StretchesPart, write_dataset, write_stretches,
+};
 use crate::genome::splice::{GeneModel, Kind, write_bed};
 use crate::genome::twobit::Genome;
 use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
@@ -42,6 +45,12 @@ enum Command {
     /// Labels: 0 donor, 1 acceptor, 2 neither. The boundary lies in the middle of the window, which is read on the
     /// gene's own strand.
     Dataset(DatasetArgs),
+    /// Write long windows over whole genes with a class at every place that reads GT or AG: train.tsv, dev.tsv, test.tsv, dataset.json.
+    ///
+    /// For `finetune --head tokens`: a model that answers for all places of a window in one pass, and scans a genome many times faster.
+    /// Columns are sequence, labels (under each base the class of the boundary before it, 0 donor, 1 acceptor, 2 neither, or a point) and
+    /// name. Parts are regions or sequences, and no gene is in two of them.
+    Stretches(StretchesArgs),
 }
 
 #[derive(clap::Args, Debug, Serialize)]
@@ -78,18 +87,10 @@ struct SitesArgs {
     out: PathBuf,
 }
 
+/// Which parts of the genome are held out.
 #[derive(clap::Args, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct DatasetArgs {
-    #[command(flatten)]
-    #[serde(flatten)]
-    source: SourceArgs,
-    /// The folder to write; an earlier dataset that is there is replaced.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// How negatives are chosen and the parts divided.
-    #[arg(long, value_enum, default_value_t = ProtocolName::Strict)]
-    protocol: ProtocolName,
+struct PartsArgs {
     /// Strict: the sequences of the test part, separated by commas (default: the last tenth of the genes' length).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     test_sequences: Vec<String>,
@@ -103,6 +104,46 @@ struct DatasetArgs {
     /// Strict: a region of the dev part; may be repeated.
     #[arg(long, value_name = "REGION")]
     dev_region: Vec<String>,
+}
+
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct StretchesArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    source: SourceArgs,
+    /// The folder to write; an earlier dataset that is there is replaced.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    #[serde(flatten)]
+    parts: PartsArgs,
+    /// Width of a window in bases; [CLS], a token a base and [SEP] are what the model reads.
+    #[arg(long, value_name = "BASES", default_value_t = 512)]
+    window: u32,
+    /// Bases that a labelled place has before and behind it at least: neighbouring windows overlap by twice as many.
+    #[arg(long, value_name = "BASES", default_value_t = 64)]
+    margin: u32,
+    /// Share of the training part's windows without a site that are kept, at random: most of a gene is intron. Dev and test are whole.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    background: f64,
+}
+
+#[derive(clap::Args, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct DatasetArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    source: SourceArgs,
+    /// The folder to write; an earlier dataset that is there is replaced.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How negatives are chosen and the parts divided.
+    #[arg(long, value_enum, default_value_t = ProtocolName::Strict)]
+    protocol: ProtocolName,
+    #[command(flatten)]
+    #[serde(flatten)]
+    parts: PartsArgs,
     /// Width of a window in bases; even.
     #[arg(long, value_name = "BASES", default_value_t = 400)]
     window: u32,
@@ -112,6 +153,9 @@ struct DatasetArgs {
     /// At most so many donors and so many acceptors, chosen at random (default: all).
     #[arg(long, value_name = "N")]
     max_sites: Option<usize>,
+    /// Strict: decoys for each donor, half of them with GT and half with AG, in all parts (1 balances the classes; a genome has hundreds).
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    decoys: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -131,6 +175,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     match &args.command {
         Command::Sites(args) => sites(args, common),
         Command::Dataset(args) => dataset(args, common),
+        Command::Stretches(args) => stretches(args, common),
     }
 }
 
@@ -221,6 +266,7 @@ fn dataset(args: &DatasetArgs, common: &Common) -> Result<()> {
         min_intron: args.source.min_intron,
         biotypes: args.source.biotype.clone(),
         max_sites: args.max_sites,
+        decoys: args.decoys,
         seed: common.seed,
     };
     let dataset = SpliceDataset::build(&source.genome, &source.model, &options)?;
@@ -249,19 +295,94 @@ fn warn_if_small(dataset: &SpliceDataset) {
     }
 }
 
+#[derive(Serialize)]
+struct StretchesResult {
+    out: String,
+    #[serde(flatten)]
+    description: StretchesDescription,
+}
+
+fn stretches(args: &StretchesArgs, common: &Common) -> Result<()> {
+    FOLDER.check(&args.out)?;
+    let source = open(&args.source)?;
+    let options = stretches::Options {
+        split: split(&args.parts, &source)?,
+        window: args.window,
+        margin: args.margin,
+        min_intron: args.source.min_intron,
+        biotypes: args.source.biotype.clone(),
+        background: args.background,
+        seed: common.seed,
+    };
+    let stretches = Stretches::new(&source.genome, &source.model, &options)?;
+    let description = write_stretches(&args.out, &source.genome, &stretches, &args.source.annotation)?;
+    let result = StretchesResult { out: args.out.display().to_string(), description };
+    common.print(&result, stretches_text)
+}
+
+fn stretches_text(result: &StretchesResult) -> String {
+    let d = &result.description;
+    let stretches::Options { window, margin, .. } = d.options;
+    let mut text = format!("{}: windows of {window} bases, margins of {margin}\n\n", result.out);
+    let head = ["windows", "donor", "acceptor", "neither", "unlabelled"];
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{:<8}{:>10}{:>10}{:>10}{:>12}{:>12}  regions",
+        "part", head[0], head[1], head[2], head[3], head[4]
+    );
+    for part in Part::ALL {
+        let StretchesPart { counts, regions } = &d.parts[part.name()];
+        let stretches::Counts { windows, donor, acceptor, neither, unlabelled_sites, .. } = counts;
+        let regions = shortened(regions);
+        let _ = writeln!(
+            text,
+            "{:<8}{windows:>10}{donor:>10}{acceptor:>10}{neither:>12}{unlabelled_sites:>12}  {regions}",
+            part.name()
+        );
+    }
+    let left_out = d.parts["train"].counts.windows_left_out;
+    if left_out > 0 {
+        let _ = writeln!(
+            text,
+            "\nof the training windows without a site {left_out} were left out (--background {})",
+            d.options.background
+        );
+    }
+    let [dev, test] = ["dev", "test"].map(|part| d.parts[part].counts.sites_known_from_training);
+    let [donors, acceptors] = d.annotated;
+    let _ = writeln!(
+        text,
+        "\nannotated: {donors} donors, {acceptors} acceptors; sites with the 80 bases of one of the training part: {dev} of the dev part, \
+         {test} of the test part"
+    );
+    text + &accounts(&d.transcripts, &d.feature_lines)
+}
+
 fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
+    if args.protocol == ProtocolName::Strict {
+        return Ok(Protocol::Strict { split: split(&args.parts, source)? });
+    }
+    let PartsArgs { test_sequences, dev_sequences, test_region, dev_region } = &args.parts;
+    if args.decoys != 1 {
+        return Err(Error::usage(
+            "--decoys with --protocol model-card, whose negatives are random places",
+            "use --protocol strict, or leave --decoys out",
+        ));
+    }
+    if [test_sequences, dev_sequences, test_region, dev_region].iter().any(|given| !given.is_empty()) {
+        return Err(Error::usage(
+            "a test or dev part with --protocol model-card, which divides its rows at random",
+            "use --protocol strict, or leave --test-* and --dev-* out",
+        ));
+    }
+    Ok(Protocol::ModelCard)
+}
+
+fn split(args: &PartsArgs, source: &Source) -> Result<Split> {
     let by_region = !args.test_region.is_empty() || !args.dev_region.is_empty();
     let [has_test, has_dev] = [(&args.test_sequences, &args.test_region), (&args.dev_sequences, &args.dev_region)]
         .map(|(sequences, regions)| !sequences.is_empty() || !regions.is_empty());
-    if args.protocol == ProtocolName::ModelCard {
-        if has_test || has_dev {
-            return Err(Error::usage(
-                "a test or dev part with --protocol model-card, which divides its rows at random",
-                "use --protocol strict, or leave --test-* and --dev-* out",
-            ));
-        }
-        return Ok(Protocol::ModelCard);
-    }
     let split = match (has_test, has_dev) {
         (false, false) => Split::Region,
         (true, true) if by_region => Split::Regions {
@@ -280,7 +401,7 @@ fn protocol(args: &DatasetArgs, source: &Source) -> Result<Protocol> {
             ));
         }
     };
-    Ok(Protocol::Strict { split })
+    Ok(split)
 }
 
 /// Whole sequences and regions, as regions.

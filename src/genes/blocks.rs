@@ -16,13 +16,13 @@ use crate::philox::{self, Philox, Purpose};
 
 /// Genes of a block at least: with fewer, negatives would be the same few all round long.
 const LEAST_GENES: usize = 512;
-const MOST_BLOCKS: usize = 16;
+const MOST_BLOCKS: usize = 128;
 /// Pairs of an episode at most.
 pub const EPISODE_PAIRS: usize = 1 << 20;
 /// Pairs that are thinned out and sorted at a time, with a generator of their own.
 const CHUNK: usize = 1 << 14;
-/// Updates whose negatives are drawn at a time.
-const DRAWN_TOGETHER: usize = 64;
+/// Updates whose negatives are drawn at a time, and whose losses make one sum: the lanes of a warp in `kernels/skip_gram.cu`.
+const DRAWN_TOGETHER: usize = 32;
 
 /// How many blocks a vocabulary of so many genes has; 1 is no gain.
 pub fn count(genes: usize) -> usize {
@@ -30,30 +30,40 @@ pub fn count(genes: usize) -> usize {
 }
 
 /// An update whose negatives are not yet drawn. Genes are by their places in their blocks.
-#[derive(Clone, Copy, Default)]
-struct Planned {
-    gene: u32,
-    target: u32,
-    alpha: f32,
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Planned {
+    /// The gene whose vector learns.
+    pub gene: u32,
+    /// The gene to tell.
+    pub target: u32,
+    /// The learning rate.
+    pub alpha: f32,
 }
 
-/// Updates of some pairs, sorted by rectangles.
-struct Chunk {
-    updates: Vec<Planned>,
-    /// Where each rectangle begins, and where the last one ends.
-    starts: Vec<u32>,
-}
-
-/// The updates of an episode.
+/// The updates of an episode, sorted by rectangles.
 pub struct Episode {
-    chunks: Vec<Chunk>,
+    /// Those of a rectangle in the order of their pairs.
+    pub updates: Vec<Planned>,
+    /// Where each rectangle begins, and where the last one ends.
+    pub starts: Vec<u32>,
     number: u64,
 }
 
 impl Episode {
-    /// Updates, at most two a pair.
-    pub fn updates(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.updates.len() as u64).sum()
+    /// Puts parts together, each of which has its updates sorted by rectangles and where these begin.
+    fn of(chunks: &[(Vec<Planned>, Vec<u32>)], rectangles: usize, number: u64) -> Self {
+        let range = |starts: &[u32], rectangle: usize| starts[rectangle] as usize..starts[rectangle + 1] as usize;
+        let whole =
+            |rectangle: usize| chunks.iter().flat_map(move |(updates, starts)| &updates[range(starts, rectangle)]);
+        let updates = (0..rectangles).into_par_iter().flat_map_iter(whole).copied().collect();
+        let starts = (0..=rectangles).map(|rectangle| chunks.iter().map(|(_, starts)| starts[rectangle]).sum());
+        Self { updates, starts: starts.collect(), number }
+    }
+
+    /// Those of a rectangle.
+    fn rectangle(&self, number: usize) -> &[Planned] {
+        &self.updates[self.starts[number] as usize..self.starts[number + 1] as usize]
     }
 }
 
@@ -62,6 +72,8 @@ pub struct Blocks {
     count: usize,
     /// Of each gene its block and its place there.
     places: Vec<(u32, u32)>,
+    /// Genes in the blocks before each, and in all.
+    firsts: Vec<u32>,
     negatives: Vec<NegativeTable>,
     keep: Vec<u32>,
     recipe: Recipe,
@@ -86,7 +98,9 @@ impl Blocks {
             }
         }
         let negatives = members.iter().map(|counts| NegativeTable::new(counts, recipe.exponent)).collect();
-        Self { count, places, negatives, keep, recipe, philox: Philox::of(seed, round, Purpose::BlockDraws) }
+        let mut firsts = vec![0];
+        members.iter().for_each(|counts| firsts.push(firsts[firsts.len() - 1] + counts.len() as u32));
+        Self { count, places, firsts, negatives, keep, recipe, philox: Philox::of(seed, round, Purpose::BlockDraws) }
     }
 
     /// Plans the updates of pairs, the first of which comes behind `done` of the round's `total`.
@@ -95,7 +109,7 @@ impl Blocks {
         let number = done / EPISODE_PAIRS as u64;
         let chunk = |(index, pairs): (usize, &[Pair])| {
             let mut random = self.generator(number << 32 | 1 << 31 | index as u64);
-            let mut starts = vec![0; self.count * self.count + 1];
+            let mut starts = vec![0u32; self.count * self.count + 1];
             let mut planned = Vec::with_capacity(2 * pairs.len());
             for (at, pair) in (done + (index * CHUNK) as u64..).zip(pairs) {
                 if !keeps(&self.keep, *pair, &mut random) {
@@ -118,14 +132,46 @@ impl Blocks {
                 updates[next[rectangle] as usize] = update;
                 next[rectangle] += 1;
             }
-            Chunk { updates, starts }
+            (updates, starts)
         };
-        Episode { chunks: pairs.par_chunks(CHUNK).enumerate().map(chunk).collect(), number }
+        let chunks: Vec<_> = pairs.par_chunks(CHUNK).enumerate().map(chunk).collect();
+        Episode::of(&chunks, self.count * self.count, number)
+    }
+
+    /// Genes in all blocks.
+    pub fn genes(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Where a gene is when all blocks follow each other.
+    pub fn row(&self, gene: usize) -> usize {
+        let (block, place) = self.places[gene];
+        (self.firsts[block as usize] + place) as usize
+    }
+
+    /// Where each block begins then, and where the last one ends.
+    pub fn firsts(&self) -> &[u32] {
+        &self.firsts
+    }
+
+    /// Where each gene's share as a negative ends, in that order.
+    pub fn shares(&self) -> Vec<u32> {
+        self.negatives.iter().flat_map(NegativeTable::ends).copied().collect()
+    }
+
+    /// What they were dealt for.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// How many blocks there are.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The generator of the negatives in a rectangle.
+    pub fn generator_of(&self, episode: &Episode, rectangle: usize) -> Congruential {
+        self.generator(episode.number << 32 | rectangle as u64)
     }
 
     fn generator(&self, index: u64) -> Congruential {
@@ -141,8 +187,8 @@ impl Blocks {
             let losses: Vec<Loss> = pairs
                 .map(|(row, (input, (column, output)))| {
                     let rectangle = row * self.count + *column;
-                    let mut random = self.generator(episode.number << 32 | rectangle as u64);
-                    self.learn_rectangle(input, output, *column, episode, rectangle, &mut random)
+                    let random = self.generator_of(episode, rectangle);
+                    self.learn_rectangle(input, output, *column, episode.rectangle(rectangle), random)
                 })
                 .collect();
             losses.into_iter().for_each(|part| loss += part);
@@ -156,35 +202,30 @@ impl Blocks {
         input: &mut Matrix,
         output: &mut Matrix,
         column: usize,
-        episode: &Episode,
-        rectangle: usize,
-        random: &mut Congruential,
+        updates: &[Planned],
+        mut random: Congruential,
     ) -> Loss {
         let mut loss = Loss::default();
         let count = self.recipe.negatives;
         let mut targets = Vec::with_capacity(DRAWN_TOGETHER * (count + 1));
-        for chunk in &episode.chunks {
-            let range = chunk.starts[rectangle] as usize..chunk.starts[rectangle + 1] as usize;
-            for updates in chunk.updates[range].chunks(DRAWN_TOGETHER) {
-                targets.clear();
-                for update in updates {
-                    targets.push(update.target);
-                    draw_negatives(&self.negatives[column], update.target, count, random, &mut targets);
-                }
-                let drawn = updates.iter().zip(targets.chunks_exact(count + 1));
-                let drawn = drawn.map(|(update, targets)| -> Update { (update.alpha, update.gene, targets) });
-                loss += learn(input, output, drawn);
+        for updates in updates.chunks(DRAWN_TOGETHER) {
+            targets.clear();
+            for update in updates {
+                targets.push(update.target);
+                draw_negatives(&self.negatives[column], update.target, count, &mut random, &mut targets);
             }
+            let drawn = updates.iter().zip(targets.chunks_exact(count + 1));
+            let drawn = drawn.map(|(update, targets)| -> Update { (update.alpha, update.gene, targets) });
+            loss += learn(input, output, drawn);
         }
         loss
     }
 
     /// The vectors, by blocks.
     pub fn split(&self, model: &Model) -> Split {
-        let mut sizes = vec![0; self.count];
-        self.places.iter().for_each(|(block, _)| sizes[*block as usize] += 1);
         let blocks = |whole: &Matrix| -> Vec<Matrix> {
-            let mut blocks: Vec<Matrix> = sizes.iter().map(|&genes| Matrix::zeros(genes, whole.dimension())).collect();
+            let sizes = self.firsts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+            let mut blocks: Vec<Matrix> = sizes.map(|genes| Matrix::zeros(genes, whole.dimension())).collect();
             for (gene, &(block, place)) in self.places.iter().enumerate() {
                 blocks[block as usize].copy_row(place as usize, whole, gene);
             }
@@ -253,9 +294,9 @@ mod tests {
         let mut split = blocks.split(&model);
         for episode in 0..3 {
             let episode = blocks.plan(&pairs, episode * EPISODE_PAIRS as u64, u64::MAX);
-            assert_eq!(episode.updates(), 2 * pairs.len() as u64);
+            assert_eq!(episode.updates.len(), 2 * pairs.len());
             let loss = blocks.learn(&mut split, &episode);
-            let terms = 6 * episode.updates();
+            let terms = 6 * episode.updates.len() as u64;
             assert!((terms - terms / 100..=terms).contains(&loss.terms), "{} of {terms}", loss.terms);
         }
         blocks.join(&split, &mut model);

@@ -8,6 +8,7 @@ pub mod classifier_file;
 pub mod corpus;
 pub mod correlation;
 pub mod cosine;
+pub mod device_blocks;
 pub mod expression;
 pub mod labelled_pairs;
 pub mod map;

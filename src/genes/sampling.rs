@@ -59,6 +59,11 @@ impl NegativeTable {
         Self { cumulative, guide, shift }
     }
 
+    /// Where each gene's share ends.
+    pub fn ends(&self) -> &[u32] {
+        &self.cumulative
+    }
+
     /// The gene that a random word stands for.
     #[inline(always)]
     pub fn gene(&self, word: u32) -> u32 {

@@ -9,6 +9,7 @@ use memmap2::MmapMut;
 
 use super::sampling::{Congruential, NegativeTable, keep_thresholds};
 use crate::Result;
+use crate::device::cpu::prefetch::prefetch;
 use crate::device::cpu::real::dispatch;
 use crate::mersenne_twister::MersenneTwister;
 use crate::philox::{Philox, Purpose};
@@ -26,20 +27,26 @@ const TABLE: usize = 1000;
 const TABLE_SCALE: f32 = 83.0;
 
 /// What is drawn and how fast vectors learn.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, clap::Args)]
 #[serde(rename_all = "kebab-case")]
 pub struct Recipe {
-    /// Negatives of an update.
+    /// Genes that each is told apart from, at random, in an update.
+    #[arg(long, default_value_t = 5, value_name = "N")]
     pub negatives: usize,
-    /// The power of a gene's count that it is drawn with as a negative.
+    /// They are drawn by this power of their count.
+    #[arg(long, default_value_t = 0.75, value_name = "POWER")]
     pub exponent: f64,
     /// Occurrences of genes with more than this share of all are thinned out; 0: none.
+    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     pub sample: f64,
-    /// The learning rate at the beginning of a round.
+    /// The learning rate at the beginning of each round.
+    #[arg(long, default_value_t = 0.025, value_name = "RATE")]
     pub alpha: f64,
-    /// And at its end.
+    /// The learning rate at its end.
+    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
     pub min_alpha: f64,
-    /// Words of a job: pairs with one learning rate, and random numbers of their own.
+    /// Words (two a pair) with one learning rate, and with random numbers of their own.
+    #[arg(long, default_value_t = 10_000, value_name = "WORDS")]
     pub batch_words: usize,
 }
 
@@ -146,6 +153,23 @@ impl Matrix {
             .collect()
     }
 
+    /// As `[rows, padded_dimension]`: with the zeros behind each vector.
+    pub fn padded(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.lanes)
+    }
+
+    /// From what [`Matrix::padded`] gives.
+    pub fn of_padded(values: &[f32], dimension: usize) -> Self {
+        let mut matrix = Self::zeros(values.len() / dimension.next_multiple_of(Lanes::COUNT), dimension);
+        bytemuck::cast_slice_mut(&mut matrix.lanes).copy_from_slice(values);
+        matrix
+    }
+
+    /// Numbers from vector to vector.
+    pub fn padded_dimension(&self) -> usize {
+        self.stride() * Lanes::COUNT
+    }
+
     /// Numbers of a vector.
     pub fn dimension(&self) -> usize {
         self.dimension
@@ -226,74 +250,57 @@ pub type Update<'a> = (f32, u32, &'a [u32]);
 pub(super) fn learn<'a>(input: &mut Matrix, output: &mut Matrix, updates: impl Iterator<Item = Update<'a>>) -> Loss {
     let table = Logistic::get();
     let stride = input.stride();
+    let (input, output) = (&mut input.lanes[..], &mut output.lanes[..]);
+    // The numbers of lanes of 50, 100, 128, 200, 256 and 300 dimensions are known to the compiler.
+    macro_rules! learn {
+        ($($known:literal),+) => {
+            match stride {
+                $($known => learn_rows(input, output, $known, &mut [Lanes::ZERO; $known], table, updates),)+
+                _ => learn_rows(input, output, stride, &mut vec![Lanes::ZERO; stride], table, updates),
+            }
+        };
+    }
     dispatch(
         #[inline(always)]
-        || {
-            // The numbers of lanes of 50, 100, 128, 200, 256 and 300 dimensions are known to the compiler.
-            match stride {
-                4 => learn_all::<4>(&mut input.lanes, &mut output.lanes, table, updates),
-                7 => learn_all::<7>(&mut input.lanes, &mut output.lanes, table, updates),
-                8 => learn_all::<8>(&mut input.lanes, &mut output.lanes, table, updates),
-                13 => learn_all::<13>(&mut input.lanes, &mut output.lanes, table, updates),
-                16 => learn_all::<16>(&mut input.lanes, &mut output.lanes, table, updates),
-                19 => learn_all::<19>(&mut input.lanes, &mut output.lanes, table, updates),
-                _ => learn_any(&mut input.lanes, &mut output.lanes, stride, table, updates),
-            }
-        },
+        || learn!(4, 7, 8, 13, 16, 19),
     )
 }
 
+/// `sum` is room for `stride` lanes.
 #[inline(always)]
-fn learn_all<'a, const STRIDE: usize>(
-    input: &mut [Lanes],
-    output: &mut [Lanes],
-    table: &Logistic,
-    updates: impl Iterator<Item = Update<'a>>,
-) -> Loss {
-    let (input, output) = (input.as_chunks_mut::<STRIDE>().0, output.as_chunks_mut::<STRIDE>().0);
-    let mut loss = Loss::default();
-    for (alpha, gene, targets) in updates {
-        let vector = &mut input[gene as usize];
-        let mut sum = [Lanes::ZERO; STRIDE];
-        for (index, &target) in targets.iter().enumerate() {
-            if target == RARE {
-                break;
-            }
-            let row = &mut output[target as usize];
-            let product = dot(vector, row);
-            if let Some(step) = table.step(product, index == 0, alpha, &mut loss) {
-                add_both(&mut sum, row, vector, step);
-            }
-        }
-        add(vector, &sum);
-    }
-    loss
-}
-
-#[inline(always)]
-fn learn_any<'a>(
+fn learn_rows<'a>(
     input: &mut [Lanes],
     output: &mut [Lanes],
     stride: usize,
+    sum: &mut [Lanes],
     table: &Logistic,
     updates: impl Iterator<Item = Update<'a>>,
 ) -> Loss {
     let mut loss = Loss::default();
-    let mut sum = vec![Lanes::ZERO; stride];
-    for (alpha, gene, targets) in updates {
+    let mut updates = updates.peekable();
+    while let Some((alpha, gene, targets)) = updates.next() {
         let vector = &mut input[gene as usize * stride..][..stride];
         sum.fill(Lanes::ZERO);
         for (index, &target) in targets.iter().enumerate() {
+            // Rows lie anywhere: those of the next update are on their way while this one is computed, one after the other.
+            if let Some(&(_, _, next)) = updates.peek()
+                && next[index] != RARE
+            {
+                prefetch(&output[next[index] as usize * stride..][..stride]);
+            }
             if target == RARE {
                 break;
             }
             let row = &mut output[target as usize * stride..][..stride];
             let product = dot(vector, row);
             if let Some(step) = table.step(product, index == 0, alpha, &mut loss) {
-                add_both(&mut sum, row, vector, step);
+                add_both(sum, row, vector, step);
             }
         }
-        add(vector, &sum);
+        add(vector, sum);
+        if let Some(&(_, next, _)) = updates.peek() {
+            prefetch(&input[next as usize * stride..][..stride]);
+        }
     }
     loss
 }
@@ -379,6 +386,12 @@ impl Logistic {
         let label = if is_told { 1.0 } else { 0.0 };
         Some((label - self.sigma[at(product).min(TABLE - 1)]) * alpha)
     }
+}
+
+/// The table of the logistic function, and that of its negative logarithm.
+pub fn logistic_tables() -> Vec<f32> {
+    let table = Logistic::get();
+    [table.sigma, table.surprise].concat()
 }
 
 /// The updates of some pairs, all that is random in them drawn.

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use super::blocks::{self, Blocks, EPISODE_PAIRS, Episode, Split};
 use super::corpus::Corpus;
+use super::device_blocks::{self, DeviceBlocks};
 use super::pairs::PairCounts;
 use super::sampling::keep_thresholds;
 use super::skip_gram::{Job, JobSeeds, Loss, Model, Pair, Recipe, Sampler};
 use super::state::{self, State, finite};
 use super::vectors::GeneVectors;
-use crate::device::host_memory;
+use crate::device::{Device, host_memory};
 use crate::output::{remove_debris, write_atomic};
 use crate::report::Progress;
 use crate::train::interrupt;
@@ -41,6 +42,8 @@ pub struct Options {
     pub recipe: Recipe,
     /// The order of updates by blocks (`blocks.rs`), not one after the other.
     pub lock_free: bool,
+    /// Where they are made. Kernels take them by blocks alone; the bits are the same.
+    pub device: Device,
     /// Seed of all that is random.
     pub seed: u64,
     /// The folder of the run.
@@ -82,6 +85,13 @@ impl Options {
         if !(2..=1_000_000).contains(&batch_words) {
             return wrong(format!("--batch-words {batch_words}"), "give 2 to 1,000,000");
         }
+        if let Device::Kernels(_) = self.device {
+            if !self.lock_free {
+                let remedy = "add --lock-free, or give --device cpu: an update after the other gives a GPU nothing to do at the same time";
+                return wrong(format!("{} for updates in one order", self.device), remedy);
+            }
+            device_blocks::check(self.dimension, negatives)?;
+        }
         keep_thresholds(&[1], sample).map(drop)
     }
 }
@@ -109,6 +119,8 @@ pub struct Summary {
     pub settings: Value,
     /// The order of updates.
     pub order: String,
+    /// Where they were made.
+    pub device: String,
     /// Threads.
     pub threads: usize,
     /// The mean of -ln sigma over what was told apart, of each round.
@@ -199,6 +211,7 @@ pub fn train(files: &[PathBuf], options: &Options) -> Result<Summary> {
             false => "one update after the other, as gensim with one worker".into(),
             true => format!("lock-free, in {0} x {0} blocks of genes", blocks::count(genes)),
         },
+        device: options.device.to_string(),
         threads: rayon::current_num_threads(),
         updates: state.updates,
         passed_over: all_pairs - state.updates / 2,
@@ -228,8 +241,8 @@ fn write(vectors: &GeneVectors, out: &Path, rounds: u32) -> Result<Vec<String>> 
 trait Learner {
     /// Some pairs with what is random in them drawn.
     type Work: Send + Sync;
-    fn learn(&mut self, work: &Self::Work) -> Loss;
-    fn model(&mut self) -> &Model;
+    fn learn(&mut self, work: &Self::Work) -> Result<Loss>;
+    fn model(&mut self) -> Result<&Model>;
 }
 
 /// In one order.
@@ -238,14 +251,14 @@ struct InOrder<'a>(&'a mut Model);
 impl Learner for InOrder<'_> {
     type Work = Vec<Job>;
 
-    fn learn(&mut self, jobs: &Vec<Job>) -> Loss {
+    fn learn(&mut self, jobs: &Vec<Job>) -> Result<Loss> {
         let mut loss = Loss::default();
         jobs.iter().for_each(|job| loss += self.0.learn(job));
-        loss
+        Ok(loss)
     }
 
-    fn model(&mut self) -> &Model {
-        self.0
+    fn model(&mut self) -> Result<&Model> {
+        Ok(self.0)
     }
 }
 
@@ -259,13 +272,32 @@ struct InBlocks<'a> {
 impl Learner for InBlocks<'_> {
     type Work = Episode;
 
-    fn learn(&mut self, episode: &Episode) -> Loss {
-        self.blocks.learn(&mut self.split, episode)
+    fn learn(&mut self, episode: &Episode) -> Result<Loss> {
+        Ok(self.blocks.learn(&mut self.split, episode))
     }
 
-    fn model(&mut self) -> &Model {
+    fn model(&mut self) -> Result<&Model> {
         self.blocks.join(&self.split, self.model);
-        self.model
+        Ok(self.model)
+    }
+}
+
+/// By blocks, on a device with kernels.
+struct OnDevice<'a> {
+    blocks: DeviceBlocks<'a>,
+    model: &'a mut Model,
+}
+
+impl Learner for OnDevice<'_> {
+    type Work = Episode;
+
+    fn learn(&mut self, episode: &Episode) -> Result<Loss> {
+        self.blocks.learn(episode)
+    }
+
+    fn model(&mut self) -> Result<&Model> {
+        self.blocks.join(self.model)?;
+        Ok(self.model)
     }
 }
 
@@ -308,12 +340,20 @@ impl<'a> Run<'a> {
             let blocks = Blocks::deal(counts, keep_thresholds(counts, recipe.sample)?, recipe, seed, round);
             let plan = |pairs: &[Pair], done: u64| {
                 let episode = blocks.plan(pairs, done, total);
-                let piece = Piece { pairs: pairs.len() as u64, jobs: 1, updates: episode.updates() };
+                let piece = Piece { pairs: pairs.len() as u64, jobs: 1, updates: episode.updates.len() as u64 };
                 (episode, piece)
             };
-            let split = blocks.split(&model);
-            let mut learner = InBlocks { blocks: &blocks, split, model: &mut model };
-            self.pieces(EPISODE_PAIRS, plan, &mut learner)
+            match &self.options.device {
+                Device::Cpu => {
+                    let split = blocks.split(&model);
+                    let mut learner = InBlocks { blocks: &blocks, split, model: &mut model };
+                    self.pieces(EPISODE_PAIRS, plan, &mut learner)
+                }
+                device => DeviceBlocks::new(device, &blocks, &model).and_then(|on_device| {
+                    let mut learner = OnDevice { blocks: on_device, model: &mut model };
+                    self.pieces(EPISODE_PAIRS, plan, &mut learner)
+                }),
+            }
         } else {
             let sampler = Sampler::new(counts, &recipe)?;
             let mut seeds = JobSeeds::new(seed, self.state.jobs);
@@ -363,6 +403,7 @@ impl<'a> Run<'a> {
             let (loss, then) = rayon::join(|| learner.learn(&work), &mut next);
             upcoming = then?;
             seconds += begun.elapsed();
+            let loss = loss?;
             self.state.loss += loss;
             self.state.pairs += piece.pairs;
             self.state.jobs += piece.jobs;
@@ -372,7 +413,7 @@ impl<'a> Run<'a> {
             self.tell(&loss);
             let is_asked = interrupt::requested();
             if is_asked || self.saved.elapsed() > SAVE_INTERVAL {
-                self.save(Some(learner.model()))?;
+                self.save(Some(learner.model()?))?;
             }
             if is_asked {
                 let saved = self.options.out.join(state::FOLDER);
@@ -381,8 +422,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Interrupted(remedy));
             }
         }
-        learner.model();
-        Ok(())
+        learner.model().map(drop)
     }
 
     fn tell(&mut self, loss: &Loss) {

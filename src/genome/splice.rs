@@ -10,6 +10,7 @@ pub mod dataset;
 pub mod decoys;
 pub mod leakage;
 pub mod split;
+pub mod stretches;
 pub mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -85,6 +85,11 @@ impl Scorer {
         self.classification.window
     }
 
+    /// Bases that places had before and behind them in training at least, where it learnt from many of a window.
+    pub fn margin(&self) -> Option<usize> {
+        self.classification.margin
+    }
+
     /// The fewest bases that can be scored.
     pub fn least(&self) -> usize {
         self.width().unwrap_or(self.vocabulary.shortest())
@@ -164,6 +169,19 @@ impl Scorer {
         let chunks: Vec<_> = pairs.chunks(TOGETHER).collect();
         let scored = self.workers.run(chunks.len(), |tape, chunk| {
             answers(tape, &self.model, &*self.vocabulary, &self.classification, chunks[chunk], &mut |_| ())
+        });
+        Ok(scored?.into_iter().flatten().collect())
+    }
+
+    /// Class probabilities of all places of long windows, one window's after the other's. The windows are read whole.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn score_places(&self, windows: &[LabelledWindow]) -> Result<Vec<Vec<f64>>> {
+        let batches = self.batches(windows);
+        let scored = self.workers.run(batches.len(), |tape, batch| {
+            let windows = &windows[batches[batch].clone()];
+            answers(tape, &self.model, &*self.vocabulary, &self.classification, windows, &mut |_| ())
         });
         Ok(scored?.into_iter().flatten().collect())
     }

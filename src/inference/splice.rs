@@ -6,6 +6,8 @@ use super::score::Scorer;
 use crate::genome::annotation::Strand;
 use crate::genome::region::reverse_complement;
 use crate::genome::splice::{Kind, LABEL_NAMES};
+use crate::kmer::labelled::LabelledWindow;
+use crate::train::baselines::SiteMatrices;
 use crate::{Error, Result};
 
 /// Differences of probabilities are told with so many decimals.
@@ -37,6 +39,26 @@ pub struct SpliceScorer {
     width: u32,
     /// What each class' probability is multiplied with before they are made to add up to 1 again.
     weights: Option<Vec<f64>>,
+    /// How it reads stretches, where it answers for many places at once.
+    tiles: Option<Tiles>,
+    baseline: Option<SiteMatrices>,
+}
+
+/// How long stretches of a genome are cut for a model that answers for many places of a window: into windows that begin at fixed places of
+/// a sequence, whatever part of it is asked for, and overlap by two margins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Bases of a window.
+    pub window: u32,
+    /// Bases that are read before and behind the places that a window answers for.
+    pub margin: u32,
+}
+
+impl Tiles {
+    /// Bases whose boundaries a window answers for.
+    pub fn core(self) -> u32 {
+        self.window - 2 * self.margin
+    }
 }
 
 impl SpliceScorer {
@@ -79,7 +101,10 @@ impl SpliceScorer {
                 format!("this model reads at least {least}{most}"),
             ));
         }
-        Ok(Self { scorer, classes: [donor, acceptor], width, weights: None })
+        let margin = scorer.margin().and_then(|margin| u32::try_from(margin).ok());
+        let tiles =
+            margin.map(|margin| Tiles { window: width, margin }).filter(|tiles| tiles.window > 2 * tiles.margin);
+        Ok(Self { scorer, classes: [donor, acceptor], width, weights: None, tiles, baseline: None })
     }
 
     /// The same scorer for positions of which a share of `prior` are donors, where they could be, and as many acceptors, whatever the
@@ -115,6 +140,21 @@ impl SpliceScorer {
     /// The scorer inside.
     pub fn scorer(&self) -> &Scorer {
         &self.scorer
+    }
+
+    /// The same scorer with weight matrices that a scan puts beside it.
+    pub fn with_baseline(self, baseline: Option<SiteMatrices>) -> Self {
+        Self { baseline, ..self }
+    }
+
+    /// What a scan is put beside.
+    pub fn baseline(&self) -> Option<&SiteMatrices> {
+        self.baseline.as_ref()
+    }
+
+    /// How it reads stretches; `None`: it reads a window for each place.
+    pub fn tiles(&self) -> Option<Tiles> {
+        self.tiles
     }
 
     /// Bases of a window.
@@ -158,7 +198,18 @@ impl SpliceScorer {
     /// # Errors
     /// Those of the device.
     pub fn score<W: AsRef<[u8]> + Sync>(&self, windows: &[W]) -> Result<Vec<[f64; 2]>> {
-        let probabilities = self.scorer.score(windows)?;
+        Ok(self.of_kinds(&self.scorer.score(windows)?))
+    }
+
+    /// Donor and acceptor probability of each place of long windows, in their order; by [`Kind`].
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn score_places(&self, windows: &[LabelledWindow]) -> Result<Vec<[f64; 2]>> {
+        Ok(self.of_kinds(&self.scorer.score_places(windows)?))
+    }
+
+    fn of_kinds(&self, probabilities: &[Vec<f64>]) -> Vec<[f64; 2]> {
         let of = |row: &Vec<f64>| match &self.weights {
             None => self.classes.map(|class| row[class]),
             Some(weights) => {
@@ -166,7 +217,7 @@ impl SpliceScorer {
                 self.classes.map(|class| row[class] * weights[class] / sum)
             }
         };
-        Ok(probabilities.iter().map(of).collect())
+        probabilities.iter().map(of).collect()
     }
 }
 

@@ -56,10 +56,16 @@ pub fn are_names(labels: &[String]) -> bool {
 ///
 /// # Errors
 /// As [`read_table`] and [`names_in`]; [`Error::Input`] with the line for a class that the model does not have.
-pub fn read_for(path: &Path, pairs: bool, labels: &[String], given: &[String]) -> Result<(Table, Vec<String>)> {
+pub fn read_for(
+    path: &Path,
+    answers: Answers,
+    pairs: bool,
+    labels: &[String],
+    given: &[String],
+) -> Result<(Table, Vec<String>)> {
     let own = if given.is_empty() { names_beside(path)? } else { given.to_vec() };
     if are_names(labels) {
-        let mut table = read_table(path, Answers::Class, pairs, labels)?;
+        let mut table = read_table(path, answers, pairs, labels)?;
         // Rows that name their classes were looked up in the model's.
         match table.names.is_empty() {
             true => renumber(&mut table, path, &own, labels)?,
@@ -77,7 +83,7 @@ pub fn read_for(path: &Path, pairs: bool, labels: &[String], given: &[String]) -
         let found = format!("--labels names {} classes, but the model has {}", given.len(), labels.len());
         return Err(Error::usage(found, "name them all, in the order of their numbers"));
     }
-    let table = read_table(path, Answers::Class, pairs, if fits { &own } else { labels })?;
+    let table = read_table(path, answers, pairs, if fits { &own } else { labels })?;
     check(&table, path, labels)?;
     if !fits {
         return Ok((table, labels.to_vec()));
@@ -88,11 +94,11 @@ pub fn read_for(path: &Path, pairs: bool, labels: &[String], given: &[String]) -
 
 /// Every window's class is one of the model's.
 fn check(table: &Table, path: &Path, labels: &[String]) -> Result<()> {
-    let is_strange = |(window, _): &(&LabelledWindow, &usize)| window.label as usize >= labels.len();
-    match table.windows.iter().zip(&table.lines).find(is_strange) {
+    let strange = |window: &LabelledWindow| window.classes().find(|class| *class as usize >= labels.len());
+    match table.windows.iter().zip(&table.lines).find_map(|(window, line)| Some((strange(window)?, line))) {
         None => Ok(()),
-        Some((window, line)) => {
-            let found = format!("class {}, but the model has {} classes, from 0", window.label, labels.len());
+        Some((class, line)) => {
+            let found = format!("class {class}, but the model has {} classes, from 0", labels.len());
             Err(Error::input(
                 path,
                 format!("line {line}"),
@@ -120,16 +126,16 @@ pub fn renumber(table: &mut Table, path: &Path, own: &[String], labels: &[String
         return Ok(());
     }
     for (window, line) in table.windows.iter_mut().zip(&table.lines) {
-        let name = own.get(window.label as usize);
-        let class = name.and_then(|name| labels.iter().position(|label| label == name));
-        window.label = class.map(|class| class as i32).ok_or_else(|| {
-            let found = match name {
-                Some(name) => format!("class {} ({name}), which is none of {}", window.label, labels.join(", ")),
-                None => format!("class {}, where the names are {}", window.label, numbered(own)),
-            };
-            let remedy =
-                "name the table's classes 0, 1, ... as the model calls them: --labels, or label_names in dataset.json";
-            Error::input(path, format!("line {line}"), found, remedy)
+        window.renumber(|number| {
+            let name = own.get(number);
+            name.and_then(|name| labels.iter().position(|label| label == name)).ok_or_else(|| {
+                let found = match name {
+                    Some(name) => format!("class {number} ({name}), which is none of {}", labels.join(", ")),
+                    None => format!("class {number}, where the names are {}", numbered(own)),
+                };
+                let remedy = "name the table's classes 0, 1, ... as the model calls them: --labels, or label_names in dataset.json";
+                Error::input(path, format!("line {line}"), found, remedy)
+            })
         })?;
     }
     tracing::info!("{}: classes are {} there, and go by these names", path.display(), numbered(own));
@@ -155,7 +161,7 @@ mod tests {
         let names = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
         let read = |labels: &str, given: &str| {
             let given = if given.is_empty() { Vec::new() } else { names(given) };
-            let (table, labels) = read_for(&path, false, &names(labels), &given)?;
+            let (table, labels) = read_for(&path, Answers::Class, false, &names(labels), &given)?;
             Ok::<_, Error>((table.windows.iter().map(|window| window.label).collect::<Vec<_>>(), labels.join(",")))
         };
         let of = |classes: [i32; 3], labels: &str| (classes.to_vec(), labels.to_owned());

@@ -30,9 +30,43 @@ pub struct LabelledWindow {
     pub label: i32,
     /// A number for every output: of a regression, or 0 and 1 for every class of multi-label data. Else none.
     pub targets: Vec<f32>,
+    /// The places inside a long window that have a class each, ascending; then there is no `label`. Else none.
+    pub places: Vec<Place>,
+}
+
+/// A place inside a window and its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The boundary before this base, counted from 0.
+    pub at: u32,
+    /// The class, from 0.
+    pub class: u8,
+}
+
+impl AsRef<[u8]> for LabelledWindow {
+    fn as_ref(&self) -> &[u8] {
+        &self.bases
+    }
 }
 
 impl LabelledWindow {
+    /// The classes that a model is asked for, in the order of its answers: one, or that of each place.
+    pub fn classes(&self) -> impl Iterator<Item = i32> + '_ {
+        let whole = self.places.is_empty().then_some(self.label);
+        whole.into_iter().chain(self.places.iter().map(|place| i32::from(place.class)))
+    }
+
+    /// Gives each of these classes the number that `number` has for it.
+    pub(super) fn renumber(&mut self, number: impl Fn(usize) -> Result<usize>) -> Result<()> {
+        if self.places.is_empty() {
+            self.label = number(self.label as usize)? as i32;
+        }
+        for place in &mut self.places {
+            place.class = number(place.class.into())? as u8;
+        }
+        Ok(())
+    }
+
     /// A single sequence of class `label`.
     pub fn new(bases: impl Into<Vec<u8>>, label: i32) -> Self {
         Self { bases: bases.into(), label, ..Self::default() }
@@ -57,7 +91,17 @@ pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<LabelledWindow>> {
 
 /// Number of classes of `windows`: the largest label plus one.
 pub fn classes(windows: &[LabelledWindow]) -> usize {
-    windows.iter().map(|window| window.label as usize + 1).max().unwrap_or(0)
+    windows.iter().flat_map(LabelledWindow::classes).map(|label| label as usize + 1).max().unwrap_or(0)
+}
+
+/// The fewest bases that a place of `windows` has before it or behind it: what a model that learnt from them was always shown. `None` where
+/// none has places.
+pub fn margin(windows: &[LabelledWindow]) -> Option<usize> {
+    let of = |window: &LabelledWindow| {
+        let [first, last] = [window.places.first()?, window.places.last()?].map(|place| place.at as usize);
+        Some(first.min(window.bases.len() - last))
+    };
+    windows.iter().filter_map(of).min()
 }
 
 /// CRC-32 of windows and what should be said of them, each with a number (the part that it is put into).
@@ -66,6 +110,7 @@ pub fn checksum<'a>(windows: impl Iterator<Item = (&'a LabelledWindow, usize)>) 
     for (window, number) in windows {
         let second = window.second.as_deref().unwrap_or_default();
         crc.update(format!("{number} {} {:?} ", window.label, window.targets).as_bytes());
+        window.places.iter().for_each(|place| crc.update(&[&place.at.to_le_bytes()[..], &[place.class]].concat()));
         [&window.bases, &b" "[..], second, b"\n"].into_iter().for_each(|part| crc.update(part));
     }
     format!("{:08x}", crc.sum())
@@ -89,6 +134,8 @@ pub enum Head {
     Cls,
     /// The k-mer on the site in the middle of the window (BioNeMo).
     Site,
+    /// The k-mers on all places of a long window that have a class: one pass over it answers for each of them.
+    Tokens,
 }
 
 /// Makes one batch of `windows` (bases and class each; any class where there is none to learn).
@@ -127,10 +174,40 @@ pub fn example_batch(
 ) -> Result<Batch> {
     let mut batch = Batch::new();
     for (number, example) in (1..).zip(windows) {
+        if !example.places.is_empty() {
+            push_places(&mut batch, number, example, tokenizer)?;
+            continue;
+        }
         push(&mut batch, number, &example.bases, example.second.as_deref(), tokenizer, window, head)?;
         batch.labels.push(example.label);
     }
     Ok(batch)
+}
+
+/// Appends a long window, whole, with a row for each of its places: the k-mer that has the place in its middle, as [`Head::Site`] has it.
+fn push_places(batch: &mut Batch, number: usize, example: &LabelledWindow, tokenizer: &dyn Tokenizer) -> Result<()> {
+    let k = tokenizer
+        .k_mers()
+        .ok_or_else(|| {
+            let found = format!("classes at places of a window, where tokens are {}", tokenizer.describe());
+            Error::usage(found, "use a model over overlapping k-mers, which has a token for every place")
+        })?
+        .k();
+    let specials = tokenizer.specials();
+    let mut tokens = vec![specials.cls];
+    tokenizer.encode(&example.bases, &mut tokens);
+    tokens.extend(specials.sep);
+    let first_row = batch.push(&tokens);
+    for place in &example.places {
+        let at = place.at as usize;
+        if at < k / 2 || at + k - k / 2 > example.bases.len() {
+            let found = format!("window {number} has a class at base {}, {} bases long", at + 1, example.bases.len());
+            return Err(Error::usage(found, format!("a place needs {} bases around it", k)));
+        }
+        batch.rows.push(first_row + 1 + (at - k / 2) as i32);
+        batch.labels.push(i32::from(place.class));
+    }
+    Ok(())
 }
 
 /// What is read of a sequence of so many bases: all, or the window in its middle.
@@ -171,7 +248,7 @@ fn push(
                 "use single sequences with this model, or a family with [SEP] for pairs",
             ));
         }
-        if head == Head::Site {
+        if head != Head::Cls {
             return Err(Error::usage(
                 "a pair of sequences, which has no site in its middle",
                 "use --head cls for pairs",
@@ -183,7 +260,7 @@ fn push(
     batch.token_types[first_row as usize + end..].fill(1);
     batch.rows.push(match head {
         Head::Cls => first_row,
-        Head::Site => first_row + 1 + site(tokenizer, &bases[middle(bases.len(), Some(width))]) as i32,
+        Head::Site | Head::Tokens => first_row + 1 + site(tokenizer, &bases[middle(bases.len(), Some(width))]) as i32,
     });
     Ok(())
 }
@@ -344,6 +421,44 @@ mod tests {
         assert!(error(b">a\nACG\n>b\nA-C\n").contains("record 2: \"b\": '-' at base 2"));
         assert!(error(b">a\n>b\nACC\n").contains("record 1: \"a\" has no bases"));
         assert!(error(b">a\xff\nACG\n").contains("not UTF-8"));
+    }
+
+    fn with_places(bases: &str, places: &[(u32, u8)]) -> LabelledWindow {
+        let places = places.iter().map(|&(at, class)| Place { at, class }).collect();
+        LabelledWindow { bases: bases.into(), places, ..LabelledWindow::default() }
+    }
+
+    #[test]
+    fn each_place_is_read_at_the_k_mer_that_has_it_in_its_middle() {
+        let bases = "AACCGGTTACGTACCA";
+        for k in 3..=6 {
+            let vocabulary = Vocabulary::new(k, BaseOrder::Atcg).unwrap();
+            let (long, window) = (with_places(bases, &[(4, 2), (5, 0), (11, 1)]), window("ACGTACGT", 3));
+            let batch = example_batch(&[&window, &long], &vocabulary, Some(8), Head::Site).unwrap();
+            assert_eq!(batch.labels, [3, 2, 0, 1]);
+            // The window of 8 bases comes first, with [CLS] and [SEP]; the long one is read whole.
+            assert_eq!(batch.cu_seqlens, [0, 8 - k as i32 + 3, 8 + 16 - 2 * (k as i32 - 3)]);
+            for (row, at) in batch.rows[1..].iter().zip([4, 5, 11]) {
+                let token = vocabulary.token(batch.tokens[*row as usize]).unwrap();
+                assert_eq!(token, bases[at - k / 2..at - k / 2 + k], "{k} {at}");
+            }
+            let near_the_end = with_places(bases, &[(14, 0)]);
+            let error = example_batch(&[&near_the_end], &vocabulary, None, Head::Site).map(|_| ());
+            assert_eq!(error.is_err(), k > 4, "{k}");
+        }
+        let error = example_batch(&[&with_places(bases, &[(8, 0)])], &Blocks::new(Version::Two), None, Head::Site);
+        assert!(error.unwrap_err().to_string().contains("a model over overlapping k-mers"));
+    }
+
+    #[test]
+    fn a_margin_is_what_every_place_has() {
+        let windows = [with_places("AACCGGTTAC", &[(3, 0), (6, 1)]), with_places("AACCGGTTAC", &[(5, 0), (8, 1)])];
+        assert_eq!((margin(&windows), margin(&windows[..1])), (Some(2), Some(3)));
+        assert_eq!(margin(&[window("ACGT", 0)]), None);
+        assert_eq!((classes(&windows), windows[1].classes().collect::<Vec<_>>()), (2, vec![0, 1]));
+        // Where they lie and what they are is part of what is compared when a run is resumed.
+        let sum = |places: &[(u32, u8)]| checksum([(&with_places("AACC", places), 0)].into_iter());
+        assert!(sum(&[(1, 0)]) != sum(&[(2, 0)]) && sum(&[(1, 0)]) != sum(&[(1, 1)]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | classes | the class, as a number from 0 or by its name; further columns are ignored |
 //! | numbers | one or more numbers |
 //! | several classes at once | one 0 or 1 for each class |
+//! | a class for each of many places | `labels`: a digit or a point under each base |
 //!
 //! The header says which column is which, wherever they stand: `sequence` and `label`, or other usual names. A guess among several
 //! columns is refused.
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use super::header::{Columns, Wanted, is_name};
 use super::labelled::{
-    Finding, LabelledWindow, MOST_CLASSES, excerpt, lower_case, middle, parse_label, parse_sequence, tell_lower_case,
-    tell_uracils,
+    Finding, LabelledWindow, MOST_CLASSES, Place, excerpt, lower_case, middle, parse_label, parse_sequence,
+    tell_lower_case, tell_uracils,
 };
 use super::lines::Lines;
 use super::row::columns;
@@ -35,6 +36,9 @@ pub enum Answers {
     Numbers,
     /// 0 or 1 for each class.
     Flags,
+    /// A class for each place of a long sequence: a column `labels` as long as the sequence, with the class' digit under the base that
+    /// the place stands before, and a point where nothing is asked.
+    Places,
 }
 
 /// A table, read.
@@ -164,6 +168,22 @@ pub fn read_table(path: &Path, answers: Answers, pairs: bool, classes: &[String]
     Ok(Table { windows, rows, lines: numbers, names, ranges, uracils })
 }
 
+/// Whether a table has a class for each of many places: a column `labels`, and none called `label`. Standard input has not.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn has_places(path: &Path) -> Result<bool> {
+    if path == Path::new("-") {
+        return Ok(false);
+    }
+    let mut lines = Lines::open(path)?;
+    let header = lines.next_line()?.unwrap_or_default();
+    let separator = if header.contains('\t') { '\t' } else { ',' };
+    let columns = columns(header, separator);
+    let has = |name: &str| columns.iter().any(|column| column.eq_ignore_ascii_case(name));
+    Ok(has("labels") && !has("label"))
+}
+
 struct Layout {
     separator: char,
     answers: Answers,
@@ -182,7 +202,7 @@ impl Layout {
     fn of(header: &str, answers: Answers, pairs: bool) -> Result<Self, Finding> {
         let separator = if header.contains('\t') { '\t' } else { ',' };
         let columns = columns(header, separator);
-        let is_class = answers == Answers::Class;
+        let is_class = matches!(answers, Answers::Class | Answers::Places);
         let wanted = if is_class { Wanted::Class } else { Wanted::Others };
         let found = Columns::of(&columns, pairs, wanted).map_err(|(found, remedy)| match remedy.is_empty() {
             true => {
@@ -218,7 +238,7 @@ impl Layout {
         // What stands behind a class is not looked at; of numbers and flags each has its column.
         let least = self.answers_at.iter().chain(&self.sequences).max().map_or(0, |last| last + 1);
         let (expected, fits) = match self.answers {
-            Answers::Class => (least, columns.len() >= least),
+            Answers::Class | Answers::Places => (least, columns.len() >= least),
             _ => (self.columns, columns.len() == self.columns),
         };
         if !fits {
@@ -231,13 +251,21 @@ impl Layout {
         let mut window = LabelledWindow { bases, second: sequences.next().transpose()?, ..LabelledWindow::default() };
         let mut answers = self.answers_at.iter().map(|&column| columns[column].as_ref());
         match self.answers {
-            Answers::Class => window.label = seen.class(answers.next().unwrap_or_default())?,
+            Answers::Class => {
+                let class = answers.next().unwrap_or_default();
+                if class.len() == window.bases.len() && class.contains('.') && places(class, class.len()).is_ok() {
+                    let remedy = "train with --head tokens on such a table, and evaluate a model that was";
+                    return Err(("a class for each of many places, where one is needed".into(), remedy.into()));
+                }
+                window.label = seen.class(class)?;
+            }
             Answers::Numbers => {
                 let numbers = answers.map(number).collect::<Result<Vec<f64>, _>>()?;
                 seen.widen(&numbers);
                 window.targets = numbers.iter().map(|number| *number as f32).collect();
             }
             Answers::Flags => window.targets = answers.map(flag).collect::<Result<_, _>>()?,
+            Answers::Places => window.places = places(answers.next().unwrap_or_default(), window.bases.len())?,
         }
         Ok(window)
     }
@@ -250,9 +278,36 @@ fn shape(answers: Answers, pairs: bool, separator: char) -> String {
         Answers::Class => "label",
         Answers::Numbers => "one or more numbers",
         Answers::Flags => "0 or 1 for each class",
+        Answers::Places => "labels (a digit or a point for each base)",
     };
     let separator = if separator == '\t' { "tabs" } else { "commas" };
     format!("{sequences}, {answers}, with {separator} between")
+}
+
+/// The places that have a class, of a sequence of so many bases.
+fn places(text: &str, bases: usize) -> Result<Vec<Place>, Finding> {
+    if text.len() != bases {
+        let found = format!("{} labels for {bases} bases", text.chars().count());
+        return Err((found, "write one for each base: the digit of a class, or a point".into()));
+    }
+    let mut places = Vec::new();
+    for (at, label) in (0..).zip(text.bytes()) {
+        match label {
+            b'.' => {}
+            b'0'..=b'9' => places.push(Place { at, class: label - b'0' }),
+            _ => {
+                let label = text[at as usize..].chars().next().unwrap_or('?');
+                return Err((
+                    format!("label {label:?} at base {}", at + 1),
+                    "write a digit from 0 to 9, or a point".into(),
+                ));
+            }
+        }
+    }
+    if places.is_empty() {
+        return Err(("no place that has a class".into(), "leave such rows out".into()));
+    }
+    Ok(places)
 }
 
 /// What the rows so far have in their columns.
@@ -372,6 +427,25 @@ mod tests {
         assert_eq!((flags.windows[0].targets.clone(), flags.names.len()), (vec![1.0, 0.0, 1.0], 3));
         let pairs = read("a\tb\tlabel\nACG CGT\tTTT\t1\n", Answers::Class, true).unwrap();
         assert_eq!(pairs.windows[0].second.as_deref(), Some(&b"TTT"[..]));
+    }
+
+    #[test]
+    fn places_have_a_digit_under_their_base() {
+        let table = read("name\tsequence\tlabels\nx\tACGUA\t.2.0.\n", Answers::Places, false).unwrap();
+        let place = |at, class| Place { at, class };
+        assert_eq!(table.windows[0].places, [place(1, 2), place(3, 0)]);
+        assert_eq!((table.windows[0].bases.as_slice(), table.rows[0].as_str()), (&b"ACGTA"[..], "x"));
+        let error = |row: &str| {
+            read(&format!("sequence,labels\nAC,.1\n{row}\n"), Answers::Places, false).unwrap_err().to_string()
+        };
+        assert!(error("ACG,.1").contains("line 3: 2 labels for 3 bases"));
+        assert!(error("ACG,.1.1").contains("4 labels for 3 bases"));
+        assert!(error("ACG,.a1").contains("label 'a' at base 2"));
+        assert!(error("ACG,1\u{e9}").contains("label '\u{e9}' at base 2"));
+        assert!(error("ACG,...").contains("no place that has a class"));
+        assert!(error("ACG").contains("1 columns, where the header has 2"));
+        let one = read("sequence,labels\nACGT,.1..\n", Answers::Class, false).unwrap_err().to_string();
+        assert!(one.contains("a class for each of many places") && one.contains("--head tokens"), "{one}");
     }
 
     #[test]

@@ -218,10 +218,8 @@ impl Model {
             HeadLayout::Encoder => 0,
         };
         // Where blocks are left out, about what is left: that of a block in the middle for every token.
-        let seen = match self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest)) {
-            Some(BigBird { block, random, .. }) => Some((5 + random) * block),
-            None => None,
-        };
+        let sparse = self.big_bird(0, true).filter(|pattern| pattern.is_sparse(batch.longest));
+        let seen = sparse.map(|BigBird { block, random, .. }| (5 + random) * block);
         let pairs = |layer: usize| match seen.or(self.config.architecture.window(layer).map(|reach| 2 * reach + 1)) {
             Some(seen) => (tokens * seen as f64).min(batch.pairs as f64),
             None => batch.pairs as f64,

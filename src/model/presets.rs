@@ -101,7 +101,7 @@ const NT: Family = Family::NucleotideTransformer;
 const NT2: Family = Family::NucleotideTransformerV2;
 
 /// All presets.
-pub const PRESETS: [Preset; 17] = [
+pub const PRESETS: [Preset; 18] = [
     bert("dnabert-3", 3, DNABERT, "DNABERT over 3-mers, 86 M parameters"),
     bert("dnabert-4", 4, DNABERT, "DNABERT over 4-mers, 86 M parameters"),
     bert("dnabert-5", 5, DNABERT, "DNABERT over 5-mers, 87 M parameters"),
@@ -109,6 +109,16 @@ pub const PRESETS: [Preset; 17] = [
     Preset { layer_norm_eps: 1e-5, ..bert("bionemo-xsmall", 3, [6, 256, 4, 2048], "BioNeMo's xsmall, 8 M parameters") },
     bert("mini", 6, [4, 256, 4, 1024], "4 layers of 256, 4 M parameters: for benchmarks on a laptop"),
     bert("splice-small", 3, [3, 128, 4, 512], "3 layers of 128, 0.7 M parameters: the demo's splice model"),
+    // Rotary positions: a site is one wherever it stands in a window.
+    Preset {
+        family: NT2,
+        ..bert(
+            "splice-tokens",
+            6,
+            [4, 128, 4, 256],
+            "4 layers of 128 with rotary positions, 1.2 M parameters: for finetune --head tokens",
+        )
+    },
     Preset {
         family: Family::Dnabert2,
         tokens: Tokens::BytePairs(4096),
@@ -155,7 +165,10 @@ impl Preset {
         let (hidden_dropout_prob, attention_probs_dropout_prob) = match self.family {
             Family::Dnabert | Family::BigBird => (0.1, 0.1),
             Family::Dnabert2 => (0.1, 0.0),
-            Family::NucleotideTransformer | Family::NucleotideTransformerV2 | Family::ModernBert => (0.0, 0.0),
+            Family::ModernBert => (0.0, 0.0),
+            // The released ones are over blocks.
+            Family::NucleotideTransformer | Family::NucleotideTransformerV2 if self.k().is_none() => (0.0, 0.0),
+            Family::NucleotideTransformer | Family::NucleotideTransformerV2 => (0.1, 0.0),
         };
         Config {
             vocab_size: self.tokens.len(),

@@ -40,6 +40,10 @@ pub struct Classification {
     pub labels: Vec<String>,
     /// Bases of a window, cut from the middle of longer ones; `None`: whatever comes.
     pub window: Option<usize>,
+    /// Bases that a place had before and behind it at least, where the model answers for many places of a window at once; `None`: it answers
+    /// for a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<usize>,
     /// How its logits are read.
     #[serde(default)]
     pub task: Task,

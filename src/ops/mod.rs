@@ -31,6 +31,7 @@ mod relu;
 mod residual;
 mod rotary;
 mod sampling;
+mod skip_gram;
 mod tanh;
 mod target_loss;
 mod weighting;
@@ -58,6 +59,7 @@ pub use relu::relu;
 pub use residual::residual;
 pub use rotary::rotary;
 pub use sampling::Sampler;
+pub use skip_gram::{MOST_DIMENSIONS, MOST_NEGATIVES, Rectangles, SkipGram, Square};
 pub use tanh::tanh;
 pub use weighting::Weighting;
 

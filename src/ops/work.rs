@@ -263,3 +263,11 @@ pub fn adamw(parameters: usize, weight: usize, gradient: usize, master: bool) ->
     let weights = if master { 2 * gradient + weight } else { 2 * weight };
     Work::new(parameters * (6 * gradient + weights), ADAMW_FLOPS * parameters)
 }
+
+/// Updates of skip-gram in vectors of `width` numbers: those that learn and those that they meet are read and written, a product and two sums for each
+/// that is met. Of `genes` vectors none counts twice: they stay in the cache.
+pub fn skip_gram(updates: usize, negatives: usize, genes: usize, width: usize) -> Work {
+    let met = updates * (negatives + 1);
+    let rows = updates.min(genes) + met.min(genes);
+    Work::new(2 * 4 * rows * width + 12 * updates, (6 * met + updates) * width)
+}

@@ -77,7 +77,7 @@ pub fn classify(
     in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
 }
 
-/// As [`classify`], of windows as they were read from a table: pairs too.
+/// As [`classify`], of windows as they were read from a table: pairs too. A window with places has an answer for each of them.
 ///
 /// # Errors
 /// [`Error::Usage`] for windows that do not fit the model.
@@ -185,9 +185,10 @@ pub(super) fn check_answers<'a>(
     let mut count = 0;
     for window in windows {
         count += 1;
-        if classification.task == Task::SingleLabel && !(0..outputs as i32).contains(&window.label) {
+        let strange = window.classes().find(|label| !(0..outputs as i32).contains(label));
+        if let (Task::SingleLabel, Some(label)) = (classification.task, strange) {
             return Err(Error::usage(
-                format!("a window has label {}, but the model has {outputs} classes", window.label),
+                format!("a window has label {label}, but the model has {outputs} classes"),
                 "use data with the classes that the model was trained for",
             ));
         }

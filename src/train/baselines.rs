@@ -4,12 +4,14 @@
 //! (donor), 1 (acceptor) and 2 (neither).
 
 use std::ops::Range;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::metrics::SpliceMetrics;
 use crate::genome::splice::dataset::{SpliceDataset, Window};
-use crate::{Error, Result};
+use crate::kmer::labelled::LabelledWindow;
+use crate::{Error, Result, small_file};
 
 const DONOR: u8 = 0;
 const ACCEPTOR: u8 = 1;
@@ -42,7 +44,7 @@ const PSEUDO_COUNT: f64 = 0.5;
 const THRESHOLDS: usize = 200;
 
 /// Log-odds of each base in each column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Matrix {
     before: usize,
     columns: Vec<[f64; 4]>,
@@ -82,12 +84,94 @@ fn code(base: u8) -> Option<usize> {
     b"ACGT".iter().position(|&letter| letter == base)
 }
 
-/// Two position weight matrices (Stormo, Bioinformatics 16, 2000), one for donors and one for acceptors. A window gets
-/// the class whose score lies further above that class's threshold, and "neither" if both lie below.
-#[derive(Clone, Debug)]
-pub struct WeightMatrix {
+/// Two position weight matrices (Stormo, Bioinformatics 16, 2000), one for donors and one for acceptors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteMatrices {
     donor: Matrix,
     acceptor: Matrix,
+}
+
+impl SiteMatrices {
+    /// The file in a model's folder that holds those of the sites that the model learnt from.
+    pub const FILE: &'static str = "weight_matrix.json";
+    /// Bases that are read before and behind a boundary.
+    pub const REACH: usize = ACCEPTOR_COLUMNS[0];
+    /// A score is told as a probability under this share of sites, `2^-8`; no share changes an order.
+    const PRIOR_BITS: f64 = 8.0;
+
+    /// Counts bases at the sites of `train`, windows with the boundary in the middle or with places; `order` is the place of each of their
+    /// classes among donor, acceptor and neither. `None` where one of these has no example with enough bases around it.
+    pub fn learn(train: &[LabelledWindow], order: [u8; 3]) -> Option<Self> {
+        let mut by_class: [Vec<Vec<u8>>; 3] = Default::default();
+        for window in train {
+            let middle = (window.bases.len() / 2, window.label as u8);
+            let whole = window.places.is_empty().then_some(middle);
+            let places = window.places.iter().map(|place| (place.at as usize, place.class));
+            for (at, class) in whole.into_iter().chain(places) {
+                let around = at.checked_sub(Self::REACH).and_then(|start| window.bases.get(start..at + Self::REACH));
+                let of_class = &mut by_class[usize::from(*order.get(usize::from(class))?)];
+                // Composition needs some of the many.
+                if let Some(around) = around.filter(|_| class_is_wanted(of_class.len(), class, order)) {
+                    of_class.push(around.to_ascii_uppercase());
+                }
+            }
+        }
+        let has_all = by_class.iter().all(|of_class| !of_class.is_empty());
+        has_all.then(|| Self::of(by_class.each_ref().map(|of_class| of_class.iter().map(Vec::as_slice).collect())))
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Input`] for anything but what [`SiteMatrices::learn`] makes.
+    pub fn read(path: &Path) -> Result<Self> {
+        let wrong =
+            |place: String, found: String| Error::input(path, place, found, "remove the file: a scan goes without it");
+        let found: Self = serde_json::from_str(&small_file::read(path)?)
+            .map_err(|error| wrong(format!("line {}", error.line()), error.to_string()))?;
+        for (name, matrix, [before, after]) in
+            [("donor", &found.donor, DONOR_COLUMNS), ("acceptor", &found.acceptor, ACCEPTOR_COLUMNS)]
+        {
+            let is_finite = matrix.columns.as_flattened().iter().all(|bits| bits.is_finite());
+            if matrix.before != before || matrix.columns.len() != before + after || !is_finite {
+                let columns = matrix.columns.len();
+                let found =
+                    format!("{columns} columns, {} of them before the site, not {before} and {after}", matrix.before);
+                return Err(wrong(name.into(), if is_finite { found } else { "numbers that are none".into() }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// From windows by class: donors, acceptors, and neither, whose composition is the background.
+    fn of([donors, acceptors, neither]: [Vec<&[u8]>; 3]) -> Self {
+        let background = composition(neither.into_iter());
+        let donor = Matrix::of(DONOR_COLUMNS, donors.into_iter(), background);
+        Self { donor, acceptor: Matrix::of(ACCEPTOR_COLUMNS, acceptors.into_iter(), background) }
+    }
+
+    /// Sums of log-odds around the middle of a window of at least twice [`SiteMatrices::REACH`] bases, in bits: donor, acceptor.
+    pub fn score(&self, window: &[u8]) -> [f64; 2] {
+        [self.donor.score(window), self.acceptor.score(window)]
+    }
+
+    /// The same as probabilities.
+    pub fn probabilities(&self, window: &[u8]) -> [f64; 2] {
+        self.score(window).map(|bits| 1.0 / (1.0 + (Self::PRIOR_BITS - bits).exp2()))
+    }
+}
+
+/// All sites are counted; of what is neither, enough for a composition.
+fn class_is_wanted(count: usize, class: u8, order: [u8; 3]) -> bool {
+    const ENOUGH: usize = 100_000;
+    order[usize::from(class)] != NEITHER || count < ENOUGH
+}
+
+/// [`SiteMatrices`] with thresholds. A window gets the class whose score lies further above that class's threshold, and "neither" if both
+/// lie below.
+#[derive(Clone, Debug)]
+pub struct WeightMatrix {
+    matrices: SiteMatrices,
     thresholds: [f64; 2],
 }
 
@@ -113,14 +197,12 @@ impl WeightMatrix {
                 return Err(Error::Failed(format!("the weight matrix has no training example of class {class}")));
             }
         }
-        let of_class = |class| windows.iter().zip(labels).filter(move |(_, l)| **l == class).map(|(window, _)| *window);
-        let background = composition(of_class(NEITHER));
-        let donor = Matrix::of(DONOR_COLUMNS, of_class(DONOR), background);
-        let acceptor = Matrix::of(ACCEPTOR_COLUMNS, of_class(ACCEPTOR), background);
-        let scores: Vec<[f64; 2]> =
-            windows.iter().map(|window| [donor.score(window), acceptor.score(window)]).collect();
+        let of_class =
+            |class| windows.iter().zip(labels).filter(|(_, l)| **l == class).map(|(window, _)| *window).collect();
+        let matrices = SiteMatrices::of([DONOR, ACCEPTOR, NEITHER].map(of_class));
+        let scores: Vec<[f64; 2]> = windows.iter().map(|window| matrices.score(window)).collect();
         let thresholds = best_thresholds(&scores, labels);
-        Ok(Self { donor, acceptor, thresholds })
+        Ok(Self { matrices, thresholds })
     }
 
     /// The class of a window of at least 40 bases; "neither" for a shorter one.
@@ -128,7 +210,7 @@ impl WeightMatrix {
         if window.len() < 2 * ACCEPTOR_COLUMNS[0] {
             return NEITHER;
         }
-        decide([self.donor.score(window), self.acceptor.score(window)], self.thresholds)
+        decide(self.matrices.score(window), self.thresholds)
     }
 }
 
@@ -268,6 +350,35 @@ mod tests {
         // The rule sees every site and takes every decoy for one (half of the windows): 100 of 200 are right.
         assert!(baselines.rule.accuracy_3class < 0.55, "{:?}", baselines.rule);
         assert!(baselines.pwm.mcc_3class > 0.97, "{:?}", baselines.pwm);
+    }
+
+    #[test]
+    fn places_and_windows_teach_the_same_matrices() {
+        use crate::kmer::labelled::Place;
+        let (windows, labels) = examples(400);
+        let labels: Vec<u8> = labels.iter().map(|label| [2, 0, 1][usize::from(*label)]).collect();
+        let single = |(bases, label): (&Vec<u8>, &u8)| LabelledWindow::new(bases.clone(), i32::from(*label));
+        let single: Vec<LabelledWindow> = windows.iter().zip(&labels).map(single).collect();
+        let with_place = |window: &LabelledWindow| LabelledWindow {
+            bases: [&b"ACGTA"[..], &window.bases].concat(),
+            places: vec![Place { at: 1, class: 0 }, Place { at: 35, class: window.label as u8 }],
+            ..LabelledWindow::default()
+        };
+        let places: Vec<LabelledWindow> = single.iter().map(with_place).collect();
+        // The model's classes are acceptor, neither, donor; the place near the end has too few bases around it.
+        let order = [1, 2, 0];
+        let (one, other) = (SiteMatrices::learn(&single, order).unwrap(), SiteMatrices::learn(&places, order).unwrap());
+        assert_eq!(one, other);
+        let score = |bases: &[u8]| one.probabilities(&bases[10..50]);
+        let sites: Vec<[f64; 2]> = windows.iter().map(|bases| score(bases)).collect();
+        assert!(sites[0][0] > 0.5 && sites[1][1] > 0.5 && sites[2][0] < 0.5, "{:?}", &sites[..4]);
+        assert!(SiteMatrices::learn(&single[..1], order).is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SiteMatrices::FILE);
+        std::fs::write(&path, serde_json::to_string(&one).unwrap()).unwrap();
+        assert_eq!(SiteMatrices::read(&path).unwrap(), one);
+        std::fs::write(&path, "{\"donor\": 1").unwrap();
+        assert!(SiteMatrices::read(&path).unwrap_err().to_string().contains("line 1"));
     }
 
     #[test]

@@ -84,9 +84,10 @@ impl ClassWeights {
 }
 
 fn balanced(classification: &Classification, train: &[LabelledWindow]) -> Vec<f64> {
-    let (classes, all) = (classification.labels.len(), train.len() as f64);
+    let labels = || train.iter().flat_map(LabelledWindow::classes);
+    let (classes, all) = (classification.labels.len(), labels().count() as f64);
     let share = |class: usize| match classification.task {
-        Task::SingleLabel => train.iter().filter(|window| window.label as usize == class).count() as f64,
+        Task::SingleLabel => labels().filter(|label| *label as usize == class).count() as f64,
         _ => train.iter().filter(|window| window.targets[class] > 0.5).count() as f64,
     };
     let counts: Vec<f64> = (0..classes).map(share).collect();
@@ -103,6 +104,7 @@ fn balanced(classification: &Classification, train: &[LabelledWindow]) -> Vec<f6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kmer::labelled::Place;
 
     fn windows(labels: &[i32]) -> Vec<LabelledWindow> {
         labels.iter().map(|&label| LabelledWindow { label, ..LabelledWindow::default() }).collect()
@@ -121,6 +123,14 @@ mod tests {
         for (found, expected) in found.iter().zip([0.583_333_333_333, 2.333_333_333_333, 1.166_666_666_667]) {
             assert!((found - expected).abs() < 1e-9, "{found} {expected}");
         }
+        // The same classes at places of two windows.
+        let place = |class: u8| Place { at: 8, class };
+        let with_places = |classes: &[u8]| LabelledWindow {
+            places: classes.iter().copied().map(place).collect(),
+            ..LabelledWindow::default()
+        };
+        let places = ClassWeights::Balanced.of(&classification, &[with_places(&[0, 0, 0, 1]), with_places(&[0, 2, 2])]);
+        assert_eq!(places.unwrap(), found);
         // A class without windows is none of those that are balanced.
         let found = ClassWeights::Balanced.of(&classification, &windows(&[0, 0, 0, 2])).unwrap();
         assert_eq!(found, [4.0 / 6.0, 1.0, 2.0]);

@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// What an evaluation found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evaluation {
-    /// Windows.
+    /// Windows; places, where windows have a class at many of them.
     pub windows: u64,
+    /// Which of the two.
+    #[serde(skip)]
+    pub counted: &'static str,
     /// Names of the classes.
     pub labels: Vec<String>,
     /// `confusion[label][prediction]`.
@@ -133,8 +136,10 @@ pub fn evaluate(
         }
         _ => None,
     };
+    let has_places = test.iter().any(|window| !window.places.is_empty());
     Ok(Evaluation {
-        windows: test.len() as u64,
+        windows: labels.len() as u64,
+        counted: if has_places { "places" } else { "windows" },
         labels: classification.labels.clone(),
         confusion: confusion.rows(),
         accuracy: confusion.accuracy(),
@@ -182,10 +187,8 @@ impl TaskScores {
         match classification.task {
             Task::SingleLabel => {
                 let mut confusion = Confusion::new(answers.first().map_or(0, Vec::len));
-                windows
-                    .iter()
-                    .zip(answers)
-                    .for_each(|(window, row)| confusion.add(window.label as usize, largest(row)));
+                let labels = windows.iter().flat_map(LabelledWindow::classes);
+                labels.zip(answers).for_each(|(label, row)| confusion.add(label as usize, largest(row)));
                 confusion.mcc()
             }
             Task::MultiLabel => multi_label_figures(answers, &targets)[0],
@@ -313,5 +316,5 @@ fn baselines(train: &[LabelledWindow], test: &[LabelledWindow], order: [u8; 3], 
 }
 
 pub(super) fn labels_of(windows: &[LabelledWindow]) -> Vec<u8> {
-    windows.iter().map(|window| window.label as u8).collect()
+    windows.iter().flat_map(LabelledWindow::classes).map(|label| label as u8).collect()
 }

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::apply::{answers, check_answers, rows_of};
+use super::baselines::SiteMatrices;
 use super::calibration::Calibration;
 use super::checkpoint::{Classification, import_as_trained, load, load_encoder};
 use super::class_weights::ClassWeights;
-use super::evaluation::{DevScores, labels_of};
+use super::evaluation::{DevScores, labels_of, splice_order};
 use super::interrupt;
 use super::model_image::{ModelImage, to_json};
 use super::peak::Utilisation;
@@ -439,6 +440,9 @@ pub fn finetune(
         written = written.at_temperature(calibration.temperature, classification.labels.len())?;
         write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;
     }
+    if let Some(matrices) = splice_order(&classification.labels).and_then(|order| SiteMatrices::learn(train, order)) {
+        write_atomic(options.out.join(SiteMatrices::FILE), to_json(&matrices)?)?;
+    }
     written.merged_beside(&options.out)?.write(&options.out)?;
     if !in_units || calibration.is_some() || options.lora.is_some() {
         model = load(&options.out)?.model;
@@ -494,7 +498,7 @@ fn class_counts(classification: &Classification, train: &[LabelledWindow], weigh
         return Vec::new();
     }
     let mut counts = vec![0; classification.labels.len()];
-    train.iter().for_each(|window| counts[window.label as usize] += 1);
+    train.iter().flat_map(LabelledWindow::classes).for_each(|label| counts[label as usize] += 1);
     match weights {
         Some(weights) => {
             counts.iter().zip(weights).map(|(&n, w)| ((1e3 * n as f64 * w).round() as u64).max(n.min(1))).collect()

@@ -5,6 +5,7 @@ mod emulated;
 mod errors;
 #[path = "../golden/fixture.rs"]
 mod fixture;
+mod genes;
 mod golden;
 mod graphs;
 mod operations;

@@ -356,9 +356,8 @@ fn an_attached_profiler_collects_the_steps_that_were_asked_for() {
     let finetuning = Arc::new(Watched::over(&device()));
     let window = |label: i32| LabelledWindow {
         bases: if label == 0 { *b"ACGTACGTACGT" } else { *b"TTTTGGGGACCA" }.to_vec(),
-        second: None,
         label,
-        targets: Vec::new(),
+        ..LabelledWindow::default()
     };
     let windows: Vec<_> = (0..8).map(|index| window(index % 2)).collect();
     let classification = Classification {

@@ -98,6 +98,7 @@ fn every_kernel_states_its_work() {
             crate::operations::run(stretch, &device, dtype, true).unwrap();
         }
         sample(&device);
+        crate::genes::learn(&device).unwrap();
         let is_kernel = |piece: &Piece| helixgrad_kernels_emulated::find(&piece.name).is_some();
         for piece in recorder.take().unwrap().into_iter().filter(is_kernel) {
             assert!(!piece.work.is_unknown(), "{} states neither bytes nor operations", piece.name);

@@ -270,9 +270,10 @@ fn more_rounds_go_on_from_the_last() {
 fn a_stopped_run_keeps_what_was_done() {
     use std::io::Read;
     let folder = Folder::new();
-    let pairs = folder.write("pairs.txt", planted(60, 30, 100_000));
-    for (name, options) in ORDERS {
-        let options = [options, &["--dimension", "100", "--rounds", "3", "--pairs", &pairs][..]].concat();
+    // Several pieces of a round in either order: of 40,000 pairs, and of a million.
+    for ((name, options), count, dimension) in [(ORDERS[0], 100_000, "100"), (ORDERS[1], 2_300_000, "4")] {
+        let pairs = folder.write("pairs.txt", planted(60, 30, count));
+        let options = [options, &["--dimension", dimension, "--rounds", "2", "--pairs", &pairs][..]].concat();
         let whole = folder.path(&format!("{name} whole"));
         json(&[&["genes", "train", "--out", &whole], &options[..]].concat());
         let out = folder.path(name);
@@ -295,9 +296,59 @@ fn a_stopped_run_keeps_what_was_done() {
         stderr.read_to_string(&mut rest).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
         assert!(rest.contains("go on with --resume"), "{rest}");
+        let state: Value =
+            serde_json::from_slice(&fs::read(folder.path(&format!("{name}/checkpoint/state.json"))).unwrap()).unwrap();
+        assert!(
+            state["state"]["pairs"].as_u64() > Some(0),
+            "{name}: it was to be stopped in the middle of a round: {state}"
+        );
         assert!(!Path::new(&folder.path(&format!("{name}/vectors.txt"))).exists());
         json(&["genes", "train", "--resume", "--out", &out]);
         assert_same(&folder, &format!("{name} whole"), name);
+    }
+}
+
+/// A limit on the size of files stands in for a full disk.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_told_and_what_was_saved_stays() {
+    let folder = Folder::new();
+    let pairs = folder.write("pairs.txt", planted(10, 20, 20_000));
+    let train_within = |kilobytes: u32, arguments: &[&str]| {
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 2 * kilobytes);
+        let program = env!("CARGO_BIN_EXE_helixgrad");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script, "sh", program, "genes", "train", "--quiet"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        message
+    };
+    let names = |run: &str| {
+        let entries = fs::read_dir(folder.path(run)).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // The pairs, 160 KB of them, have no room.
+    let out = folder.path("no room");
+    let message = train_within(100, &["--pairs", &pairs, "--out", &out]);
+    assert!(message.contains("cannot keep the pairs in a scratch file in") && message.contains("no room"), "{message}");
+    assert_eq!(names("no room"), Vec::<String>::new());
+    // They have, and the vectors with those that they are told apart by, 320 KB, have not.
+    for (name, options) in ORDERS {
+        let (out, whole) = (folder.path(name), format!("{name} whole"));
+        train(&folder, &pairs, &whole, &[options, &["--rounds", "2"]].concat());
+        train(&folder, &pairs, name, &[options, &["--rounds", "1"]].concat());
+        let before = names(name);
+        let message = train_within(200, &["--resume", "--rounds", "2", "--out", &out]);
+        assert!(message.contains("cannot write") && message.contains(&out), "{message}");
+        assert_eq!(names(name), before);
+        json(&["genes", "train", "--resume", "--rounds", "2", "--out", &out]);
+        fs::remove_file(folder.path(&format!("{name}/gene2vec_dim_200_iter_1.txt"))).unwrap();
+        assert_same(&folder, &whole, name);
     }
 }
 

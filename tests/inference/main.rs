@@ -10,5 +10,6 @@ mod predict;
 #[path = "../program/mod.rs"]
 mod program;
 mod scan;
+mod stretches;
 mod support;
 mod variants;

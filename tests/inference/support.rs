@@ -45,7 +45,20 @@ pub fn slow_splice_model(folder: &Path) -> PathBuf {
     model_of_width(folder, &["acceptor", "donor", "neither"], Some(WIDTH), 512)
 }
 
+/// A model that answers for many places of a window.
+pub fn stretches_model(folder: &Path, window: usize, margin: usize) -> PathBuf {
+    let labels = ["acceptor", "donor", "neither"].map(str::to_owned).to_vec();
+    let classification =
+        Classification { labels, window: Some(window), margin: Some(margin), ..Classification::default() };
+    model_that(folder, classification, 16)
+}
+
 fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_size: usize) -> PathBuf {
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    model_that(folder, Classification { labels, window, ..Classification::default() }, hidden_size)
+}
+
+fn model_that(folder: &Path, classification: Classification, hidden_size: usize) -> PathBuf {
     let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
     let config = Config {
         vocab_size: vocabulary.len(),
@@ -61,12 +74,10 @@ fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_
         initializer_range: 0.5,
         architecture: Architecture::default(),
     };
-    let head = Head::Site { labels: labels.len(), hidden: None };
+    let head = Head::Site { labels: classification.labels.len(), hidden: None };
     let model = Model::initialise(config, head, DType::F32, 3).unwrap();
-    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
     let path = folder.join("model");
     fs::create_dir_all(&path).unwrap();
-    let classification = Classification { labels, window, ..Classification::default() };
     checkpoint::save_model(&path, &model, &vocabulary, Some(&classification)).unwrap();
     path
 }

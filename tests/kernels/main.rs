@@ -27,5 +27,6 @@ mod norm;
 mod residual;
 mod rotary;
 mod sampling;
+mod skip_gram;
 mod softsign;
 mod tanh;

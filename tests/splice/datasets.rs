@@ -60,6 +60,22 @@ fn strict_datasets_are_balanced_labelled_and_free_of_leakage() {
     }
 }
 
+#[test]
+fn there_are_as_many_decoys_as_are_asked_for() {
+    let made_up = made_up(40);
+    let model = model(&made_up.genome, &made_up.gff3, &[]).unwrap();
+    let of = |decoys| SpliceDataset::build(&made_up.genome, &model, &Options { decoys, ..strict(Split::Region) });
+    let (one, four) = (of(1).unwrap(), of(4).unwrap());
+    for part in Part::ALL {
+        let [[donors, acceptors, few], [same_donors, same_acceptors, many]] = [one.counts(part), four.counts(part)];
+        assert_eq!((same_donors, same_acceptors, many), (donors, acceptors, 4 * few), "{part:?}");
+        let with_gt = four.part(part).iter().filter(|row| row.origin == Origin::Decoy(Kind::Donor)).count() as u64;
+        assert_eq!(with_gt, many / 2);
+    }
+    assert!(four.leakage.is_clean());
+    assert!(of(0).is_err() && of(1001).is_err());
+}
+
 /// Leakage looked for the slow way, without the report's code.
 fn check_every_pair_of_rows(dataset: &SpliceDataset) {
     let rows: Vec<_> = all_rows(dataset).collect();

@@ -9,3 +9,4 @@ mod inputs;
 #[path = "../program/mod.rs"]
 mod program;
 mod real;
+mod stretches;

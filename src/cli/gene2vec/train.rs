@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cli::{Common, config, run_folder};
+use crate::device::Device;
 use crate::genes::corpus::PART_PAIRS;
 use crate::genes::pairs;
 use crate::genes::skip_gram::Recipe;
@@ -52,24 +53,9 @@ pub struct Args {
     /// Times that all pairs are gone through, in a new order each time.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Genes that each is told apart from, at random, in an update.
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    negatives: usize,
-    /// They are drawn by this power of their count.
-    #[arg(long, default_value_t = 0.75, value_name = "POWER")]
-    exponent: f64,
-    /// Occurrences of genes with more than this share of all are thinned out; 0: none.
-    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
-    sample: f64,
-    /// The learning rate at the beginning of each round.
-    #[arg(long, default_value_t = 0.025, value_name = "RATE")]
-    alpha: f64,
-    /// The learning rate at its end.
-    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
-    min_alpha: f64,
-    /// Words (two a pair) with one learning rate, and with random numbers of their own.
-    #[arg(long, default_value_t = 10_000, value_name = "WORDS")]
-    batch_words: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    recipe: Recipe,
     /// Train on all threads at once, each with its own blocks of genes: faster, with the same bits on any number of threads, but not the updates
     /// in the order of gensim, and negatives from a block at a time. Below 1,024 genes there is one block.
     #[arg(long)]
@@ -82,6 +68,11 @@ pub struct Args {
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     check_folder(args)?;
+    // In one order there is nothing for a GPU to do, so that the first one that can be used is not looked for.
+    let device = match common.device.as_str() {
+        "auto" if !args.lock_free => Device::Cpu,
+        _ => common.device()?.0,
+    };
     let files = pairs::files(&args.pairs)?;
     let (dimension, rounds) = match args.preset {
         Preset::Gene2vec => (200, 10),
@@ -91,15 +82,9 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         dimension: args.dimension.unwrap_or(dimension),
         min_count: args.min_count,
         rounds: args.rounds.unwrap_or(rounds),
-        recipe: Recipe {
-            negatives: args.negatives,
-            exponent: args.exponent,
-            sample: args.sample,
-            alpha: args.alpha,
-            min_alpha: args.min_alpha,
-            batch_words: args.batch_words,
-        },
+        recipe: args.recipe,
         lock_free: args.lock_free,
+        device,
         seed: common.seed,
         out: args.out.clone(),
         resume: args.resume,
@@ -133,12 +118,13 @@ fn human(summary: &Summary) -> String {
     let count = |number: u64| format::count(number);
     let input = &summary.input;
     let mut text = format!(
-        "{} genes, {} pairs, {} rounds: {} words, {} words/s; loss {:.4} in the first round, {:.4} in the last\norder of updates: {}",
+        "{} genes, {} pairs, {} rounds: {} words, {} words/s on {}; loss {:.4} in the first round, {:.4} in the last\norder of updates: {}",
         count(summary.genes as u64),
         count(input.pairs),
         summary.losses.len(),
         count(summary.words),
         count(summary.words_per_second as u64),
+        summary.device,
         summary.losses.first().unwrap_or(&0.0),
         summary.losses.last().unwrap_or(&0.0),
         summary.order,

@@ -17,6 +17,7 @@ pub mod gemm;
 pub mod layernorm;
 pub mod mean_squared_error;
 pub mod norm;
+pub mod prefetch;
 pub mod real;
 pub mod relu;
 pub mod residual;

@@ -46,6 +46,8 @@ pub struct Options {
     pub biotypes: Vec<String>,
     /// At most so many donors and so many acceptors, chosen at random; all if absent.
     pub max_sites: Option<usize>,
+    /// Decoys of the strict protocol for each donor, half of them with GT and half with AG. A genome has hundreds.
+    pub decoys: usize,
     /// Seed of every choice.
     pub seed: u64,
 }
@@ -58,6 +60,7 @@ impl Default for Options {
             min_intron: MIN_INTRON,
             biotypes: Vec::new(),
             max_sites: None,
+            decoys: 1,
             seed: 42,
         }
     }
@@ -145,6 +148,9 @@ impl SpliceDataset {
                 format!("a window of {} bases", options.window),
                 "give an even number, half of it before the boundary and half behind",
             ));
+        }
+        if !(1..=1000).contains(&options.decoys) {
+            return Err(Error::usage(format!("--decoys {}", options.decoys), "give 1 to 1000 for each donor"));
         }
         let genes = model.with_biotypes(&options.biotypes)?;
         let mut sites = genes.sites(genome, options.min_intron).sites;
@@ -287,7 +293,8 @@ impl Maker<'_> {
         }
         for part in Part::ALL {
             let rows = &mut parts[part as usize];
-            let negatives = rows.iter().filter(|row| row.label() == Kind::Donor as u8).count();
+            let donors = rows.iter().filter(|row| row.label() == Kind::Donor as u8).count();
+            let negatives = donors * self.options.decoys;
             let bodies = Bodies::new(self.genes, |sequence, start| part_of(sequence, start) == Some(part));
             for (kind, count) in [(Kind::Donor, negatives.div_ceil(2)), (Kind::Acceptor, negatives / 2)] {
                 let accept = |window: &[u8]| seen.insert(window_key(window));

@@ -50,6 +50,11 @@ impl Bodies {
         Self { spans, ends }
     }
 
+    /// Sequence, strand and plus-strand range of each, sorted; those of a strand do not touch.
+    pub fn into_spans(self) -> Vec<(usize, Strand, Range<u32>)> {
+        self.spans
+    }
+
     /// Bases in all bodies together; each strand counts.
     pub fn total(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)

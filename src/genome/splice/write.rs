@@ -1,6 +1,6 @@
 //! A splice dataset as a folder: `train.tsv`, `dev.tsv` and `test.tsv` in DNABERT's format, `sites.bed`, `dataset.json`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::dataset::{Dropped, Options, Origin, SpliceDataset};
 use super::leakage::Leakage;
 use super::split::Part;
+use super::stretches::{self, Stretches};
 use super::{Kind, LABEL_NAMES};
 use crate::genome::annotation::{Fates, Oddities};
 use crate::genome::region::{Region, Spelling};
@@ -126,6 +127,94 @@ pub fn write_dataset(folder: &Path, genome: &Genome, dataset: &SpliceDataset, de
         write_rows_bed(&folder.join("sites.bed"), genome, dataset)?;
         write_atomic(folder.join("dataset.json"), json + "\n")
     })
+}
+
+/// What long windows were made of and what is in them: the content of their `dataset.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct StretchesDescription {
+    /// The genome file, as it was given.
+    pub genome: String,
+    /// The annotation file, as it was given.
+    pub annotation: String,
+    /// Window, margin, filters.
+    #[serde(flatten)]
+    pub options: stretches::Options,
+    /// Class names by number.
+    pub label_names: [&'static str; 3],
+    /// What became of the annotation's transcripts: used, or left out and why.
+    pub transcripts: Fates,
+    /// What became of its feature lines: used for a transcript of the file, whatever became of that, or left out and why.
+    pub feature_lines: Fates,
+    /// What was unusual about the transcripts that were made, and how often.
+    pub oddities: Oddities,
+    /// Distinct annotated donors and acceptors.
+    pub annotated: [u64; 2],
+    /// What is in the parts: train, dev, test.
+    pub parts: BTreeMap<&'static str, StretchesPart>,
+}
+
+/// A part of long windows.
+#[derive(Clone, Debug, Serialize)]
+pub struct StretchesPart {
+    /// What it holds.
+    #[serde(flatten)]
+    pub counts: stretches::Counts,
+    /// The stretches that belong to this part, `NAME:START-END` as options take regions: 1-based and inclusive.
+    pub regions: Vec<String>,
+}
+
+/// Writes long windows as a folder: `train.tsv`, `dev.tsv` and `test.tsv` with the columns `sequence`, `labels` and `name`, and `dataset.json`,
+/// which is returned. Nothing appears under the folder's name before it is complete.
+///
+/// # Errors
+/// [`Error::Usage`] for a part without donors or without acceptors; [`Error::Io`].
+pub fn write_stretches(
+    folder: &Path,
+    genome: &Genome,
+    stretches: &Stretches,
+    annotation: &Path,
+) -> Result<StretchesDescription> {
+    let (transcripts, feature_lines, oddities) = stretches.account();
+    let mut description = StretchesDescription {
+        genome: genome.path().display().to_string(),
+        annotation: annotation.display().to_string(),
+        options: stretches.options().clone(),
+        label_names: LABEL_NAMES,
+        transcripts: transcripts.clone(),
+        feature_lines: feature_lines.clone(),
+        oddities,
+        annotated: stretches.annotated,
+        parts: BTreeMap::new(),
+    };
+    FOLDER.write(folder, |folder| {
+        let mut known = HashSet::new();
+        for part in Part::ALL {
+            let path = folder.join(format!("{}.tsv", part.name()));
+            let mut file = AtomicFile::create(&path)?;
+            file.write_all(b"sequence\tlabels\tname\n").map_err(Error::io("write", &path))?;
+            let counts = stretches.of_part(part, &mut known, &mut |stretch, sequence, strand| {
+                let name = &genome.sequences()[sequence].name;
+                let end = stretch.start + stretch.bases.len() as u32;
+                let place = format!("\t{name}:{}-{end}({strand})\n", stretch.start);
+                let text = [&stretch.bases[..], b"\t", &stretch.labels, place.as_bytes()].concat();
+                file.write_all(&text).map_err(Error::io("write", &path))
+            })?;
+            if counts.donor == 0 || counts.acceptor == 0 {
+                let found =
+                    format!("the {} part has {} donors and {} acceptors", part.name(), counts.donor, counts.acceptor);
+                let remedy = "use a larger genome or annotation, or choose with --test-region and --dev-region";
+                return Err(Error::usage(found, remedy));
+            }
+            file.commit()?;
+            let region = |region: Region| region.label(genome, Spelling::default());
+            let regions = stretches.regions(part).into_iter().map(region).collect();
+            description.parts.insert(part.name(), StretchesPart { counts, regions });
+        }
+        genome.check()?;
+        let json = serde_json::to_string_pretty(&description).map_err(|error| Error::Failed(error.to_string()))?;
+        write_atomic(folder.join("dataset.json"), json + "\n")
+    })?;
+    Ok(description)
 }
 
 /// One row a window: its k-mers with stride 1, all of them, separated by blanks; the class; and as its name where it lies.

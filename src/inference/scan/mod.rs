@@ -17,20 +17,23 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::accuracy::Accuracy;
+use self::accuracy::{Accuracy, Intervals};
 pub use self::truth::{Truth, TruthCounts};
 use super::journal::{Journal, is_interrupted};
-use super::splice::{Score, SpliceScorer, is_candidate};
+use super::splice::{Score, SpliceScorer, Tiles, is_candidate};
 use crate::genome::annotation::Strand;
 use crate::genome::checksum::checksum;
 use crate::genome::region::{Region, Spelling};
-use crate::genome::splice::{Kind, Position, Site};
+use crate::genome::splice::stretches::Unknown;
+use crate::genome::splice::{Kind, Position, Site, reverse_complement};
 use crate::genome::twobit::Genome;
+use crate::kmer::labelled::{self, LabelledWindow};
 use crate::lossy;
 use crate::output::{is_staging, remove_debris, write_atomic};
 use crate::report::Progress;
 use crate::report::format::{date, significant};
 use crate::small_file;
+use crate::train::baselines::SiteMatrices;
 use crate::train::interrupt;
 use crate::{Error, Result};
 
@@ -71,7 +74,7 @@ impl Positions {
         }
     }
 
-    /// Bases that are scored at a time, and after which a scan can be resumed: those of about so many windows.
+    /// Bases that about so many windows are over.
     fn piece(self, windows: usize) -> u32 {
         (windows as f64 / self.windows_per_base()) as u32
     }
@@ -112,6 +115,8 @@ pub struct Options {
     pub resume: bool,
     /// The resolved options as TOML, written to `config.toml` when the scan begins.
     pub config: Option<String>,
+    /// Seed of the intervals.
+    pub seed: u64,
     /// No progress.
     pub quiet: bool,
 }
@@ -148,9 +153,23 @@ pub struct Comparison {
     pub scope: &'static str,
     /// Donors or acceptors.
     pub kind: Kind,
+    /// The model's figures.
+    #[serde(flatten)]
+    pub model: Figures,
+    /// Those of the weight matrix on the same positions, where the model's folder has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_matrix: Option<Figures>,
+}
+
+/// How well calls agree with an annotation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
     /// The figures.
     #[serde(flatten)]
     pub accuracy: Accuracy,
+    /// Their intervals over genes, of calls inside genes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<Intervals>,
 }
 
 /// How far a scan is.
@@ -162,8 +181,9 @@ struct State {
     unscored: u64,
     sites: u64,
     seconds: f64,
-    #[serde(default)]
     counts: TruthCounts,
+    /// Of the weight matrix.
+    baseline: TruthCounts,
 }
 
 /// What the model says of a base. Thresholds and counts go by the score, files have the probability.
@@ -172,6 +192,8 @@ struct Call {
     site: Site,
     score: Score,
     probability: f64,
+    /// The weight matrix's.
+    baseline: Score,
 }
 
 /// Scans `genome`, compares with `truth` where there is one, and writes everything into `options.out`. `fingerprint` holds
@@ -212,6 +234,9 @@ pub fn run(
         write_calls(&mut journal, genome, &calls, options, &mut state)?;
         if let Some(truth) = truth {
             calls.iter().for_each(|call| truth.count(&mut state.counts, &call.site, call.score));
+            if scorer.baseline().is_some() {
+                calls.iter().for_each(|call| truth.count(&mut state.baseline, &call.site, call.baseline));
+            }
         }
         state.pieces = number + 1;
         state.bases += u64::from(piece.range.end - piece.range.start);
@@ -234,7 +259,8 @@ pub fn run(
     if config.is_file() {
         write_atomic(options.out.join(CONFIG), small_file::read(&config)?)?;
     }
-    let summary = publish(&journal, genome, truth, options, &state)?;
+    let baseline = scorer.baseline().map(|_| &state.baseline);
+    let summary = publish(&journal, genome, truth, options, &state, baseline)?;
     journal.remove()?;
     Ok(summary)
 }
@@ -281,11 +307,20 @@ fn regions(genome: &Genome, options: &Options) -> Vec<Region> {
 
 /// The regions in pieces of a size that the model decides, so that a resumed scan cuts its batches where an unbroken one does.
 fn pieces(scorer: &SpliceScorer, genome: &Genome, options: &Options) -> impl Iterator<Item = Region> {
-    let size = options.positions.piece(scorer.round_windows());
+    let size = piece_size(scorer, options.positions);
     regions(genome, options).into_iter().flat_map(move |Region { index, range }| {
         let starts = (range.start..range.end).step_by(size as usize);
         starts.map(move |start| Region { index, range: start..range.end.min(start.saturating_add(size)) })
     })
+}
+
+/// Bases that are scored at a time, and after which a scan can be resumed: what the model's round of windows covers.
+fn piece_size(scorer: &SpliceScorer, positions: Positions) -> u32 {
+    match scorer.tiles() {
+        // A window on each strand; whole tiles, where the region begins with one.
+        Some(tiles) => tiles.core() * (scorer.round_windows() as u32 / 2).max(1),
+        None => positions.piece(scorer.round_windows()),
+    }
 }
 
 /// What the results depend on. The number of threads is not among it.
@@ -308,7 +343,7 @@ fn scan_fingerprint(
         "genome": format!("{:08x}", checksum(genome, &read)),
         "region": region,
         "positions": options.positions,
-        "round": options.positions.piece(scorer.round_windows()),
+        "round": piece_size(scorer, options.positions),
         "min-score": options.min_site.value(),
         "min-track-score": options.min_track.value(),
         "annotation": truth.map(Truth::fingerprint),
@@ -319,6 +354,138 @@ fn scan_fingerprint(
     print
 }
 
+/// What is to be asked of a piece: windows or stretches, and the places that they answer for, in order.
+#[derive(Default)]
+struct Wanted {
+    windows: Vec<Vec<u8>>,
+    stretches: Vec<LabelledWindow>,
+    places: Vec<Place>,
+    /// Calls that cannot be had.
+    unscored: u64,
+}
+
+/// A boundary on a strand, and the base of the donor's and of the acceptor's call at it, where that is wanted.
+struct Place {
+    boundary: u32,
+    strand: Strand,
+    bases: [Option<u32>; 2],
+    /// The weight matrix's probabilities.
+    baseline: [f64; 2],
+}
+
+impl Place {
+    /// `None` where no call is wanted. `bases` are a piece of the plus strand around the boundary, `at` the boundary in it.
+    fn of(
+        bases: &[u8],
+        at: usize,
+        boundary: u32,
+        strand: Strand,
+        piece: &Region,
+        positions: Positions,
+    ) -> Option<Self> {
+        let bases = [Kind::Donor, Kind::Acceptor].map(|kind| {
+            let base = base_of(boundary, kind, strand).filter(|base| piece.range.contains(base))?;
+            let is_wanted = positions == Positions::All || is_candidate(bases, at, kind, strand);
+            is_wanted.then_some(base)
+        });
+        bases.iter().any(Option::is_some).then_some(Self { boundary, strand, bases, baseline: [0.0; 2] })
+    }
+
+    fn calls(&self) -> u64 {
+        self.bases.iter().flatten().count() as u64
+    }
+}
+
+/// The weight matrix's probabilities at boundary `at` of a piece of the plus strand, where there is a matrix; 0 at the ends.
+fn baseline(scorer: &SpliceScorer, bases: &[u8], at: usize, strand: Strand) -> [f64; 2] {
+    const REACH: usize = SiteMatrices::REACH;
+    let around = at.checked_sub(REACH).and_then(|start| bases.get(start..at + REACH));
+    match (scorer.baseline(), around, strand) {
+        (Some(matrices), Some(around), Strand::Plus) => matrices.probabilities(around),
+        (Some(matrices), Some(around), Strand::Minus) => {
+            let mut around = around.to_vec();
+            reverse_complement(&mut around);
+            matrices.probabilities(&around)
+        }
+        _ => [0.0; 2],
+    }
+}
+
+/// A window for each place.
+fn in_windows(scorer: &SpliceScorer, genome: &Genome, piece: &Region, positions: Positions) -> Wanted {
+    let length = genome.sequences()[piece.index].length;
+    let Range { start, end } = piece.range;
+    let from = start.saturating_sub(scorer.width());
+    let mut bases = Vec::new();
+    genome.decode(piece.index, from..length.min(end.saturating_add(scorer.width())), &mut bases);
+    let mut wanted = Wanted::default();
+    // Boundary b lies before base b; the calls at it lie on base b or on the one before.
+    for boundary in start..=end {
+        let at = (boundary - from) as usize;
+        for strand in [Strand::Plus, Strand::Minus] {
+            let Some(mut place) = Place::of(&bases, at, boundary, strand, piece, positions) else { continue };
+            match scorer.window(&bases, at, strand) {
+                Some(window) => {
+                    place.baseline = baseline(scorer, &bases, at, strand);
+                    wanted.windows.push(window);
+                    wanted.places.push(place);
+                }
+                None => wanted.unscored += place.calls(),
+            }
+        }
+    }
+    wanted
+}
+
+/// Windows over the whole piece, and a margin beyond, on both strands.
+fn in_tiles(scorer: &SpliceScorer, tiles: Tiles, genome: &Genome, piece: &Region, positions: Positions) -> Wanted {
+    let length = genome.sequences()[piece.index].length;
+    let Range { start, end } = piece.range;
+    let core = tiles.core();
+    // The weight matrix may read farther than a margin.
+    let reach = tiles.margin.max(SiteMatrices::REACH as u32);
+    let mut wanted = Wanted::default();
+    let mut around = Vec::new();
+    for tile in start / core..=end / core {
+        let first = tile * core;
+        let from = first.saturating_sub(tiles.margin);
+        let to = length.min(first.saturating_add(core + tiles.margin));
+        let before = first.saturating_sub(reach);
+        genome.decode(piece.index, before..length.min(first.saturating_add(core + reach)), &mut around);
+        let bases = &around[(from - before) as usize..(to - before) as usize];
+        let unknown = Unknown::of(bases, tiles.margin as usize);
+        let boundaries = start.max(first)..=end.min(first.saturating_add(core - 1));
+        for strand in [Strand::Plus, Strand::Minus] {
+            let mut stretch = LabelledWindow::default();
+            let mut places = Vec::new();
+            for boundary in boundaries.clone() {
+                let at = (boundary - from) as usize;
+                let Some(mut place) = Place::of(bases, at, boundary, strand, piece, positions) else { continue };
+                if !unknown.is_clear(at) {
+                    wanted.unscored += place.calls();
+                    continue;
+                }
+                place.baseline = baseline(scorer, &around, (boundary - before) as usize, strand);
+                let at = if strand == Strand::Plus { at } else { bases.len() - at };
+                stretch.places.push(labelled::Place { at: at as u32, class: 0 });
+                places.push(place);
+            }
+            if places.is_empty() {
+                continue;
+            }
+            stretch.bases = bases.to_vec();
+            if strand == Strand::Minus {
+                reverse_complement(&mut stretch.bases);
+                stretch.places.reverse();
+                places.reverse();
+            }
+            wanted.stretches.push(stretch);
+            wanted.places.append(&mut places);
+        }
+    }
+    wanted
+}
+
 /// The calls of a piece: those whose base lies in it, sorted by base, then kind and strand. An error leaves `state` as it is.
 fn score_piece(
     scorer: &SpliceScorer,
@@ -327,43 +494,25 @@ fn score_piece(
     positions: Positions,
     state: &mut State,
 ) -> Result<Vec<Call>> {
-    let length = genome.sequences()[piece.index].length;
-    let Range { start, end } = piece.range;
-    let from = start.saturating_sub(scorer.width());
-    let mut bases = Vec::new();
-    genome.decode(piece.index, from..length.min(end.saturating_add(scorer.width())), &mut bases);
-
-    let (mut windows, mut wanted, mut unscored) = (Vec::new(), Vec::new(), 0);
-    // Boundary b lies before base b; the calls at it lie on base b or on the one before.
-    for boundary in start..=end {
-        let at = (boundary - from) as usize;
-        for strand in [Strand::Plus, Strand::Minus] {
-            let kinds = [Kind::Donor, Kind::Acceptor].map(|kind| {
-                let base = base_of(boundary, kind, strand).filter(|base| piece.range.contains(base))?;
-                let is_wanted = positions == Positions::All || is_candidate(&bases, at, kind, strand);
-                is_wanted.then_some((kind, base))
-            });
-            let count = kinds.iter().flatten().count() as u64;
-            if count == 0 {
-                continue;
-            }
-            let Some(window) = scorer.window(&bases, at, strand) else {
-                unscored += count;
-                continue;
-            };
-            windows.push(window);
-            wanted.push((boundary, strand, kinds));
-        }
-    }
-    let scores = scorer.score(&windows)?;
+    let wanted = match scorer.tiles() {
+        Some(tiles) => in_tiles(scorer, tiles, genome, piece, positions),
+        None => in_windows(scorer, genome, piece, positions),
+    };
+    let scores = match scorer.tiles() {
+        Some(_) => scorer.score_places(&wanted.stretches)?,
+        None => scorer.score(&wanted.windows)?,
+    };
     genome.check()?;
-    (state.windows, state.unscored) = (state.windows + windows.len() as u64, state.unscored + unscored);
-    let mut calls = Vec::with_capacity(windows.len());
-    for ((boundary, strand, kinds), scores) in wanted.into_iter().zip(scores) {
-        for (kind, base) in kinds.into_iter().flatten() {
+    let windows = (wanted.windows.len() + wanted.stretches.len()) as u64;
+    (state.windows, state.unscored) = (state.windows + windows, state.unscored + wanted.unscored);
+    let mut calls = Vec::with_capacity(scores.len());
+    for (Place { boundary, strand, bases, baseline }, scores) in wanted.places.into_iter().zip(scores) {
+        for (kind, base) in [Kind::Donor, Kind::Acceptor].into_iter().zip(bases) {
+            let Some(base) = base else { continue };
             let site = Site { position: Position { sequence: piece.index, boundary, strand }, kind };
             let probability = scores[kind as usize];
-            calls.push(Call { base, site, score: Score::of(probability), probability });
+            let baseline = Score::of(baseline[kind as usize]);
+            calls.push(Call { base, site, score: Score::of(probability), probability, baseline });
         }
     }
     calls.sort_by_key(|call| (call.base, call.site.kind, call.site.position.strand));
@@ -417,6 +566,7 @@ fn publish(
     truth: Option<&Truth>,
     options: &Options,
     state: &State,
+    baseline: Option<&TruthCounts>,
 ) -> Result<Summary> {
     let mut files = Vec::new();
     let wanted = |format| options.formats.contains(&format);
@@ -441,7 +591,7 @@ fn publish(
     }
     let mut accuracy = Vec::new();
     if let Some(truth) = truth {
-        accuracy = truth.compare(&state.counts, &regions(genome, options));
+        accuracy = truth.compare(&state.counts, baseline, &regions(genome, options), options.seed);
         let path = options.out.join(CURVE);
         write_atomic(&path, report::curve_table(truth, &state.counts, &accuracy))?;
         files.push(path);

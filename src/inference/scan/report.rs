@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::accuracy::Intervals;
 use super::truth::SCOPES;
 use super::{Comparison, Truth, TruthCounts};
 use crate::genome::splice::Kind;
@@ -10,8 +11,8 @@ use crate::report::{Cell, LineChart, Page, Table};
 /// Precision and recall at every score that an annotated site has, as TSV.
 pub fn curve_table(truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
     let mut text = format!("# annotation: {}\nscope\tkind\tthreshold\tprecision\trecall\tpredicted\n", truth.source());
-    for Comparison { scope, kind, accuracy } in comparisons {
-        for point in counts.of(scope_index(scope), *kind).curve(accuracy.sites) {
+    for Comparison { scope, kind, model, .. } in comparisons {
+        for point in counts.of(scope_index(scope), *kind).curve(model.accuracy.sites) {
             let kind = kind.name();
             let _ = writeln!(
                 text,
@@ -27,22 +28,45 @@ fn scope_index(scope: &str) -> usize {
     SCOPES.iter().position(|name| *name == scope).unwrap_or(0)
 }
 
-/// One row for each scope and kind.
+/// A row for each scope and kind, and one of the weight matrix below it.
 pub fn table(comparisons: &[Comparison]) -> Table {
-    let mut table =
-        Table::new(["scope", "kind", "sites", "scored", "average precision", "top-k", "best F1", "at score"]);
-    for Comparison { scope, kind, accuracy } in comparisons {
-        let top = accuracy.top_k.iter().find(|top| top.multiple == 1.0);
-        table.row([
-            Cell::from(*scope),
-            Cell::from(kind.name()),
-            Cell::number(accuracy.sites as f64, 0),
-            Cell::number(accuracy.scored_sites as f64, 0),
-            Cell::number(accuracy.average_precision, 3),
-            Cell::number(top.map_or(0.0, |top| top.accuracy), 3),
-            Cell::number(accuracy.f1, 3),
-            Cell::number(accuracy.best_f1.map_or(1.0, |point| point.threshold), 3),
-        ]);
+    let mut table = Table::new([
+        "scope",
+        "kind",
+        "calls of",
+        "sites",
+        "scored",
+        "average precision",
+        "top-k",
+        "precision at recall 0.5",
+        "at 0.9",
+        "best F1",
+        "at score",
+    ]);
+    for Comparison { scope, kind, model, weight_matrix } in comparisons {
+        let both = [("the model", Some(model)), ("the weight matrix", weight_matrix.as_ref())];
+        for (name, figures) in both.into_iter().filter_map(|(name, figures)| Some((name, figures?))) {
+            let (of, intervals) = (&figures.accuracy, &figures.intervals);
+            let cell = |value: f64, interval: fn(&Intervals) -> [f64; 2]| match intervals {
+                Some(all) => Cell::estimate(value, interval(all).into(), 3),
+                None => Cell::number(value, 3),
+            };
+            let at = |value: Option<f64>, interval| value.map_or(Cell::from("-"), |value| cell(value, interval));
+            let top = of.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
+            table.row([
+                Cell::from(*scope),
+                Cell::from(kind.name()),
+                Cell::from(name),
+                Cell::number(of.sites as f64, 0),
+                Cell::number(of.scored_sites as f64, 0),
+                cell(of.average_precision, |all| all.average_precision),
+                cell(top, |all| all.top_k),
+                at(of.precision_at_recall_50, |all| all.precision_at_recall_50),
+                at(of.precision_at_recall_90, |all| all.precision_at_recall_90),
+                Cell::number(of.f1, 3),
+                Cell::number(of.best_f1.map_or(1.0, |point| point.threshold), 3),
+            ]);
+        }
     }
     table
 }
@@ -77,12 +101,13 @@ pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons:
     page.paragraph(
         "Sites that were not scored count as missed. Top-k: of the k calls with the highest scores, k being the number of \
          annotated sites, the share that is annotated (SpliceAI's measure). Genes: calls inside annotated genes, on their \
-         strand. A call that is not annotated counts as false, whether or not the cell uses it.",
+         strand, with 95 % intervals over resampled genes. A call that is not annotated counts as false, whether or not the cell \
+         uses it. The weight matrix is that of the sites that the model learnt from, on the same positions.",
     );
     for (index, scope) in SCOPES.into_iter().enumerate() {
         let mut chart = LineChart::new(&format!("Precision and recall, {scope}"), "recall", "precision").shares();
         for comparison in comparisons.iter().filter(|comparison| comparison.scope == scope) {
-            let curve = counts.of(index, comparison.kind).curve(comparison.accuracy.sites);
+            let curve = counts.of(index, comparison.kind).curve(comparison.model.accuracy.sites);
             let name = match comparison.kind {
                 Kind::Donor => "donors",
                 Kind::Acceptor => "acceptors",

@@ -1,30 +1,35 @@
 //! The annotated sites that the calls of a scan are compared with.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Comparison;
-use super::accuracy::Counts;
+use super::accuracy::{Counts, LocusCounts};
+use super::{Comparison, Figures};
 use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
+use crate::genome::splice::split::{Locus, loci, locus_of};
 use crate::genome::splice::{GeneModel, Kind, Site};
 use crate::genome::twobit::Genome;
 use crate::inference::splice::Score;
 
 /// The two scopes of a comparison.
 pub(super) const SCOPES: [&str; 2] = ["everything", "genes"];
+const GENES: usize = 1;
 
-/// Counts by scope (everything, genes) and kind (donor, acceptor).
+/// Counts by scope (everything, genes) and kind (donor, acceptor), and those inside genes by locus.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct TruthCounts([[Counts; 2]; 2]);
+pub struct TruthCounts {
+    scopes: [[Counts; 2]; 2],
+    loci: [LocusCounts; 2],
+}
 
 impl TruthCounts {
     /// The counts of one scope and kind.
     pub fn of(&self, scope: usize, kind: Kind) -> &Counts {
-        &self.0[scope][kind as usize]
+        &self.scopes[scope][kind as usize]
     }
 }
 
@@ -33,6 +38,8 @@ pub struct Truth {
     sites: HashSet<Site>,
     /// By sequence and strand: sorted, disjoint.
     genes: HashMap<(usize, Strand), Vec<Range<u32>>>,
+    /// Overlapping genes of either strand together.
+    loci: Vec<Locus>,
     source: String,
 }
 
@@ -47,7 +54,7 @@ impl Truth {
         for spans in genes.values_mut() {
             *spans = merged(std::mem::take(spans));
         }
-        Self { sites, genes, source: source.to_owned() }
+        Self { sites, genes, loci: loci(model, 0), source: source.to_owned() }
     }
 
     /// What the annotation is called.
@@ -72,21 +79,47 @@ impl Truth {
     /// Counts a call.
     pub fn count(&self, counts: &mut TruthCounts, site: &Site, score: Score) {
         let annotated = self.sites.contains(site);
-        counts.0[0][site.kind as usize].add(score, annotated);
+        let kind = site.kind as usize;
+        counts.scopes[0][kind].add(score, annotated);
         if self.in_gene(site) {
-            counts.0[1][site.kind as usize].add(score, annotated);
+            counts.scopes[1][kind].add(score, annotated);
+            if let Some(locus) = self.locus(site) {
+                counts.loci[kind].add(locus, score, annotated);
+            }
         }
     }
 
-    /// The figures of all scopes and kinds, for a scan of `regions`.
-    pub fn compare(&self, counts: &TruthCounts, regions: &[Region]) -> Vec<Comparison> {
+    fn locus(&self, site: &Site) -> Option<u32> {
+        locus_of(&self.loci, site.position.sequence, site.position.boundary).map(|locus| locus as u32)
+    }
+
+    /// The figures of all scopes and kinds, for a scan of `regions`; `baseline` are the counts of what is put beside it. Intervals are
+    /// drawn under `seed`.
+    pub fn compare(
+        &self,
+        counts: &TruthCounts,
+        baseline: Option<&TruthCounts>,
+        regions: &[Region],
+        seed: u64,
+    ) -> Vec<Comparison> {
         let mut comparisons = Vec::new();
         for (scope, name) in SCOPES.into_iter().enumerate() {
             for kind in [Kind::Donor, Kind::Acceptor] {
                 // An annotated site lies in a gene, so both scopes have the same ones.
                 let within = |site: &&Site| site.kind == kind && regions.iter().any(|region| lies_in(site, region));
                 let sites = self.sites.iter().filter(within).count() as u64;
-                comparisons.push(Comparison { scope: name, kind, accuracy: counts.of(scope, kind).accuracy(sites) });
+                let mut by_locus = BTreeMap::new();
+                for locus in self.sites.iter().filter(within).filter_map(|site| self.locus(site)) {
+                    *by_locus.entry(locus).or_default() += 1;
+                }
+                let figures = |counts: &TruthCounts| Figures {
+                    accuracy: counts.of(scope, kind).accuracy(sites),
+                    intervals: (scope == GENES)
+                        .then(|| counts.loci[kind as usize].intervals(&by_locus, seed))
+                        .flatten(),
+                };
+                let (model, weight_matrix) = (figures(counts), baseline.map(figures));
+                comparisons.push(Comparison { scope: name, kind, model, weight_matrix });
             }
         }
         comparisons

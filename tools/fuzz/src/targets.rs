@@ -7,6 +7,10 @@ use std::sync::LazyLock;
 use flate2::Crc;
 use helixgrad::Error;
 use helixgrad::cli;
+use helixgrad::genes::expression::{self, GenesIn, Reading, Repeated};
+use helixgrad::genes::labelled_pairs::{self, GeneNames};
+use helixgrad::genes::sets::read_gmt;
+use helixgrad::genes::{GeneVectors, pairs};
 use helixgrad::genome::alias::Aliases;
 use helixgrad::genome::annotation::Annotation;
 use helixgrad::genome::pack::pack_fasta;
@@ -32,7 +36,7 @@ use serde_json::{Value, json};
 use crate::support::{ALIASES, FOLDER, GENOME, SCORER, file};
 
 /// The targets by name; each has a folder of seeds of that name.
-pub const ALL: [(&str, fn(&[u8])); 20] = [
+pub const ALL: [(&str, fn(&[u8])); 26] = [
     ("fasta", fasta),
     ("twobit", twobit),
     ("gff3", annotation),
@@ -53,6 +57,12 @@ pub const ALL: [(&str, fn(&[u8])); 20] = [
     ("torch-legacy", weights),
     ("run-state", run_state),
     ("journal", journal),
+    ("expression", expression_table),
+    ("matrix-market", matrix_market),
+    ("gmt", gene_sets),
+    ("gene-pairs", gene_pairs),
+    ("labelled-pairs", labelled),
+    ("gene-vectors", gene_vectors),
 ];
 
 /// What may come of a file: something, or an error that can be shown.
@@ -283,4 +293,74 @@ fn fingerprint() -> Value {
     let state = fs::read(FOLDER.join("many.vcf.out.partial/state.json")).expect("the state of an interrupted scoring");
     let state: Value = serde_json::from_slice(&state).expect("a state");
     state["content"]["fingerprint"].clone()
+}
+
+/// What correlation counts on.
+fn expression_of(path: &Path, readings: &[Reading]) {
+    for reading in readings {
+        let Some(study) = outcome(expression::read(path, reading)) else { continue };
+        assert_eq!(study.values.len(), study.genes.len() * study.samples);
+        assert!(study.values.iter().all(|value| !value.is_infinite()));
+        let names: std::collections::HashSet<&String> = study.genes.iter().chain(&study.silent).collect();
+        assert_eq!(names.len(), study.genes.len() + study.silent.len());
+    }
+}
+
+fn expression_table(input: &[u8]) {
+    let readings = [(GenesIn::Rows, Repeated::Error), (GenesIn::Columns, Repeated::First)]
+        .map(|(genes_in, repeated)| Reading { genes_in, repeated, ..Reading::default() });
+    expression_of(&file("expression.tsv", input), &readings);
+}
+
+/// The matrix, its genes and its samples, with a line of dashes between them.
+fn matrix_market(input: &[u8]) {
+    const BETWEEN: &[u8] = b"\n---\n";
+    let mut parts = Vec::new();
+    let mut rest = input;
+    while let Some(at) = rest.windows(BETWEEN.len()).position(|window| window == BETWEEN) {
+        parts.push(&rest[..=at]);
+        rest = &rest[at + BETWEEN.len()..];
+    }
+    parts.push(rest);
+    let part = |index: usize| parts.get(index).copied().unwrap_or_default();
+    let path = file("matrix.mtx", part(0));
+    file("features.tsv", part(1));
+    file("barcodes.tsv", part(2));
+    expression_of(&path, &[Reading::default(), Reading { repeated: Repeated::First, ..Reading::default() }]);
+}
+
+fn gene_sets(input: &[u8]) {
+    for set in outcome(read_gmt(&file("sets.gmt", input))).into_iter().flatten() {
+        assert!(set.genes.iter().all(|gene| !gene.is_empty()));
+    }
+}
+
+fn gene_pairs(input: &[u8]) {
+    let mut count = 0;
+    let counts = pairs::read(&[file("pairs.txt", input)], |one, other| {
+        assert!(one != other && !one.is_empty() && !other.is_empty());
+        count += 1;
+        Ok(())
+    });
+    if let Some(counts) = outcome(counts) {
+        assert_eq!(counts.pairs, count);
+    }
+}
+
+fn labelled(input: &[u8]) {
+    let path = file("labelled.tsv", input);
+    for labels in [None, Some(path.as_path())] {
+        let mut names = GeneNames::default();
+        for pair in outcome(labelled_pairs::read(&path, labels, &mut names)).into_iter().flatten() {
+            assert!(pair.label <= 1 && pair.genes.iter().all(|&gene| (gene as usize) < names.names.len()));
+        }
+    }
+}
+
+fn gene_vectors(input: &[u8]) {
+    let path = file("vectors.txt", input);
+    file("genes.txt", b"A\nB\nC\n");
+    if let Some(vectors) = outcome(GeneVectors::read(&path)) {
+        assert_eq!(vectors.values.len(), vectors.genes.len() * vectors.dimension);
+    }
 }
