@@ -1,4 +1,4 @@
-//! Bias and GELU as kernels of their own: behind a product of cuBLASLt, on the way back from the masked-LM head, and in the form with tanh.
+//! Bias and GELU as kernels of their own: behind a product of cuBLASLt, and on the way back from the masked-LM head.
 
 mod common;
 

@@ -22,14 +22,17 @@ pub(crate) fn main() {
 
 fn half(bench: &mut Bench) -> Result<()> {
     let (tokens, hidden, width) = (bench.shapes.tokens, bench.shapes.hidden, bench.shapes.intermediate);
-    let (parameters, matrices, vectors) = parameters(bench, &[[width, hidden]], &[width])?;
-    let name = format!("{tokens}x{hidden}x{width}");
-    bench.operation(
-        &name,
-        "linear_gelu",
-        &[Forward, Backward],
-        parameters,
-        &[[tokens, hidden]],
-        |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], Some(vectors[0]), Gelu::Exact).map(Some),
-    )
+    for (form, gelu) in [("", Gelu::Exact), ("tanh ", Gelu::Tanh)] {
+        let (parameters, matrices, vectors) = parameters(bench, &[[width, hidden]], &[width])?;
+        let name = format!("{form}{tokens}x{hidden}x{width}");
+        bench.operation(
+            &name,
+            "linear_gelu",
+            &[Forward, Backward],
+            parameters,
+            &[[tokens, hidden]],
+            |tape, parameters, x| linear_gelu(tape, parameters, x[0], matrices[0], Some(vectors[0]), gelu).map(Some),
+        )?;
+    }
+    Ok(())
 }

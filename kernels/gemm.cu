@@ -10,6 +10,8 @@
 //   gemm_nt_gelu             x = A B^T, kept for the way back;  C = gelu(x + bias), of x as it is kept
 //   gemm_nn_gelu_gradient    C = (A B) gelu'(x + bias);  column_sums[tile] = sums of C over the rows of each tile
 //
+// and the same with GELU by tanh, gemm_nt_gelu_tanh and gemm_nn_gelu_tanh_gradient (common/activation.cuh).
+//
 // All matrices are row-major, with lda, ldb, ldc elements from row to row; C is [m, n], bias [n] or null. Any m, n, k
 // >= 1 and any leading dimension at least as long as a row. With beta = 0 the old C is not read, with beta = 1 the
 // product is added to it. Of the two with GELU, x has the leading dimension of C, column_sums is [m / 128, n] f32 (the
@@ -37,6 +39,7 @@
 //   2. GELU and its gradient while the sums are in registers. On 65,536 x 3072 in bf16 that saves the forward pass one
 //      read of 403 MB, the backward pass one read and one write: 0.13 and 0.27 ms a layer at 3.0 TB/s.
 //   3. GELU of x as it is kept: the same bits when it is computed again.
+//   4. GELU by tanh in the same place.
 
 #include "common/gemm.cuh"
 
@@ -347,8 +350,8 @@ __device__ __forceinline__ void finish(const Gemm& gemm, const float* partials, 
     EXPORT_KERNEL(NAME)
 
 #define PLAIN(T, OUT) (Output<T, OUT>(gemm, bias, c, partials))
-#define GELU(T) (GeluOutput<T>(gemm, bias, c, x))
-#define GELU_GRADIENT(T) (GeluGradientOutput<T>(gemm, bias, c, x, column_sums))
+#define GELU(T, FORM) (GeluOutput<T, FORM>(gemm, bias, c, x))
+#define GELU_GRADIENT(T, FORM) (GeluGradientOutput<T, FORM>(gemm, bias, c, x, column_sums))
 
 GEMM_BF16(gemm_nt_bf16, NT, PLAIN(bf16, bf16), bf16* c, float* partials)
 GEMM_BF16(gemm_nn_bf16, NN, PLAIN(bf16, bf16), bf16* c, float* partials)
@@ -356,8 +359,10 @@ GEMM_BF16(gemm_tn_bf16, TN, PLAIN(bf16, bf16), bf16* c, float* partials)
 GEMM_BF16(gemm_nt_bf16_f32, NT, PLAIN(bf16, float), float* c, float* partials)
 GEMM_BF16(gemm_nn_bf16_f32, NN, PLAIN(bf16, float), float* c, float* partials)
 GEMM_BF16(gemm_tn_bf16_f32, TN, PLAIN(bf16, float), float* c, float* partials)
-GEMM_BF16(gemm_nt_gelu_bf16, NT, GELU(bf16), bf16* c, bf16* x)
-GEMM_BF16(gemm_nn_gelu_gradient_bf16, NN, GELU_GRADIENT(bf16), bf16* c, const bf16* x, float* column_sums)
+GEMM_BF16(gemm_nt_gelu_bf16, NT, GELU(bf16, GeluExact), bf16* c, bf16* x)
+GEMM_BF16(gemm_nn_gelu_gradient_bf16, NN, GELU_GRADIENT(bf16, GeluExact), bf16* c, const bf16* x, float* column_sums)
+GEMM_BF16(gemm_nt_gelu_tanh_bf16, NT, GELU(bf16, GeluTanh), bf16* c, bf16* x)
+GEMM_BF16(gemm_nn_gelu_tanh_gradient_bf16, NN, GELU_GRADIENT(bf16, GeluTanh), bf16* c, const bf16* x, float* column_sums)
 
 #define GEMM_F32(NAME, LAYOUT, OUTPUT, ...)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                     \
@@ -371,8 +376,10 @@ GEMM_BF16(gemm_nn_gelu_gradient_bf16, NN, GELU_GRADIENT(bf16), bf16* c, const bf
 GEMM_F32(gemm_nt_f32, NT, PLAIN(float, float), float* c, float* partials)
 GEMM_F32(gemm_nn_f32, NN, PLAIN(float, float), float* c, float* partials)
 GEMM_F32(gemm_tn_f32, TN, PLAIN(float, float), float* c, float* partials)
-GEMM_F32(gemm_nt_gelu_f32, NT, GELU(float), float* c, float* x)
-GEMM_F32(gemm_nn_gelu_gradient_f32, NN, GELU_GRADIENT(float), float* c, const float* x, float* column_sums)
+GEMM_F32(gemm_nt_gelu_f32, NT, GELU(float, GeluExact), float* c, float* x)
+GEMM_F32(gemm_nn_gelu_gradient_f32, NN, GELU_GRADIENT(float, GeluExact), float* c, const float* x, float* column_sums)
+GEMM_F32(gemm_nt_gelu_tanh_f32, NT, GELU(float, GeluTanh), float* c, float* x)
+GEMM_F32(gemm_nn_gelu_tanh_gradient_f32, NN, GELU_GRADIENT(float, GeluTanh), float* c, const float* x, float* column_sums)
 
 // gemm_finish: adds the parts of a split k and does what the product left out. One thread for eight columns of a row.
 #define GEMM_FINISH(NAME, T, OUT)                                                                               \

@@ -31,6 +31,7 @@
 //   4. GELU of x as it is kept: the same bits when it is computed again.
 //   5. GELU and its gradient by turns, tile by tile; biases through shared memory; what C was is read while its products go on; pieces
 //      are counted on, not divided for; a cluster's blocks wait for each other's last arrivals. notes/gemm.md, "Turns".
+//   6. GELU by tanh in the same place: gemm_nt_gelu_tanh_sm90 and gemm_nn_gelu_tanh_gradient_sm90.
 
 #include "common/gemm_sm90.cuh"
 
@@ -164,7 +165,7 @@ __device__ __forceinline__ void write_partials(const GemmSm90& gemm, const Piece
         to[four * WARPGROUP] = make_float4(sums[4 * four], sums[4 * four + 1], sums[4 * four + 2], sums[4 * four + 3]);
 }
 
-template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
+template <Layout LAYOUT, Epilogue EPILOGUE, template <typename> class FORM, int CLUSTER>
 __device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& operands, const Shared<Tiles<EPILOGUE>>& shared, int group,
                                         int rank) {
     using T = Tiles<EPILOGUE>;
@@ -185,7 +186,7 @@ __device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& op
             if (piece.first_m < gemm.m) write_partials(gemm, piece, group, operands.partials, sums[0]);
         }
     } else {
-        Exit<EPILOGUE> exit(gemm, operands, shared, group);
+        Exit<EPILOGUE, FORM> exit(gemm, operands, shared, group);
         while (!walk.ended()) {
             const Piece piece = walk.piece(rank);
             const bool there = piece.first_m < gemm.m;
@@ -203,7 +204,7 @@ __device__ __forceinline__ void consume(const GemmSm90& gemm, const Operands& op
     }
 }
 
-template <Layout LAYOUT, Epilogue EPILOGUE, int CLUSTER>
+template <Layout LAYOUT, Epilogue EPILOGUE, template <typename> class FORM, int CLUSTER>
 __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& operands, unsigned char* memory) {
     using T = Tiles<EPILOGUE>;
     const Shared<T> shared(memory);
@@ -228,7 +229,7 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
         if (threadIdx.x % WARPGROUP == 0) produce<LAYOUT, T, CLUSTER>(gemm, operands, shared, rank);
     } else {
         registers_increase<T::CONSUMER_REGISTERS>();
-        consume<LAYOUT, EPILOGUE, CLUSTER>(gemm, operands, shared, warpgroup, rank);
+        consume<LAYOUT, EPILOGUE, FORM, CLUSTER>(gemm, operands, shared, warpgroup, rank);
     }
     // The neighbour still arrives at barriers here.
     if (CLUSTER > 1) cluster_sync();
@@ -238,16 +239,17 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
 
 // One block a multiprocessor, at most one for each piece; of NAME_cluster_sm90 at most two for each pair of pieces. OPERANDS are
 // made of the parameters that follow them.
-#define GEMM_SM90(NAME, DTYPE, LAYOUT, EPILOGUE, OPERANDS, ...)                                                 \
-    GEMM_SM90_KERNEL(NAME##_sm90_##DTYPE, , 1, LAYOUT, EPILOGUE, OPERANDS, __VA_ARGS__)                         \
-    GEMM_SM90_KERNEL(NAME##_cluster_sm90_##DTYPE, __cluster_dims__(2, 1, 1), 2, LAYOUT, EPILOGUE, OPERANDS, __VA_ARGS__)
-#define GEMM_SM90_KERNEL(NAME, DIMS, CLUSTER, LAYOUT, EPILOGUE, OPERANDS, ...)                                  \
+#define GEMM_SM90(NAME, DTYPE, LAYOUT, EPILOGUE, OPERANDS, ...) GEMM_GELU_SM90(NAME, DTYPE, LAYOUT, EPILOGUE, GeluExact, OPERANDS, __VA_ARGS__)
+#define GEMM_GELU_SM90(NAME, DTYPE, LAYOUT, EPILOGUE, FORM, OPERANDS, ...)                                      \
+    GEMM_SM90_KERNEL(NAME##_sm90_##DTYPE, , 1, LAYOUT, EPILOGUE, FORM, OPERANDS, __VA_ARGS__)                   \
+    GEMM_SM90_KERNEL(NAME##_cluster_sm90_##DTYPE, __cluster_dims__(2, 1, 1), 2, LAYOUT, EPILOGUE, FORM, OPERANDS, __VA_ARGS__)
+#define GEMM_SM90_KERNEL(NAME, DIMS, CLUSTER, LAYOUT, EPILOGUE, FORM, OPERANDS, ...)                            \
     extern "C" __global__ void DIMS __launch_bounds__(THREADS, 1) NAME(                                         \
         GemmSm90 gemm, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, __VA_ARGS__) { \
         follow_earlier_kernels();                                                                               \
         DYNAMIC_SHARED_ALIGNED(unsigned char, memory, 1024);                                                    \
         const Operands operands OPERANDS;                                                                       \
-        gemm_sm90<Layout::LAYOUT, Epilogue::EPILOGUE, CLUSTER>(gemm, operands, memory);                         \
+        gemm_sm90<Layout::LAYOUT, Epilogue::EPILOGUE, FORM, CLUSTER>(gemm, operands, memory);                         \
     }                                                                                                           \
     EXPORT_KERNEL(NAME)
 
@@ -258,12 +260,16 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90& gemm, const Operands& 
 #define TO_PARTIALS ({&a, &b, nullptr, nullptr, nullptr, nullptr, partials})
 
 GEMM_SM90(gemm_nt, bf16, NT, STORE, TO_C_WITH_BIAS, const __grid_constant__ TensorMap c, const bf16* bias)
-GEMM_SM90(gemm_nt_gelu, bf16, NT, GELU, TO_C_AND_X, const __grid_constant__ TensorMap c, const __grid_constant__ TensorMap x,
-          const bf16* bias)
+GEMM_GELU_SM90(gemm_nt_gelu, bf16, NT, GELU, GeluExact, TO_C_AND_X, const __grid_constant__ TensorMap c,
+               const __grid_constant__ TensorMap x, const bf16* bias)
+GEMM_GELU_SM90(gemm_nt_gelu_tanh, bf16, NT, GELU, GeluTanh, TO_C_AND_X, const __grid_constant__ TensorMap c,
+               const __grid_constant__ TensorMap x, const bf16* bias)
 GEMM_SM90(gemm_nn, bf16, NN, STORE, TO_C, const __grid_constant__ TensorMap c)
 GEMM_SM90(gemm_nn_add, bf16, NN, ADD, TO_C, const __grid_constant__ TensorMap c)
-GEMM_SM90(gemm_nn_gelu_gradient, bf16, NN, GELU_GRADIENT, TO_C_FROM_X, const __grid_constant__ TensorMap c,
-          const __grid_constant__ TensorMap x, const bf16* bias, float* column_sums)
+GEMM_GELU_SM90(gemm_nn_gelu_gradient, bf16, NN, GELU_GRADIENT, GeluExact, TO_C_FROM_X, const __grid_constant__ TensorMap c,
+               const __grid_constant__ TensorMap x, const bf16* bias, float* column_sums)
+GEMM_GELU_SM90(gemm_nn_gelu_tanh_gradient, bf16, NN, GELU_GRADIENT, GeluTanh, TO_C_FROM_X, const __grid_constant__ TensorMap c,
+               const __grid_constant__ TensorMap x, const bf16* bias, float* column_sums)
 GEMM_SM90(gemm_tn, bf16_f32, TN, PARTIALS, TO_PARTIALS, float* partials)
 
 // gemm_finish_sm90_f32: C += the parts of gemm_tn_sm90, in order. gridDim.x = tiles, gridDim.y = 16: the eighths of each

@@ -1,7 +1,7 @@
 // The products of gemm.cu: their tiles, and what happens to a block's sums.
 #pragma once
 
-#include "common/gelu.cuh"
+#include "common/activation.cuh"
 #include "common/mma.cuh"
 #include "common/pack.cuh"
 
@@ -153,8 +153,8 @@ struct Output {
     }
 };
 
-// The sums into x, and GELU of what x then holds, with the bias, into C.
-template <typename T>
+// The sums into x, and GELU, in one of its FORMs, of what x then holds, with the bias, into C.
+template <typename T, template <typename> class FORM>
 struct GeluOutput {
     static constexpr bool SUMS_COLUMNS = false;
     const Gemm& gemm;
@@ -180,14 +180,14 @@ struct GeluOutput {
         store_row(x + at, vector, valid, values);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            values[i] = gelu<T>(to_float(from_float<T>(values[i])) + shift[i]);
+            values[i] = FORM<T>::value(to_float(from_float<T>(values[i])) + shift[i]);
         }
         store_row(c + at, vector, valid, values);
     }
 };
 
 // The sums times GELU's derivative into C. `values` then hold what was written, and zero where nothing was.
-template <typename T>
+template <typename T, template <typename> class FORM>
 struct GeluGradientOutput {
     static constexpr bool SUMS_COLUMNS = true;
     const Gemm& gemm;
@@ -216,7 +216,7 @@ struct GeluGradientOutput {
         load_row(bias + column, vector, valid, shift);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            values[i] *= gemm.alpha * gelu_slope<T>(kept[i] + shift[i]);
+            values[i] *= gemm.alpha * FORM<T>::slope(kept[i] + shift[i]);
         }
         store_row(c + at, vector, valid, values);
     }

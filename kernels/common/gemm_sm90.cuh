@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/cluster.cuh"
-#include "common/gelu.cuh"
+#include "common/activation.cuh"
 #include "common/pack.cuh"
 #include "common/reduce.cuh"
 #include "common/stmatrix.cuh"
@@ -192,8 +192,8 @@ __device__ __forceinline__ float2 unpack_bf16(unsigned pair) {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 
-// A consumer's way out: its buffers, its rows of C, its thread's place in a band.
-template <Epilogue EPILOGUE>
+// A consumer's way out: its buffers, its rows of C, its thread's place in a band. FORM is GELU's.
+template <Epilogue EPILOGUE, template <typename> class FORM>
 struct Exit {
     using T = Tiles<EPILOGUE>;
     static constexpr bool ADDS = EPILOGUE == Epilogue::ADD, MULTIPLIES = EPILOGUE == Epilogue::GELU_GRADIENT;
@@ -360,10 +360,10 @@ struct Exit {
                         // Of x as it is kept, so that the way back can compute the same once more.
                         value = unpack_bf16(kept[matrix]);
                         value.x += shift.x, value.y += shift.y;
-                        value.x = gelu<bf16>(value.x), value.y = gelu<bf16>(value.y);
+                        value.x = FORM<bf16>::value(value.x), value.y = FORM<bf16>::value(value.y);
                     } else if (MULTIPLIES) {
                         const float2 x = unpack_bf16(before[matrix]);
-                        value.x *= gelu_slope<bf16>(x.x + shift.x), value.y *= gelu_slope<bf16>(x.y + shift.y);
+                        value.x *= FORM<bf16>::slope(x.x + shift.x), value.y *= FORM<bf16>::slope(x.y + shift.y);
                         totals[2 * half] += value.x, totals[2 * half + 1] += value.y;
                     } else if (ADDS) {
                         const float2 was = unpack_bf16(old[band][sixteen][matrix]);

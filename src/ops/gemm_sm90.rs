@@ -80,11 +80,10 @@ pub(super) fn multiply(tape: &mut Tape, product: &Product, epilogue: Epilogue) -
     };
     let device = tape.device();
     match (product.layout, epilogue) {
-        (_, Epilogue::Gelu { bias, y }) => {
-            device.launch(&launch(name("_gelu")).tensor_map(result(y)).tensor_map(result(product.c)).value(bias))
-        }
-        (_, Epilogue::GeluGradient { bias, x, partials }) => {
-            let launch = launch(name("_gelu_gradient")).tensor_map(result(product.c)).tensor_map(result(x));
+        (_, Epilogue::Gelu { bias, y, .. }) => device
+            .launch(&launch(name(epilogue.name())).tensor_map(result(y)).tensor_map(result(product.c)).value(bias)),
+        (_, Epilogue::GeluGradient { bias, x, partials, .. }) => {
+            let launch = launch(name(epilogue.name())).tensor_map(result(product.c)).tensor_map(result(x));
             device.launch(&launch.value(bias).value(partials))
         }
         (Layout::Nt, Epilogue::None) => {

@@ -63,15 +63,14 @@ pub(super) fn forward_gelu(
     y: &mut Buffer,
 ) -> Result<()> {
     assert_eq!(weight.rows, bias.len, "linear_gelu: weight and bias differ in size");
-    match (tape.device(), gelu) {
-        // With tanh it is no product's epilogue.
-        (Device::Cpu, _) | (_, Gelu::Tanh) => {
+    match tape.device() {
+        Device::Cpu => {
             forward(tape, parameters, x, weight, None, (kept, weight.rows))?;
             bias_gelu_forward(tape, parameters, (kept, bias.len), Some(bias), gelu, y)
         }
-        (Device::Kernels(_), Gelu::Exact) => {
+        Device::Kernels(_) => {
             let product = forward_product(tape, parameters, x, weight, kept, weight.rows);
-            let epilogue = Epilogue::Gelu { bias: parameters.values.address_of(bias.offset), y: y.address() };
+            let epilogue = Epilogue::Gelu { gelu, bias: parameters.values.address_of(bias.offset), y: y.address() };
             tape.count(work_of(&product, epilogue));
             multiply(tape, &product, epilogue)
         }
@@ -162,17 +161,17 @@ pub(super) fn input_gradient_gelu(
     (kept, bias, gelu): (Tensor, Vector, Gelu),
     dx: &mut Buffer,
 ) -> Result<()> {
-    match (tape.device(), gelu) {
-        (Device::Cpu, _) | (_, Gelu::Tanh) => {
+    match tape.device() {
+        Device::Cpu => {
             input_gradient(tape, parameters, dy, weight, dx, false)?;
             bias_gelu_backward(tape, parameters, kept, Some(bias), gelu, dx)
         }
-        (Device::Kernels(_), Gelu::Exact) => {
+        Device::Kernels(_) => {
             let product = input_gradient_product(tape, parameters, dy, weight, dx);
             let (shift, x) = (parameters.values.address_of(bias.offset), tape.value(kept).address());
-            let parts = sum_parts(tape, &product, Epilogue::GeluGradient { bias: shift, x, partials: 0 });
+            let parts = sum_parts(tape, &product, Epilogue::GeluGradient { gelu, bias: shift, x, partials: 0 });
             let partials = tape.allocate_scratch(parts * bias.len)?;
-            let epilogue = Epilogue::GeluGradient { bias: shift, x, partials: partials.address() };
+            let epilogue = Epilogue::GeluGradient { gelu, bias: shift, x, partials: partials.address() };
             tape.count(work_of(&product, epilogue));
             multiply(tape, &product, epilogue)?;
             column_sums::add_parts(tape.device(), &partials, parts, &mut parameters.gradients, bias)?;
@@ -318,9 +317,22 @@ pub(super) enum Epilogue {
     /// Nothing but the product's own bias.
     None,
     /// C keeps the sums; `y = gelu(C + bias)`.
-    Gelu { bias: u64, y: u64 },
+    Gelu { gelu: Gelu, bias: u64, y: u64 },
     /// The sums are multiplied with gelu'(x + bias); `partials` gets their column sums, a row for each of [`sum_parts`].
-    GeluGradient { bias: u64, x: u64, partials: u64 },
+    GeluGradient { gelu: Gelu, bias: u64, x: u64, partials: u64 },
+}
+
+impl Epilogue {
+    /// In the names of kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gelu { gelu: Gelu::Exact, .. } => "_gelu",
+            Self::Gelu { gelu: Gelu::Tanh, .. } => "_gelu_tanh",
+            Self::GeluGradient { gelu: Gelu::Exact, .. } => "_gelu_gradient",
+            Self::GeluGradient { gelu: Gelu::Tanh, .. } => "_gelu_tanh_gradient",
+        }
+    }
 }
 
 /// Parts that the rows of C are cut into for their column sums.
@@ -348,12 +360,7 @@ pub(super) fn work_of(product: &Product, epilogue: Epilogue) -> Work {
 
 /// The kernel's name and type, as in `gemm_nt_gelu_bf16`.
 pub(super) fn kernel_name(product: &Product, epilogue: Epilogue) -> String {
-    let epilogue = match epilogue {
-        Epilogue::None => "",
-        Epilogue::Gelu { .. } => "_gelu",
-        Epilogue::GeluGradient { .. } => "_gelu_gradient",
-    };
-    format!("{}{epilogue}_{}", product.layout.kernel(), product.types())
+    format!("{}{}_{}", product.layout.kernel(), epilogue.name(), product.types())
 }
 
 fn by_our_kernels(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Result<()> {
@@ -384,8 +391,8 @@ fn by_our_kernels(tape: &mut Tape, product: &Product, epilogue: Epilogue) -> Res
             tape.recycle(partials);
             Ok(())
         }
-        Epilogue::Gelu { bias, y } => tape.device().launch(&launch.value(bias).value(y).value(product.c)),
-        Epilogue::GeluGradient { bias, x, partials } => {
+        Epilogue::Gelu { bias, y, .. } => tape.device().launch(&launch.value(bias).value(y).value(product.c)),
+        Epilogue::GeluGradient { bias, x, partials, .. } => {
             tape.device().launch(&launch.value(bias).value(product.c).value(x).value(partials))
         }
     }
@@ -400,13 +407,13 @@ fn by_vendor(tape: &Tape, product: &Product, epilogue: Epilogue) -> Result<bool>
     let ([rows, columns, _], dtype) = (product.sizes, product.output);
     match epilogue {
         Epilogue::None => {}
-        Epilogue::Gelu { bias, y } => {
-            device.launch(&bias_gelu::forward_launch(dtype, Gelu::Exact, [rows, columns], product.c, bias, y))?;
+        Epilogue::Gelu { gelu, bias, y } => {
+            device.launch(&bias_gelu::forward_launch(dtype, gelu, [rows, columns], product.c, bias, y))?;
         }
-        Epilogue::GeluGradient { bias, x, partials } => {
+        Epilogue::GeluGradient { gelu, bias, x, partials } => {
             let parts = sum_parts(tape, product, epilogue);
             let addresses = [x, bias, product.c, partials];
-            device.launch(&bias_gelu::backward_launch(dtype, Gelu::Exact, [rows, columns], parts, addresses))?;
+            device.launch(&bias_gelu::backward_launch(dtype, gelu, [rows, columns], parts, addresses))?;
         }
     }
     Ok(true)

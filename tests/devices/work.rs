@@ -94,7 +94,9 @@ fn every_kernel_states_its_work() {
         recorder.start();
         train(&device, dtype, head_dim, head);
         operations(&device, dtype);
-        crate::operations::run(&device, dtype, true).unwrap();
+        for stretch in crate::operations::STRETCHES {
+            crate::operations::run(stretch, &device, dtype, true).unwrap();
+        }
         sample(&device);
         crate::genes::learn(&device).unwrap();
         let is_kernel = |piece: &Piece| helixgrad_kernels_emulated::find(&piece.name).is_some();

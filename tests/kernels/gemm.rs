@@ -195,7 +195,7 @@ fn compute<T: Float, O: Float>(case: &Case, schedule: u64) -> Outcome {
 }
 
 /// gelu(x + bias), from what is kept for the way back and the output; and the gradient and its column sums.
-fn compute_gelu<T: Float>(case: &Case, schedule: u64) -> [Vec<f32>; 3] {
+fn compute_gelu<T: Float>(case: &Case, gelu: Gelu, schedule: u64) -> [Vec<f32>; 3] {
     let [m, n] = [case.m, case.n];
     let [[a_rows, a_columns], [b_rows, b_columns], c_size] = case.stored();
     let [lda, ldb, ldc] = case.strides();
@@ -217,7 +217,8 @@ fn compute_gelu<T: Float>(case: &Case, schedule: u64) -> [Vec<f32>; 3] {
         arguments.push((&column_sums).into());
     }
     let shared = if T::DTYPE == "bf16" { BF16_SHARED_BYTES as usize } else { 0 };
-    let name = format!("{}_gelu{}_{}", case.layout.name(), if backward { "_gradient" } else { "" }, T::DTYPE);
+    let pass = if backward { "_gradient" } else { "" };
+    let name = format!("{}_{}{pass}_{}", case.layout.name(), form(gelu), T::DTYPE);
     run_3d(&name, plan.grid, [THREADS, 1, 1], shared, schedule, arguments);
     let sums = if backward { column_sums.values::<f32>() } else { Vec::new() };
     [c.read(), x.read(), sums]
@@ -226,18 +227,27 @@ fn compute_gelu<T: Float>(case: &Case, schedule: u64) -> [Vec<f32>; 3] {
 /// The sums are those of the plain product; GELU and its derivative, of what is kept, those of the CPU device; the column sums, of
 /// what was written before it was rounded.
 fn check_gelu<T: Float>(case: &Case) {
-    let [found, kept, sums] = compute_gelu::<T>(case, case.seed);
-    let what = format!("{case:?} {} with gelu", T::DTYPE);
-    let again = compute_gelu::<T>(case, case.seed + 1);
-    assert_eq!([bits(&found), bits(&kept), bits(&sums)], again.map(|values| bits(&values)), "{what}: another schedule");
+    for gelu in [Gelu::Exact, Gelu::Tanh] {
+        let [found, kept, sums] = compute_gelu::<T>(case, gelu, case.seed);
+        let what = format!("{case:?} {} with {}", T::DTYPE, form(gelu));
+        let again = compute_gelu::<T>(case, gelu, case.seed + 1).map(|values| bits(&values));
+        assert_eq!([bits(&found), bits(&kept), bits(&sums)], again, "{what}: another schedule");
+        compare_gelu::<T>(case, gelu, 128, [&found, &kept, &sums]);
+    }
+}
 
-    compare_gelu::<T>(case, 128, [&found, &kept, &sums]);
+/// In the names of kernels.
+pub fn form(gelu: Gelu) -> &'static str {
+    match gelu {
+        Gelu::Exact => "gelu",
+        Gelu::Tanh => "gelu_tanh",
+    }
 }
 
 /// C, what is kept for the way back, and the column sums of every `sum_rows` rows against the truth.
-pub fn compare_gelu<T: Float>(case: &Case, sum_rows: usize, [found, kept, sums]: [&[f32]; 3]) {
+pub fn compare_gelu<T: Float>(case: &Case, gelu: Gelu, sum_rows: usize, [found, kept, sums]: [&[f32]; 3]) {
     let Case { layout, m, n, .. } = *case;
-    let what = format!("{case:?} {} with gelu", T::DTYPE);
+    let what = format!("{case:?} {} with {}", T::DTYPE, form(gelu));
     let [[a_rows, a_columns], [b_rows, b_columns], _] = case.stored();
     let values = |offset: u64, count: usize| normals::<T>(case.seed * 7 + offset, count, 1.0);
     let (a, b, bias) = (values(0, a_rows * a_columns), values(1, b_rows * b_columns), values(3, n));
@@ -247,16 +257,16 @@ pub fn compare_gelu<T: Float>(case: &Case, sum_rows: usize, [found, kept, sums]:
     if layout == Layout::Nt {
         Tolerance { terms }.check(&what, kept, &rounded::<T>(&plain), &truth);
         let (mut plain_y, mut true_y) = (plain, truth);
-        cpu::gelu::forward(Gelu::Exact, kept, &bias, &mut plain_y);
-        cpu::gelu::forward(Gelu::Exact, &doubles(kept), &doubles(&bias), &mut true_y);
+        cpu::gelu::forward(gelu, kept, &bias, &mut plain_y);
+        cpu::gelu::forward(gelu, &doubles(kept), &doubles(&bias), &mut true_y);
         Tolerance { terms: 1.0 }.check(&what, found, &rounded::<T>(&plain_y), &true_y);
-        assert_eq!(bits(found), bits(&gelu_again::<T>(kept, &bias, m)), "{what}: what is computed again");
+        assert_eq!(bits(found), bits(&gelu_again::<T>(gelu, kept, &bias, m)), "{what}: what is computed again");
         return;
     }
     let (mut plain_dx, mut true_dx) = (plain, truth);
     let mut ignored = (vec![0.0f32; n], vec![0.0f64; n]);
-    cpu::gelu::backward(Gelu::Exact, kept, &bias, &mut plain_dx, &mut ignored.0);
-    cpu::gelu::backward(Gelu::Exact, &doubles(kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
+    cpu::gelu::backward(gelu, kept, &bias, &mut plain_dx, &mut ignored.0);
+    cpu::gelu::backward(gelu, &doubles(kept), &doubles(&bias), &mut true_dx, &mut ignored.1);
     Tolerance { terms }.check(&what, found, &rounded::<T>(&plain_dx), &true_dx);
     for (tile, sums) in sums.chunks(n).enumerate() {
         let rows = tile * sum_rows * n..((tile + 1) * sum_rows).min(m) * n;
@@ -268,11 +278,13 @@ pub fn compare_gelu<T: Float>(case: &Case, sum_rows: usize, [found, kept, sums]:
 }
 
 /// gelu(x + bias) by the kernel that has x from memory.
-fn gelu_again<T: Float>(x: &[f32], bias: &[f32], rows: usize) -> Vec<f32> {
+fn gelu_again<T: Float>(gelu: Gelu, x: &[f32], bias: &[f32], rows: usize) -> Vec<f32> {
     let (x, bias, y) = (Memory::of::<T>("x", x), Memory::of::<T>("bias", bias), Memory::poisoned::<T>("y", x.len()));
     let columns = bias.values::<T>().len();
     let grid = [columns.div_ceil(256), 2];
-    launch!("bias_gelu_forward" as T::DTYPE, grid, [32, 8], 0, [&x, &bias, &y, rows, columns]);
+    let name = format!("bias_{}_forward_{}", form(gelu), T::DTYPE);
+    let arguments = vec![(&x).into(), (&bias).into(), (&y).into(), rows.into(), columns.into()];
+    run(&name, grid, [32, 8], 0, arguments);
     y.values::<T>()
 }
 

@@ -1,11 +1,12 @@
 //! `kernels/gemm_sm90.cu` against products in f64, and against its own repetition with another grid and in clusters.
 
 use half::bf16;
+use helixgrad::device::cpu::gelu::Gelu;
 use helixgrad::device::gemm_plan::{SM90_FINISH, SM90_SHARED_BYTES, SM90_SUM_ROWS, SM90_THREADS, Sm90Plan, Sm90Tiles};
 use helixgrad::device::{DType, Swizzle};
 use proptest::prelude::*;
 
-use super::gemm::{Case, Layout, Stored, bits, compare_gelu, product};
+use super::gemm::{Case, Layout, Stored, bits, compare_gelu, form, product};
 use super::harness::*;
 use super::machine::runs_sm90;
 
@@ -124,7 +125,7 @@ fn check(case: &Case, blocks: u32) {
 }
 
 /// C, what is kept for the way back, and column sums.
-fn compute_gelu(case: &Case, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
+fn compute_gelu(case: &Case, gelu: Gelu, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
     let operands = Operands::new(case, Sm90Tiles::InTurn);
     let size = [case.m, case.n];
     let ldc = case.strides()[2];
@@ -141,10 +142,10 @@ fn compute_gelu(case: &Case, blocks: Blocks, schedule: u64) -> [Vec<f32>; 3] {
     arguments.extend([map(&c, size, [64, 64]), map(&x, size, [64, 64]), operands.bias.argument()]);
     if backward {
         arguments.push((&column_sums).into());
-        run(["gemm_nn_gelu_gradient", "bf16"], blocks, schedule, arguments);
+        run([&format!("gemm_nn_{}_gradient", form(gelu)), "bf16"], blocks, schedule, arguments);
         return [c.read(), x.read(), column_sums.values::<f32>()];
     }
-    run(["gemm_nt_gelu", "bf16"], blocks, schedule, arguments);
+    run([&format!("gemm_nt_{}", form(gelu)), "bf16"], blocks, schedule, arguments);
     [c.read(), x.read(), Vec::new()]
 }
 
@@ -152,12 +153,14 @@ fn check_gelu(case: &Case, blocks: u32) {
     if !runs_sm90() {
         return;
     }
-    let found = compute_gelu(case, Blocks::Single(blocks), case.seed);
-    compare_gelu::<bf16>(case, SM90_SUM_ROWS, [&found[0], &found[1], &found[2]]);
-    let found = found.map(|values| bits(&values));
-    for (turn, others) in others(blocks).into_iter().enumerate() {
-        let again = compute_gelu(case, others, case.seed + 1 + turn as u64);
-        assert_eq!(found, again.map(|values| bits(&values)), "{case:?} by {blocks} blocks and by {others:?}");
+    for gelu in [Gelu::Exact, Gelu::Tanh] {
+        let found = compute_gelu(case, gelu, Blocks::Single(blocks), case.seed);
+        compare_gelu::<bf16>(case, gelu, SM90_SUM_ROWS, [&found[0], &found[1], &found[2]]);
+        let found = found.map(|values| bits(&values));
+        for (turn, others) in others(blocks).into_iter().enumerate() {
+            let again = compute_gelu(case, gelu, others, case.seed + 1 + turn as u64);
+            assert_eq!(found, again.map(|values| bits(&values)), "{case:?} by {blocks} blocks and by {others:?}");
+        }
     }
 }
 
