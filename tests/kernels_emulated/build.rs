@@ -8,6 +8,8 @@ fn main() {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "cu"))
         .collect();
+    // The folder, because a file that is new there is none of those that were watched.
+    println!("cargo::rerun-if-changed=../../kernels");
     // The worked example's, too.
     sources.push("../../examples/softsign/softsign.cu".into());
     sources.sort();
