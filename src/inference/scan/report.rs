@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::accuracy::Intervals;
 use super::truth::SCOPES;
-use super::{Comparison, Truth, TruthCounts};
+use super::{Comparison, Figures, Truth, TruthCounts};
 use crate::genome::splice::Kind;
 use crate::report::{Cell, LineChart, Page, Table};
 
@@ -28,45 +28,47 @@ fn scope_index(scope: &str) -> usize {
     SCOPES.iter().position(|name| *name == scope).unwrap_or(0)
 }
 
-/// A row for each scope and kind, and one of the weight matrix below it.
+/// Whose calls a row is of: the model's, and below them the weight matrix's.
+fn both(comparison: &Comparison) -> impl Iterator<Item = ([Cell; 3], &Figures)> {
+    let of = [("model", Some(&comparison.model)), ("weight matrix", comparison.weight_matrix.as_ref())];
+    of.into_iter().filter_map(|(name, figures)| {
+        Some(([comparison.scope, comparison.kind.name(), name].map(Cell::from), figures?))
+    })
+}
+
+/// How well calls agree with the annotation.
 pub fn table(comparisons: &[Comparison]) -> Table {
-    let mut table = Table::new([
-        "scope",
-        "kind",
-        "calls of",
-        "sites",
-        "scored",
-        "average precision",
-        "top-k",
-        "precision at recall 0.5",
-        "at 0.9",
-        "best F1",
-        "at score",
-    ]);
-    for Comparison { scope, kind, model, weight_matrix } in comparisons {
-        let both = [("the model", Some(model)), ("the weight matrix", weight_matrix.as_ref())];
-        for (name, figures) in both.into_iter().filter_map(|(name, figures)| Some((name, figures?))) {
-            let (of, intervals) = (&figures.accuracy, &figures.intervals);
-            let cell = |value: f64, interval: fn(&Intervals) -> [f64; 2]| match intervals {
-                Some(all) => Cell::estimate(value, interval(all).into(), 3),
-                None => Cell::number(value, 3),
-            };
-            let at = |value: Option<f64>, interval| value.map_or(Cell::from("-"), |value| cell(value, interval));
-            let top = of.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
-            table.row([
-                Cell::from(*scope),
-                Cell::from(kind.name()),
-                Cell::from(name),
-                Cell::number(of.sites as f64, 0),
-                Cell::number(of.scored_sites as f64, 0),
-                cell(of.average_precision, |all| all.average_precision),
-                cell(top, |all| all.top_k),
-                at(of.precision_at_recall_50, |all| all.precision_at_recall_50),
-                at(of.precision_at_recall_90, |all| all.precision_at_recall_90),
-                Cell::number(of.f1, 3),
-                Cell::number(of.best_f1.map_or(1.0, |point| point.threshold), 3),
-            ]);
-        }
+    let figures = ["sites", "average precision", "top-k", "precision at recall 0.5", "at 0.9"];
+    let mut table = Table::new(["scope", "kind", "calls of"].into_iter().chain(figures));
+    for (head, Figures { accuracy, intervals }) in comparisons.iter().flat_map(both) {
+        let cell = |value: f64, interval: fn(&Intervals) -> [f64; 2]| match intervals {
+            Some(all) => Cell::estimate(value, interval(all).into(), 3),
+            None => Cell::number(value, 3),
+        };
+        let at = |value: Option<f64>, interval| value.map_or(Cell::from("-"), |value| cell(value, interval));
+        let top = accuracy.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
+        table.row(head.into_iter().chain([
+            Cell::number(accuracy.sites as f64, 0),
+            cell(accuracy.average_precision, |all| all.average_precision),
+            cell(top, |all| all.top_k),
+            at(accuracy.precision_at_recall_50, |all| all.precision_at_recall_50),
+            at(accuracy.precision_at_recall_90, |all| all.precision_at_recall_90),
+        ]));
+    }
+    table
+}
+
+/// What was scored, and where precision and recall are balanced best.
+pub fn balance_table(comparisons: &[Comparison]) -> Table {
+    let mut table =
+        Table::new(["scope", "kind", "calls of", "positions scored", "of them sites", "best F1", "at score"]);
+    for (head, Figures { accuracy, .. }) in comparisons.iter().flat_map(both) {
+        table.row(head.into_iter().chain([
+            Cell::number(accuracy.scored as f64, 0),
+            Cell::number(accuracy.scored_sites as f64, 0),
+            Cell::number(accuracy.f1, 3),
+            Cell::number(accuracy.best_f1.map_or(1.0, |point| point.threshold), 3),
+        ]));
     }
     table
 }
@@ -97,7 +99,7 @@ pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons:
         of_what.row([name, value]);
     }
     page.table(&of_what);
-    page.section("Figures").table(&table(comparisons));
+    page.section("Figures").table(&table(comparisons)).table(&balance_table(comparisons));
     page.paragraph(
         "Sites that were not scored count as missed. Top-k: of the k calls with the highest scores, k being the number of \
          annotated sites, the share that is annotated (SpliceAI's measure). Genes: calls inside annotated genes, on their \
