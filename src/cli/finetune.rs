@@ -189,10 +189,12 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     let window = args.window.or_else(|| if args.pairs { None } else { common_length(train, dev) });
     let margin = labelled::margin(train).into_iter().chain(labelled::margin(dev)).min();
-    let classification =
+    let mut classification =
         Classification { labels, window, margin, task: args.task, pairs: args.pairs, ..Classification::default() };
     let outputs = classification.labels.len();
     let (mut model, vocabulary) = model(args, common, train, dev, &classification)?;
+    // A place is as far from both ends as its token reaches on the longer side.
+    classification.margin = margin.map(|margin| margin.max(vocabulary.shortest().div_ceil(2)));
     let limits = Limits { tokenizer: Arc::clone(&vocabulary), window, positions: model.config.max_position_embeddings };
     train_table.check_lengths(&train_path, &limits)?;
     if let (Some(dev), Some(path)) = (&dev_table, &dev_path) {

@@ -151,6 +151,10 @@ impl Source {
         let tokens = config.max_position_embeddings.saturating_sub(self.vocabulary.specials().frame());
         let shortest = self.vocabulary.shortest();
         let longest = self.vocabulary.most_bases(tokens).unwrap_or(usize::MAX);
+        if let Some(margin) = classification.margin.filter(|margin| *margin < shortest.div_ceil(2) || *margin > longest)
+        {
+            return wrong(format!("margins of {margin} bases around places, where a token has {shortest}"));
+        }
         match classification.window {
             Some(window) if !(shortest..=longest).contains(&window) => {
                 wrong(format!("windows of {window} bases, where the model reads {shortest} to {longest}"))

@@ -107,6 +107,24 @@ fn one_pass_answers_as_asking_for_each_place_does() {
 }
 
 #[test]
+fn margins_that_no_model_has_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = stretches_model(folder.path(), TILE, MARGIN);
+    let genome = genome(folder.path(), &[("a", &bases(6, 70))]);
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    for (margin, is_read) in [("1", false), ("2", true), ("19", true), ("20", true), ("18446744073709551615", false)] {
+        let changed = config.replacen("\"margin\": 8", &format!("\"margin\": {margin}"), 1);
+        fs::write(model.join("config.json"), changed).unwrap();
+        let out = folder.path().join(margin);
+        let arguments = ["scan", "--model", text(&model), "--genome", text(&genome), "--out", text(&out)];
+        match is_read {
+            true => drop(json(&arguments)),
+            false => assert!(refused(&arguments).contains(&format!("margins of {margin} bases"))),
+        }
+    }
+}
+
+#[test]
 fn a_weight_matrix_in_the_models_folder_is_put_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let model = stretches_model(folder.path(), TILE, MARGIN);
