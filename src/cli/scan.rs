@@ -234,7 +234,11 @@ fn human(summary: &Summary) -> String {
         );
     }
     if !summary.accuracy.is_empty() {
-        text += &format!("\n\n{}\n{}", report::table(&summary.accuracy), report::balance_table(&summary.accuracy));
+        text += &format!(
+            "\n\n{}at recall 0.5 and 0.9: precision there\n\n{}",
+            report::table(&summary.accuracy),
+            report::balance_table(&summary.accuracy)
+        );
     }
     for Comparison { scope, kind, model, .. } in &summary.accuracy {
         let Suggested { precision_50, precision_80, recall_90 } = model.accuracy.suggested;

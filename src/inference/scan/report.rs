@@ -36,9 +36,9 @@ fn both(comparison: &Comparison) -> impl Iterator<Item = ([Cell; 3], &Figures)> 
     })
 }
 
-/// How well calls agree with the annotation.
+/// How well calls agree with the annotation; at a recall: precision.
 pub fn table(comparisons: &[Comparison]) -> Table {
-    let figures = ["sites", "average precision", "top-k", "precision at recall 0.5", "at 0.9"];
+    let figures = ["average precision", "top-k", "at recall 0.5", "at recall 0.9"];
     let mut table = Table::new(["scope", "kind", "calls of"].into_iter().chain(figures));
     for (head, Figures { accuracy, intervals }) in comparisons.iter().flat_map(both) {
         let cell = |value: f64, interval: fn(&Intervals) -> [f64; 2]| match intervals {
@@ -48,7 +48,6 @@ pub fn table(comparisons: &[Comparison]) -> Table {
         let at = |value: Option<f64>, interval| value.map_or(Cell::from("-"), |value| cell(value, interval));
         let top = accuracy.top_k.iter().find(|top| top.multiple == 1.0).map_or(0.0, |top| top.accuracy);
         table.row(head.into_iter().chain([
-            Cell::number(accuracy.sites as f64, 0),
             cell(accuracy.average_precision, |all| all.average_precision),
             cell(top, |all| all.top_k),
             at(accuracy.precision_at_recall_50, |all| all.precision_at_recall_50),
@@ -58,14 +57,14 @@ pub fn table(comparisons: &[Comparison]) -> Table {
     table
 }
 
-/// What was scored, and where precision and recall are balanced best.
+/// Annotated sites, how many of them were scored and how many positions in all, and where precision and recall are balanced best.
 pub fn balance_table(comparisons: &[Comparison]) -> Table {
-    let mut table =
-        Table::new(["scope", "kind", "calls of", "positions scored", "of them sites", "best F1", "at score"]);
+    let mut table = Table::new(["scope", "kind", "calls of", "sites", "scored", "positions", "best F1", "at score"]);
     for (head, Figures { accuracy, .. }) in comparisons.iter().flat_map(both) {
         table.row(head.into_iter().chain([
-            Cell::number(accuracy.scored as f64, 0),
+            Cell::number(accuracy.sites as f64, 0),
             Cell::number(accuracy.scored_sites as f64, 0),
+            Cell::number(accuracy.scored as f64, 0),
             Cell::number(accuracy.f1, 3),
             Cell::number(accuracy.best_f1.map_or(1.0, |point| point.threshold), 3),
         ]));
@@ -101,7 +100,7 @@ pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons:
     page.table(&of_what);
     page.section("Figures").table(&table(comparisons)).table(&balance_table(comparisons));
     page.paragraph(
-        "Sites that were not scored count as missed. Top-k: of the k calls with the highest scores, k being the number of \
+        "Sites that were not scored count as missed. At recall 0.5 and 0.9: precision there. Top-k: of the k calls with the highest scores, k being the number of \
          annotated sites, the share that is annotated (SpliceAI's measure). Genes: calls inside annotated genes, on their \
          strand, with 95 % intervals over resampled genes. A call that is not annotated counts as false, whether or not the cell \
          uses it. The weight matrix is that of the sites that the model learnt from, on the same positions.",
