@@ -21,7 +21,6 @@ pub struct Evaluation {
     /// Windows; places, where windows have a class at many of them.
     pub windows: u64,
     /// Which of the two.
-    #[serde(skip)]
     pub counted: &'static str,
     /// Names of the classes.
     pub labels: Vec<String>,

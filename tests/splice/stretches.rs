@@ -136,6 +136,19 @@ fn what_another_transcript_has_as_a_site_is_not_asked_for() {
     assert!(after.iter().all(|(place, label)| before.get(place) == Some(label)));
 }
 
+/// Nothing is lost without a word where no window fits: 12 donors and 12 acceptors on each sequence.
+#[test]
+fn sites_of_sequences_shorter_than_a_window_are_counted() {
+    let made_up = made_up(6);
+    let genes = model(&made_up.genome, &made_up.gff3, &[]).unwrap();
+    let options = Options { window: 7000, ..options(by_sequence()) };
+    let stretches = Stretches::new(&made_up.genome, &genes, &options).unwrap();
+    for part in Part::ALL {
+        let counts = stretches.of_part(part, &mut HashSet::new(), &mut |_, _, _| panic!("a window")).unwrap();
+        assert_eq!((counts.windows, counts.unlabelled_sites), (0, 24), "{part:?}");
+    }
+}
+
 #[test]
 fn of_the_training_windows_without_a_site_a_share_is_kept() {
     let made_up = made_up(40);

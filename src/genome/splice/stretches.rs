@@ -233,7 +233,13 @@ impl<'a> Stretches<'a> {
         let Options { window, margin, .. } = self.options;
         let length = self.genome.sequences()[sequence].length;
         // All of one width: at the ends of a sequence it is moved, not cut.
-        let start = places.start.saturating_sub(margin).min(length.checked_sub(window)?);
+        let Some(last) = length.checked_sub(window) else {
+            // No window fits: the sites there are counted as those next to an end are.
+            let is_site = |boundary| self.kinds.contains_key(&Position { sequence, boundary, strand });
+            counts.unlabelled_sites += places.filter(|boundary| is_site(*boundary)).count() as u64;
+            return None;
+        };
+        let start = places.start.saturating_sub(margin).min(last);
         let mut bases = Vec::with_capacity(window as usize);
         self.genome.decode(sequence, start..start + window, &mut bases);
         let unknown = Unknown::of(&bases, margin as usize);
