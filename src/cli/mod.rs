@@ -282,7 +282,7 @@ enum Command {
 impl Command {
     /// Whether the processes that were started together work together.
     fn joins(&self) -> bool {
-        matches!(self, Self::Pretrain(_) | Self::Finetune(_) | Self::Evaluate(_))
+        matches!(self, Self::Pretrain(_) | Self::Finetune(_) | Self::Evaluate(_) | Self::Bench(_))
     }
 }
 
@@ -293,6 +293,8 @@ pub fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // While there is one thread.
+    cuda::nccl::prefer_repeatable();
     interrupt::install();
     match run(std::env::args_os().collect()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use super::{Ranks, Reduction};
 use crate::Result;
-use crate::autograd::Tape;
+use crate::autograd::{Pass, Tape};
 use crate::device::Buffer;
 use crate::ops::add_within;
+
+/// What profiles call it.
+pub const SUM: &str = "gradient_sum";
 
 /// Elements of a part that are exchanged at a time: 4 MB from each rank.
 const PIECE: usize = 1 << 20;
@@ -28,7 +31,7 @@ impl Ranks {
         // Work that is held back goes first: the library does not know of it.
         tape.device().submit()?;
         let mut collective = group.collective.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let started = tape.start("gradient_sum");
+        let started = tape.start(SUM);
         if group.reduction == Reduction::Library {
             collective.all_reduce(gradients)?;
         } else {
@@ -50,7 +53,7 @@ impl Ranks {
             }
             collective.gather(gradients, &parts)?;
         }
-        tape.clock("gradient_sum", crate::autograd::Pass::Update, started);
+        tape.clock(SUM, Pass::Update, started);
         Ok(())
     }
 }

@@ -29,8 +29,10 @@ impl GradientTree {
     /// Those of the device, out of memory among them.
     pub fn join(&mut self, tape: &mut Tape, gradients: &mut Buffer) -> Result<()> {
         let Some((_, mut sum)) = self.waiting.pop_if(|(size, _)| *size == 1) else {
-            let mut zeros = match self.spare.pop() {
-                Some(buffer) => buffer,
+            // The same in every step, so that its launches are the same ones again.
+            let lowest = (0..self.spare.len()).min_by_key(|index| self.spare[*index].place());
+            let mut zeros = match lowest {
+                Some(index) => self.spare.swap_remove(index),
                 None => Buffer::on(tape.device(), gradients.len(), gradients.dtype())
                     .map_err(|error| error.needed_for("the sum of a step's gradients", "lower --micro-batches"))?,
             };

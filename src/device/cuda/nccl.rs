@@ -266,13 +266,12 @@ impl Collective for Nccl {
     }
 }
 
-/// Keeps NCCL from adding inside the switch (NVLS), whose sums may differ from call to call; what the user has chosen stays.
-///
-/// # Safety
-/// No other thread runs: at the start of a program.
-pub unsafe fn prefer_repeatable() {
-    if std::env::var_os("NCCL_ALGO").is_none() {
-        // SAFETY: the caller's promise: nobody reads the environment at the same time.
+/// Keeps NCCL's own all-reduce from adding inside the switch (NVLS), whose sums may differ from call to call; what the user has chosen
+/// stays. At the start of a program: where other threads run already, nothing is done.
+pub fn prefer_repeatable() {
+    let is_alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_alone && std::env::var_os("NCCL_ALGO").is_none() {
+        // SAFETY: nobody reads the environment at the same time, since there is no other thread.
         unsafe { std::env::set_var("NCCL_ALGO", "^NVLS") };
     }
 }
