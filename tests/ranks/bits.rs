@@ -148,3 +148,44 @@ fn two_ranks_are_one_addition() {
     mpi.succeeds(2, &pretraining(&library, 2, 4, &["--reduce", "library"]));
     assert_same(&own, &library, "one addition");
 }
+
+/// Two processes with a thread each beside one with two threads: the figures are printed, and how they fit together is held.
+#[test]
+fn bench_tells_what_ranks_are_worth() {
+    let Some(mpi) = launchers().into_iter().next() else { return };
+    let arguments = words(&[
+        "bench",
+        "train",
+        "--preset",
+        "splice-small",
+        "--batch",
+        "4",
+        "--length",
+        "40",
+        "--steps",
+        "6",
+        "--json",
+        "--quiet",
+    ]);
+    let parse = |output: std::process::Output| -> serde_json::Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let (one, two) = (parse(alone(&arguments)), parse(mpi.succeeds(2, &arguments)));
+    let number = |value: &serde_json::Value, key: &str| value[key].as_f64().unwrap();
+    assert!(one.get("scaling").is_none());
+    let scaling = &two["scaling"];
+    assert_eq!(scaling["ranks"], 2);
+    assert_eq!(number(&two, "tokens_per_step"), 2.0 * number(&one, "tokens_per_step"));
+    let efficiency = number(scaling, "seconds_per_step_alone") / number(&two, "seconds_per_step");
+    assert!((number(scaling, "efficiency") - efficiency).abs() < 1e-9);
+    let sum = two["ops"].as_array().unwrap().iter().find(|row| row["op"] == "gradient_sum").unwrap();
+    assert_eq!(sum["milliseconds_per_step"], scaling["sum_milliseconds"]);
+    // Of two ranks each sends half its gradients, and half of the sums.
+    let plan = parse(alone(&words(&["plan", "--preset", "splice-small", "--json", "--quiet"])));
+    let gradients =
+        plan["memory"].as_array().unwrap().iter().find(|row| row[0] == "gradients").unwrap()[1].as_f64().unwrap();
+    let sent = number(scaling, "bytes_sent");
+    assert!((sent - gradients).abs() < 1024.0, "{sent} of {gradients}");
+    println!(
+        "one process: {} tokens/s; two: {}, of which {efficiency:.2} is training",
+        one["tokens_per_second"], two["tokens_per_second"]
+    );
+}
