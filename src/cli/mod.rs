@@ -17,6 +17,7 @@ mod genes;
 mod genome;
 mod import;
 mod lora;
+mod merge;
 mod model;
 mod motifs;
 mod overwrite;
@@ -261,6 +262,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// Put the parts of a scan and the like together that --shard has made: the bytes of the whole.
+    Merge(merge::Args),
     /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
     Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
@@ -351,6 +354,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
+        Command::Merge(args) => merge::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),

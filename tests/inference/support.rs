@@ -58,7 +58,7 @@ fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_
     model_that(folder, Classification { labels, window, ..Classification::default() }, hidden_size)
 }
 
-fn model_that(folder: &Path, classification: Classification, hidden_size: usize) -> PathBuf {
+pub fn model_that(folder: &Path, classification: Classification, hidden_size: usize) -> PathBuf {
     let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
     let config = Config {
         vocab_size: vocabulary.len(),
@@ -174,6 +174,8 @@ pub fn variant_options() -> Options {
         skip_mismatches: false,
         fingerprint: Value::Null,
         resume: false,
+        shard: None,
+        told: None,
         config: None,
         quiet: true,
     }
