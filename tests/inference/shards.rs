@@ -146,11 +146,11 @@ fn parts_are_the_whole(folder: &Path, command: &[&str], out: &str, numbers: &[us
     expected
 }
 
-/// Three sequences, not in the order of their names, one of them shorter than any window: seven pieces of a scan.
+/// Three sequences, not in the order of their names, one of them shorter than any window: six pieces of a scan.
 fn three_sequences(folder: &Path) -> PathBuf {
-    let mut long = bases(5, 60_000);
+    let mut long = bases(5, 40_000);
     long[17_000..17_100].fill(b'N');
-    genome(folder, &[("z", &long), ("tiny", &bases(7, WIDTH - 1)), ("a", &bases(6, 30_000))])
+    genome(folder, &[("z", &long), ("tiny", &bases(7, WIDTH - 1)), ("a", &bases(6, 20_000))])
 }
 
 #[test]
@@ -159,8 +159,8 @@ fn a_scan_in_parts() {
     let model = splice_model(folder.path());
     let genome = three_sequences(folder.path());
     let command = ["scan", "--model", text(&model), "--genome", text(&genome), "--min-track-score", "0"];
-    let told = parts_are_the_whole(folder.path(), &command, "calls", &[1, 2, 3, 7, 12]);
-    assert!(told["sites"].as_u64().unwrap() > 1000 && told["unscored"].as_u64().unwrap() > 30);
+    let told = parts_are_the_whole(folder.path(), &command, "calls", &[1, 2, 3, 7]);
+    assert!(told["sites"].as_u64().unwrap() > 100 && told["unscored"].as_u64().unwrap() > 30, "{told}");
     // No part of this has a call, and bigWig files are not written.
     let none = [&command[..5], &["--min-track-score", "1", "--min-score", "1", "--format", "bigwig,bed"]].concat();
     parts_are_the_whole(folder.path(), &none, "none", &[3]);
@@ -216,7 +216,7 @@ fn variants_in_parts() {
     let x = bases(8, 4000);
     let genome = genome(folder.path(), &[("x", &x)]);
     let (vcf, gff) = (folder.path().join("in.vcf"), folder.path().join("genes.gff3"));
-    fs::write(&vcf, records(&x, 1000, 600)).unwrap();
+    fs::write(&vcf, records(&x, 700, 600)).unwrap();
     fs::write(
         &gff,
         "##gff-version 3\nx\tt\texon\t51\t900\t.\t+\t.\tParent=g\nx\tt\texon\t1500\t1800\t.\t-\t.\tParent=h\n",
@@ -224,7 +224,7 @@ fn variants_in_parts() {
     .unwrap();
     let command = ["variants", "--model", text(&model), "--genome", text(&genome), "--vcf", text(&vcf)];
     let told = parts_are_the_whole(folder.path(), &command, "out.vcf.gz", &[1, 2, 3, 7, 12]);
-    assert!(told["scored"].as_u64().unwrap() > 1000 && told["skipped"]["sequence_not_in_genome"] == 600);
+    assert!(told["scored"].as_u64().unwrap() > 700 && told["skipped"]["sequence_not_in_genome"] == 600);
     let with_genes = [&command[..], &["--annotation", text(&gff)]].concat();
     let told = parts_are_the_whole(folder.path(), &with_genes, "out.vcf", &[3]);
     assert!(told["annotation"].is_object());
@@ -310,20 +310,19 @@ fn embeddings_in_parts() {
     let model_path = model(folder.path(), &["active", "silent"], None);
     let sequences = folder.path().join("s.fa");
     // Groups have some 65,000 bases; one sequence has more by itself.
-    let length = |number: usize| if number == 100 { 80_000 } else { 700 + 31 * (number % 37) };
-    fasta(&sequences, (0..220).map(|number| (number, length(number))));
+    let length = |number: usize| if number == 60 { 70_000 } else { 700 + 31 * (number % 37) };
+    fasta(&sequences, (0..80).map(|number| (number, length(number))));
     let command = ["embed", "--model", text(&model_path), "--fasta", text(&sequences), "--layer", "1"];
-    let told = parts_are_the_whole(folder.path(), &command, "e.npy", &[1, 2, 3, 7, 12]);
-    assert_eq!(told["rows"], 220);
+    let told = parts_are_the_whole(folder.path(), &command, "e.npy", &[1, 2, 3, 7]);
+    assert_eq!(told["rows"], 80);
     let with = |extra: &[&'static str]| -> Vec<&str> { [&command[..], extra].concat() };
     for (out, extra) in [
-        ("cls.safetensors", vec!["--pool", "cls"]),
         ("e.tsv", vec!["--rc"]),
-        ("rc.npy", vec!["--rc"]),
-        ("k.safetensors", vec!["--per", "token"]),
-        ("b.npy", vec!["--per", "nucleotide"]),
+        ("cls.safetensors", vec!["--pool", "cls", "--rc"]),
+        ("b.safetensors", vec!["--per", "nucleotide"]),
+        ("k.npy", vec!["--per", "token"]),
     ] {
-        parts_are_the_whole(folder.path(), &with(&extra), out, &[4]);
+        parts_are_the_whole(folder.path(), &with(&extra), out, &[3]);
     }
     // More parts than groups: the first has none, and a table's header comes from another.
     fasta(&sequences, (0..20).map(|number| (number, 300)));
@@ -345,11 +344,11 @@ fn killed_parts_are_the_whole() {
     let mut z = Vec::new();
     let genome = open(&genome_path);
     genome.decode(0, 0..4000, &mut z);
-    fs::write(&vcf, records(&z, 700, 0).replace("\nx\t", "\nz\t")).unwrap();
+    fs::write(&vcf, records(&z, 400, 0).replace("\nx\t", "\nz\t")).unwrap();
     let windows = folder.path().join("w.fa");
     fasta(&windows, (0..300).map(|number| (number, WIDTH)));
     let common = ["--model", text(&model), "--genome", text(&genome_path)];
-    let scan = [&["scan"], &common[..]].concat();
+    let scan = [&["scan"], &common[..], &["--region", "z:1001-8000", "--positions", "all"]].concat();
     let variants = [&["variants"], &common[..], &["--vcf", text(&vcf)]].concat();
     let saturation = [&["variants"], &common[..], &["--saturation", "z:1001-1100"]].concat();
     let predict = ["predict", "--model", text(&model), "--fasta", text(&windows)];
@@ -578,7 +577,7 @@ fn parts_are_named_as_they_are_asked_for() {
         assert!(message.contains(&format!("--shard {shard}")) && message.contains("1/10"), "{message}");
     }
     assert!(place.refused(&place.shard_command("slurm")).contains("SLURM_ARRAY_TASK_ID is not set"));
-    assert!(place.refused(&[&command[..], &["--out", "..", "--shard", "1/2"]].concat()).contains("a name"));
+    assert!(place.refused(&[&command[..], &["--out", "nowhere/..", "--shard", "1/2"]].concat()).contains("a name"));
     assert!(fs::read_dir(&place.folder).unwrap().next().is_none());
     let task = |id: &str, resume: &[&str]| {
         let mut program = Command::new(env!("CARGO_BIN_EXE_helixgrad"));

@@ -74,7 +74,8 @@ pub fn model_that(folder: &Path, classification: Classification, hidden_size: us
         initializer_range: 0.5,
         architecture: Architecture::default(),
     };
-    let head = Head::Site { labels: classification.labels.len(), hidden: None };
+    let labels = classification.labels.len();
+    let head = if classification.pairs { Head::Cls { labels } } else { Head::Site { labels, hidden: None } };
     let model = Model::initialise(config, head, DType::F32, 3).unwrap();
     let path = folder.join("model");
     fs::create_dir_all(&path).unwrap();
