@@ -17,6 +17,7 @@
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
 //! | [`mod@bench`] | throughput, profiles, and the ceilings to judge them by |
 //! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
+//! | [`serve`] | a trained model behind HTTP |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 
@@ -39,6 +40,7 @@ pub mod optim;
 pub mod output;
 pub mod philox;
 pub mod report;
+pub mod serve;
 mod small_file;
 pub mod tokenizer;
 pub mod train;

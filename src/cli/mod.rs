@@ -26,6 +26,8 @@ mod pretrain;
 mod profile;
 mod run_folder;
 mod scan;
+mod serve;
+mod shell;
 mod splice;
 mod tokenizer;
 mod variants;
@@ -207,6 +209,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// A model behind HTTP: vectors, predictions and variants in JSON, and the open inference protocol.
+    Serve(serve::Args),
     /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
     Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
@@ -223,6 +227,10 @@ enum Command {
     Plan(plan::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
+    /// Print a script by which a shell completes commands and options.
+    Completions(shell::Completions),
+    /// Write manual pages, one for each command.
+    Man(shell::Man),
 }
 
 /// The grammar of the command line.
@@ -287,6 +295,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
+        Command::Serve(args) => serve::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),
@@ -294,6 +303,8 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Profile(args) => profile::run(&args, &common),
         Command::Plan(args) => plan::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args, &common),
     }
 }
 

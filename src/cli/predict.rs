@@ -14,8 +14,7 @@ use crate::inference::bed::BedReader;
 use crate::inference::score::Scorer;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
-use crate::kmer::table::Limits;
-use crate::model::{Head, Task};
+use crate::model::Task;
 use crate::output::AtomicFile;
 use crate::report::Progress;
 use crate::train::apply::{answer_text, largest, likely, prediction};
@@ -114,7 +113,6 @@ impl Windows {
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
-    let limits = checkpoint.limits();
     let scorer = Scorer::new(checkpoint, device, dtype)?;
     let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
     let mut output = Output::create(args.out.as_deref(), common.json)?;
@@ -122,6 +120,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
     let (mut count, mut longer, mut uracils) = (0, 0_u64, 0);
     if scorer.reads_pairs() {
+        let limits = scorer.limits();
         let rows = args.windows.pairs()?.inspect(|_| {
             count += 1;
             progress.update(count, count, "");
@@ -141,7 +140,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         args.windows.each(&mut |path, windows| {
             let windows = windows.map(|window| {
                 let window = window?;
-                check(&window, &scorer, &limits, path)?;
+                let checked = scorer.check(&window.bases);
+                checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))?;
                 uracils += window.uracils;
                 longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
                 Ok(window)
@@ -190,29 +190,6 @@ fn predict_pairs(
         for (name, answers) in names.iter().zip(scorer.score_pairs(&windows)?) {
             output.row(name, scorer, &answers)?;
         }
-    }
-}
-
-/// Refuses windows that are too short or too long, by their names.
-fn check(window: &Named, scorer: &Scorer, limits: &Limits, path: &Path) -> Result<()> {
-    let length = window.bases.len();
-    let wrong = |remedy: String| Err(Error::input(path, window.place(), format!("{length} bases"), remedy));
-    if length < scorer.least() {
-        let least = scorer.least();
-        let middle =
-            if matches!(scorer.model().head, Head::Site { .. }) { ", with the site in the middle" } else { "" };
-        return wrong(format!("this model takes windows of {least} bases or more{middle}"));
-    }
-    match scorer.most() {
-        Some(most) if length > most => wrong(format!(
-            "this model takes windows of at most {most} bases: cut the sequences, or take windows of a genome with --bed"
-        )),
-        // K-mers are counted by their bases, others not before they are made.
-        _ if scorer.vocabulary().k_mers().is_none() => {
-            let checked = limits.check(&window.bases, None);
-            checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What variants do to splice sites: delta scores in the manner of SpliceAI, as INFO fields of a VCF file.
 
-mod annotate;
+pub mod annotate;
 mod bcf;
 pub mod effect;
 pub mod genes;
