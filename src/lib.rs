@@ -18,6 +18,7 @@
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
 //! | [`mod@bench`] | throughput, profiles, and the ceilings to judge them by |
 //! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
+//! | [`serve`] | a trained model behind HTTP |
 //! | [`report`] | progress, tables, the HTML page |
 //! | [`cli`] | one file per command; no logic |
 
@@ -41,6 +42,7 @@ pub mod output;
 pub mod parallel;
 pub mod philox;
 pub mod report;
+pub mod serve;
 mod small_file;
 pub mod tokenizer;
 pub mod train;

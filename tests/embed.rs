@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use helixgrad::autograd::Tape;
 use helixgrad::device::{DType, Device};
+use helixgrad::inference::encoder::Encoder;
+use helixgrad::inference::score::Scorer;
 use helixgrad::kmer::batch::Batch;
 use helixgrad::kmer::vocabulary::{CLS, SEP, UNK};
 use helixgrad::train::checkpoint::{self, Checkpoint};
@@ -371,4 +373,44 @@ fn bad_input_leaves_nothing_behind() {
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before);
     assert!(!PathBuf::from(&out).exists());
+}
+
+/// The products of few rows go other ways than those of many, and a batch has as many as happen to come together.
+#[test]
+fn what_stands_beside_a_sequence_changes_nothing() {
+    let families =
+        ["mlm", "classifier", "dnabert2", "nt_v1", "nt_v2", "bigbird", "modernbert", "modernbert_classifier"];
+    for name in families {
+        let encoder = Encoder::load(fixture(name)).unwrap();
+        let (shortest, most) = (encoder.vocabulary().shortest(), encoder.longest());
+        let windows: Vec<Vec<u8>> = (0..40_usize)
+            .map(|seed| (0..shortest + seed * 7 % most).map(|at| b"ACGT"[(at * at + seed * at + seed) % 4]).collect())
+            .collect();
+        for cls in [true, false] {
+            let bits = |windows: &[Vec<u8>]| -> Vec<Vec<u32>> {
+                let rows = encoder.hidden(windows, encoder.layer(-1).unwrap(), cls).unwrap();
+                rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+            };
+            let all = bits(&windows);
+            for size in [1, 2, 7] {
+                for (some, expected) in windows.chunks(size).zip(all.chunks(size)) {
+                    assert!(bits(some) == expected, "{name}, {size} at a time");
+                }
+            }
+        }
+    }
+    for name in ["classifier", "regression", "token", "dnabert2_classifier", "nt_v1_classifier", "bigbird_classifier"] {
+        let scorer =
+            Scorer::new(checkpoint::load(Path::new(&fixture(name))).unwrap(), Device::Cpu, DType::F32).unwrap();
+        let windows: Vec<Vec<u8>> = (0..40_usize)
+            .map(|seed| {
+                (0..scorer.least() + 6 + seed % 5).map(|at| b"ACGT"[(at * at + seed * at + seed) % 4]).collect()
+            })
+            .collect();
+        let all = scorer.score(&windows).unwrap();
+        for size in [1, 2, 7] {
+            let some: Vec<Vec<f64>> = windows.chunks(size).flat_map(|some| scorer.score(some).unwrap()).collect();
+            assert!(some == all, "{name}, {size} at a time");
+        }
+    }
 }

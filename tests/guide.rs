@@ -3,11 +3,13 @@
 //! A block of commands has lines that begin with `helixgrad`; a backslash at the end continues a line, `> FILE` takes what
 //! is printed, and names with a `*` are those of files. A block whose opening line has a second word, as in "```text regions.bed", is the file of that name. Pages
 //! are independent of one another; the commands of a page run one after the other. Lines that begin with `sbatch`, `snakemake` or
-//! `nextflow` are run as Slurm would, and by these programs where they are installed.
+//! `nextflow` are run as Slurm would, and by these programs where they are installed. A server, `helixgrad serve ... &`, runs beside them on a
+//! free port, and is told to stop at the end of its page; `curl` lines, which a shell runs where curl is, find it there.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// One step of a page, and the line where it begins.
 #[derive(Debug, PartialEq)]
@@ -15,10 +17,14 @@ enum Step {
     File { name: String, contents: String },
     Run { line: usize, arguments: Vec<String>, to: Option<String> },
     Engine { line: usize, words: Vec<String> },
+    Serve { line: usize, arguments: Vec<String> },
+    Curl { line: usize, command: String },
 }
 
 /// Programs that start ours.
 const ENGINES: [&str; 3] = ["sbatch", "snakemake", "nextflow"];
+/// Where a page's server listens, as the page has it.
+const ADDRESS: &str = "127.0.0.1:8000";
 
 fn steps(page: &str) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -42,6 +48,10 @@ fn steps(page: &str) -> Vec<Step> {
             if goes_on {
                 continue;
             }
+            if command.starts_with("curl ") {
+                steps.push(Step::Curl { line: start, command: std::mem::take(&mut command) });
+                continue;
+            }
             let words = command.split(" #").next().unwrap_or_default().split_whitespace();
             let mut words: Vec<String> = words.map(str::to_owned).collect();
             command.clear();
@@ -50,6 +60,10 @@ fn steps(page: &str) -> Vec<Step> {
                 continue;
             }
             if words.first().is_none_or(|word| word != "helixgrad") {
+                continue;
+            }
+            if words.pop_if(|word| word == "&").is_some() {
+                steps.push(Step::Serve { line: start, arguments: words.split_off(1) });
                 continue;
             }
             let redirected = words.iter().position(|word| word == ">").map(|at| words.split_off(at));
@@ -115,7 +129,7 @@ fn run_page(path: &Path) -> usize {
     for (name, of) in [("sample.2bit", "grch37_X_46M-56M.2bit"), ("sample.gff3.gz", "grch37_X_46M-56M.gff3.gz")] {
         fs::copy(sample.join(of), folder.path().join(name)).unwrap();
     }
-    let mut commands = 0;
+    let (mut commands, mut server): (_, Option<(Child, String)>) = (0, None);
     for step in steps(&fs::read_to_string(path).unwrap()) {
         match step {
             Step::File { name, contents } => fs::write(folder.path().join(name), contents).unwrap(),
@@ -151,7 +165,36 @@ fn run_page(path: &Path) -> usize {
                 }
                 commands += 1;
             }
+            Step::Serve { line, mut arguments } => {
+                arguments.iter_mut().filter(|word| *word == ADDRESS).for_each(|word| *word = "127.0.0.1:0".into());
+                let mut command = Command::new(env!("CARGO_BIN_EXE_helixgrad"));
+                let mut child =
+                    command.args(&arguments).current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+                let mut told = String::new();
+                BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+                let address = told.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+                let address = address.unwrap_or_else(|| panic!("{}, line {line}: {told:?}", path.display()));
+                server = Some((child, address.to_owned()));
+                commands += 1;
+            }
+            Step::Curl { line, command } => {
+                let Some((_, address)) = &server else { panic!("{}, line {line}: no server", path.display()) };
+                if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
+                    eprintln!("skipped: {}, line {line}: no curl here", path.display());
+                    continue;
+                }
+                let command =
+                    command.replacen("curl ", "curl --fail --silent --show-error ", 1).replace(ADDRESS, address);
+                let output = Command::new("sh").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{}, line {line}: {command}\n{stderr}", path.display());
+                commands += 1;
+            }
         }
+    }
+    if let Some((mut child, _)) = server {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{}", path.display());
     }
     commands
 }
@@ -225,7 +268,7 @@ fn the_programs_of_the_library_page_run() {
 #[test]
 fn steps_of_a_page() {
     let page = "# x\n\n```text a.bed\nchr1\t0\t5\n```\nnot a command:\nhelixgrad demo\n\n```sh\nhelixgrad one --a \\\n    b # why\n\
-                ls\nhelixgrad two > out.txt\nsbatch a.sh\n```\n```python\nx = 1\n```\n";
+                ls\nhelixgrad two > out.txt\nsbatch a.sh\n```\n```python\nx = 1\n```\n```sh\nhelixgrad serve --x &\ncurl a/b \\\n  -d 'c # d'\n```\n";
     let run = |line, arguments: &[&str], to: Option<&str>| Step::Run {
         line,
         arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
@@ -233,5 +276,8 @@ fn steps_of_a_page() {
     };
     let file = Step::File { name: "a.bed".into(), contents: "chr1\t0\t5\n".into() };
     let engine = Step::Engine { line: 14, words: vec!["sbatch".into(), "a.sh".into()] };
-    assert_eq!(steps(page), [file, run(10, &["one", "--a", "b"], None), run(13, &["two"], Some("out.txt")), engine]);
+    let serve = Step::Serve { line: 20, arguments: vec!["serve".into(), "--x".into()] };
+    let curl = Step::Curl { line: 21, command: "curl a/b   -d 'c # d'".into() };
+    let [one, two] = [run(10, &["one", "--a", "b"], None), run(13, &["two"], Some("out.txt"))];
+    assert_eq!(steps(page), [file, one, two, engine, serve, curl]);
 }

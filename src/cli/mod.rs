@@ -27,6 +27,8 @@ mod pretrain;
 mod profile;
 mod run_folder;
 mod scan;
+mod serve;
+mod shell;
 mod splice;
 mod tokenizer;
 mod variants;
@@ -264,6 +266,8 @@ enum Command {
     Embed(embed::Args),
     /// Put the parts of a scan and the like together that --shard has made: the bytes of the whole.
     Merge(merge::Args),
+    /// A model behind HTTP: vectors, predictions and variants in JSON, and the open inference protocol.
+    Serve(serve::Args),
     /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
     Genes(gene2vec::Args),
     /// Take over a model of transformers or of DNABERT's own program.
@@ -280,6 +284,10 @@ enum Command {
     Plan(plan::Args),
     /// What this build embeds, what this machine has, and what is missing.
     Doctor(doctor::Args),
+    /// Print a script by which a shell completes commands and options.
+    Completions(shell::Completions),
+    /// Write manual pages, one for each command.
+    Man(shell::Man),
 }
 
 impl Command {
@@ -355,6 +363,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
         Command::Merge(args) => merge::run(&args, &common),
+        Command::Serve(args) => serve::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
         Command::Checkpoint(args) => checkpoint::run(&args, &common),
@@ -362,6 +371,8 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Profile(args) => profile::run(&args, &common),
         Command::Plan(args) => plan::run(&args, &common),
         Command::Doctor(args) => doctor::run(&args, &common),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args, &common),
     }
 }
 

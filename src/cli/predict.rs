@@ -20,9 +20,8 @@ use crate::inference::shard::{Cut, readable_twice};
 use crate::interop::arrays::concatenate_tables;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
-use crate::kmer::table::Limits;
 use crate::lossy;
-use crate::model::{Head, Task};
+use crate::model::Task;
 use crate::output::AtomicFile;
 use crate::report::Progress;
 use crate::train::apply::{answer_text, largest, likely, prediction};
@@ -131,7 +130,6 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let shard = args.shard.parse()?;
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
-    let limits = checkpoint.limits();
     let mut fingerprint = shard.map_or(Ok(Value::Null), |_| journal::fingerprint(&checkpoint, dtype))?;
     let scorer = Scorer::new(checkpoint, device, dtype)?;
     let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
@@ -145,14 +143,14 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         shard.sign(COMMAND, scorer.device(), &mut fingerprint);
         shard.write(out, &fingerprint, &Ending { least: scorer.least() }, |folder| {
             let mut output = Output::create(Some(&folder.join(PART)), false)?;
-            let counts = args.predict(&scorer, &limits, cut.share(shard), &mut output, common.quiet)?;
+            let counts = args.predict(&scorer, cut.share(shard), &mut output, common.quiet)?;
             output.finish(&counts)?;
             Ok((vec![PART.into()], counts))
         })?;
         return print_part(common, &cut.report(shard, out)?);
     }
     let mut output = Output::create(args.out.as_deref(), common.json)?;
-    let mut counts = args.predict(&scorer, &limits, 0..usize::MAX, &mut output, common.quiet)?;
+    let mut counts = args.predict(&scorer, 0..usize::MAX, &mut output, common.quiet)?;
     counts.warn(scorer.least());
     counts.out = output.finish(&counts)?;
     match &counts.out {
@@ -247,14 +245,7 @@ impl Args {
     }
 
     /// Predicts the windows with these numbers, from 0.
-    fn predict(
-        &self,
-        scorer: &Scorer,
-        limits: &Limits,
-        numbers: Range<usize>,
-        output: &mut Output,
-        quiet: bool,
-    ) -> Result<Counts> {
+    fn predict(&self, scorer: &Scorer, numbers: Range<usize>, output: &mut Output, quiet: bool) -> Result<Counts> {
         output.begin(scorer.labels(), scorer.task())?;
         let mut progress = Progress::new("predicting", 0, quiet).unit("windows");
         let (mut count, mut longer, mut uracils) = (0, 0_u64, 0);
@@ -263,7 +254,7 @@ impl Args {
                 count += 1;
                 progress.update(count, count, "");
             });
-            let path = self.windows.path();
+            let (path, limits) = (self.windows.path(), scorer.limits());
             let rows = rows.map(|row| {
                 let (first, second) = row?;
                 uracils += first.uracils;
@@ -277,7 +268,8 @@ impl Args {
             self.windows.each(&mut |path, windows| {
                 let windows = windows.skip(numbers.start).take(numbers.len()).map(|window| {
                     let window = window?;
-                    check(&window, scorer, limits, path)?;
+                    let checked = scorer.check(&window.bases);
+                    checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))?;
                     uracils += window.uracils;
                     longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
                     Ok(window)
@@ -314,29 +306,6 @@ fn predict_pairs(
         for (name, answers) in names.iter().zip(scorer.score_pairs(&windows)?) {
             output.row(name, scorer, &answers)?;
         }
-    }
-}
-
-/// Refuses windows that are too short or too long, by their names.
-fn check(window: &Named, scorer: &Scorer, limits: &Limits, path: &Path) -> Result<()> {
-    let length = window.bases.len();
-    let wrong = |remedy: String| Err(Error::input(path, window.place(), format!("{length} bases"), remedy));
-    if length < scorer.least() {
-        let least = scorer.least();
-        let middle =
-            if matches!(scorer.model().head, Head::Site { .. }) { ", with the site in the middle" } else { "" };
-        return wrong(format!("this model takes windows of {least} bases or more{middle}"));
-    }
-    match scorer.most() {
-        Some(most) if length > most => wrong(format!(
-            "this model takes windows of at most {most} bases: cut the sequences, or take windows of a genome with --bed"
-        )),
-        // K-mers are counted by their bases, others not before they are made.
-        _ if scorer.vocabulary().k_mers().is_none() => {
-            let checked = limits.check(&window.bases, None);
-            checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))
-        }
-        _ => Ok(()),
     }
 }
 

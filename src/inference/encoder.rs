@@ -24,9 +24,9 @@ const DEVICE_TOKENS: usize = 1 << 16;
 
 /// A model's encoder, ready to compute hidden states.
 pub struct Encoder {
-    model: Model,
+    model: Arc<Model>,
     vocabulary: Arc<dyn Tokenizer>,
-    workers: Workers,
+    workers: Arc<Workers>,
     batch_tokens: usize,
 }
 
@@ -45,15 +45,26 @@ impl Encoder {
     /// [`Error::Usage`] for a model with too few positions for a single token; those of the device.
     pub fn new(checkpoint: Checkpoint, device: Device, dtype: DType) -> Result<Self> {
         let Checkpoint { mut model, vocabulary, .. } = checkpoint;
+        model.parameters.move_to(&device, dtype)?;
+        let workers = Arc::new(Workers::new(device.clone(), dtype)?);
+        Self::of(Arc::new(model), vocabulary, &device, workers)
+    }
+
+    /// As [`Encoder::new`], of a model that is on `device` already.
+    pub(super) fn of(
+        model: Arc<Model>,
+        vocabulary: Arc<dyn Tokenizer>,
+        device: &Device,
+        workers: Arc<Workers>,
+    ) -> Result<Self> {
         let positions = model.config.max_position_embeddings;
         let least = vocabulary.specials().frame() + 1;
         if positions < least {
             let found = format!("a model of {positions} positions, which holds no token between special ones");
             return Err(Error::usage(found, format!("use a model with at least {least} positions")));
         }
-        model.parameters.move_to(&device, dtype)?;
         let batch_tokens = if matches!(device, Device::Cpu) { CPU_TOKENS } else { DEVICE_TOKENS };
-        Ok(Self { model, vocabulary, workers: Workers::new(device, dtype)?, batch_tokens })
+        Ok(Self { model, vocabulary, workers, batch_tokens })
     }
 
     /// The model.

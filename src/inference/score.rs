@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::batches::Batches;
+use super::encoder::Encoder;
 use super::workers::Workers;
 use crate::device::{DType, Device};
 use crate::genome::region::reverse_complement;
 use crate::genome::splice::Kind;
 use crate::kmer::labelled::{LabelledWindow, middle};
-use crate::model::{Model, Task};
+use crate::kmer::table::Limits;
+use crate::model::{Head, Model, Task};
 use crate::tokenizer::Tokenizer;
 use crate::train::apply::{answers, classify};
 use crate::train::checkpoint::{Checkpoint, Classification};
@@ -27,11 +29,11 @@ const ROUND_BASES: usize = 1 << 20;
 
 /// A classifier, ready to score windows.
 pub struct Scorer {
-    model: Model,
+    model: Arc<Model>,
     vocabulary: Arc<dyn Tokenizer>,
     classification: Classification,
     device: Device,
-    workers: Workers,
+    workers: Arc<Workers>,
     both_strands: bool,
 }
 
@@ -48,8 +50,8 @@ impl Scorer {
         let classification = classification.ok_or_else(no_classifier)?;
         let dtype = classification.answers_dtype(dtype);
         model.parameters.move_to(&device, dtype)?;
-        let workers = Workers::new(device.clone(), dtype)?;
-        Ok(Self { model, vocabulary, classification, device, workers, both_strands: false })
+        let workers = Arc::new(Workers::new(device.clone(), dtype)?);
+        Ok(Self { model: Arc::new(model), vocabulary, classification, device, workers, both_strands: false })
     }
 
     /// From now on answers are the means of those to a window and to its reverse complement.
@@ -119,6 +121,48 @@ impl Scorer {
     /// Its tokenizer.
     pub fn vocabulary(&self) -> &dyn Tokenizer {
         &*self.vocabulary
+    }
+
+    /// The encoder of the same model, on the same threads: nothing is loaded again.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn encoder(&self) -> Result<Encoder> {
+        Encoder::of(Arc::clone(&self.model), Arc::clone(&self.vocabulary), &self.device, Arc::clone(&self.workers))
+    }
+
+    /// What the model reads of a row.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            tokenizer: Arc::clone(&self.vocabulary),
+            window: self.width(),
+            positions: self.model.config.max_position_embeddings,
+        }
+    }
+
+    /// A sequence can be scored.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub fn check(&self, bases: &[u8]) -> Result<(), (String, String)> {
+        let found = format!("{} bases", bases.len());
+        if bases.len() < self.least() {
+            let least = self.least();
+            let middle =
+                if matches!(self.model.head, Head::Site { .. }) { ", with the site in the middle" } else { "" };
+            return Err((found, format!("this model takes windows of {least} bases or more{middle}")));
+        }
+        match self.most() {
+            Some(most) if bases.len() > most => {
+                let remedy = format!(
+                    "this model takes windows of at most {most} bases: cut the sequences, or take windows of a genome with --bed"
+                );
+                Err((found, remedy))
+            }
+            // K-mers are counted by their bases, others not before they are made.
+            _ if self.vocabulary.k_mers().is_none() => self.limits().check(bases, None),
+            _ => Ok(()),
+        }
     }
 
     /// Class probabilities of windows, `[windows][classes]`, in their order.

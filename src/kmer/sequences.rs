@@ -25,6 +25,16 @@ pub struct Named {
 }
 
 impl Named {
+    /// From text that came by itself: bases, or k-mers that overlap.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub fn parse(name: String, text: &str) -> Result<Self, (String, String)> {
+        let mut uracils = 0;
+        let bases = parse_sequence(text, &mut uracils)?;
+        Ok(Self { name, bases, line: None, uracils })
+    }
+
     /// Where it stands in its file, for a message.
     pub fn place(&self) -> String {
         self.line.map_or_else(|| self.name.clone(), |line| format!("line {line} ({})", self.name))

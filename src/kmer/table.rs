@@ -75,8 +75,8 @@ impl Limits {
         self.window.unwrap_or(self.tokenizer.shortest())
     }
 
-    /// Tokens of a sequence, without special ones.
-    fn tokens(&self, bases: &[u8]) -> usize {
+    /// Tokens of what is read of a sequence, without special ones.
+    pub fn tokens(&self, bases: &[u8]) -> usize {
         let read = &bases[middle(bases.len(), self.window)];
         if let Some(k_mers) = self.tokenizer.k_mers() {
             return read.len() + 1 - k_mers.k();

@@ -10,7 +10,7 @@ use super::{for_real, gemm_sm90, work};
 use crate::Result;
 use crate::autograd::{Matrix, Parameters, Tape, Tensor, Vector};
 use crate::device::cpu::Real;
-use crate::device::cpu::gemm::{Threads, View, Write, gemm};
+use crate::device::cpu::gemm::{Threads, View, Write, gemm, gemm_by_rows};
 use crate::device::gemm_plan::{BF16_SHARED_BYTES, GemmPlan, SM90_SUM_ROWS, THREADS, TILE};
 use crate::device::product::{Layout, Product};
 use crate::device::{Buffer, DType, Device, Launch, Work};
@@ -41,7 +41,7 @@ pub(super) fn forward(
             };
             let x = View::new(tape.value(x).slice::<T>(), rows, input);
             let weight = View::new(&parameters.values.slice()[weight.range()], output, input);
-            gemm(y, stride, write, x, weight.transposed(), T::ONE, Threads::All);
+            gemm_by_rows(y, stride, write, x, weight.transposed(), Threads::All);
             Ok(())
         }),
         Device::Kernels(_) => {

@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM. A process that is told to stop removes what it had half-written and exits with code 130, at once;
-//! but a loop that can save its state is asked to do that first, and exits at the second time of asking.
+//! but a loop that can save its state is asked to do that first, and exits at the second time of asking. So is one that has promised
+//! answers, which goes on computing until they are given.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +13,8 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 /// Another rank was told to. Apart from the above: a launcher tells all ranks, and the second time of asking is the user's.
 static REQUESTED_ELSEWHERE: AtomicBool = AtomicBool::new(false);
 static SAVING: AtomicUsize = AtomicUsize::new(0);
+static FINISHING: AtomicBool = AtomicBool::new(false);
+static TOLD_TO_FINISH: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
 
 /// From now on signals are handled as above. Where a handler cannot be installed the system's way stays: to stop at once.
@@ -20,6 +23,10 @@ pub fn install() {
         #[cfg(unix)]
         keep_ignoring();
         let _ = ctrlc::set_handler(|| {
+            if FINISHING.load(Ordering::SeqCst) && !TOLD_TO_FINISH.swap(true, Ordering::SeqCst) {
+                say("stopping as soon as what was accepted is answered; press Ctrl-C again to stop at once");
+                return;
+            }
             let again = REQUESTED.swap(true, Ordering::SeqCst);
             if SAVING.load(Ordering::SeqCst) > 0 && !again {
                 say("stopping as soon as everything is saved; press Ctrl-C again to stop at once, without saving");
@@ -60,6 +67,17 @@ impl Drop for Saving {
     fn drop(&mut self) {
         SAVING.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// From now on the first signal only makes [`told_to_finish`] true: nothing that computes is given up for it.
+pub fn finish_first() {
+    install();
+    FINISHING.store(true, Ordering::SeqCst);
+}
+
+/// Whether a stop was asked for since [`finish_first`].
+pub fn told_to_finish() -> bool {
+    TOLD_TO_FINISH.load(Ordering::SeqCst)
 }
 
 /// Whether a stop was asked for, here or where another rank runs.

@@ -1,5 +1,6 @@
 //! Variants of a VCF file: read in rounds, scored, and written line by line as they came, with two more INFO fields.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::effect::{Change, Effect, Questions, trimmed};
+use super::effect::{Change, Delta, Effect, Questions, trimmed};
 use super::genes::Gene;
 use super::round::{Line, Questioned, Round};
 use super::share::BLOCK;
@@ -388,12 +389,7 @@ impl Annotator<'_> {
         summary.records += 1;
         let (mut values, mut skipped) = (Vec::new(), Vec::new());
         for (allele, effects) in record.alternates.iter().zip(&line.effects) {
-            let effects = effects.as_ref().map_err(|reason| *reason).and_then(|effects| {
-                // Nothing changes where all can be read; where some cannot, that would be a guess.
-                let is_unknown = |(_, (_, effect)): &(_, (_, Effect))| effect.unreadable > 0 && effect.largest().0 == 0;
-                if effects.iter().all(is_unknown) { Err("window_not_readable") } else { Ok(effects) }
-            });
-            match effects {
+            match known(effects) {
                 Ok(effects) => {
                     summary.scored += 1;
                     let largest = effects.iter().map(|(_, (_, effect))| effect.largest().value()).fold(0.0, f64::max);
@@ -422,17 +418,115 @@ impl Annotator<'_> {
     }
 }
 
+/// The effects of an allele, or why there are none.
+fn known(effects: &Questioned<(Strand, Effect)>) -> Result<&[(Option<Gene>, (Strand, Effect))], &'static str> {
+    let effects = effects.as_ref().map_err(|reason| *reason)?;
+    // Nothing changes where all can be read; where some cannot, that would be a guess.
+    let is_unknown = |(_, (_, effect)): &(_, (_, Effect))| effect.unreadable > 0 && effect.largest().0 == 0;
+    if effects.iter().all(is_unknown) { Err("window_not_readable") } else { Ok(effects) }
+}
+
+/// What an allele does to the splice sites of a gene, or of a strand.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Changes {
+    /// The gene, where an annotation was given.
+    pub gene: Option<String>,
+    /// Its strand.
+    pub strand: String,
+    /// The four largest changes, in SpliceAI's order.
+    #[serde(flatten)]
+    pub by_kind: BTreeMap<&'static str, Largest>,
+    /// Which of them is the largest; none where nothing changes.
+    pub consequence: Option<&'static str>,
+}
+
+/// A largest change.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Largest {
+    /// The change in probability, in millionths as a VCF file has it.
+    pub score: f64,
+    /// Where: the exon's base at the site minus the variant's position; none where nothing changes.
+    pub offset: Option<i64>,
+}
+
+/// An alternate allele, and what it does; or why it is not scored.
+pub type AlleleChanges = (String, Result<Vec<Changes>, &'static str>);
+
+impl Annotator<'_> {
+    /// The effects of records as a VCF file has them, a line each, in their order: those of its alternate alleles, or what is wrong with the
+    /// record and what to do about it. `windows` counts what the model reads.
+    ///
+    /// # Errors
+    /// Those of the device, and of a genome that changes while it is read.
+    pub fn effects(&self, lines: &[Vec<u8>], windows: &mut u64) -> Result<Vec<Result<Vec<AlleleChanges>, Finding>>> {
+        let most_windows = self.scorer.round_windows();
+        let (mut round, mut names) = (Round::default(), Names::default());
+        let mut findings = Vec::with_capacity(lines.len());
+        for line in lines {
+            let read = vcf::parse(line).and_then(|record| Ok((self.place(line, &record, &mut names)?, record)));
+            let (record, place) = match read {
+                Ok((place, record)) => (Some(record), Ok(place)),
+                Err(finding) => (None, Err(finding)),
+            };
+            let alleles = record.as_ref().map_or(0, |record| record.alternates.len());
+            round.push(line.clone(), record);
+            if let Ok(place) = place {
+                for index in 0..alleles {
+                    round.allele(|record, windows| self.ask(record, place?, index, windows));
+                    round.answer(self, most_windows, windows)?;
+                }
+            }
+            findings.push(place.err());
+        }
+        round.answer(self, 0, windows)?;
+        self.genome.check()?;
+        let changes = |line: &Line| -> Vec<AlleleChanges> {
+            let Some(record) = &line.record else { return Vec::new() };
+            let alleles = record.alternates.iter().zip(&line.effects);
+            let of =
+                |effects: &[(Option<Gene>, (Strand, Effect))]| effects.iter().map(|of| changes(of, record)).collect();
+            alleles.map(|(allele, effects)| (allele.text.clone(), known(effects).map(of))).collect()
+        };
+        Ok(round
+            .lines
+            .iter()
+            .zip(findings)
+            .map(|(line, finding)| finding.map_or_else(|| Ok(changes(line)), Err))
+            .collect())
+    }
+}
+
+fn changes((gene, (strand, effect)): &(Option<Gene>, (Strand, Effect)), record: &Record) -> Changes {
+    let largest =
+        deltas(effect).map(|delta| Largest { score: delta.score.value(), offset: offset(delta, record.position) });
+    Changes {
+        gene: gene.as_ref().map(|gene| gene.name.clone()),
+        strand: strand.to_string(),
+        by_kind: KINDS.into_iter().zip(largest).collect(),
+        consequence: strongest(effect),
+    }
+}
+
+/// The names of [`deltas`].
+const KINDS: [&str; 4] = ["acceptor_gain", "acceptor_loss", "donor_gain", "donor_loss"];
+
+/// Where a change is, relative to the 1-based `position`.
+fn offset(delta: Delta, position: u32) -> Option<i64> {
+    (delta.score.0 > 0).then(|| i64::from(delta.base) + 1 - i64::from(position))
+}
+
+/// The name of the largest change, if there is one.
+fn strongest(effect: &Effect) -> Option<&'static str> {
+    let strongest = deltas(effect).into_iter().zip(KINDS).rev().max_by_key(|(delta, _)| delta.score);
+    strongest.filter(|(delta, _)| delta.score.0 > 0).map(|(_, name)| name)
+}
+
 /// Four scores, four positions relative to the 1-based `position`, and the name of the largest score.
 fn fields(effect: &Effect, position: u32) -> String {
     let deltas = deltas(effect);
     let scores = deltas.map(|delta| format!("{:.DECIMALS$}", delta.score.value()));
-    let places = deltas.map(|delta| match delta.score.0 {
-        0 => ".".to_owned(),
-        _ => (i64::from(delta.base) + 1 - i64::from(position)).to_string(),
-    });
-    let names = ["acceptor_gain", "acceptor_loss", "donor_gain", "donor_loss"];
-    let strongest = deltas.iter().zip(names).rev().max_by_key(|(delta, _)| delta.score);
-    let consequence = strongest.filter(|(delta, _)| delta.score.0 > 0).map_or(".", |(_, name)| name);
+    let places = deltas.map(|delta| offset(delta, position).map_or(".".to_owned(), |offset| offset.to_string()));
+    let consequence = strongest(effect).unwrap_or(".");
     format!("{}|{}|{consequence}", scores.join("|"), places.join("|"))
 }
 

@@ -225,6 +225,36 @@ pub fn parse(line: &[u8]) -> Result<Record, Finding> {
     Ok(Record { sequence: sequence.to_owned(), position, reference, alternates, passed_over, info })
 }
 
+/// The line of a variant that comes without a file.
+///
+/// # Errors
+/// The finding, for what would be no column: empty, or with white space in it.
+pub fn line_of(sequence: &str, position: u32, reference: &str, alternates: &str) -> Result<Vec<u8>, Finding> {
+    let is_column =
+        |text: &&str| !text.is_empty() && !text.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+    match [sequence, reference, alternates].into_iter().find(|text| !is_column(text)) {
+        None => Ok(format!("{sequence}\t{position}\t.\t{reference}\t{alternates}\t.\t.\t.\n").into_bytes()),
+        Some(strange) => {
+            let found = format!("{:?} for a sequence's name or an allele", excerpt(strange.as_bytes()));
+            Err((found, "give names and bases without white space".into()))
+        }
+    }
+}
+
+/// As [`line_of`], of a variant that is written as `X-100-A-G`, with `-`, `:` or `>` between its parts.
+///
+/// # Errors
+/// As [`line_of`]; and for a text that has not these parts.
+pub fn line_of_text(text: &str) -> Result<Vec<u8>, Finding> {
+    let mut parts = text.rsplitn(4, ['-', ':', '>']);
+    if let [Some(alternates), Some(reference), Some(position), Some(sequence)] = [(); 4].map(|()| parts.next())
+        && let Ok(position) = position.parse()
+    {
+        return line_of(sequence, position, reference, alternates);
+    }
+    Err((format!("{:?}", excerpt(text.as_bytes())), "write sequence, position, REF and ALT, as X-100-A-G".into()))
+}
+
 fn allele(text: &str, reference: &[u8]) -> Result<Allele, Finding> {
     let upper = text.to_ascii_uppercase().into_bytes();
     let known = |base: &u8| matches!(base, b'A' | b'C' | b'G' | b'T');
