@@ -28,11 +28,10 @@ impl Ranks {
     /// Those of the device and of the library that carries them.
     pub fn sum(&self, tape: &mut Tape, gradients: &mut Buffer) -> Result<()> {
         let Some(group) = &self.0 else { return Ok(()) };
-        // Work that is held back goes first: the library does not know of it.
-        tape.device().submit()?;
         let mut collective = group.collective.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let started = tape.start(SUM);
         if group.reduction == Reduction::Library {
+            hand_over(tape)?;
             collective.all_reduce(gradients)?;
         } else {
             let (rank, size) = (group.place.rank, group.place.size);
@@ -45,17 +44,23 @@ impl Ranks {
                 let pieces: Vec<Range<usize>> = parts.iter().map(piece).collect();
                 let mine = pieces[rank].clone();
                 let mut received = tape.allocate_as(size * mine.len(), gradients.dtype())?;
+                hand_over(tape)?;
                 collective.exchange(gradients, &pieces, &mut received)?;
                 add_in_order(tape, &mut received, size)?;
                 gradients.copy_range(tape.device(), mine.start, &received, 0..mine.len())?;
-                tape.device().submit()?;
                 tape.recycle(received);
             }
+            hand_over(tape)?;
             collective.gather(gradients, &parts)?;
         }
         tape.clock(SUM, Pass::Update, started);
         Ok(())
     }
+}
+
+/// What a driver holds back goes first: the library does not know of it.
+fn hand_over(tape: &Tape) -> Result<()> {
+    tape.device().submit()
 }
 
 /// Adds the rows of `rows`, one from each rank, to its first, in the order of the tree.
