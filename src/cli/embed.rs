@@ -236,9 +236,12 @@ fn columns(count: usize) -> Vec<String> {
     (0..count).map(|column| format!("v{column}")).collect()
 }
 
+/// Sequences as they come.
+type Stream<'a> = &'a mut dyn Iterator<Item = Result<Named>>;
+
 impl Args {
     /// Opens the file and hands its path and its sequences to `work`.
-    fn each(&self, work: &mut dyn FnMut(&Path, &mut dyn Iterator<Item = Result<Named>>) -> Result<()>) -> Result<()> {
+    fn each(&self, work: &mut dyn FnMut(&Path, Stream) -> Result<()>) -> Result<()> {
         if let Some(path) = &self.fasta {
             work(path, &mut sequences::fasta(path)?)
         } else if let (Some(path), Some(genome)) = (&self.bed, &self.genome) {
