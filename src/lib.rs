@@ -14,6 +14,7 @@
 //! | [`model`] | BERT and its heads |
 //! | [`interop`] | other programs' checkpoints: safetensors, PyTorch pickles, `config.json` |
 //! | [`optim`] | AdamW, schedules, clipping |
+//! | [`parallel`] | several processes that train together |
 //! | [`train`] | loops, evaluation, metrics, baselines, checkpoints |
 //! | [`mod@bench`] | throughput, profiles, and the ceilings to judge them by |
 //! | [`inference`] | what a trained model is used for: embeddings, genome scans, variants, motifs |
@@ -38,6 +39,7 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod output;
+pub mod parallel;
 pub mod philox;
 pub mod report;
 pub mod serve;

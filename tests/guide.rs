@@ -1,8 +1,9 @@
 //! Every command of every page in `docs/` runs as it stands there, in a folder that holds the sample.
 //!
 //! A block of commands has lines that begin with `helixgrad`; a backslash at the end continues a line, `> FILE` takes what
-//! is printed. A block whose opening line has a second word, as in "```text regions.bed", is the file of that name. Pages
-//! are independent of one another; the commands of a page run one after the other. A server, `helixgrad serve ... &`, runs beside them on a
+//! is printed, and names with a `*` are those of files. A block whose opening line has a second word, as in "```text regions.bed", is the file of that name. Pages
+//! are independent of one another; the commands of a page run one after the other. Lines that begin with `sbatch`, `snakemake` or
+//! `nextflow` are run as Slurm would, and by these programs where they are installed. A server, `helixgrad serve ... &`, runs beside them on a
 //! free port, and is told to stop at the end of its page; `curl` lines, which a shell runs where curl is, find it there.
 
 use std::fs;
@@ -15,10 +16,13 @@ use std::process::{Child, Command, Stdio};
 enum Step {
     File { name: String, contents: String },
     Run { line: usize, arguments: Vec<String>, to: Option<String> },
+    Engine { line: usize, words: Vec<String> },
     Serve { line: usize, arguments: Vec<String> },
     Curl { line: usize, command: String },
 }
 
+/// Programs that start ours.
+const ENGINES: [&str; 3] = ["sbatch", "snakemake", "nextflow"];
 /// Where a page's server listens, as the page has it.
 const ADDRESS: &str = "127.0.0.1:8000";
 
@@ -51,6 +55,10 @@ fn steps(page: &str) -> Vec<Step> {
             let words = command.split(" #").next().unwrap_or_default().split_whitespace();
             let mut words: Vec<String> = words.map(str::to_owned).collect();
             command.clear();
+            if words.first().is_some_and(|word| ENGINES.contains(&word.as_str())) {
+                steps.push(Step::Engine { line: start, words });
+                continue;
+            }
             if words.first().is_none_or(|word| word != "helixgrad") {
                 continue;
             }
@@ -66,6 +74,55 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
+/// An argument, or the files that it stands for, in the order of their names.
+fn expanded(folder: &Path, argument: &str) -> Vec<String> {
+    let Some((before, after)) = argument.split_once('*') else { return vec![argument.to_owned()] };
+    let (inside, before) = before.rsplit_once('/').unwrap_or(("", before));
+    let names =
+        fs::read_dir(folder.join(inside)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = names.filter(|name| name.starts_with(before) && name.ends_with(after));
+    let mut names: Vec<String> = names.map(|name| Path::new(inside).join(name).to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A program that finds ours as `helixgrad`.
+fn beside_ours(program: &str, folder: &Path) -> Command {
+    let ours = Path::new(env!("CARGO_BIN_EXE_helixgrad")).parent().unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([ours.to_owned()].into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let mut command = Command::new(program);
+    command.env("PATH", path).current_dir(folder);
+    command
+}
+
+fn succeeds(mut command: Command, place: &str) {
+    let output = command.output().unwrap();
+    let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success(), "{place}: {command:?}\n{told}");
+}
+
+/// As sbatch would start a script: once, or for each task of its array, with the variables that say which it is.
+fn submit(script: &str, folder: &Path, place: &str) {
+    let text = fs::read_to_string(folder.join(script)).unwrap();
+    let option = |name: &str| text.lines().find_map(|line| line.strip_prefix(&format!("#SBATCH --{name}=")));
+    let tasks = option("array").map(|array| array.split_once('-').map(|(first, last)| [first, last]).unwrap());
+    let [first, last] = tasks.map_or([1, 1], |tasks| tasks.map(|number| number.parse::<u32>().unwrap()));
+    // Slurm begins them in any order, and the first is put back into the queue.
+    let tasks_and_again = (first..=last).rev().chain(tasks.map(|_| first));
+    for task in tasks_and_again {
+        let mut command = beside_ours("bash", folder);
+        command.arg(script).env("SLURM_CPUS_PER_TASK", option("cpus-per-task").unwrap_or("1"));
+        if tasks.is_some() {
+            let count = last - first + 1;
+            for (name, value) in [("ID", task), ("MIN", first), ("MAX", last), ("STEP", 1), ("COUNT", count)] {
+                command.env(format!("SLURM_ARRAY_TASK_{name}"), value.to_string());
+            }
+        }
+        succeeds(command, place);
+    }
+}
+
 fn run_page(path: &Path) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample");
@@ -76,7 +133,29 @@ fn run_page(path: &Path) -> usize {
     for step in steps(&fs::read_to_string(path).unwrap()) {
         match step {
             Step::File { name, contents } => fs::write(folder.path().join(name), contents).unwrap(),
+            Step::Engine { line, words } => {
+                let place = format!("{}, line {line}", path.display());
+                let [engine, arguments @ ..] = words.as_slice() else { continue };
+                if engine == "sbatch" {
+                    submit(&arguments[0], folder.path(), &place);
+                    if folder.path().join("slurm/calls").is_dir() {
+                        assert_same_calls(folder.path(), "slurm");
+                    }
+                    continue;
+                }
+                let version = Command::new(engine).arg("-v").output();
+                if !version.is_ok_and(|output| output.status.success()) {
+                    eprintln!("skipped: {place}: {engine} is not installed");
+                    continue;
+                }
+                let mut command = beside_ours(engine, folder.path());
+                command.args(arguments);
+                succeeds(command, &place);
+                assert_same_calls(folder.path(), engine);
+            }
             Step::Run { line, arguments, to } => {
+                let arguments: Vec<String> =
+                    arguments.iter().flat_map(|argument| expanded(folder.path(), argument)).collect();
                 let mut command = Command::new(env!("CARGO_BIN_EXE_helixgrad"));
                 let output = command.args(&arguments).arg("--quiet").current_dir(folder.path()).output().unwrap();
                 let stderr = String::from_utf8_lossy(&output.stderr);
@@ -118,6 +197,15 @@ fn run_page(path: &Path) -> usize {
         assert_eq!(child.wait().unwrap().code(), Some(130), "{}", path.display());
     }
     commands
+}
+
+/// What an engine has put together in its folder is what parts by hand make.
+fn assert_same_calls(folder: &Path, engine: &str) {
+    for name in ["donor_plus.bedgraph", "acceptor_minus.bedgraph", "acceptor_minus.bw"] {
+        let [by_hand, by_engine] =
+            ["calls", &format!("{engine}/calls")].map(|calls| fs::read(folder.join(calls).join(name)).unwrap());
+        assert!(by_hand == by_engine && !by_hand.is_empty(), "{engine}: another {name}");
+    }
 }
 
 #[test]
@@ -180,15 +268,16 @@ fn the_programs_of_the_library_page_run() {
 #[test]
 fn steps_of_a_page() {
     let page = "# x\n\n```text a.bed\nchr1\t0\t5\n```\nnot a command:\nhelixgrad demo\n\n```sh\nhelixgrad one --a \\\n    b # why\n\
-                ls\nhelixgrad two > out.txt\n```\n```python\nx = 1\n```\n```sh\nhelixgrad serve --x &\ncurl a/b \\\n  -d 'c # d'\n```\n";
+                ls\nhelixgrad two > out.txt\nsbatch a.sh\n```\n```python\nx = 1\n```\n```sh\nhelixgrad serve --x &\ncurl a/b \\\n  -d 'c # d'\n```\n";
     let run = |line, arguments: &[&str], to: Option<&str>| Step::Run {
         line,
         arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
         to: to.map(str::to_owned),
     };
     let file = Step::File { name: "a.bed".into(), contents: "chr1\t0\t5\n".into() };
-    let serve = Step::Serve { line: 19, arguments: vec!["serve".into(), "--x".into()] };
-    let curl = Step::Curl { line: 20, command: "curl a/b   -d 'c # d'".into() };
+    let engine = Step::Engine { line: 14, words: vec!["sbatch".into(), "a.sh".into()] };
+    let serve = Step::Serve { line: 20, arguments: vec!["serve".into(), "--x".into()] };
+    let curl = Step::Curl { line: 21, command: "curl a/b   -d 'c # d'".into() };
     let [one, two] = [run(10, &["one", "--a", "b"], None), run(13, &["two"], Some("out.txt"))];
-    assert_eq!(steps(page), [file, one, two, serve, curl]);
+    assert_eq!(steps(page), [file, one, two, engine, serve, curl]);
 }

@@ -34,4 +34,6 @@ if [ "${EMULATED_GPU_ENGINE:-cpp}" = ptx ] && [ -z "${EMULATED_GPU_PTX:-}" ]; th
     export EMULATED_GPU_PTX="$out/kernels"
 fi
 ln -sf "$target/debug/libemulated_gpu.so" "$target/emulated-gpu/libcuda.so"
+# Its stand-in for NCCL is the same object: one library, one state.
+ln -sf "$target/debug/libemulated_gpu.so" "$target/emulated-gpu/libnccl.so.2"
 LD_LIBRARY_PATH="$target/emulated-gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$@"

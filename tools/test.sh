@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 nvcc=1
 tools/install-nvcc.sh || { nvcc= && echo "test.sh: going on without nvcc: kernels run in the emulator only"; }
 
+tools/install-mpi.sh || echo "test.sh: going on without MPI: tests of several processes use the system's, or are skipped"
+
 cargo fmt --all --check
 # Its build script is one more unit, which would compile the kernels a second time.
 HELIXGRAD_CUDA_ARCHS=none cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -18,6 +20,7 @@ if [ -n "$nvcc" ]; then
     export HELIXGRAD_TEST_DEVICE=cuda
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels -- sm90 layernorm norm machine --skip any_product
     EMULATED_GPU=8.0 tools/emulated_gpu.sh cargo test --locked --test devices -- trains_as_the_cpu_does graphs
+    EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test ranks -- gpus
     # What nvcc made of the kernels, executed: the same driver code in front of another engine.
     export EMULATED_GPU_ENGINE=ptx
     EMULATED_GPU=9.0 tools/emulated_gpu.sh cargo test --locked --test kernels

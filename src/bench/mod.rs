@@ -9,6 +9,7 @@ pub mod page;
 pub mod plan;
 pub mod profile;
 pub mod published;
+pub mod scaling;
 pub mod trace;
 pub mod train;
 pub mod workload;

@@ -11,9 +11,13 @@ use crate::Result;
 use crate::autograd::Pass;
 use crate::device::graphs::GraphCounts;
 use crate::device::{DType, Device, Work};
+use crate::kmer::batch::Batch;
 use crate::ops::Loss;
+use crate::parallel::Ranks;
+use crate::parallel::sum::SUM;
 use crate::train::ceilings::{Ceilings, Limit, Sizes};
 use crate::train::peak::Peak;
+use crate::train::step::Trainer;
 
 /// Time spent in one operation and direction.
 #[derive(Clone, Debug, Serialize)]
@@ -38,14 +42,31 @@ pub struct OpTime {
     pub limit: Option<Limit>,
 }
 
+/// What several ranks were measured to be worth.
+#[derive(Clone, Debug, Serialize)]
+pub struct RankScaling {
+    /// How many.
+    pub ranks: usize,
+    /// What carries their gradients.
+    pub carrier: String,
+    /// Median seconds of a step of this rank by itself, while the others each made theirs: nothing is exchanged.
+    pub seconds_per_step_alone: f64,
+    /// That over the seconds of a step together: 1 is as many times the tokens a second as there are ranks.
+    pub efficiency: f64,
+    /// Milliseconds in a step until the sum of all gradients was there, of which waiting for the slowest rank is a part.
+    pub sum_milliseconds: f64,
+    /// Bytes that a rank sends in a step, and receives.
+    pub bytes_sent: f64,
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Throughput {
     /// CPU threads, where the CPU computed.
     pub threads: usize,
-    /// Sequences in a step.
+    /// Sequences in a step, over all ranks.
     pub sequences_per_step: usize,
-    /// Tokens in a step.
+    /// Tokens in a step, over all ranks.
     pub tokens_per_step: usize,
     /// Median seconds of a step.
     pub seconds_per_step: f64,
@@ -73,6 +94,9 @@ pub struct Throughput {
     pub activation_mib: f64,
     /// Which attention ran.
     pub attention: String,
+    /// What several ranks are worth, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<RankScaling>,
     /// What became of all these steps' work, with `--cuda-graphs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graphs: Option<GraphCounts>,
@@ -82,7 +106,8 @@ pub struct Throughput {
     pub kernels: Vec<Row>,
 }
 
-/// Times full steps (forward, backward, clip, AdamW), dropout on.
+/// Times full steps (forward, backward, clip, AdamW), dropout on. Of several ranks each makes one micro-batch of the workload's size; before, each makes
+/// steps of its own, to compare with.
 ///
 /// # Errors
 /// Those of training.
@@ -92,23 +117,27 @@ pub fn train_throughput(
     dtype: DType,
     seed: u64,
     sizes: &Sizes,
+    ranks: &Ranks,
 ) -> Result<Throughput> {
     let (device, meter) = Meter::new(device);
-    let mut trainer = workload.trainer(&device, dtype, seed)?;
-    let attention = trainer.model.attention_path(&device, dtype)?;
-    let batches = [workload.batch(seed)];
-    // As in a training, no step waits for the one before: the device's own clock says when each ends.
+    let batches: Vec<Batch> = (0..ranks.size() as u64).map(|rank| workload.batch(seed + rank)).collect();
     let steps = Workload::WARM_UP + workload.steps;
-    let mut marks = vec![device.mark()?];
-    for _ in 0..steps {
-        trainer.advance(&batches, 1e-4)?;
-        marks.push(device.mark()?);
+    let mut alone = None;
+    if ranks.size() > 1 {
+        let mut trainer = workload.trainer(&device, dtype, seed)?;
+        let own = &batches[ranks.rank()..=ranks.rank()];
+        ranks.gather("steps of its own", Vec::new())?;
+        let mut seconds = timed_steps(&mut trainer, &device, own, steps)?;
+        alone = Some(median(&mut seconds[Workload::WARM_UP..]));
+        ranks.gather("the end of its own steps", Vec::new())?;
     }
+    let mut trainer = workload.trainer(&device, dtype, seed)?;
+    trainer.ranks = ranks.clone();
+    let attention = trainer.model.attention_path(&device, dtype)?;
+    let mut seconds = timed_steps(&mut trainer, &device, &batches, steps)?;
     let report = trainer.report()?;
     let flops = report.flops / steps as f64;
     let graphs = device.graph_counts();
-    let seconds = marks.windows(2).map(|ends| device.seconds_between(&ends[0], &ends[1]));
-    let mut seconds = seconds.collect::<Result<Vec<f64>>>()?;
     let timed = &mut seconds[Workload::WARM_UP..];
     let median = median(timed);
     let ceilings = Ceilings::measure(&device, dtype, sizes)?;
@@ -116,29 +145,53 @@ pub fn train_throughput(
     // Recording costs time of its own, so the recorded steps are others than the timed ones.
     let recorded = workload.steps.min(3);
     let recording = meter.record(&mut trainer, recorded, |trainer| trainer.step(&batches, 1e-4).map(drop))?;
-    let tokens = batches[0].total_tokens();
+    let tokens = batches.iter().map(Batch::total_tokens).sum::<usize>();
+    let sequences = batches.iter().map(Batch::sequences).sum::<usize>();
     let tflops = flops / median / 1e12;
+    let ops = op_times(&recording, recorded, &ceilings);
+    let scaling = alone.map(|alone| {
+        let others = (ranks.size() - 1) as f64 / ranks.size() as f64;
+        RankScaling {
+            ranks: ranks.size(),
+            carrier: ranks.describe().unwrap_or_default(),
+            seconds_per_step_alone: alone,
+            efficiency: alone / median,
+            sum_milliseconds: ops.iter().filter(|row| row.op == SUM).map(|row| row.milliseconds_per_step).sum(),
+            bytes_sent: 2.0 * others * 4.0 * trainer.model.parameters.trained() as f64,
+        }
+    });
     Ok(Throughput {
         threads: rayon::current_num_threads(),
-        sequences_per_step: batches[0].sequences(),
+        sequences_per_step: sequences,
         tokens_per_step: tokens,
         seconds_per_step: median,
         seconds_per_step_range: (timed[0], timed[timed.len() - 1]),
         seconds_per_step_interval: median_interval(timed),
         tokens_per_second: tokens as f64 / median,
-        sequences_per_second: batches[0].sequences() as f64 / median,
+        sequences_per_second: sequences as f64 / median,
         loss: report.losses.last().map_or(f64::NAN, Loss::mean),
         gradient_norm: report.gradient_norm,
         tflops,
-        mfu: tflops * 1e12 / peak.flops_per_second,
+        mfu: tflops * 1e12 / peak.flops_per_second / ranks.size() as f64,
         peak,
         activation_mib: trainer.tape.memory_bytes() as f64 / (1 << 20) as f64,
         attention,
+        scaling,
         graphs,
-        ops: op_times(&recording, recorded, &ceilings),
+        ops,
         kernels: rows(&recording.spans, recorded, &ceilings),
         ceilings,
     })
+}
+
+/// Seconds of each of `steps` steps. As in a training, none waits for the one before: the device's own clock says when each ends.
+fn timed_steps(trainer: &mut Trainer, device: &Device, batches: &[Batch], steps: usize) -> Result<Vec<f64>> {
+    let mut marks = vec![device.mark()?];
+    for _ in 0..steps {
+        trainer.advance(batches, 1e-4)?;
+        marks.push(device.mark()?);
+    }
+    marks.windows(2).map(|ends| device.seconds_between(&ends[0], &ends[1])).collect()
 }
 
 /// The time of each operation and direction: by its calls on the CPU, by its kernels on other devices.

@@ -70,7 +70,7 @@ impl Workload {
                  tokens a step, and a share from 0 to 1",
             ));
         }
-        self.config.check_training(device, self.batch * self.length, self.recompute, &Trained::Everything)?;
+        self.config.check_training(device, self.batch * self.length, 0, self.recompute, &Trained::Everything)?;
         let mut model = Model::initialise(self.config.clone(), self.head.clone(), DType::F32, seed)?;
         model.recompute = self.recompute;
         let mut trainer = Trainer::new(model, AdamWConfig::default(), device, dtype, seed)?;

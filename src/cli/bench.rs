@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Common;
 use super::workload::{Task, WorkloadArgs};
+use super::{Common, config};
 use crate::autograd::Pass;
 use crate::bench::noise::Verdict;
 use crate::bench::published::{PUBLISHED, Published};
@@ -15,6 +15,7 @@ use crate::bench::{Mix, Workload};
 use crate::device::gemm_choice::{self, Measured};
 use crate::device::graphs::GraphCounts;
 use crate::model::{Config, Recompute};
+use crate::parallel::{Ranks, Reduction, facts};
 use crate::report::{Cell, Table, format};
 use crate::small_file;
 use crate::train::ceilings::{Limit, Sizes};
@@ -98,8 +99,16 @@ struct Comparison {
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
     let Command::Train(args) = &args.command;
+    let (ranks, common) = common.join(Reduction::Exact)?;
+    let result = train(args, &common, &ranks);
+    ranks.leave(result)
+}
+
+fn train(args: &TrainArgs, common: &Common, ranks: &Ranks) -> Result<()> {
     let earlier = args.against.as_deref().map(read_earlier).transpose()?;
     let (device, dtype) = common.device()?;
+    let options = facts::options(&config::resolved(args, common)?);
+    ranks.agree(&[facts::build()?, options].concat())?;
     let mut workload = args.workload.workload(&device, args.steps)?;
     workload.collected = args.profile_steps;
     let sizes = Sizes::of(&device);
@@ -108,11 +117,14 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             .num_threads(1)
             .build()
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
-        Some(pool.install(|| train_throughput(&workload, &device, dtype, common.seed, &sizes))?.tokens_per_second)
+        Some(
+            pool.install(|| train_throughput(&workload, &device, dtype, common.seed, &sizes, &Ranks::alone()))?
+                .tokens_per_second,
+        )
     } else {
         None
     };
-    let throughput = train_throughput(&workload, &device, dtype, common.seed, &sizes)?;
+    let throughput = train_throughput(&workload, &device, dtype, common.seed, &sizes, ranks)?;
     let task = args.workload.task();
     let mut report = Report {
         preset: args.workload.name(),
@@ -245,6 +257,17 @@ fn text(report: &Report, title: &str, workload: &Workload) -> String {
     if let Some(one) = report.tokens_per_second_one_thread {
         let speed_up = throughput.tokens_per_second / one;
         parts.push(format!("one thread: {} tokens/s; speed-up {speed_up:.2}", format::count(one as u64)));
+    }
+    if let Some(scaling) = &throughput.scaling {
+        parts.push(format!(
+            "{}: {:.1} ms a step by itself, so {} of the time is training; the sum of gradients takes {:.1} ms, the slowest rank's delay among them, and \
+             {} to send and to receive",
+            scaling.carrier,
+            scaling.seconds_per_step_alone * 1e3,
+            format::percent(scaling.efficiency, 1),
+            scaling.sum_milliseconds,
+            format::quantity(scaling.bytes_sent, "B"),
+        ));
     }
     parts.push(ops(throughput).to_string());
     if !report.products.is_empty() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::inference::scan::WORKING_FOLDER;
+use crate::inference::shard::Shard;
 use crate::inference::variants::working_folder;
 use crate::small_file;
 use crate::{Error, Result};
@@ -110,6 +111,11 @@ fn config_path(arguments: &[OsString]) -> Result<Option<PathBuf>> {
     }
     match value_of("out") {
         Some(out) if arguments.iter().any(|argument| argument == "--resume") => {
+            if let Some(shard) = value_of("shard") {
+                // A part that was not begun is begun, with the options that are given.
+                let path = Shard::parse(&shard.to_string_lossy())?.folder(&out)?.join("config.toml");
+                return Ok(path.is_file().then_some(path));
+            }
             let folders = [out.join(WORKING_FOLDER), out.clone(), working_folder(&out)];
             let candidates = folders.map(|folder| folder.join("config.toml"));
             candidates.into_iter().find(|path| path.is_file()).map(Some).ok_or_else(|| {

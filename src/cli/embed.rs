@@ -1,20 +1,26 @@
 //! `helixgrad embed`: vectors of sequences, k-mers or bases.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Common;
+use super::merge::{ShardOption, print_part};
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
 use crate::inference::embed::{Counts, EmbedOptions, Rows, Unit, embed, embed_both_strands};
 use crate::inference::encoder::Encoder;
-use crate::interop::arrays::{ArrayWriter, Row};
+use crate::inference::journal;
+use crate::inference::merge::Shards;
+use crate::inference::shard::{Cut, readable_twice};
+use crate::interop::arrays::{ArrayWriter, Row, concatenate_tables, index_path};
 use crate::kmer::sequences::{self, Named};
+use crate::lossy;
 use crate::report::{Progress, format};
 use crate::train::checkpoint;
 use crate::{Error, Result};
@@ -66,6 +72,9 @@ pub struct Args {
     /// One vector a sequence that is the mean of its own and that of its reverse complement.
     #[arg(long)]
     rc: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    shard: ShardOption,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
@@ -93,8 +102,11 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
             "give --pool for one vector a sequence, or --per for one a k-mer or base",
         ));
     }
+    let shard = args.shard.parse()?;
     let (device, dtype) = common.device()?;
-    let encoder = Encoder::new(checkpoint::load(&args.model)?, device, dtype)?;
+    let checkpoint = checkpoint::load(&args.model)?;
+    let mut fingerprint = shard.map_or(Ok(Value::Null), |_| journal::fingerprint(&checkpoint, dtype))?;
+    let encoder = Encoder::new(checkpoint, device.clone(), dtype)?;
     let unit = match (args.pool, args.per) {
         (Some(Pool::Cls), _) => Unit::Cls,
         (_, Some(Per::Token)) => Unit::Token,
@@ -102,48 +114,188 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         _ => Unit::Mean,
     };
     let options = EmbedOptions::new(&encoder, unit, args.layer, args.window, args.overlap)?;
-    let columns = (0..encoder.columns()).map(|column| format!("v{column}")).collect();
-    let mut writer = ArrayWriter::create(&args.out, "embeddings", columns)?;
-    let mut sink = |rows: Rows| write(&mut writer, &rows, unit);
-    let mut progress = Progress::new("embedding", 0, common.quiet).unit("tokens");
-    let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
-    let started = Instant::now();
-    let mut uracils = 0;
-    let mut embed = |path: &Path, sequences: &mut dyn Iterator<Item = Result<Named>>| {
-        let sequences = sequences.inspect(|sequence| uracils += sequence.as_ref().map_or(0, |of| of.uracils));
-        match args.rc {
-            true => embed_both_strands(&encoder, path, sequences, &options, &mut sink, &mut count),
-            false => embed(&encoder, path, sequences, &options, &mut sink, &mut count),
-        }
-    };
-    let counts = if let Some(path) = &args.fasta {
-        embed(path, &mut sequences::fasta(path)?)?
-    } else if let (Some(path), Some(genome)) = (&args.bed, &args.genome) {
-        let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&args.alias, args.alias_file.as_deref())?);
-        let mut regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
-        let counts = embed(path, &mut regions)?;
-        genome.check()?;
-        counts
+    let columns = encoder.columns();
+    if let Some(shard) = shard {
+        let part = part(&args.out)?;
+        let cut = args.cut(&encoder)?;
+        fingerprint["unit"] = json!(unit);
+        fingerprint["layer"] = json!(options.layer);
+        fingerprint["window"] = json!([options.tiling.window, options.tiling.overlap]);
+        fingerprint["batch"] = json!(encoder.batch_tokens());
+        fingerprint["rc"] = json!(args.rc);
+        fingerprint["format"] = json!(part);
+        fingerprint["input"] = cut.fingerprint();
+        shard.sign(COMMAND, &device, &mut fingerprint);
+        let ending = Ending { part: part.clone(), columns, unit, layer: options.layer };
+        shard.write(&args.out, &fingerprint, &ending, |folder| {
+            let part = folder.join(&part);
+            let state = args.embed(&encoder, &options, cut.share(shard), &part, common.quiet)?;
+            let files = [part.clone(), index_path(&part)].into_iter().filter(|file| file.is_file());
+            let names = files.filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()));
+            Ok((names.collect(), state))
+        })?;
+        return print_part(common, &cut.report(shard, &args.out)?);
+    }
+    let state = args.embed(&encoder, &options, 0..usize::MAX, &args.out, common.quiet)?;
+    common.print(&Summary::new(&args.out, columns, unit, options.layer, state), human)
+}
+
+/// Puts the shards of embeddings together in the file `out`, and its index beside it.
+///
+/// # Errors
+/// [`Error::Usage`] for a name of another format; those of reading and writing.
+pub fn merge(shards: &Shards, out: &Path) -> Result<Summary> {
+    let ending: Ending = shards.ending()?;
+    if part(out)? != ending.part {
+        return Err(Error::usage(
+            format!("--out {}, where the shards are {}", out.display(), ending.part),
+            "end the output's name as theirs does",
+        ));
+    }
+    let mut all = State::default();
+    for state in shards.states::<State>() {
+        let state = state?;
+        all.rows += state.rows;
+        all.counts.add(&state.counts);
+        all.uracils += state.uracils;
+        all.seconds += state.seconds;
+    }
+    if out.extension().is_some_and(|end| end == "tsv") {
+        concatenate_tables(shards.parts(1)?.pieces(0), out)?;
     } else {
-        let path = args.tsv.as_deref().unwrap_or(Path::new(""));
-        embed(path, &mut sequences::table(path)?)?
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    progress.finish("");
-    let rows = writer.commit()?;
-    let result = json!({
-        "out": args.out.to_string_lossy(),
-        "rows": rows,
-        "columns": encoder.columns(),
-        "unit": unit,
-        "layer": options.layer,
-        "counts": counts,
-        "uracils": uracils,
-        "seconds": seconds,
-        "tokens_per_second": counts.tokens as f64 / seconds,
-        "bases_per_second": counts.bases as f64 / seconds,
-    });
-    common.print(&result, |_| human(args, &counts, rows, encoder.columns(), seconds))
+        // The rows and their index.
+        let parts = shards.parts(2)?;
+        let mut writer = ArrayWriter::create(out, TENSOR, columns(ending.columns))?;
+        parts.pieces(0).iter().try_for_each(|part| writer.append(part))?;
+        writer.commit()?;
+    }
+    Ok(Summary::new(out, ending.columns, ending.unit, ending.layer, all))
+}
+
+/// What shards of embeddings say that they are of.
+pub const COMMAND: &str = "embed";
+/// What the rows are called where a format has such names.
+const TENSOR: &str = "embeddings";
+
+/// What the last step over all shards has to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ending {
+    /// The name of a shard's file.
+    part: String,
+    columns: usize,
+    unit: Unit,
+    layer: usize,
+}
+
+/// What was embedded.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    rows: u64,
+    counts: Counts,
+    uracils: u64,
+    seconds: f64,
+}
+
+/// What is told when all is done.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    #[serde(serialize_with = "lossy::serialize")]
+    out: PathBuf,
+    rows: u64,
+    columns: usize,
+    unit: Unit,
+    layer: usize,
+    counts: Counts,
+    uracils: u64,
+    seconds: f64,
+    tokens_per_second: f64,
+    bases_per_second: f64,
+}
+
+impl Summary {
+    fn new(out: &Path, columns: usize, unit: Unit, layer: usize, state: State) -> Self {
+        let State { rows, counts, uracils, seconds } = state;
+        let a_second = |count: u64| count as f64 / seconds;
+        let (tokens_per_second, bases_per_second) = (a_second(counts.tokens), a_second(counts.bases));
+        let out = out.to_owned();
+        Self { out, rows, columns, unit, layer, counts, uracils, seconds, tokens_per_second, bases_per_second }
+    }
+}
+
+/// What a shard's file of what becomes `out` is called: its ending is the format.
+fn part(out: &Path) -> Result<String> {
+    let end = out.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    if ["npy", "safetensors", "tsv"].contains(&end) {
+        return Ok(format!("part.{end}"));
+    }
+    let found = format!("{} is neither .npy nor .safetensors nor .tsv", out.display());
+    Err(Error::usage(found, "end the file's name with one of them"))
+}
+
+fn columns(count: usize) -> Vec<String> {
+    (0..count).map(|column| format!("v{column}")).collect()
+}
+
+impl Args {
+    /// Opens the file and hands its path and its sequences to `work`.
+    fn each(&self, work: &mut dyn FnMut(&Path, &mut dyn Iterator<Item = Result<Named>>) -> Result<()>) -> Result<()> {
+        if let Some(path) = &self.fasta {
+            work(path, &mut sequences::fasta(path)?)
+        } else if let (Some(path), Some(genome)) = (&self.bed, &self.genome) {
+            let (genome, aliases) = (Genome::open(genome)?, Aliases::parse(&self.alias, self.alias_file.as_deref())?);
+            let mut regions = BedReader::open(path, &genome, &aliases)?.map(|region| Ok(region?.read(&genome)));
+            work(path, &mut regions)?;
+            genome.check()
+        } else {
+            let path = self.tsv.as_deref().unwrap_or(Path::new(""));
+            work(path, &mut sequences::table(path)?)
+        }
+    }
+
+    /// Reads all sequences to see how many there are, and where groups of them begin.
+    fn cut(&self, encoder: &Encoder) -> Result<Cut> {
+        let paths = [&self.fasta, &self.bed, &self.tsv];
+        paths.into_iter().flatten().try_for_each(|path| readable_twice(path))?;
+        let (mut cut, mut groups) = (Cut::default(), encoder.groups());
+        self.each(&mut |_, sequences| {
+            for sequence in sequences {
+                let Named { name, bases, .. } = sequence?;
+                cut.add(groups.begins(bases.len()), bases.len(), &name, [&bases, b""]);
+            }
+            Ok(())
+        })?;
+        Ok(cut)
+    }
+
+    /// Embeds the sequences with these numbers, from 0, to the file `out`.
+    fn embed(
+        &self,
+        encoder: &Encoder,
+        options: &EmbedOptions,
+        numbers: Range<usize>,
+        out: &Path,
+        quiet: bool,
+    ) -> Result<State> {
+        let mut writer = ArrayWriter::create(out, TENSOR, columns(encoder.columns()))?;
+        let mut sink = |rows: Rows| write(&mut writer, &rows, options.unit);
+        let mut progress = Progress::new("embedding", 0, quiet).unit("tokens");
+        let mut count = |counts: &Counts| progress.update(counts.sequences, counts.tokens, "");
+        let started = Instant::now();
+        let mut state = State::default();
+        self.each(&mut |path, sequences| {
+            let sequences = sequences.skip(numbers.start).take(numbers.len());
+            let sequences = sequences.inspect(|sequence| state.uracils += sequence.as_ref().map_or(0, |of| of.uracils));
+            state.counts = match self.rc {
+                true => embed_both_strands(encoder, path, sequences, options, &mut sink, &mut count)?,
+                false => embed(encoder, path, sequences, options, &mut sink, &mut count)?,
+            };
+            Ok(())
+        })?;
+        state.seconds = started.elapsed().as_secs_f64();
+        progress.finish("");
+        state.rows = writer.commit()?;
+        Ok(state)
+    }
 }
 
 fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit) -> Result<()> {
@@ -162,15 +314,16 @@ fn write(writer: &mut ArrayWriter, rows: &Rows, unit: Unit) -> Result<()> {
     Ok(())
 }
 
-fn human(args: &Args, counts: &Counts, rows: u64, columns: usize, seconds: f64) -> String {
+pub(super) fn human(summary: &Summary) -> String {
+    let Summary { out, rows, columns, counts, tokens_per_second, bases_per_second, .. } = summary;
     let mut text = format!(
         "{} sequences, {} bases: {} x {columns} written to {}\n{} tokens/s, {} bases/s",
         format::count(counts.sequences),
         format::count(counts.bases),
-        format::count(rows),
-        args.out.display(),
-        format::count((counts.tokens as f64 / seconds) as u64),
-        format::count((counts.bases as f64 / seconds) as u64),
+        format::count(*rows),
+        out.display(),
+        format::count(*tokens_per_second as u64),
+        format::count(*bases_per_second as u64),
     );
     if counts.windowed > 0 {
         text += &format!("\n{} sequences were longer than a window and were blended", format::count(counts.windowed));

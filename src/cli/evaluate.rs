@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::finetune::named_columns;
-use super::{Common, Told};
+use super::{Common, Told, config};
 use crate::kmer::classes::{are_names, read_for};
 use crate::kmer::table::{Answers, Table as LabelledTable, has_places, read_table};
 use crate::model::Task;
+use crate::parallel::{Ranks, Reduction, facts};
 use crate::report::{Cell, Progress, Table};
 use crate::train::checkpoint::{self, Classification};
-use crate::train::evaluation::{Evaluation, TaskScores, evaluate, evaluate_targets, no_classifier, splice_order};
+use crate::train::evaluation::{
+    Evaluation, Means, TaskScores, evaluate, evaluate_targets, no_classifier, splice_order,
+};
 use crate::train::metrics::SpliceMetrics;
 use crate::train::scores::{ClassFigures, ClassScores, Estimate, MultiLabelScores, NumberFigures, RegressionScores};
 use crate::{Error, Result};
@@ -39,7 +42,16 @@ pub struct Args {
 /// # Errors
 /// Those of reading and evaluating.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let (ranks, common) = common.join(Reduction::Exact)?;
+    let result = run_on(args, &common, &ranks);
+    ranks.leave(result)
+}
+
+fn run_on(args: &Args, common: &Common, ranks: &Ranks) -> Result<()> {
     let (device, dtype) = common.device()?;
+    let means = Means { device: &device, dtype, seed: common.seed, ranks };
+    let options = facts::options(&config::resolved(args, common)?);
+    ranks.agree(&[facts::build()?, facts::chip(&device), options].concat())?;
     let mut checkpoint = checkpoint::load(&args.model)?;
     let data = part_of(&args.data, "test");
     let classification = checkpoint.classification.clone().ok_or_else(no_classifier)?;
@@ -49,7 +61,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         test.check_lengths(&data, &checkpoint.limits())?;
         let mut progress = progress_of(test.windows.len());
         let mut count = |done: usize| progress.update(done as u64, done as u64, "");
-        let found = evaluate_targets(&mut checkpoint, &test.windows, &device, dtype, common.seed, &mut count);
+        let found = evaluate_targets(&mut checkpoint, &test.windows, &means, &mut count);
         let found = found.map_err(|error| error.about(&data))?;
         progress.finish("");
         return common.print(&Told { found, uracils: test.uracils }, |Told { found, .. }| {
@@ -79,7 +91,7 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let (uracils, test, train) = (test.uracils, &test.windows, train.as_deref());
     let mut progress = progress_of(test.len());
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
-    let evaluation = evaluate(&mut checkpoint, test, train, &device, dtype, common.seed, &mut count);
+    let evaluation = evaluate(&mut checkpoint, test, train, &means, &mut count);
     let evaluation = evaluation.map_err(|error| error.about(&data))?;
     progress.finish("");
     common.print(&Told { found: evaluation, uracils }, |told| human(&told.found))

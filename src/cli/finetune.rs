@@ -16,6 +16,8 @@ use crate::kmer::table::{Answers, Limits, Table, read_table};
 use crate::lossy;
 use crate::model::{Freeze, Head, Lora, Model, Positions, Recompute, Task, Trained};
 use crate::optim::{AdamWConfig, Decay, Warmup};
+use crate::parallel::tree::GradientTree;
+use crate::parallel::{Ranks, Reduction};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
 use crate::train::calibration::Calibration;
@@ -29,7 +31,7 @@ use crate::train::step::ProfileSteps;
 use crate::{Error, Result};
 
 /// Options of `helixgrad finetune`.
-#[derive(clap::Args, Debug, Serialize)]
+#[derive(clap::Args, Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// A folder with train.tsv and dev.tsv (as `helixgrad splice dataset` writes; GUE's train.csv and dev.csv), or a training
@@ -110,6 +112,13 @@ pub struct Args {
     /// Windows in an update.
     #[arg(long, default_value_t = 32, value_name = "WINDOWS")]
     batch: usize,
+    /// Compute an update in this many parts, to save memory; several processes share them (default: one for each process).
+    #[arg(long, value_name = "N")]
+    micro_batches: Option<usize>,
+    /// Who adds up the gradients of several processes (mpirun, srun): exact has the bits of one process, library is MPI's or NCCL's own
+    /// all-reduce, whose bits depend on its version and on how many there are.
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    reduce: Reduction,
     /// The highest learning rate.
     #[arg(long, default_value_t = 2e-4, value_name = "RATE")]
     learning_rate: f64,
@@ -157,9 +166,21 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let (ranks, common) = common.join(args.reduce)?;
+    let result = run_on(args, &common, &ranks);
+    ranks.leave(result)
+}
+
+fn run_on(args: &Args, common: &Common, ranks: &Ranks) -> Result<()> {
     check_tokens(args)?;
+    if args.folds.is_some() && ranks.size() > 1 {
+        return Err(Error::usage(
+            format!("--folds by {} ranks", ranks.size()),
+            "cross-validate in one process: its models are trained one after the other",
+        ));
+    }
     let resume = check_out(args)?;
-    let options = options(args, common)?;
+    let options = options(args, common, ranks)?;
     let (train_path, dev_path) = data_files(args);
     let answers = if args.head == labelled::Head::Tokens { Answers::Places } else { answers_of(args.task) };
     let read = |path: &PathBuf, classes: &[String]| read_table(path, answers, args.pairs, classes);
@@ -202,13 +223,19 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     }
     model.recompute = args.recompute;
     let mean = train.iter().map(|window| window.bases.len()).sum::<usize>() / train.len().max(1);
-    let tokens = args.batch.min(train.len()) * mean.min(window.unwrap_or(mean));
+    let tokens = args.batch.min(train.len()).div_ceil(options.micro_batches) * mean.min(window.unwrap_or(mean));
     let trained = match (options.lora.clone(), args.freeze) {
         (Some(lora), _) => Trained::Adapters(lora),
         (None, Some(freeze)) => Trained::Above(freeze.layers(&model.config)),
         (None, None) => Trained::Everything,
     };
-    model.config.check_training(&options.device, tokens, args.recompute, &trained)?;
+    model.config.check_training(
+        &options.device,
+        tokens,
+        GradientTree::buffers(ranks.share(options.micro_batches).len()),
+        args.recompute,
+        &trained,
+    )?;
     tracing::info!(
         "{} training and {} dev windows, {outputs} outputs; {} parameters",
         format::count(train.len() as u64),
@@ -361,7 +388,16 @@ fn common_length(train: &[LabelledWindow], dev: &[LabelledWindow]) -> Option<usi
     train.iter().chain(dev).all(|window| window.bases.len() == length).then_some(length)
 }
 
-fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
+fn options(args: &Args, common: &Common, ranks: &Ranks) -> Result<FinetuneOptions> {
+    let micro_batches = args.micro_batches.unwrap_or(ranks.size());
+    if !(1..=args.batch).contains(&micro_batches) {
+        let found = format!("{} windows an update in {micro_batches} micro-batches", args.batch);
+        return Err(Error::usage(
+            found,
+            "give --micro-batches from 1 to as many as --batch, and no more ranks than that",
+        ));
+    }
+    ranks.check_micro_batches(micro_batches)?;
     if args.epochs > 1_000_000 {
         return Err(Error::usage(format!("--epochs {}", args.epochs), "give at most a million"));
     }
@@ -390,11 +426,13 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
     let (device, dtype) = common.device()?;
     Ok(FinetuneOptions {
         device,
+        ranks: ranks.clone(),
         collected: args.profile_steps,
         dtype,
         seed: common.seed,
         epochs: args.epochs,
         batch: args.batch,
+        micro_batches,
         learning_rate: args.learning_rate,
         warmup: args.warmup,
         decay: args.decay,
@@ -408,7 +446,7 @@ fn options(args: &Args, common: &Common) -> Result<FinetuneOptions> {
         focal_loss: args.focal_loss,
         calibrate: !args.no_calibration,
         out: args.out.clone(),
-        config: Some(config::resolved(args, common)?),
+        config: Some(config::resolved(&Args { micro_batches: Some(micro_batches), ..args.clone() }, common)?),
         quiet: common.quiet,
     })
 }

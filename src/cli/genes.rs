@@ -12,11 +12,11 @@ use crate::genome::twobit::Genome;
 
 /// A result, with what became of the annotation that it was made with.
 #[derive(Serialize)]
-pub struct With<T> {
+pub struct With<T, A = Account> {
     #[serde(flatten)]
     pub result: T,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub annotation: Option<Account>,
+    pub annotation: Option<A>,
 }
 
 /// What became of an annotation's transcripts.

@@ -17,6 +17,7 @@ mod genes;
 mod genome;
 mod import;
 mod lora;
+mod merge;
 mod model;
 mod motifs;
 mod overwrite;
@@ -41,7 +42,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::device::attention_kernels::AttentionPath;
-use crate::device::{Choices, DType, Device, GemmChoice};
+use crate::device::{Choices, DType, Device, GemmChoice, cuda};
+use crate::parallel::channel::Stops;
+use crate::parallel::launcher::{self, Place};
+use crate::parallel::{Ranks, Reduction};
 use crate::report::say;
 use crate::train::interrupt;
 use crate::{Error, Result};
@@ -111,6 +115,14 @@ pub struct Common {
     #[arg(long, global = true)]
     #[serde(skip)]
     pub json: bool,
+    /// Another rank prints.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub silent: bool,
+    /// The device, where it has been opened to join others: what is computed there and what is carried there is in one order.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub joined: Option<Device>,
     /// A TOML file with any of the command's options (`learning-rate = 1e-4`); options given on the command line win.
     #[arg(long, global = true, value_name = "FILE")]
     #[serde(skip)]
@@ -129,7 +141,10 @@ impl Common {
             graphs: self.cuda_graphs,
             dependent_launch: self.dependent_launch,
         };
-        let device = Device::open(&self.device, choices)?;
+        let device = match &self.joined {
+            Some(device) => device.clone(),
+            None => Device::open(&self.device, choices)?,
+        };
         let on_cpu = matches!(device, Device::Cpu);
         let dtype = match self.dtype {
             None if on_cpu => DType::F32,
@@ -143,11 +158,51 @@ impl Common {
         Ok((device, dtype))
     }
 
+    /// Joins the processes that were started with this one by mpirun, srun or the like; or none. The options that come back are those of
+    /// this rank: one alone prints, and has progress.
+    ///
+    /// # Errors
+    /// Those of [`Ranks::join_cpus`].
+    pub fn join(&self, reduction: Reduction) -> Result<(Ranks, Self)> {
+        let stops = Stops { requested: interrupt::requested, request: interrupt::request_from_elsewhere };
+        let place = Place::find()?;
+        if let Some(Place { rank, size, local_size, .. }) = &place
+            && self.device.starts_with("cuda:")
+            && *local_size != Some(1)
+        {
+            return Err(Error::usage(
+                format!("--device {} for each of {size} ranks (this is rank {rank})", self.device),
+                "give --device cuda: each rank takes the GPU of its number on its machine",
+            ));
+        }
+        let Some(own) = &place else { return Ok((Ranks::alone(), self.clone())) };
+        let device = self.on_rank(own.local_rank).device()?.0;
+        let silent = own.rank > 0;
+        let ranks = match &device {
+            Device::Cpu => Ranks::join_cpus(place, reduction, stops)?,
+            Device::Kernels(_) => Ranks::join_gpus(place, reduction, stops, &device)?,
+        };
+        if let Some(ranks) = ranks.describe() {
+            tracing::info!("{ranks}");
+        }
+        Ok((ranks, Self { quiet: self.quiet || silent, silent, joined: Some(device), ..self.clone() }))
+    }
+
+    /// These options of the rank of this number on its machine: its GPU, where the process sees several.
+    fn on_rank(&self, local_rank: usize) -> Self {
+        let several = matches!(self.device.as_str(), "cuda" | "auto") && cuda::gpus().is_ok_and(|gpus| gpus.len() > 1);
+        let device = if several { format!("cuda:{local_rank}") } else { self.device.clone() };
+        Self { device, ..self.clone() }
+    }
+
     /// Prints `result` as JSON with `--json`, or else as the text that `human` makes of it.
     ///
     /// # Errors
     /// [`Error::Io`] if stdout cannot be written. A closed pipe is a graceful end.
     pub fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
+        if self.silent {
+            return Ok(());
+        }
         if !self.json {
             return print_line(human(result).trim_end());
         }
@@ -209,6 +264,8 @@ enum Command {
     Motifs(motifs::Args),
     /// Vectors of sequences, k-mers or bases: a model's hidden states.
     Embed(embed::Args),
+    /// Put the parts of a scan and the like together that --shard has made: the bytes of the whole.
+    Merge(merge::Args),
     /// A model behind HTTP: vectors, predictions and variants in JSON, and the open inference protocol.
     Serve(serve::Args),
     /// Vectors of genes: from pairs of co-expressed ones (Gene2vec), and what they are used for.
@@ -233,6 +290,13 @@ enum Command {
     Man(shell::Man),
 }
 
+impl Command {
+    /// Whether the processes that were started together work together.
+    fn joins(&self) -> bool {
+        matches!(self, Self::Pretrain(_) | Self::Finetune(_) | Self::Evaluate(_) | Self::Bench(_))
+    }
+}
+
 /// The grammar of the command line.
 pub fn command() -> clap::Command {
     with_negative_numbers(Cli::command())
@@ -240,11 +304,13 @@ pub fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // While there is one thread.
+    cuda::nccl::prefer_repeatable();
     interrupt::install();
     match run(std::env::args_os().collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {error}"));
+            say(&format!("{}error: {error}", launcher::prefix()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -273,7 +339,8 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         return Err(Error::usage(found, "give 1 to 1,024 threads, or leave the option out for all cores"));
     }
     // 0 is as many as there are cores. Where nobody asks for the pool here, rayon panics if the system gives no threads.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0)).build_global();
+    let threads = common.threads.or_else(|| launcher::threads().filter(|_| cli.command.joins())).unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     pool.map_err(|error| {
         Error::Failed(format!(
             "cannot start threads: {error}\n  what to do: give fewer (--threads), or raise the limits of this process"
@@ -295,6 +362,7 @@ fn run(arguments: Vec<OsString>) -> Result<()> {
         Command::Attention(args) => attention::run(&args, &common),
         Command::Motifs(args) => motifs::run(&args, &common),
         Command::Embed(args) => embed::run(&args, &common),
+        Command::Merge(args) => merge::run(&args, &common),
         Command::Serve(args) => serve::run(&args, &common),
         Command::Import(args) => import::run(&args, &common),
         Command::Tokenizer(args) => tokenizer::run(&args, &common),
@@ -320,7 +388,7 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 
 /// The log goes to stderr; `HELIXGRAD_LOG` (as tracing's filter, `debug` for instance) sets its level.
 fn start_logging(common: &Common) {
-    let default = if common.quiet { "error" } else { "info" };
+    let default = if common.quiet || !launcher::prefix().is_empty() { "error" } else { "info" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HELIXGRAD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let _ = tracing_subscriber::fmt()

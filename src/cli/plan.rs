@@ -11,6 +11,7 @@ use crate::Error;
 use crate::bench::plan::{
     Bound, KernelPlan, LAUNCH_MICROSECONDS, LAUNCH_SOURCE, Plan, ScanPlan, Target, TrainingPlan, plan, plan_scan,
 };
+use crate::bench::scaling::{Cluster, LINK, LINK_SOURCE, NETWORK, NETWORK_SOURCE, Scaling};
 use crate::device::chips::{CHIPS, Chip, Rate};
 use crate::device::planner::Planner;
 use crate::device::{DType, Device};
@@ -51,6 +52,18 @@ pub struct Args {
     /// `cargo bench --bench launch` measures it.
     #[arg(long, value_name = "US", default_value_t = LAUNCH_MICROSECONDS)]
     launch_microseconds: f64,
+    /// Plan for so many GPUs of a machine, each with a step's tokens: what exchanging gradients costs.
+    #[arg(long, value_name = "N")]
+    gpus: Option<usize>,
+    /// And so many machines.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "gpus")]
+    nodes: usize,
+    /// GB/s in one direction between two GPUs of a machine. The default is assumed: NVLink 4.
+    #[arg(long, value_name = "GB/S", default_value_t = LINK, requires = "gpus")]
+    link: f64,
+    /// GB/s in one direction of a GPU's network adapter. The default is assumed: 400 Gb/s for each GPU.
+    #[arg(long, value_name = "GB/S", default_value_t = NETWORK, requires = "gpus")]
+    network: f64,
     /// List the chips with their figures, and plan nothing.
     #[arg(long)]
     chips: bool,
@@ -99,7 +112,10 @@ pub fn run(args: &Args, common: &Common) -> crate::Result<()> {
         };
         plan_scan(&config, &*tokenizer, window, bases, args.positions.windows_per_base(), &target)
     });
-    let report = Report { plan, launch_microseconds, launch_source: source(args), training, scan: scan.transpose()? };
+    let cluster = args.gpus.map(|gpus| Cluster { gpus, nodes: args.nodes, link: args.link, network: args.network });
+    let scaling = cluster.map(|cluster| Scaling::of(&plan, cluster)).transpose()?;
+    let report =
+        Report { plan, launch_microseconds, launch_source: source(args), scaling, training, scan: scan.transpose()? };
     common.print(&report, |report| text(report, &args.workload.title(&workload)))
 }
 
@@ -115,6 +131,9 @@ struct Report {
     /// From one launch to the next, and where that comes from.
     launch_microseconds: f64,
     launch_source: &'static str,
+    /// The step of several GPUs, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaling: Option<Scaling>,
     /// The whole training, if one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     training: Option<TrainingPlan>,
@@ -253,6 +272,28 @@ fn scan_text(report: &Report, scan: &ScanPlan) -> String {
     )
 }
 
+fn scaling_text(scaling: &Scaling) -> String {
+    let Cluster { gpus, nodes, link, network } = scaling.cluster;
+    let source =
+        |rate: f64, default: f64, source: &str| if rate == default { source.to_owned() } else { "as given".into() };
+    let outside = match nodes {
+        1 => String::new(),
+        _ => format!(", {network} GB/s to other machines ({})", source(network, NETWORK, NETWORK_SOURCE)),
+    };
+    format!(
+        "\n{nodes} x {gpus} GPUs, each with such a step, counted and not measured: {:.1} ms at least, {} tokens/s at most, {} of the GPUs' time in training\n\
+         gradients {:.0} MB: {:.2} ms to exchange parts and gather sums, {:.2} ms to add them, nothing hidden behind the way back; \
+         {link} GB/s inside a machine ({}){outside}\n",
+        scaling.milliseconds_at_least,
+        format::count(scaling.tokens_per_second_at_most as u64),
+        format::percent(scaling.efficiency, 1),
+        scaling.gradient_bytes / 1e6,
+        scaling.transfer_milliseconds,
+        scaling.add_milliseconds,
+        source(link, LINK, LINK_SOURCE),
+    )
+}
+
 fn text(report: &Report, title: &str) -> String {
     let plan = &report.plan;
     let products = if plan.dtype == DType::F32.name() { plan.chip.f32_flops } else { plan.chip.tensor_flops };
@@ -281,6 +322,9 @@ fn text(report: &Report, title: &str) -> String {
         sourced(products, "FLOP/s"),
         kernels(&plan.kernels),
     );
+    if let Some(scaling) = &report.scaling {
+        text += &scaling_text(scaling);
+    }
     if let Some(TrainingPlan { steps, tokens, seconds_at_least }) = report.training {
         text += &format!(
             "\na training of {} steps, {} tokens: {} at least (evaluations and checkpoints are not counted)\n",

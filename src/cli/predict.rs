@@ -2,18 +2,25 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Common;
+use super::merge::{ShardOption, print_part};
 use crate::genome::alias::Aliases;
 use crate::genome::twobit::Genome;
 use crate::inference::bed::BedReader;
+use crate::inference::journal;
+use crate::inference::merge::Shards;
 use crate::inference::score::Scorer;
+use crate::inference::shard::{Cut, readable_twice};
+use crate::interop::arrays::concatenate_tables;
 use crate::kmer::labelled::LabelledWindow;
 use crate::kmer::sequences::{self, Named};
+use crate::lossy;
 use crate::model::Task;
 use crate::output::AtomicFile;
 use crate::report::Progress;
@@ -38,6 +45,9 @@ pub struct Args {
     /// Answer with the mean of two answers: to each window, and to its reverse complement.
     #[arg(long)]
     rc: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    shard: ShardOption,
 }
 
 /// Where windows come from.
@@ -78,6 +88,12 @@ struct Source {
 type Stream<'a> = &'a mut dyn Iterator<Item = Result<Named>>;
 
 impl Windows {
+    /// The file that they are in.
+    fn path(&self) -> &Path {
+        let Source { fasta, tsv, bed } = &self.source;
+        fasta.as_deref().or(tsv.as_deref()).or(bed.as_deref()).unwrap_or(Path::new(""))
+    }
+
     /// Opens a table of pairs.
     fn pairs(&self) -> Result<impl Iterator<Item = Result<(Named, Vec<u8>)>> + use<>> {
         match &self.source.tsv {
@@ -111,62 +127,162 @@ impl Windows {
 /// # Errors
 /// Those of reading, predicting and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let shard = args.shard.parse()?;
     let (device, dtype) = common.device()?;
     let checkpoint = checkpoint::load(&args.model)?;
+    let mut fingerprint = shard.map_or(Ok(Value::Null), |_| journal::fingerprint(&checkpoint, dtype))?;
     let scorer = Scorer::new(checkpoint, device, dtype)?;
     let scorer = if args.rc { scorer.on_both_strands()? } else { scorer };
+    if let (Some(shard), Some(out)) = (shard, &args.out) {
+        let cut = args.cut(&scorer)?;
+        fingerprint["labels"] = json!(scorer.labels());
+        fingerprint["window"] = json!(scorer.width());
+        fingerprint["batch"] = json!(scorer.batch_bases());
+        fingerprint["rc"] = json!(args.rc);
+        fingerprint["input"] = cut.fingerprint();
+        shard.sign(COMMAND, scorer.device(), &mut fingerprint);
+        shard.write(out, &fingerprint, &Ending { least: scorer.least() }, |folder| {
+            let mut output = Output::create(Some(&folder.join(PART)), false)?;
+            let counts = args.predict(&scorer, cut.share(shard), &mut output, common.quiet)?;
+            output.finish(&counts)?;
+            Ok((vec![PART.into()], counts))
+        })?;
+        return print_part(common, &cut.report(shard, out)?);
+    }
     let mut output = Output::create(args.out.as_deref(), common.json)?;
-    output.begin(scorer.labels(), scorer.task())?;
-    let mut progress = Progress::new("predicting", 0, common.quiet).unit("windows");
-    let (mut count, mut longer, mut uracils) = (0, 0_u64, 0);
-    if scorer.reads_pairs() {
-        let limits = scorer.limits();
-        let rows = args.windows.pairs()?.inspect(|_| {
-            count += 1;
-            progress.update(count, count, "");
-        });
-        let Source { fasta, tsv, bed } = &args.windows.source;
-        let path = fasta.as_deref().or(tsv.as_deref()).or(bed.as_deref()).unwrap_or(Path::new(""));
-        let rows = rows.map(|row| {
-            let (first, second) = row?;
-            uracils += first.uracils;
-            let checked = limits.check(&first.bases, Some(&second));
-            checked.map_err(|(found, remedy)| Error::input(path, first.place(), found, remedy))?;
-            longer += u64::from(limits.window.is_some_and(|window| first.bases.len().max(second.len()) > window));
-            Ok((first, second))
-        });
-        predict_pairs(&scorer, rows, &mut output)?;
-    } else {
-        args.windows.each(&mut |path, windows| {
-            let windows = windows.map(|window| {
-                let window = window?;
-                let checked = scorer.check(&window.bases);
-                checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))?;
-                uracils += window.uracils;
-                longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
-                Ok(window)
-            });
-            scorer.stream(windows, |window, probabilities| {
+    let mut counts = args.predict(&scorer, 0..usize::MAX, &mut output, common.quiet)?;
+    counts.warn(scorer.least());
+    counts.out = output.finish(&counts)?;
+    match &counts.out {
+        Some(_) => common.print(&counts, human),
+        None => Ok(()),
+    }
+}
+
+/// Puts the shards of predictions together in the table `out`.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn merge(shards: &Shards, out: &Path) -> Result<Counts> {
+    let Ending { least } = shards.ending()?;
+    let mut all = Counts::default();
+    for counts in shards.states::<Counts>() {
+        let counts = counts?;
+        all.windows += counts.windows;
+        all.longer_windows += counts.longer_windows;
+        all.uracils += counts.uracils;
+    }
+    all.warn(least);
+    concatenate_tables(shards.parts(1)?.pieces(0), out)?;
+    all.out = Some(out.to_owned());
+    Ok(all)
+}
+
+/// What shards of predictions say that they are of.
+pub const COMMAND: &str = "predict";
+/// A shard's table.
+const PART: &str = "part.tsv";
+
+/// What the last step over all shards has to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ending {
+    /// Bases that the model reads.
+    least: usize,
+}
+
+/// What was predicted.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    windows: u64,
+    /// Windows that were not read whole.
+    longer_windows: u64,
+    /// U that were read as T.
+    uracils: u64,
+    /// The table, where one was asked for.
+    #[serde(serialize_with = "lossy::serialize")]
+    out: Option<PathBuf>,
+}
+
+impl Counts {
+    fn warn(&self, least: usize) {
+        let longer = self.longer_windows;
+        if longer > 0 {
+            tracing::warn!(
+                "{longer} sequences are longer than this model's window: only their middle {least} bases were read"
+            );
+        }
+    }
+}
+
+pub(super) fn human(counts: &Counts) -> String {
+    let out = counts.out.as_deref().unwrap_or(Path::new("-"));
+    format!("{} windows, written to {}", counts.windows, out.display())
+}
+
+impl Args {
+    /// Reads all windows to see how many there are, and where they are cut into batches.
+    fn cut(&self, scorer: &Scorer) -> Result<Cut> {
+        readable_twice(self.windows.path())?;
+        let mut cut = Cut::default();
+        if scorer.reads_pairs() {
+            for (count, pair) in self.windows.pairs()?.enumerate() {
+                let (first, second) = pair?;
+                let bases = scorer.read_of(&first.bases) + scorer.read_of(&second);
+                cut.add(count.is_multiple_of(Scorer::PAIRS), bases, &first.name, [&first.bases, &second]);
+            }
+            return Ok(cut);
+        }
+        let mut batches = scorer.cut();
+        self.windows.each(&mut |_, windows| {
+            for window in windows {
+                let Named { name, bases, .. } = window?;
+                let read = scorer.read_of(&bases);
+                cut.add(batches.begins(read), read, &name, [&bases, b""]);
+            }
+            Ok(())
+        })?;
+        Ok(cut)
+    }
+
+    /// Predicts the windows with these numbers, from 0.
+    fn predict(&self, scorer: &Scorer, numbers: Range<usize>, output: &mut Output, quiet: bool) -> Result<Counts> {
+        output.begin(scorer.labels(), scorer.task())?;
+        let mut progress = Progress::new("predicting", 0, quiet).unit("windows");
+        let (mut count, mut longer, mut uracils) = (0, 0_u64, 0);
+        if scorer.reads_pairs() {
+            let rows = self.windows.pairs()?.skip(numbers.start).take(numbers.len()).inspect(|_| {
                 count += 1;
                 progress.update(count, count, "");
-                output.row(&window.name, &scorer, probabilities)
-            })
-        })?;
-    }
-    progress.finish("");
-    if longer > 0 {
-        tracing::warn!(
-            "{longer} sequences are longer than this model's window: only their middle {} bases were read",
-            scorer.least()
-        );
-    }
-    match output.finish(longer, uracils)? {
-        Some(path) => {
-            let out = path.to_string_lossy();
-            let result = json!({ "windows": count, "longer_windows": longer, "uracils": uracils, "out": out });
-            common.print(&result, |_| format!("{count} windows, written to {}", path.display()))
+            });
+            let (path, limits) = (self.windows.path(), scorer.limits());
+            let rows = rows.map(|row| {
+                let (first, second) = row?;
+                uracils += first.uracils;
+                let checked = limits.check(&first.bases, Some(&second));
+                checked.map_err(|(found, remedy)| Error::input(path, first.place(), found, remedy))?;
+                longer += u64::from(limits.window.is_some_and(|window| first.bases.len().max(second.len()) > window));
+                Ok((first, second))
+            });
+            predict_pairs(scorer, rows, output)?;
+        } else {
+            self.windows.each(&mut |path, windows| {
+                let windows = windows.skip(numbers.start).take(numbers.len()).map(|window| {
+                    let window = window?;
+                    let checked = scorer.check(&window.bases);
+                    checked.map_err(|(found, remedy)| Error::input(path, window.place(), found, remedy))?;
+                    uracils += window.uracils;
+                    longer += u64::from(scorer.width().is_some_and(|width| window.bases.len() > width));
+                    Ok(window)
+                });
+                scorer.stream(windows, |window, probabilities| {
+                    count += 1;
+                    progress.update(count, count, "");
+                    output.row(&window.name, scorer, probabilities)
+                })
+            })?;
         }
-        None => Ok(()),
+        progress.finish("");
+        Ok(Counts { windows: count, longer_windows: longer, uracils, out: None })
     }
 }
 
@@ -255,7 +371,8 @@ impl Output {
 
     /// Puts the file in its place and returns its path, or prints everything, with the number of windows that were not read whole, and of U
     /// that were read as T.
-    fn finish(mut self, longer: u64, uracils: u64) -> Result<Option<PathBuf>> {
+    fn finish(mut self, counts: &Counts) -> Result<Option<PathBuf>> {
+        let Counts { longer_windows: longer, uracils, .. } = counts;
         if let Self::Stdout { json: true, .. } = self {
             self.write(&format!("],\"longer_windows\":{longer},\"uracils\":{uracils}}}\n"))?;
         }

@@ -20,6 +20,8 @@ use crate::kmer::token_corpus::TokenCorpus;
 use crate::lossy;
 use crate::model::{Config, Head, Model, Recompute, Trained};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
+use crate::parallel::tree::GradientTree;
+use crate::parallel::{Ranks, Reduction};
 use crate::report::format;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint;
@@ -31,7 +33,7 @@ use crate::{Error, Result};
 const TOKENS_PER_PART: usize = 8192;
 
 /// Options of `helixgrad pretrain`.
-#[derive(clap::Args, Debug, Serialize)]
+#[derive(clap::Args, Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Args {
     /// The genome to draw windows from, a .2bit file.
@@ -89,9 +91,14 @@ pub struct Args {
     /// Tokens of an update.
     #[arg(long, default_value_t = 65_536, value_name = "TOKENS")]
     tokens_per_step: usize,
-    /// Compute an update in this many parts, to save memory (default: parts of 8,192 tokens).
+    /// Compute an update in this many parts, to save memory; several processes share them (default: parts of 8,192 tokens, a power
+    /// of two for each process).
     #[arg(long, value_name = "N")]
     micro_batches: Option<usize>,
+    /// Who adds up the gradients of several processes (mpirun, srun): exact has the bits of one process, library is MPI's or NCCL's own
+    /// all-reduce, whose bits depend on its version and on how many there are.
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    reduce: Reduction,
     /// The highest learning rate.
     #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
     learning_rate: f64,
@@ -156,8 +163,14 @@ pub struct Args {
 /// # Errors
 /// Those of reading, training and writing.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let (ranks, common) = common.join(args.reduce)?;
+    let result = run_on(args, &common, &ranks);
+    ranks.leave(result)
+}
+
+fn run_on(args: &Args, common: &Common, ranks: &Ranks) -> Result<()> {
     let resume = run_folder::check(&args.out, args.resume)?;
-    let options = options(args, common)?;
+    let options = options(args, common, ranks)?;
     let (mut model, vocabulary) = model(args, common, &options)?;
     model.recompute = args.recompute;
     let (data, held_out) = data(args, &vocabulary)?;
@@ -178,8 +191,15 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     common.print(&Told { found: summary, uracils }, |told| human(&told.found, args))
 }
 
-fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
-    let micro_batches = args.micro_batches.unwrap_or(args.tokens_per_step.div_ceil(TOKENS_PER_PART).max(1));
+fn options(args: &Args, common: &Common, ranks: &Ranks) -> Result<PretrainOptions> {
+    let micro_batches = args.micro_batches.unwrap_or_else(|| {
+        let parts = args.tokens_per_step.div_ceil(TOKENS_PER_PART).max(1);
+        match ranks.size() {
+            1 => parts,
+            size => size * parts.div_ceil(size).next_power_of_two(),
+        }
+    });
+    ranks.check_micro_batches(micro_batches)?;
     let log_every = args.log_every.unwrap_or((args.steps / 20).clamp(1, 50));
     let batches = u64::from(args.eval_batches);
     let intervals =
@@ -229,6 +249,7 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
     let (device, dtype) = common.device()?;
     Ok(PretrainOptions {
         device,
+        ranks: ranks.clone(),
         collected: args.profile_steps,
         dtype,
         seed: common.seed,
@@ -257,7 +278,7 @@ fn options(args: &Args, common: &Common) -> Result<PretrainOptions> {
         save_every: args.save_every,
         keep: args.keep,
         out: args.out.clone(),
-        config: Some(config::resolved(args, common)?),
+        config: Some(config::resolved(&Args { micro_batches: Some(micro_batches), ..args.clone() }, common)?),
         quiet: common.quiet,
         confirm: (!common.quiet && io::stdin().is_terminal() && io::stderr().is_terminal()).then_some(confirm),
     })
@@ -273,7 +294,8 @@ fn confirm(_: Duration) -> bool {
 fn model(args: &Args, common: &Common, options: &PretrainOptions) -> Result<(Model, Arc<dyn Tokenizer>)> {
     let check = |config: &Config| {
         let tokens = options.tokens_per_step / options.micro_batches;
-        config.check_training(&options.device, tokens, args.recompute, &Trained::Everything)
+        let sums = GradientTree::buffers(options.ranks.share(options.micro_batches).len());
+        config.check_training(&options.device, tokens, sums, args.recompute, &Trained::Everything)
     };
     if let Some(init) = &args.init {
         args.model.refuse("--init")?;

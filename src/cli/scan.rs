@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::genes::{self, Account, With};
+use super::merge::{ShardOption, kept, print_part};
 use super::{Common, config};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
@@ -13,7 +14,9 @@ use crate::genome::twobit::Genome;
 use crate::inference::journal;
 use crate::inference::scan::accuracy::{Point, Suggested};
 use crate::inference::scan::{self, Comparison, Format, Options, Positions, Summary, Truth, report};
+pub use crate::inference::scan::{COMMAND, merge};
 use crate::inference::score::Scorer;
+use crate::inference::shard::Outcome;
 use crate::inference::splice::{Score, SpliceScorer};
 use crate::lossy;
 use crate::output::write_atomic;
@@ -88,10 +91,13 @@ pub struct Args {
     #[serde(serialize_with = "lossy::serialize")]
     alias_file: Option<PathBuf>,
     /// Go on with the interrupted scan in --out, with the options that it was begun with: the same files as without the
-    /// interruption.
+    /// interruption. With --shard: go on, begin, or do nothing, as far as the part is.
     #[arg(long)]
     #[serde(skip)]
     resume: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    shard: ShardOption,
 }
 
 /// Runs the command.
@@ -109,6 +115,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
     let args = &Args { min_score: Some(min_score), ..args.clone() };
     let (min_site, min_track) =
         (probability("--min-score", min_score)?, probability("--min-track-score", args.min_track_score)?);
+    let shard = args.shard.parse()?;
+    if shard.is_some() && args.keep_thresholds {
+        return Err(Error::usage(
+            "--keep-thresholds with --shard, which compares only its part",
+            "scan a dev region without --shard to keep thresholds; they serve scans in parts, too",
+        ));
+    }
     let genome = Genome::open(&args.genome)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
     let region = args.region.as_ref().map(|text| Region::parse_with(&genome, &aliases, text)).transpose()?;
@@ -139,11 +152,16 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         min_track,
         formats: args.format.clone(),
         resume: args.resume,
+        shard,
+        told: kept(annotation.as_ref())?,
         config: Some(config::resolved(args, common)?),
         seed: common.seed,
         quiet: common.quiet,
     };
-    let summary = scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)?;
+    let summary = match scan::run(&scorer, &genome, truth.as_ref(), &options, &fingerprint)? {
+        Outcome::Whole(summary) => summary,
+        Outcome::Shard(report) => return print_part(common, &report),
+    };
     let told = With { result: summary, annotation };
     common.print(&told, |told| human(&told.result))?;
     if args.keep_thresholds {
@@ -218,7 +236,7 @@ fn probability(option: &str, value: f64) -> Result<Score> {
     Ok(Score::of(value))
 }
 
-fn human(summary: &Summary) -> String {
+pub(super) fn human(summary: &Summary) -> String {
     let mut text = format!(
         "{} bases on both strands, {} windows at {} bases/s: {} sites from {} on",
         count(summary.bases),

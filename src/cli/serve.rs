@@ -166,6 +166,8 @@ fn engine(args: &Args, common: &Common) -> Result<Engine> {
         skip_mismatches: false,
         fingerprint: serde_json::Value::Null,
         resume: false,
+        shard: None,
+        told: None,
         config: None,
         quiet: true,
     };

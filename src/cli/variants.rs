@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::genes::{self, Account, With};
+use super::merge::{ShardOption, kept, print_part};
 use super::{Common, config};
 use crate::genome::alias::Aliases;
 use crate::genome::region::Region;
@@ -12,9 +13,10 @@ use crate::genome::twobit::Genome;
 use crate::inference::journal;
 use crate::inference::scan::Positions;
 use crate::inference::score::Scorer;
+use crate::inference::shard::Outcome;
 use crate::inference::splice::SpliceScorer;
 use crate::inference::variants::genes::Genes;
-use crate::inference::variants::{Annotator, Options, Summary, saturation};
+use crate::inference::variants::{Annotator, Options, Summary, check_name, saturation};
 use crate::lossy;
 use crate::report::format::{count, short};
 use crate::train::checkpoint;
@@ -76,10 +78,13 @@ pub struct Args {
     #[serde(skip_serializing_if = "Option::is_none")]
     window: Option<u32>,
     /// Go on with the interrupted work on --out, with the options in OUT.partial/config.toml: the same bytes as without the
-    /// interruption.
+    /// interruption. With --shard: go on, begin, or do nothing, as far as the part is.
     #[arg(long)]
     #[serde(skip)]
     resume: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    shard: ShardOption,
 }
 
 /// Runs the command.
@@ -91,9 +96,8 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         let found = format!("--distance {} and --max-bases {}", args.distance, args.max_bases);
         return Err(Error::usage(found, "give at most 10,000 bases for each"));
     }
-    if args.vcf.is_some() && args.out.extension().is_some_and(|extension| extension == "bcf") {
-        let found = format!("--out {}, where VCF is written", args.out.display());
-        return Err(Error::usage(found, "name a .vcf or .vcf.gz file; `bcftools view -O b` makes BCF of it"));
+    if args.vcf.is_some() {
+        check_name(&args.out)?;
     }
     let genome = Genome::open(&args.genome)?;
     let aliases = Aliases::parse(&args.alias, args.alias_file.as_deref())?;
@@ -115,16 +119,18 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         skip_mismatches: args.skip_mismatches,
         fingerprint,
         resume: args.resume,
+        shard: args.shard.parse()?,
+        told: kept(annotation.as_ref())?,
         config: Some(config::resolved(args, common)?),
         quiet: common.quiet,
     };
     let annotator =
         Annotator { scorer: &scorer, genome: &genome, aliases: &aliases, genes: genes.as_ref(), options: &options };
     match (&args.vcf, &region) {
-        (_, Some(region)) => {
-            let result = annotator.saturate(region, &args.out)?;
-            common.print(&With { result, annotation }, |with| human_saturation(&with.result))
-        }
+        (_, Some(region)) => match annotator.saturate(region, &args.out)? {
+            Outcome::Whole(result) => common.print(&With { result, annotation }, |with| human_saturation(&with.result)),
+            Outcome::Shard(report) => print_part(common, &report),
+        },
         (Some(vcf), None) => {
             let source = format!(
                 "##helixgrad_variants=<Version={},Model=\"{}\",Genome=\"{}\">",
@@ -132,8 +138,10 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
                 quoted(&args.model.display().to_string()),
                 quoted(&args.genome.display().to_string())
             );
-            let result = annotator.annotate(vcf, &args.out, &[source])?;
-            common.print(&With { result, annotation }, |with| human(&with.result))
+            match annotator.annotate(vcf, &args.out, &[source])? {
+                Outcome::Whole(result) => common.print(&With { result, annotation }, |with| human(&with.result)),
+                Outcome::Shard(report) => print_part(common, &report),
+            }
         }
         (None, None) => Err(Error::usage("no variants", "name a file with --vcf, or a region with --saturation")),
     }
@@ -144,7 +152,7 @@ fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ")
 }
 
-fn human(summary: &Summary) -> String {
+pub(super) fn human(summary: &Summary) -> String {
     let mut text = format!(
         "{} records, {} alleles scored ({} with a change of 0.5 or more) at {} a second, written to {}",
         count(summary.records),
@@ -159,7 +167,7 @@ fn human(summary: &Summary) -> String {
     text
 }
 
-fn human_saturation(summary: &saturation::Summary) -> String {
+pub(super) fn human_saturation(summary: &saturation::Summary) -> String {
     let mut text = format!("{} changes at {} a second", count(summary.changes), short(summary.changes_per_second));
     if summary.unreadable > 0 {
         text += &format!(

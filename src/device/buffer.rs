@@ -1,5 +1,6 @@
 //! Memory of a device: a length, an element type, and aligned storage.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
@@ -201,6 +202,35 @@ impl Buffer {
             (Device::Cpu, Storage::Host(target), Storage::Host(source)) => {
                 bytemuck::cast_slice_mut::<Line, u8>(target)[..bytes]
                     .copy_from_slice(&bytemuck::cast_slice::<Line, u8>(source)[..bytes]);
+                Ok(())
+            }
+            _ => panic!("buffer copied from another device"),
+        }
+    }
+
+    /// Copies elements `range` of `source`, of the same type and on the same device, over those from `at` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If the types differ or there are not as many: a fault of the caller, never of input.
+    pub fn copy_range(&mut self, device: &Device, at: usize, source: &Self, range: Range<usize>) -> Result<()> {
+        let is_inside = at + range.len() <= self.length && range.end <= source.length;
+        assert!(self.dtype == source.dtype && is_inside, "a range copied that is not there");
+        let size = self.dtype.size();
+        match (device, &mut self.storage, &source.storage) {
+            _ if range.is_empty() => Ok(()),
+            (Device::Kernels(driver), Storage::Device(target), Storage::Device(from)) => {
+                let (from, to) = (from.address + (range.start * size) as u64, target.address + (at * size) as u64);
+                // SAFETY: both ranges lie inside their allocations, which are two.
+                unsafe { driver.copy(from, to, range.len() * size) }
+            }
+            (Device::Cpu, Storage::Host(target), Storage::Host(from)) => {
+                let (target, from) =
+                    (bytemuck::cast_slice_mut::<Line, u8>(target), bytemuck::cast_slice::<Line, u8>(from));
+                let to = at * size..(at + range.len()) * size;
+                target[to].copy_from_slice(&from[range.start * size..range.end * size]);
                 Ok(())
             }
             _ => panic!("buffer copied from another device"),

@@ -4,6 +4,7 @@
 //! operation computes grid, block, shared bytes and arguments, and calls [`super::Device::launch`]; it never sees which.
 
 use super::attention_kernels::AttentionPath;
+use super::collective::{Collective, UniqueId};
 use super::gemm_choice::GemmTable;
 use super::graphs::{Graph, GraphCounts, Task};
 use super::product::Product;
@@ -99,6 +100,16 @@ pub trait Driver: Send + Sync {
     /// The addresses lie inside allocations of this driver that are as large as sizes and strides say.
     unsafe fn vendor_product(&self, _product: &Product) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Joins the devices of other processes, as rank `rank` of `size`, by what rank 0 has made for them
+    /// ([`super::cuda::nccl::unique_id`]). What it carries is in order with what is launched; a driver in front of this one is to
+    /// have handed everything over ([`Driver::submit`]).
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] if there is no library for it; [`crate::Error::Failed`].
+    fn join(&self, _id: &UniqueId, _rank: usize, _size: usize) -> Result<Box<dyn Collective>> {
+        Err(Error::Failed(format!("{} cannot be joined with others", self.describe())))
     }
 
     /// Waits for everything launched.

@@ -11,6 +11,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attention_kernels::AttentionPath;
+use super::collective::{Collective, UniqueId};
 use super::gemm_choice::GemmTable;
 use super::product::Product;
 use super::{Device, Driver, Launch, Mark};
@@ -299,6 +300,10 @@ impl Driver for Graphs {
     unsafe fn vendor_product(&self, product: &Product) -> Result<bool> {
         // SAFETY: the caller's promise. The library launches by itself: its products stand between two graphs.
         unsafe { self.up_to_date()?.vendor_product(product) }
+    }
+
+    fn join(&self, id: &UniqueId, rank: usize, size: usize) -> Result<Box<dyn Collective>> {
+        self.up_to_date()?.join(id, rank, size)
     }
 
     fn synchronize(&self) -> Result<()> {

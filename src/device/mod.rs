@@ -8,6 +8,7 @@ pub mod attention_pattern;
 pub mod big_bird;
 mod buffer;
 pub mod chips;
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "cust")]
@@ -21,6 +22,7 @@ pub mod host_memory;
 pub mod kernels;
 mod launch_log;
 mod mark;
+pub mod mpi;
 pub mod nvtx;
 pub mod planner;
 pub mod product;

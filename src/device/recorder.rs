@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::attention_kernels::AttentionPath;
+use super::collective::{Collective, UniqueId};
 use super::gemm_choice::GemmTable;
 use super::graphs::GraphCounts;
 use super::product::Product;
@@ -159,6 +160,10 @@ impl Driver for Recorder {
         let name = format!("cublaslt_{}_{}", product.layout.kernel(), product.types());
         // SAFETY: as above.
         self.timed_if_done(&name, product.work(), || unsafe { self.driver.vendor_product(product) })
+    }
+
+    fn join(&self, id: &UniqueId, rank: usize, size: usize) -> Result<Box<dyn Collective>> {
+        self.driver.join(id, rank, size)
     }
 
     fn synchronize(&self) -> Result<()> {

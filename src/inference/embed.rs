@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::batches::Groups;
 use super::encoder::Encoder;
 use super::tiling::{Blend, Tiling};
 use crate::genome::region::reverse_complement;
@@ -150,7 +151,7 @@ impl Tokens {
 }
 
 /// What was embedded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Sequences.
     pub sequences: u64,
@@ -164,6 +165,18 @@ pub struct Counts {
     pub unknown_k_mers: u64,
     /// Sequences in which every token was `[UNK]`.
     pub all_unknown: u64,
+}
+
+impl Counts {
+    /// Adds those of other sequences.
+    pub fn add(&mut self, others: &Self) {
+        self.sequences += others.sequences;
+        self.bases += others.bases;
+        self.tokens += others.tokens;
+        self.windowed += others.windowed;
+        self.unknown_k_mers += others.unknown_k_mers;
+        self.all_unknown += others.all_unknown;
+    }
 }
 
 /// The name of every sequence of a FASTA file, and the mean over its tokens of the last layer's hidden states.
@@ -224,7 +237,8 @@ pub fn embed_both_strands(
         all_unknown: counts.all_unknown / 2,
         ..*counts
     };
-    let counts = embed(encoder, path, with_turned, options, &mut in_pairs, &mut |counts| progress(&of_pairs(counts)))?;
+    let mut progress = |counts: &Counts| progress(&of_pairs(counts));
+    let counts = embed_together(2, encoder, path, with_turned, options, &mut in_pairs, &mut progress)?;
     Ok(of_pairs(&counts))
 }
 
@@ -242,31 +256,58 @@ pub fn embed(
     sink: &mut dyn FnMut(Rows) -> Result<()>,
     progress: &mut dyn FnMut(&Counts),
 ) -> Result<Counts> {
+    embed_together(1, encoder, path, sequences, options, sink, progress)
+}
+
+/// As [`embed`]; so many sequences at a time are of one group.
+fn embed_together(
+    together: usize,
+    encoder: &Encoder,
+    path: &Path,
+    sequences: impl Iterator<Item = Result<Named>>,
+    options: &EmbedOptions,
+    sink: &mut dyn FnMut(Rows) -> Result<()>,
+    progress: &mut dyn FnMut(&Counts),
+) -> Result<Counts> {
     let tokenizer = encoder.vocabulary();
     let frame = tokenizer.specials().frame();
-    let mut windows = Windows { tokenizer, path, sequences, tiling: options.tiling, open: None };
+    let (tiling, groups) = (options.tiling, encoder.groups());
+    let mut windows = Windows { tokenizer, path, sequences, tiling, groups, together, count: 0, open: None };
     let mut assembler = Assembler::new(encoder, options.unit);
     let mut counts = Counts::default();
     let most = encoder.round_tokens();
-    let mut round: Vec<Window> = Vec::new();
-    loop {
+    let mut batches = encoder.cut();
+    // The window that begins the next round.
+    let mut next = windows.next()?;
+    let (mut round, mut begins): (Vec<Window>, Vec<bool>) = (Vec::new(), Vec::new());
+    while next.is_some() {
         let mut tokens = 0;
-        while tokens < most
-            && let Some(window) = windows.next()?
-        {
-            tokens += window.range.len() + frame;
+        batches.restart();
+        while let Some(window) = next.take() {
+            if window.begins_group {
+                batches.restart();
+            }
+            let size = window.range.len() + frame;
+            let begins_batch = batches.begins(size);
+            // A round ends where a batch does.
+            if begins_batch && tokens >= most {
+                next = Some(window);
+                break;
+            }
+            tokens += size;
             round.push(window);
+            begins.push(begins_batch);
+            next = windows.next()?;
         }
-        if round.is_empty() {
-            return Ok(counts);
-        }
-        let hidden = encoder.hidden_of_tokens(&round, options.layer, options.unit == Unit::Cls)?;
+        let hidden = encoder.hidden_of_tokens(&round, &begins, options.layer, options.unit == Unit::Cls)?;
+        begins.clear();
         for (window, rows) in round.drain(..).zip(&hidden) {
             counts.tokens += (window.range.len() + frame) as u64;
             assembler.add(&window, rows, sink, &mut counts)?;
         }
         progress(&counts);
     }
+    Ok(counts)
 }
 
 /// A window of a sequence.
@@ -279,6 +320,7 @@ struct Window {
     /// Where the next window of the sequence begins; the number of its tokens, in the last.
     next: usize,
     is_last: bool,
+    begins_group: bool,
 }
 
 impl AsRef<[i32]> for Window {
@@ -293,16 +335,27 @@ struct Windows<'a, S> {
     path: &'a Path,
     sequences: S,
     tiling: Tiling,
+    groups: Groups,
+    /// Sequences that are of one group, as a sequence and its reverse complement are.
+    together: usize,
+    /// Sequences so far.
+    count: usize,
     /// The sequence that is being cut, and the number of its next window.
     open: Option<(Arc<Tokens>, usize)>,
 }
 
 impl<S: Iterator<Item = Result<Named>>> Windows<'_, S> {
     fn next(&mut self) -> Result<Option<Window>> {
+        let mut begins_group = false;
         let (sequence, index) = match self.open.take() {
             Some(open) => open,
             None => match self.sequences.next() {
-                Some(sequence) => (Arc::new(Tokens::of(self.check(sequence?)?, self.tokenizer)), 0),
+                Some(sequence) => {
+                    let sequence = self.check(sequence?)?;
+                    begins_group = self.count.is_multiple_of(self.together) && self.groups.begins(sequence.bases.len());
+                    self.count += 1;
+                    (Arc::new(Tokens::of(sequence, self.tokenizer)), 0)
+                }
                 None => return Ok(None),
             },
         };
@@ -315,7 +368,7 @@ impl<S: Iterator<Item = Result<Named>>> Windows<'_, S> {
         }
         let mut ids = Vec::with_capacity(range.len());
         sequence.ids(self.tokenizer, range.clone(), &mut ids);
-        Ok(Some(Window { sequence, range, ids, next, is_last }))
+        Ok(Some(Window { sequence, range, ids, next, is_last, begins_group }))
     }
 
     fn check(&self, sequence: Named) -> Result<Named> {

@@ -12,6 +12,7 @@ use crate::train::apply::require_numbers;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::{Error, Result};
 
+use super::batches::{Batches, Groups};
 use super::workers::Workers;
 
 /// Tokens that a thread of the CPU works on at a time: their activations fit its cache, and weights that do not are read
@@ -129,44 +130,60 @@ impl Encoder {
             }
             tokens.push(ids);
         }
-        self.hidden_of_tokens(&tokens, layer, cls)
+        let mut cut = self.cut();
+        let frame = self.vocabulary.specials().frame();
+        let begins: Vec<bool> = tokens.iter().map(|ids| cut.begins(ids.len() + frame)).collect();
+        self.hidden_of_tokens(&tokens, &begins, layer, cls)
     }
 
-    /// As [`Encoder::hidden`], of windows that are tokens already, without special ones.
+    /// How windows that come one after the other are cut into batches, by their tokens with the special ones.
+    pub(super) fn cut(&self) -> Batches {
+        Batches::new(self.batch_tokens)
+    }
+
+    /// Tokens of a batch.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
+    }
+
+    /// How sequences that come one after the other are cut into groups, each of which begins a batch: some batches each, also of tokens
+    /// of several bases.
+    pub fn groups(&self) -> Groups {
+        const BATCHES: usize = 32;
+        Groups::new(BATCHES * self.batch_tokens)
+    }
+
+    /// As [`Encoder::hidden`], of windows that are tokens already, without special ones, and begin a batch or not.
     ///
     /// # Errors
     /// As [`Encoder::hidden`].
     pub(super) fn hidden_of_tokens<W: AsRef<[i32]> + Sync>(
         &self,
         windows: &[W],
+        begins: &[bool],
         layer: usize,
         cls: bool,
     ) -> Result<Vec<Vec<f32>>> {
-        let batches = self.batches(windows);
+        let batches = self.batches(windows, begins);
         let rows = if cls { Rows::OfHead } else { Rows::All };
         let parts = self.workers.run(batches.len(), |tape, index| self.run(tape, &batches[index], layer, rows))?;
         Ok(parts.into_iter().flatten().collect())
     }
 
-    /// Windows in the order given, in batches of at most so many tokens (or of one window).
-    fn batches<W: AsRef<[i32]>>(&self, windows: &[W]) -> Vec<Batch> {
+    /// Windows in the order given, in batches.
+    fn batches<W: AsRef<[i32]>>(&self, windows: &[W], begins: &[bool]) -> Vec<Batch> {
         let specials = self.vocabulary.specials();
         let mut batches: Vec<Batch> = Vec::new();
         let mut tokens = Vec::new();
-        for window in windows {
+        for (window, &begins) in windows.iter().zip(begins) {
             tokens.clear();
             tokens.push(specials.cls);
             tokens.extend(window.as_ref());
             tokens.extend(specials.sep);
-            let open = batches.last_mut().filter(|batch| batch.total_tokens() + tokens.len() <= self.batch_tokens);
-            let batch = match open {
-                Some(batch) => batch,
-                None => {
-                    batches.push(Batch::new());
-                    let last = batches.len() - 1;
-                    &mut batches[last]
-                }
-            };
+            if begins || batches.is_empty() {
+                batches.push(Batch::new());
+            }
+            let Some(batch) = batches.last_mut() else { continue };
             let row = batch.push(&tokens);
             batch.rows.push(row);
         }

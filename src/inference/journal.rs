@@ -2,23 +2,25 @@
 //! goes on from the last state; what was written after it is cut off. Checksums tell what was damaged in between.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::{Crc, CrcReader};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
+use super::parts::Parts;
 use crate::device::DType;
 use crate::output::{AtomicFile, Unfinished, failpoint, write_atomic};
-use crate::small_file;
 use crate::train::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-const STATE: &str = "state.json";
-const LOCK: &str = "lock";
+/// The file that says how much of the others counts.
+pub const STATE: &str = "state.json";
+/// The file that whoever is at work holds locked.
+pub const LOCK: &str = "lock";
 
 /// The first state is saved as soon as there is anything to keep; the others no more often than this, and they take no
 /// more than a twentieth of the time.
@@ -55,9 +57,8 @@ pub fn is_interrupted(folder: &Path) -> bool {
 /// # Errors
 /// Those of the device.
 pub fn fingerprint(checkpoint: &Checkpoint, dtype: DType) -> Result<Value> {
-    let mut crc = Crc::new();
-    crc.update(bytemuck::cast_slice(&checkpoint.model.parameters.host_values()?));
-    Ok(json!({ "model": format!("{:08x}", crc.sum()), "dtype": dtype.name() }))
+    let crc = crc32(bytemuck::cast_slice(&checkpoint.model.parameters.host_values()?));
+    Ok(json!({ "model": format!("{crc:08x}"), "dtype": dtype.name() }))
 }
 
 impl Journal {
@@ -153,20 +154,29 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`].
     pub fn save<S: Serialize>(&mut self, state: &S) -> Result<()> {
+        self.save_with(state, &None::<()>)
+    }
+
+    /// Saves the last state of work whose folder is its result (a shard's). `ending` is what the last step over all shards has to know
+    /// besides.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish<S: Serialize, E: Serialize>(&mut self, state: &S, ending: &E) -> Result<()> {
+        self.save_with(state, &Some(ending))
+    }
+
+    fn save_with<S: Serialize, E: Serialize>(&mut self, state: &S, ending: &Option<E>) -> Result<()> {
         let started = Instant::now();
-        let mut lengths = Vec::with_capacity(self.files.len());
-        let checksums: Vec<u32> = self.files.iter().map(|file| file.crc.sum()).collect();
-        for Growing { path, file, .. } in &mut self.files {
+        let mut files = Vec::with_capacity(self.files.len());
+        for Growing { path, file, crc } in &mut self.files {
             let length = file.flush().and_then(|()| {
                 file.get_ref().sync_data()?;
                 file.get_mut().stream_position()
             });
-            lengths.push(length.map_err(Error::io("write", &*path))?);
+            files.push((path.as_path(), length.map_err(Error::io("write", &*path))?, crc.sum()));
         }
-        let state =
-            json!({ "fingerprint": self.fingerprint, "lengths": lengths, "checksums": checksums, "state": state });
-        let content = state.to_string();
-        write_atomic(self.folder.join(STATE), format!("{}{content}}}", heading(&content)))?;
+        write_state(&self.folder, &files, &self.fingerprint, state, ending)?;
         (self.begun, self.saved) = (None, Instant::now());
         self.interval = INTERVAL.max(LARGEST_SHARE * started.elapsed());
         Ok(())
@@ -184,9 +194,15 @@ impl Journal {
         outcome
     }
 
-    /// The path of file `index`, for reading once everything is saved.
-    pub fn path(&self, index: usize) -> &Path {
-        &self.files[index].path
+    /// The working folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files, for reading once everything is saved.
+    pub fn parts(&self) -> Parts {
+        let files = self.files.iter().map(|file| vec![file.path.clone()]).collect();
+        Parts::new(files, Some(&self.folder))
     }
 
     /// Whether a file can be called `to`.
@@ -195,26 +211,6 @@ impl Journal {
     /// [`Error::Usage`] if it cannot; [`Error::Io`].
     pub fn check(&self, to: &Path) -> Result<()> {
         AtomicFile::create_in(to, Some(&self.folder)).map(drop)
-    }
-
-    /// Copies file `index` to its final name, with `end` behind it, once everything is saved. May be done again after a kill.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn publish(&self, index: usize, to: &Path, end: &[u8]) -> Result<()> {
-        let from = self.path(index);
-        let source = File::open(from).map_err(Error::io("open", from))?;
-        self.write(to, source.chain(end))
-    }
-
-    /// Writes another result. May be done again after a kill, which leaves its half in the working folder.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, to: &Path, mut contents: impl Read) -> Result<()> {
-        let mut file = AtomicFile::create_in(to, Some(&self.folder))?;
-        io::copy(&mut contents, &mut file).map_err(Error::io("write", to))?;
-        file.commit()
     }
 
     /// Removes the working folder: the results are in their places.
@@ -260,19 +256,40 @@ fn damaged(what: &str, path: &Path, how: &str) -> Error {
 
 /// What stands before the content of a state: its checksum.
 fn heading(content: &str) -> String {
-    let mut crc = Crc::new();
-    crc.update(content.as_bytes());
-    format!("{{\"checksum\":\"{:08x}\",\"content\":", crc.sum())
+    format!("{{\"checksum\":\"{:08x}\",\"content\":", crc32(content.as_bytes()))
+}
+
+fn write_state<S: Serialize, E: Serialize>(
+    folder: &Path,
+    files: &[(&Path, u64, u32)],
+    fingerprint: &Value,
+    state: &S,
+    ending: &Option<E>,
+) -> Result<()> {
+    let names: Vec<_> = files.iter().map(|file| file.0.file_name().unwrap_or_default().to_string_lossy()).collect();
+    let lengths: Vec<u64> = files.iter().map(|file| file.1).collect();
+    let checksums: Vec<u32> = files.iter().map(|file| file.2).collect();
+    let content = json!({
+        "fingerprint": fingerprint, "files": names, "lengths": lengths, "checksums": checksums, "state": state, "ending": ending,
+    });
+    let content = content.to_string();
+    write_atomic(folder.join(STATE), format!("{}{content}}}", heading(&content)))
+}
+
+/// What a state's content is, or what is wrong with the file. A state has counts of all scores: no limit is right for it.
+fn content<T: DeserializeOwned>(path: &Path) -> Result<Result<T, String>> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    let content = text.get(heading("").len()..).and_then(|content| content.strip_suffix('}')).unwrap_or_default();
+    if !text.starts_with(&heading(content)) {
+        return Ok(Err("its checksum is another".into()));
+    }
+    Ok(serde_json::from_str(content).map_err(|error| error.to_string()))
 }
 
 fn read_state(what: &str, folder: &Path, fingerprint: &Value) -> Result<Value> {
     let path = folder.join(STATE);
-    let text = small_file::read(&path)?;
-    let content = text.get(heading("").len()..).and_then(|content| content.strip_suffix('}')).unwrap_or_default();
-    if text != format!("{}{content}}}", heading(content)) {
-        return Err(damaged(what, &path, "its checksum is another"));
-    }
-    let state: Value = serde_json::from_str(content).map_err(|error| damaged(what, &path, &error.to_string()))?;
+    let state: Value = content(&path)?.map_err(|how| damaged(what, &path, &how))?;
     let before = state["fingerprint"].as_object().ok_or_else(|| damaged(what, &path, "no fingerprint"))?;
     let differing = fingerprint.as_object().into_iter().flatten().find(|(key, value)| before.get(*key) != Some(value));
     match differing {
@@ -284,6 +301,95 @@ fn read_state(what: &str, folder: &Path, fingerprint: &Value) -> Result<Value> {
                 format!("give the options of the interrupted {what}, or another --out"),
             ))
         }
+    }
+}
+
+/// Refuses a folder of work with another fingerprint.
+///
+/// # Errors
+/// As [`Journal::open`].
+pub(super) fn check_fingerprint(what: &str, folder: &Path, fingerprint: &Value) -> Result<()> {
+    read_state(what, folder, fingerprint).map(drop)
+}
+
+/// CRC-32 of some bytes.
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+/// Says of files that lie whole in `folder` what [`Journal::finish`] says of files that grew.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn seal<S: Serialize, E: Serialize>(
+    folder: &Path,
+    names: &[String],
+    fingerprint: &Value,
+    state: &S,
+    ending: &E,
+) -> Result<()> {
+    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    let mut files = Vec::with_capacity(paths.len());
+    for path in &paths {
+        let (length, crc) = length_and_crc(path)?;
+        files.push((path.as_path(), length, crc));
+    }
+    write_state(folder, &files, fingerprint, state, &Some(ending))
+}
+
+/// Bytes of a file, and their CRC-32.
+fn length_and_crc(path: &Path) -> Result<(u64, u32)> {
+    let mut reader = CrcReader::new(File::open(path).map_err(Error::io("open", path))?);
+    let length = io::copy(&mut reader, &mut io::sink()).map_err(Error::io("read", path))?;
+    Ok((length, reader.crc().sum()))
+}
+
+/// What lies in the folder of a shard, with its counts as `S`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Folder<S = IgnoredAny> {
+    pub(super) fingerprint: Map<String, Value>,
+    #[serde(default)]
+    files: Vec<String>,
+    lengths: Vec<u64>,
+    checksums: Vec<u32>,
+    pub(super) state: S,
+    /// None while there is work left.
+    #[serde(default)]
+    pub(super) ending: Option<Value>,
+}
+
+impl<S: DeserializeOwned> Folder<S> {
+    /// Reads what the folder says of its files; they are left for [`Folder::verified`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a damaged state; [`Error::Io`].
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(STATE);
+        content(&path)?
+            .map_err(|how| Error::input(&path, "", format!("damaged: {how}"), "remove the folder and compute it again"))
+    }
+
+    /// The paths of its files.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the file whose length or checksum is not what it was when the work ended; [`Error::Io`].
+    pub(super) fn verified(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::with_capacity(self.files.len());
+        for ((name, &length), &checksum) in self.files.iter().zip(&self.lengths).zip(&self.checksums) {
+            let path = folder.join(name);
+            let found = match fs::metadata(&path) {
+                Err(_) => Some("missing".to_owned()),
+                Ok(data) if data.len() != length => Some(format!("{} bytes, where it had {length}", data.len())),
+                Ok(_) => (length_and_crc(&path)?.1 != checksum).then(|| "damaged: its checksum is another".into()),
+            };
+            if let Some(found) = found {
+                return Err(Error::input(&path, "", found, "copy the folder again, or remove it and compute it again"));
+            }
+            paths.push(path);
+        }
+        Ok(paths)
     }
 }
 
@@ -315,13 +421,13 @@ mod tests {
         assert_eq!(state, Some(7));
         journal.append(0, "again").unwrap();
         journal.save(&8_u64).unwrap();
-        assert_eq!(fs::read_to_string(journal.path(0)).unwrap(), "kept again");
-        assert_eq!(fs::read_to_string(journal.path(1)).unwrap(), "");
-        journal.publish(0, &out.path().join("final"), b"!").unwrap();
+        assert_eq!(fs::read_to_string(folder.join("one")).unwrap(), "kept again");
+        assert_eq!(fs::read_to_string(folder.join("two")).unwrap(), "");
+        journal.parts().publish(0, &out.path().join("final"), b"!").unwrap();
         assert_eq!(fs::read_to_string(out.path().join("final")).unwrap(), "kept again!");
         let (cut, other) = ("cut", "kept ogain");
         for damage in [cut, other] {
-            fs::write(journal.path(0), damage).unwrap();
+            fs::write(folder.join("one"), damage).unwrap();
             drop(journal);
             let message = open(true).err().unwrap().to_string();
             assert!(message.contains("one: the working file of an interrupted scan is damaged"), "{message}");

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::batches::Batches;
 use super::encoder::Encoder;
 use super::workers::Workers;
 use crate::device::{DType, Device};
@@ -37,6 +38,9 @@ pub struct Scorer {
 }
 
 impl Scorer {
+    /// Pairs that are scored together.
+    pub const PAIRS: usize = 64;
+
     /// Moves a classifier to `device`. On the CPU it will work on as many threads as rayon's pool has.
     ///
     /// # Errors
@@ -102,6 +106,11 @@ impl Scorer {
         let positions = self.model.config.max_position_embeddings;
         let bases = self.vocabulary.most_bases(positions.saturating_sub(self.vocabulary.specials().frame()));
         bases.filter(|_| self.width().is_none())
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The model.
@@ -209,8 +218,7 @@ impl Scorer {
     }
 
     fn score_pairs_as_given(&self, pairs: &[LabelledWindow]) -> Result<Vec<Vec<f64>>> {
-        const TOGETHER: usize = 64;
-        let chunks: Vec<_> = pairs.chunks(TOGETHER).collect();
+        let chunks: Vec<_> = pairs.chunks(Self::PAIRS).collect();
         let scored = self.workers.run(chunks.len(), |tape, chunk| {
             answers(tape, &self.model, &*self.vocabulary, &self.classification, chunks[chunk], &mut |_| ())
         });
@@ -236,45 +244,58 @@ impl Scorer {
     /// Those of `windows`, of [`Scorer::score`] and of `sink`.
     pub fn stream<W: AsRef<[u8]> + Sync>(
         &self,
-        windows: impl Iterator<Item = Result<W>>,
+        mut windows: impl Iterator<Item = Result<W>>,
         mut sink: impl FnMut(W, &[f64]) -> Result<()>,
     ) -> Result<()> {
-        let mut windows = windows.peekable();
+        // The window that begins the next round.
+        let mut next: Option<W> = None;
         let mut round: Vec<W> = Vec::new();
-        while windows.peek().is_some() {
-            let mut bases = 0;
-            while bases < ROUND_BASES
-                && let Some(window) = windows.next()
-            {
+        loop {
+            let (mut bases, mut batches) = (0, self.cut());
+            while let Some(window) = next.take().map(Ok).or_else(|| windows.next()) {
                 let window = window?;
-                bases += self.width().unwrap_or(window.as_ref().len());
+                let length = self.read_of(window.as_ref());
+                // A round ends where a batch does.
+                if batches.begins(length) && bases >= ROUND_BASES {
+                    next = Some(window);
+                    break;
+                }
+                bases += length;
                 round.push(window);
+            }
+            if round.is_empty() {
+                return Ok(());
             }
             let probabilities = self.score(&round)?;
             for (window, probabilities) in round.drain(..).zip(&probabilities) {
                 sink(window, probabilities)?;
             }
         }
-        Ok(())
+    }
+
+    /// Bases that are read of a window.
+    pub fn read_of(&self, window: &[u8]) -> usize {
+        self.width().unwrap_or(window.len())
+    }
+
+    /// How windows that come one after the other are cut into batches, by [`Scorer::read_of`].
+    pub fn cut(&self) -> Batches {
+        Batches::new(self.batch_bases())
+    }
+
+    /// Bases of a batch.
+    pub fn batch_bases(&self) -> usize {
+        if matches!(self.device, Device::Cpu) { CPU_BASES } else { DEVICE_BASES }
     }
 
     /// Consecutive windows that are scored together.
     fn batches<W: AsRef<[u8]>>(&self, windows: &[W]) -> Vec<Range<usize>> {
-        let most = if matches!(self.device, Device::Cpu) { CPU_BASES } else { DEVICE_BASES };
-        let mut batches = Vec::new();
-        let (mut start, mut bases) = (0, 0);
-        for (index, window) in windows.iter().enumerate() {
-            let length = self.width().unwrap_or(window.as_ref().len());
-            if index > start && bases + length > most {
-                batches.push(start..index);
-                (start, bases) = (index, 0);
-            }
-            bases += length;
-        }
-        if start < windows.len() {
-            batches.push(start..windows.len());
-        }
-        batches
+        let mut cut = self.cut();
+        let begins = |window: &W| cut.begins(self.read_of(window.as_ref()));
+        let mut starts: Vec<usize> =
+            windows.iter().map(begins).enumerate().filter_map(|(index, begins)| begins.then_some(index)).collect();
+        starts.push(windows.len());
+        starts.windows(2).map(|pair| pair[0]..pair[1]).collect()
     }
 }
 

@@ -4,7 +4,8 @@
 //! and are filled in at the end. Files appear under their names only then.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -159,6 +160,39 @@ impl ArrayWriter {
         self.file.write_all(line.as_bytes()).map_err(Error::io("write", self.file.path()))
     }
 
+    /// Appends all rows of another array of this kind and these columns, with its index.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an index that is none; [`Error::Io`].
+    pub fn append(&mut self, part: &Path) -> Result<()> {
+        let index = index_path(part);
+        let mut lines = BufReader::new(File::open(&index).map_err(Error::io("open", &index))?).lines();
+        let first = self.rows;
+        lines.next();
+        for (number, line) in (2..).zip(lines) {
+            let line = line.map_err(Error::io("read", &index))?;
+            let read = || {
+                // A name may hold tabs.
+                let mut columns = line.rsplitn(4, '\t');
+                let position = columns.next()?;
+                let (rows, _, name) = (columns.next()?.parse::<u64>().ok()?, columns.next()?, columns.next()?);
+                Some((name.to_owned(), rows, position.parse().ok()))
+            };
+            let Some((name, rows, first_position)) = read() else {
+                let remedy = "remove the folder and compute it again";
+                return Err(Error::input(&index, format!("line {number}"), "no line of an index", remedy));
+            };
+            self.end_sequence()?;
+            self.open = Some(Open { name, first_row: self.rows, first_position });
+            self.rows += rows;
+        }
+        self.end_sequence()?;
+        let bytes = (self.rows - first) * self.columns() as u64 * 4;
+        let mut file = File::open(part).map_err(Error::io("open", part))?;
+        file.seek(SeekFrom::Start(HEADER as u64)).map_err(Error::io("read", part))?;
+        io::copy(&mut file.take(bytes), &mut self.file).map(drop).map_err(Error::io("write", self.file.path()))
+    }
+
     /// Fills in the header and gives the files their names. Returns the number of rows.
     ///
     /// # Errors
@@ -183,6 +217,26 @@ impl ArrayWriter {
         self.index.map_or(Ok(()), AtomicFile::commit)?;
         Ok(self.rows)
     }
+}
+
+/// Puts tables with the same header together in `out`, one below the other; empty ones may be among them.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn concatenate_tables(parts: &[PathBuf], out: &Path) -> Result<()> {
+    let mut file = AtomicFile::create(out)?;
+    let mut has_header = false;
+    for part in parts {
+        let mut reader = BufReader::new(File::open(part).map_err(Error::io("open", part))?);
+        let mut header = Vec::new();
+        reader.read_until(b'\n', &mut header).map_err(Error::io("read", part))?;
+        if !has_header {
+            file.write_all(&header).map_err(Error::io("write", out))?;
+        }
+        has_header |= !header.is_empty();
+        io::copy(&mut reader, &mut file).map_err(Error::io("write", out))?;
+    }
+    file.commit()
 }
 
 /// Where the index of a binary file lies.

@@ -187,7 +187,7 @@ impl Config {
         4 * self.hidden_size * self.hidden_size + self.hidden_size * (self.up_rows() + self.intermediate_size)
     }
 
-    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch, on the CPU, of so much of the model. What is counted are weights, and of what is trained gradients and moments and what an encoder layer
+    /// Refuses a training that `device` can surely not do: with `tokens` in a micro-batch and `sums` of gradients beside those that are computed, on the CPU, of so much of the model. What is counted are weights, and of what is trained gradients and moments and what an encoder layer
     /// keeps for its way back; so the true need is higher. On
     /// other devices an allocation that fails says so itself.
     ///
@@ -197,6 +197,7 @@ impl Config {
         &self,
         device: &Device,
         tokens: usize,
+        sums: usize,
         recompute: Recompute,
         trained: &Trained,
     ) -> Result<()> {
@@ -207,7 +208,7 @@ impl Config {
             ));
         }
         let Device::Cpu = device else { return Ok(()) };
-        let bytes = self.training_bytes(tokens, recompute, trained);
+        let bytes = self.training_bytes(tokens, sums, recompute, trained);
         host_memory::require(
             bytes,
             &format!("training this model on {tokens} tokens at a time"),
@@ -216,7 +217,7 @@ impl Config {
     }
 
     /// The least memory that [`Config::check_training`] knows of, in bytes.
-    fn training_bytes(&self, tokens: usize, recompute: Recompute, trained: &Trained) -> f64 {
+    fn training_bytes(&self, tokens: usize, sums: usize, recompute: Recompute, trained: &Trained) -> f64 {
         let (hidden, all) = (self.hidden_size, self.num_hidden_layers);
         let layers = all.saturating_sub(trained.unrecorded().unwrap_or(0));
         let trained = match trained {
@@ -232,7 +233,7 @@ impl Config {
             Recompute::Gelu => (7 * hidden + self.up_rows()) * (layers - 1) + 4 * hidden,
             Recompute::Layer => hidden * layers,
         };
-        4.0 * self.weights() as f64 + 12.0 * trained as f64 + 4.0 * tokens as f64 * kept as f64
+        4.0 * self.weights() as f64 + (12 + 4 * sums) as f64 * trained as f64 + 4.0 * tokens as f64 * kept as f64
     }
 }
 
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn what_is_frozen_needs_memory_for_its_weights_only() {
         let config = preset("dnabert-6").unwrap().config(512);
-        let of = |trained| config.training_bytes(8192, Recompute::None, &trained);
+        let of = |trained| config.training_bytes(8192, 0, Recompute::None, &trained);
         let bytes = |frozen: Option<usize>| of(frozen.map_or(Trained::Everything, Trained::Above));
         let (weights, layer) = (config.weights() as f64, config.layer_weights() as f64);
         assert_eq!(bytes(Some(12)), 4.0 * weights);

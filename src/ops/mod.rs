@@ -104,18 +104,40 @@ fn deliver(tape: &mut Tape, tensor: Tensor, gradient: Buffer) -> Result<()> {
     Ok(())
 }
 
-/// `sum += term`, both activations.
+/// `sum += term`, both of the same type: activations, or gradients of parameters.
 ///
 /// # Errors
 /// None on the CPU.
 pub fn accumulate(tape: &mut Tape, sum: &mut Buffer, term: &Buffer) -> Result<()> {
-    let work = work::accumulate(term.len(), tape.dtype().size());
+    let (count, dtype) = (term.len(), term.dtype());
+    let work = work::accumulate(count, dtype.size());
     tape.count(work);
     match tape.device() {
-        Device::Cpu => for_real!(tape.dtype(), T => cpu::accumulate::<T>(sum.slice_mut(), term.slice())),
+        Device::Cpu => for_real!(dtype, T => cpu::accumulate::<T>(sum.slice_mut(), term.slice())),
         device => {
-            let launch = Launch::new(kernel("accumulate", tape.dtype()), groups(term.len()), 256);
-            device.launch(&launch.work(work).write(sum).read(term).long(term.len()))?;
+            let launch = Launch::new(kernel("accumulate", dtype), groups(count), 256);
+            device.launch(&launch.work(work).write(sum).read(term).long(count))?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`accumulate`], of `count` elements of one buffer: those from `term` on, behind them, are added to those from `sum` on.
+///
+/// # Errors
+/// None on the CPU.
+pub fn add_within(tape: &mut Tape, buffer: &mut Buffer, sum: usize, term: usize, count: usize) -> Result<()> {
+    let dtype = buffer.dtype();
+    let work = work::accumulate(count, dtype.size());
+    tape.count(work);
+    match tape.device() {
+        Device::Cpu => for_real!(dtype, T => {
+            let (sums, terms) = buffer.slice_mut::<T>().split_at_mut(term);
+            cpu::accumulate(&mut sums[sum..sum + count], &terms[..count]);
+        }),
+        device => {
+            let launch = Launch::new(kernel("accumulate", dtype), groups(count), 256).work(work);
+            device.launch(&launch.write_at(buffer, sum).read_at(buffer, term).long(count))?;
         }
     }
     Ok(())

@@ -21,5 +21,6 @@ pub use table::{Best, Cell, Table};
 
 /// Writes a line to stderr. When nobody can hear it, the work goes on all the same; `eprintln!` would panic.
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    // At once: other ranks may write to the same terminal.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }

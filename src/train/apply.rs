@@ -8,6 +8,7 @@ use crate::autograd::Tape;
 use crate::kmer::batch::Batch;
 use crate::kmer::labelled::{self, LabelledWindow, classification_batch, example_batch};
 use crate::model::{Head, Model, Task};
+use crate::parallel::Ranks;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -74,7 +75,7 @@ pub fn classify(
         let labelled: Vec<_> = windows[range].iter().map(|&window| (window, 0)).collect();
         classification_batch(&labelled, vocabulary, classification.window, rows_of(model))
     };
-    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+    in_batches(tape, model, classification, windows.len(), &length, &batch, &Ranks::alone(), progress)
 }
 
 /// As [`classify`], of windows as they were read from a table: pairs too. A window with places has an answer for each of them.
@@ -89,15 +90,32 @@ pub fn answers(
     windows: &[LabelledWindow],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<f64>>> {
+    shared_answers(tape, model, vocabulary, classification, windows, &Ranks::alone(), progress)
+}
+
+/// As [`answers`], by ranks that share the batches: each gets all answers.
+///
+/// # Errors
+/// As [`answers`].
+pub fn shared_answers(
+    tape: &mut Tape,
+    model: &Model,
+    vocabulary: &dyn Tokenizer,
+    classification: &Classification,
+    windows: &[LabelledWindow],
+    ranks: &Ranks,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
     let length = |index: usize| windows[index].bases.len() + windows[index].second.as_ref().map_or(0, Vec::len);
     let batch = |range: Range<usize>| {
         let examples: Vec<_> = windows[range].iter().collect();
         example_batch(&examples, vocabulary, classification.window, rows_of(model))
     };
-    in_batches(tape, model, classification, windows.len(), &length, &batch, progress)
+    in_batches(tape, model, classification, windows.len(), &length, &batch, ranks, progress)
 }
 
 /// The answers to windows in batches.
+#[expect(clippy::too_many_arguments, reason = "two callers, which differ in how windows are read")]
 fn in_batches(
     tape: &mut Tape,
     model: &Model,
@@ -105,24 +123,32 @@ fn in_batches(
     windows: usize,
     length: &dyn Fn(usize) -> usize,
     batch: &dyn Fn(Range<usize>) -> Result<Batch>,
+    ranks: &Ranks,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<f64>>> {
-    let mut answers = Vec::with_capacity(windows);
-    let mut first = 0;
-    while first < windows {
-        interrupt::check()?;
+    let mut answers = Vec::new();
+    let (mut first, mut number) = (0, 0);
+    while first < windows && !interrupt::requested() {
         let mut bases = 0;
         let fits = (first..windows).take_while(|&index| {
             bases += classification.window.unwrap_or_else(|| length(index));
             bases <= BASES_PER_BATCH
         });
         let count = fits.count().max(1);
-        let batch = batch(first..first + count).map_err(|error| number_windows(error, first))?;
-        answers.extend(answers_of(tape, model, classification.task, &batch)?);
+        if ranks.deals(number) {
+            let batch = batch(first..first + count).map_err(|error| number_windows(error, first))?;
+            answers.push(answers_of(tape, model, classification.task, &batch)?);
+        }
         first += count;
+        number += 1;
         progress(first);
     }
-    Ok(answers)
+    if ranks.any("answers", interrupt::requested())? {
+        return Err(interrupt::stopped());
+    }
+    let mut of_ranks: Vec<_> = ranks.gather_values("answers", answers)?.into_iter().map(Vec::into_iter).collect();
+    // Batches were dealt out in turn.
+    Ok((0..number).filter_map(|number| of_ranks[number % ranks.size()].next()).flatten().collect())
 }
 
 /// A batch counts its windows from 1; the caller's first one has another number.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::checkpoint::{self, Classification, load_encoder};
-use super::evaluation::evaluate;
+use super::evaluation::{Means, evaluate};
 use super::finetune::{FinetuneOptions, finetune};
 use super::run_state::newest_checkpoint;
 use super::scores::Estimate;
@@ -251,8 +251,9 @@ pub fn run_task(
     let mut trained = checkpoint::load(&options.out)?;
     let mut progress = Progress::new("testing", windows.test.len() as u64, options.quiet).unit("windows");
     let mut count = |done: usize| progress.update(done as u64, done as u64, "");
-    let found = evaluate(&mut trained, &windows.test, None, &options.device, options.dtype, options.seed, &mut count)
-        .map_err(|error| error.about(&folder))?;
+    let means = Means { device: &options.device, dtype: options.dtype, seed: options.seed, ranks: &options.ranks };
+    let found =
+        evaluate(&mut trained, &windows.test, None, &means, &mut count).map_err(|error| error.about(&folder))?;
     progress.finish("");
     let result = TaskResult {
         task: task.name.clone(),

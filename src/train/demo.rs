@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::checkpoint::{self, Checkpoint, Classification};
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::{Evaluation, Means, evaluate};
 use super::finetune::{EpochPoint, FinetuneOptions, FinetuneSummary, finetune};
 use super::metrics::{Intervals, SpliceMetrics};
 use super::pretrain::{PretrainOptions, PretrainSummary, pretrain};
@@ -33,6 +33,8 @@ use crate::kmer::vocabulary::{BaseOrder, Vocabulary};
 use crate::model::{Head, Model, preset};
 use crate::optim::{AdamWConfig, Decay, Schedule};
 use crate::output::{AtomicFile, write_atomic};
+use crate::parallel::Ranks;
+use crate::parallel::facts::processor;
 use crate::{Error, Result};
 
 const SAMPLE_GENOME: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/sample/grch37_X_46M-56M.2bit"));
@@ -205,7 +207,7 @@ pub fn run(options: &DemoOptions, surroundings: &Surroundings) -> Result<DemoMet
     };
     let [donors, acceptors, decoys] = dataset.counts(Part::Test);
     let metrics = DemoMetrics {
-        machine: machine(),
+        machine: processor(),
         threads: rayon::current_num_threads(),
         seconds: started.elapsed().as_secs_f64(),
         pretrain: pretrained.clone(),
@@ -326,6 +328,7 @@ fn pretrain_on(
     let (data, evaluation) = (corpus(Parts::Except(regions.clone()))?, corpus(Parts::Only(regions))?);
     let warmup = options.pretrain_steps / 15;
     let pretraining = PretrainOptions {
+        ranks: Ranks::alone(),
         collected: None,
         device: surroundings.device.clone(),
         dtype: surroundings.dtype,
@@ -412,22 +415,9 @@ fn results(
             vocabulary: Arc::new(vocabulary.clone()),
             classification: Some(classification(options)),
         };
-        evaluate(
-            &mut checkpoint,
-            &test,
-            train,
-            &surroundings.device,
-            surroundings.dtype,
-            surroundings.seed,
-            &mut |_| (),
-        )
+        let Surroundings { device, dtype, seed, .. } = surroundings;
+        let means = Means { device, dtype: *dtype, seed: *seed, ranks: &Ranks::alone() };
+        evaluate(&mut checkpoint, &test, train, &means, &mut |_| ())
     };
     Ok(Evaluated { model: evaluate(tuned, Some(&train))?, scratch: evaluate(scratch, None)? })
-}
-
-/// The processor's name, where the system tells it.
-fn machine() -> String {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

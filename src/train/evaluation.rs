@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::{answers, check_answers, largest};
+use super::apply::{check_answers, largest, shared_answers};
 use super::baselines::Baselines;
 use super::calibration::Reliability;
 use super::checkpoint::{Checkpoint, Classification};
@@ -13,6 +13,7 @@ use crate::device::{DType, Device};
 use crate::genome::splice::LABEL_NAMES;
 use crate::kmer::labelled::LabelledWindow;
 use crate::model::Task;
+use crate::parallel::Ranks;
 use crate::{Error, Result};
 
 /// What an evaluation found.
@@ -91,6 +92,18 @@ pub fn splice_order(labels: &[String]) -> Option<[u8; LABEL_NAMES.len()]> {
     })
 }
 
+/// What evaluates.
+pub struct Means<'a> {
+    /// Where to compute.
+    pub device: &'a Device,
+    /// The type of weights and activations.
+    pub dtype: DType,
+    /// Seed of what is drawn for intervals.
+    pub seed: u64,
+    /// The processes that share the windows.
+    pub ranks: &'a Ranks,
+}
+
 /// Applies a classifier to `test`. With `train`, splice classifiers are put beside baselines trained on it.
 ///
 /// # Errors
@@ -99,14 +112,13 @@ pub fn evaluate(
     checkpoint: &mut Checkpoint,
     test: &[LabelledWindow],
     train: Option<&[LabelledWindow]>,
-    device: &Device,
-    dtype: DType,
-    seed: u64,
+    means: &Means,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let Some(classification) = &checkpoint.classification else {
         return Err(no_classifier());
     };
+    let Means { device, dtype, seed, ranks } = *means;
     checkpoint.model.parameters.move_to(device, dtype)?;
     let model = &checkpoint.model;
     let classes = model.head.classes(&model.config);
@@ -115,7 +127,8 @@ pub fn evaluate(
         return Err(Error::usage("a model without classes to choose from", "use evaluate_targets for its task"));
     }
     let mut tape = Tape::new(device.clone(), dtype);
-    let probabilities = answers(&mut tape, model, &*checkpoint.vocabulary, classification, test, progress)?;
+    let vocabulary = &*checkpoint.vocabulary;
+    let probabilities = shared_answers(&mut tape, model, vocabulary, classification, test, ranks, progress)?;
     let predictions: Vec<u8> = probabilities.iter().map(|row| largest(row) as u8).collect();
     let labels = labels_of(test);
     let confusion = Confusion::of(&labels, &predictions, classes)?;
@@ -272,19 +285,19 @@ pub struct TargetEvaluation {
 pub fn evaluate_targets(
     checkpoint: &mut Checkpoint,
     test: &[LabelledWindow],
-    device: &Device,
-    dtype: DType,
-    seed: u64,
+    means: &Means,
     progress: &mut dyn FnMut(usize),
 ) -> Result<TargetEvaluation> {
     let Some(classification) = &checkpoint.classification else {
         return Err(no_classifier());
     };
+    let Means { device, dtype, seed, ranks } = *means;
     let dtype = classification.answers_dtype(dtype);
     checkpoint.model.parameters.move_to(device, dtype)?;
     check_answers(test.iter(), &checkpoint.model, classification)?;
     let mut tape = Tape::new(device.clone(), dtype);
-    let answers = answers(&mut tape, &checkpoint.model, &*checkpoint.vocabulary, classification, test, progress)?;
+    let (model, vocabulary) = (&checkpoint.model, &*checkpoint.vocabulary);
+    let answers = shared_answers(&mut tape, model, vocabulary, classification, test, ranks, progress)?;
     Ok(TargetEvaluation {
         windows: test.len() as u64,
         labels: classification.labels.clone(),

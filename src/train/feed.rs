@@ -100,8 +100,8 @@ impl<'a> Feed<'a> {
         Ok(Drawn::Whole(batch))
     }
 
-    /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes. `part` hears how many of its
-    /// micro-batches are done, where they are computed as they come.
+    /// Makes step `step` (from 0): its batches, and one update. Waits for nothing that a device computes. `part` hears how many of this
+    /// rank's micro-batches are done, where they are computed as they come.
     ///
     /// # Errors
     /// Those of [`Trainer::advance`] and of the data.
@@ -113,12 +113,15 @@ impl<'a> Feed<'a> {
         part: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<()> {
         let key = |micro_batch| BatchKey::training(self.options.seed, step as u32, micro_batch as u32);
-        let drawn: Vec<Drawn> =
-            (0..self.options.micro_batches).map(|micro_batch| self.draw(key(micro_batch))).collect::<Result<_>>()?;
-        let rows = drawn.iter().map(Drawn::rows).sum();
-        trainer.advance_on(drawn.len(), rows, learning_rate, |model, tape, micro_batch| {
-            part(micro_batch)?;
-            drawn[micro_batch].place(model, tape)
+        let ranks = &trainer.ranks;
+        let share = ranks.share(self.options.micro_batches);
+        let drawn: Vec<Drawn> = share.clone().map(|micro_batch| self.draw(key(micro_batch))).collect::<Result<_>>()?;
+        let rows: usize = drawn.iter().map(Drawn::rows).sum();
+        let rows = ranks.gather_values("rows", rows)?.into_iter().sum();
+        trainer.advance_on(self.options.micro_batches, rows, learning_rate, |model, tape, micro_batch| {
+            let number = micro_batch - share.start;
+            part(number)?;
+            drawn[number].place(model, tape)
         })
     }
 }

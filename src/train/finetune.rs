@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::apply::{answers, check_answers, rows_of};
+use super::apply::{check_answers, rows_of, shared_answers};
 use super::baselines::SiteMatrices;
 use super::calibration::Calibration;
 use super::checkpoint::{Classification, import_as_trained, load, load_encoder};
@@ -31,6 +31,7 @@ use crate::model::{Freeze, Head, Lora, Model, Task, preset};
 use crate::ops::{Loss, Weighting};
 use crate::optim::{AdamWConfig, Decay, Schedule, Warmup};
 use crate::output::{write_atomic, write_folder_atomic};
+use crate::parallel::Ranks;
 use crate::philox::{Philox, Purpose, shuffle};
 use crate::report::progress::Progress;
 use crate::tokenizer::Tokenizer;
@@ -46,6 +47,8 @@ const STEPS_UNASKED: u64 = 50;
 pub struct FinetuneOptions {
     /// Where to compute.
     pub device: Device,
+    /// The processes that train together.
+    pub ranks: Ranks,
     /// Steps that a profiler attached from outside collects.
     pub collected: Option<ProfileSteps>,
     /// The type of weights and activations.
@@ -56,6 +59,8 @@ pub struct FinetuneOptions {
     pub epochs: u64,
     /// Windows in an update.
     pub batch: usize,
+    /// Parts that an update is computed in, over all ranks; more of them take less memory.
+    pub micro_batches: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
     /// Updates in which the rate rises.
@@ -94,11 +99,13 @@ impl FinetuneOptions {
     pub fn new(out: PathBuf) -> Self {
         Self {
             device: Device::Cpu,
+            ranks: Ranks::alone(),
             collected: None,
             dtype: DType::F32,
             seed: 42,
             epochs: 5,
             batch: 32,
+            micro_batches: 1,
             learning_rate: 2e-4,
             warmup: Warmup::Share(0.1),
             decay: Decay::Linear,
@@ -264,6 +271,9 @@ pub fn finetune(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
+    trainer.ranks = options.ranks.clone();
+    let ranks = &options.ranks;
+    let writes = ranks.writes();
     trainer.stops = Some(interrupt::requested);
     if class_weights.is_some() || options.focal_loss.is_some() {
         let classes = classification.labels.len();
@@ -281,9 +291,11 @@ pub fn finetune(
         state = resume_from(&options.out, &mut trainer, state, standard.is_some())?;
         tracing::info!("resuming after step {} of {total_steps}", state.step);
     }
+    trainer.agree(&state, options.config.as_deref())?;
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("fine-tuning", total_steps, options.quiet).unit("tokens").resume_at(state.step);
-    let mut writer = CheckpointWriter::new(&options.out, options.keep).in_units_of(standard.clone());
+    let mut writer = CheckpointWriter::new(&options.out, options.keep);
+    writer = writer.in_units_of(standard.clone()).unless(!writes);
     let mut points: Vec<EpochPoint> = Vec::new();
     let mut utilisation = Utilisation::new(&options.device, options.dtype);
     let (seconds_before, tokens_before, session) = (state.seconds, state.tokens, Instant::now());
@@ -310,18 +322,29 @@ pub fn finetune(
         let (mut learning_rate, mut gradient_norm) = (0.0, 0.0);
         for chunk in order.chunks(options.batch).skip(done) {
             let examples: Vec<_> = chunk.iter().map(|&i| &train[i]).collect();
-            let batch = example_batch(&examples, vocabulary, classification.window, rows_of(&trainer.model))?;
-            let tokens = batch.total_tokens() as u64;
+            let parts = (0..options.micro_batches).map(|part| {
+                &examples
+                    [examples.len() * part / options.micro_batches..examples.len() * (part + 1) / options.micro_batches]
+            });
+            let batch = |part: &[&LabelledWindow]| {
+                example_batch(part, vocabulary, classification.window, rows_of(&trainer.model))
+            };
+            let batches = parts.clone().map(batch).collect::<Result<Vec<_>>>()?;
+            let tokens = batches.iter().map(|batch| batch.total_tokens() as u64).sum::<u64>();
             learning_rate = schedule.at(state.step);
             let advanced = match classification.task {
-                Task::SingleLabel => trainer.advance(&[batch], learning_rate),
+                Task::SingleLabel => trainer.advance(&batches, learning_rate),
                 task => {
-                    let mut targets = Vec::with_capacity(batch.rows.len() * classification.labels.len());
-                    examples.iter().for_each(|example| match &standard {
-                        Some(standard) => targets.extend(standard.standardised(&example.targets)),
-                        None => targets.extend(&example.targets),
-                    });
-                    trainer.advance_towards(&batch, &targets, task, learning_rate)
+                    let targets = |part: &[&LabelledWindow]| {
+                        let mut targets = Vec::with_capacity(part.len() * classification.labels.len());
+                        part.iter().for_each(|example| match &standard {
+                            Some(standard) => targets.extend(standard.standardised(&example.targets)),
+                            None => targets.extend(&example.targets),
+                        });
+                        targets
+                    };
+                    let batches: Vec<_> = batches.into_iter().zip(parts.map(targets)).collect();
+                    trainer.advance_towards(&batches, task, learning_rate)
                 }
             };
             if let Err(Error::Interrupted(why)) = advanced {
@@ -339,13 +362,13 @@ pub fn finetune(
             epoch_tokens += tokens;
             let epoch_ends = state.step.is_multiple_of(steps_per_epoch);
             // An epoch that is complete is evaluated, or told to be evaluated later.
-            let stops = interrupt::requested() && !epoch_ends;
+            let stops = trainer.stopping() && !epoch_ends;
             let asks = epoch_ends || stops || state.step.is_multiple_of(STEPS_UNASKED);
             if trainer.knows_losses() || run.is_none() || asks {
                 hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
             }
             state.seconds = seconds_before + session.elapsed().as_secs_f64();
-            started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
+            started(&mut run, &options.out, options.config.as_deref(), state.step - 1, writes)?;
             let message = format!("epoch {}, loss {:.4}", epoch + 1, state.loss_last);
             progress.update(state.step, state.tokens - tokens_before, &message);
             if stops {
@@ -366,14 +389,14 @@ pub fn finetune(
                     learning_rate,
                     gradient_norm,
                     tokens_per_second: epoch_tokens as f64 / seconds,
-                    mfu: utilisation.take(seconds, &mut state.peak)?,
+                    mfu: utilisation.take(seconds, &mut state.peak)? / ranks.size() as f64,
                     dev: DevScores::default(),
                 }
             }
         };
         let dev_scores = match dev.is_empty() {
             true => Ok(DevScores::default()),
-            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev_seen),
+            false => score(&mut trainer.tape, &trainer.model, vocabulary, classification, dev_seen, ranks),
         };
         match dev_scores {
             Ok(scores) => point.dev = scores,
@@ -386,18 +409,20 @@ pub fn finetune(
             }
             Err(error) => return Err(error),
         }
-        started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
+        started(&mut run, &options.out, options.config.as_deref(), state.step - 1, writes)?.write(&point)?;
         points.push(point);
         state.loss_last = point.loss;
         if let (Some(_), Some(score)) = (options.patience, point.dev.headline())
             && state.best.is_none_or(|best| score > best.score)
         {
-            write_folder_atomic(&best_folder, |folder| {
-                image(&trainer.model)?.in_units_of(standard.as_ref())?.write(folder)
-            })?;
+            if writes {
+                write_folder_atomic(&best_folder, |folder| {
+                    image(&trainer.model)?.in_units_of(standard.as_ref())?.write(folder)
+                })?;
+            }
             state.best = Some(Best { epoch: epoch + 1, score });
         }
-        if interrupt::requested() && epoch + 1 < options.epochs {
+        if ranks.any("the end of an epoch", interrupt::requested())? && epoch + 1 < options.epochs {
             writer.save(&trainer, vocabulary, Some(classification), &state)?;
             progress.finish("interrupted");
             return Err(writer.interrupted(state.step));
@@ -417,7 +442,7 @@ pub fn finetune(
         model.parameters.move_to(&options.device, dtype)?;
         if !calibrates {
             let mut tape = Tape::new(options.device.clone(), dtype);
-            dev_scores = score(&mut tape, &model, vocabulary, classification, dev)?;
+            dev_scores = score(&mut tape, &model, vocabulary, classification, dev, ranks)?;
         }
     }
     let last = points.last().copied();
@@ -427,23 +452,30 @@ pub fn finetune(
     let guessing = if standard.is_some() { 1.0 } else { (classification.labels.len().max(2) as f64).ln() };
     step::check_end(last.map_or(state.loss_last, |point| point.loss), guessing)?;
     // A run that was killed after its last step has none to make, but debris to clear away.
-    started(&mut run, &options.out, options.config.as_deref(), state.step)?;
+    started(&mut run, &options.out, options.config.as_deref(), state.step, writes)?;
     let mut written = image(&model)?.in_units_of(standard.as_ref().filter(|_| !in_units))?;
     let mut calibration = None;
     if calibrates {
         let mut tape = Tape::new(options.device.clone(), options.dtype);
-        let answers = answers(&mut tape, &model, vocabulary, classification, dev, &mut |_| ())?;
+        let answers = shared_answers(&mut tape, &model, vocabulary, classification, dev, ranks, &mut |_| ())?;
         dev_scores = DevScores::of(classification, &answers, dev)?;
         calibration = Some(Calibration::of(&answers, &labels_of(dev)));
     }
     if let Some(calibration) = &calibration {
         written = written.at_temperature(calibration.temperature, classification.labels.len())?;
-        write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;
+        if writes {
+            write_atomic(options.out.join(CALIBRATION_FILE), to_json(calibration)?)?;
+        }
     }
-    if let Some(matrices) = splice_order(&classification.labels).and_then(|order| SiteMatrices::learn(train, order)) {
+    if let Some(matrices) = splice_order(&classification.labels).and_then(|order| SiteMatrices::learn(train, order))
+        && writes
+    {
         write_atomic(options.out.join(SiteMatrices::FILE), to_json(&matrices)?)?;
     }
-    written.merged_beside(&options.out)?.write(&options.out)?;
+    if writes {
+        written.merged_beside(&options.out)?.write(&options.out)?;
+    }
+    ranks.gather("the model", Vec::new())?;
     if !in_units || calibration.is_some() || options.lora.is_some() {
         model = load(&options.out)?.model;
     }
@@ -488,6 +520,10 @@ pub(super) fn settings(
         "class-weights": options.class_weights,
         "focal-loss": options.focal_loss,
     });
+    // Runs that were begun before there was a choice have one.
+    if options.micro_batches != 1 {
+        settings["micro-batches"] = json!(options.micro_batches);
+    }
     add_tokens(&mut settings, vocabulary);
     settings
 }
@@ -521,7 +557,8 @@ fn score(
     vocabulary: &dyn Tokenizer,
     classification: &Classification,
     dev: &[LabelledWindow],
+    ranks: &Ranks,
 ) -> Result<DevScores> {
-    let answers = answers(tape, model, vocabulary, classification, dev, &mut |_| ())?;
+    let answers = shared_answers(tape, model, vocabulary, classification, dev, ranks, &mut |_| ())?;
     DevScores::of(classification, &answers, dev)
 }

@@ -10,6 +10,8 @@ use crate::report::say;
 use crate::{Error, Result};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// Another rank was told to. Apart from the above: a launcher tells all ranks, and the second time of asking is the user's.
+static REQUESTED_ELSEWHERE: AtomicBool = AtomicBool::new(false);
 static SAVING: AtomicUsize = AtomicUsize::new(0);
 static FINISHING: AtomicBool = AtomicBool::new(false);
 static TOLD_TO_FINISH: AtomicBool = AtomicBool::new(false);
@@ -78,9 +80,14 @@ pub fn told_to_finish() -> bool {
     TOLD_TO_FINISH.load(Ordering::SeqCst)
 }
 
-/// Whether a stop was asked for.
+/// Whether a stop was asked for, here or where another rank runs.
 pub fn requested() -> bool {
-    REQUESTED.load(Ordering::SeqCst)
+    REQUESTED.load(Ordering::SeqCst) || REQUESTED_ELSEWHERE.load(Ordering::SeqCst)
+}
+
+/// Another rank was told to stop.
+pub fn request_from_elsewhere() {
+    REQUESTED_ELSEWHERE.store(true, Ordering::SeqCst);
 }
 
 /// An error if a stop was asked for: for long work inside a loop that saves.
@@ -88,5 +95,10 @@ pub fn requested() -> bool {
 /// # Errors
 /// [`Error::Interrupted`].
 pub fn check() -> Result<()> {
-    if requested() { Err(Error::Interrupted("; go on with --resume".into())) } else { Ok(()) }
+    if requested() { Err(stopped()) } else { Ok(()) }
+}
+
+/// The error of long work that was stopped.
+pub fn stopped() -> Error {
+    Error::Interrupted("; go on with --resume".into())
 }

@@ -21,6 +21,7 @@ use crate::kmer::masking::Masking;
 use crate::model::Model;
 use crate::ops::{self, Loss};
 use crate::optim::{AdamWConfig, Schedule};
+use crate::parallel::Ranks;
 use crate::report::format::duration;
 use crate::report::progress::Progress;
 use crate::tokenizer::Tokenizer;
@@ -31,6 +32,8 @@ use crate::{Error, Result};
 pub struct PretrainOptions {
     /// Where to compute.
     pub device: Device,
+    /// The processes that train together.
+    pub ranks: Ranks,
     /// The steps that a profiler attached from outside collects.
     pub collected: Option<ProfileSteps>,
     /// The type of weights and activations.
@@ -41,7 +44,7 @@ pub struct PretrainOptions {
     pub steps: u64,
     /// Tokens of an update, over all its micro-batches.
     pub tokens_per_step: usize,
-    /// Parts that an update is computed in; more of them take less memory.
+    /// Parts that an update is computed in, over all ranks; more of them take less memory.
     pub micro_batches: usize,
     /// Learning rates.
     pub schedule: Schedule,
@@ -150,18 +153,21 @@ pub fn pretrain(
     let attention = model.attention_path(&options.device, options.dtype)?;
     let mut trainer = Trainer::new(model, options.optimizer, &options.device, options.dtype, options.seed)?;
     trainer.collected = options.collected;
+    trainer.ranks = options.ranks.clone();
+    let writes = trainer.ranks.writes();
     let settings = settings(vocabulary, data, options);
     let mut state = RunState::new(options.steps, options.seed, options.optimizer, settings);
     if resume {
         state = resume_from(&options.out, &mut trainer, state, false)?;
         tracing::info!("resuming after step {} of {}", state.step, options.steps);
     }
+    trainer.agree(&state, options.config.as_deref())?;
     let feed = Feed::new(data, vocabulary, options, &trainer)?;
     let tokens = feed.tokens();
     let held_out = held_out.map(|data| Feed::new(data, vocabulary, options, &trainer)).transpose()?;
     let mut run: Option<Run> = None;
     let mut progress = Progress::new("pretraining", options.steps, options.quiet).unit("tokens").resume_at(state.step);
-    let mut writer = CheckpointWriter::new(&options.out, options.keep);
+    let mut writer = CheckpointWriter::new(&options.out, options.keep).unless(!writes);
     let mut points = Vec::new();
     let (mut evaluation, mut gradient_norm) = (None, 0.0);
     let (mut interval_tokens, mut interval_start) = (0, Instant::now());
@@ -177,7 +183,7 @@ pub fn pretrain(
             evaluation = Some(evaluate(&mut trainer, held_out, options)?);
             point.evaluation = evaluation;
         }
-        started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?.write(&point)?;
+        started(&mut run, &options.out, options.config.as_deref(), state.step - 1, writes)?.write(&point)?;
         points.push(point);
         writer.save(&trainer, vocabulary, None, &state)?;
     }
@@ -191,6 +197,7 @@ pub fn pretrain(
         let advanced = feed.advance(&mut trainer, state.step, learning_rate, &mut |parts| {
             estimate.tell(parts)?;
             if parts > 0 && computes_as_it_goes {
+                let parts = parts * options.ranks.size();
                 let tokens = state.tokens - tokens_before + (parts * feed.budget()) as u64;
                 let of = format!("step {}: part {parts} of {} done", step_before + 1, options.micro_batches);
                 progress.update(step_before, tokens, &of);
@@ -206,7 +213,7 @@ pub fn pretrain(
             writer.save(&trainer, vocabulary, None, &state)?;
             return Err(writer.interrupted(state.step));
         }
-        if let Err(error) = advanced.and_then(|()| estimate.tell(options.micro_batches)) {
+        if let Err(error) = advanced.and_then(|()| estimate.tell(options.ranks.share(options.micro_batches).len())) {
             progress.finish("stopped");
             return Err(error);
         }
@@ -215,7 +222,7 @@ pub fn pretrain(
         interval_tokens += tokens;
 
         let last = state.step == options.steps;
-        let stops = interrupt::requested() && !last;
+        let stops = trainer.stopping() && !last;
         let evaluates = held_out.as_ref().filter(|_| last || state.step.is_multiple_of(options.eval_every));
         let logs = last || evaluates.is_some() || state.step.is_multiple_of(options.log_every);
         let saves = last || stops || state.step.is_multiple_of(options.save_every);
@@ -225,7 +232,7 @@ pub fn pretrain(
             hear(&mut trainer, &mut state, &mut gradient_norm, &mut utilisation)?;
         }
         state.seconds = seconds_before + session.elapsed().as_secs_f64();
-        let run = started(&mut run, &options.out, options.config.as_deref(), state.step - 1)?;
+        let run = started(&mut run, &options.out, options.config.as_deref(), state.step - 1, writes)?;
         if logs {
             let seconds = interval_start.elapsed().as_secs_f64();
             let mut point = Point {
@@ -236,7 +243,7 @@ pub fn pretrain(
                 learning_rate,
                 gradient_norm,
                 tokens_per_second: interval_tokens as f64 / seconds,
-                mfu: utilisation.take(seconds, &mut state.peak)?,
+                mfu: utilisation.take(seconds, &mut state.peak)? / options.ranks.size() as f64,
                 evaluation: None,
             };
             state.loss_last = point.loss;
@@ -274,8 +281,10 @@ pub fn pretrain(
     progress.finish(&format!("loss {:.4}", state.loss_last));
     step::check_end(state.loss_last, (vocabulary.len() as f64).ln())?;
     // A run that was killed after its last step has none to make, but debris to clear away.
-    started(&mut run, &options.out, options.config.as_deref(), state.step)?;
-    save_model(&options.out, &trainer.model, vocabulary, None)?;
+    started(&mut run, &options.out, options.config.as_deref(), state.step, writes)?;
+    if writes {
+        save_model(&options.out, &trainer.model, vocabulary, None)?;
+    }
     Ok(PretrainSummary {
         steps: state.step,
         tokens: state.tokens,
@@ -324,7 +333,8 @@ struct Estimate {
 impl Estimate {
     fn new(trainer: &Trainer, options: &PretrainOptions, step: u64) -> Self {
         let steps = options.steps.saturating_sub(step) as f64;
-        let parts = if trainer.knows_losses() { steps * options.micro_batches as f64 } else { 0.0 };
+        let share = options.ranks.share(options.micro_batches).len();
+        let parts = if trainer.knows_losses() { steps * share as f64 } else { 0.0 };
         Self { confirm: options.confirm, started: Instant::now(), parts, resumed: step > 0 }
     }
 
@@ -372,40 +382,58 @@ fn settings(vocabulary: &dyn Tokenizer, data: &PretrainingData, options: &Pretra
     settings
 }
 
-/// The run's folder, taken on first use: a run that fails before its first step leaves nothing behind.
+/// The run's folder, taken on first use: a run that fails before its first step leaves nothing behind. A rank that does not write
+/// has none.
 pub(super) fn started<'a>(
     run: &'a mut Option<Run>,
     folder: &Path,
     config: Option<&str>,
     step: u64,
+    writes: bool,
 ) -> Result<&'a mut Run> {
     match run {
         Some(run) => Ok(run),
-        None => Ok(run.insert(Run::start(folder, config, step)?)),
+        None if writes => Ok(run.insert(Run::start(folder, config, step)?)),
+        None => Ok(run.insert(Run::elsewhere())),
     }
 }
 
 /// Loss on the held-out batches: the same ones at every evaluation. May take longer than all steps, so it heeds Ctrl-C.
 fn evaluate(trainer: &mut Trainer, held_out: &Feed, options: &PretrainOptions) -> Result<Evaluation> {
-    let mut loss = Loss::default();
-    for number in 0..options.eval_batches {
-        interrupt::check()?;
-        let drawn = held_out.draw(BatchKey::evaluation(options.seed, number))?;
-        trainer.tape.start_inference();
-        if drawn.rows() == 0 {
-            continue;
+    let (ranks, count) = (options.ranks.clone(), options.eval_batches as usize);
+    let mut own = Vec::new();
+    for number in (0..count).filter(|number| ranks.deals(*number)) {
+        if interrupt::requested() {
+            break;
         }
-        let batch = drawn.place(&trainer.model, &mut trainer.tape)?;
-        let logits = trainer.model.forward(&mut trainer.tape, &batch)?;
-        loss += ops::cross_entropy(&mut trainer.tape, &batch, logits, 1.0)?;
-        trainer.tape.recycle_batch(batch);
+        own.push(evaluate_batch(trainer, held_out, BatchKey::evaluation(options.seed, number as u32))?);
     }
+    if ranks.any("an evaluation", interrupt::requested())? {
+        return Err(interrupt::stopped());
+    }
+    let losses = step::gather_losses(&ranks, "losses of an evaluation", own)?;
+    let mut loss = Loss::default();
+    (0..count).for_each(|number| loss += losses[number % ranks.size()][number / ranks.size()]);
     Ok(Evaluation {
         loss: loss.mean(),
         masked_accuracy: loss.accuracy(),
         perplexity: loss.mean().exp(),
         masked_tokens: loss.rows,
     })
+}
+
+/// Loss on one of them.
+fn evaluate_batch(trainer: &mut Trainer, held_out: &Feed, key: BatchKey) -> Result<Loss> {
+    let drawn = held_out.draw(key)?;
+    trainer.tape.start_inference();
+    if drawn.rows() == 0 {
+        return Ok(Loss::default());
+    }
+    let batch = drawn.place(&trainer.model, &mut trainer.tape)?;
+    let logits = trainer.model.forward(&mut trainer.tape, &batch)?;
+    let loss = ops::cross_entropy(&mut trainer.tape, &batch, logits, 1.0)?;
+    trainer.tape.recycle_batch(batch);
+    Ok(loss)
 }
 
 #[cfg(test)]

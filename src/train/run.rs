@@ -17,7 +17,10 @@ use crate::{Error, Result};
 pub const BEST_FOLDER: &str = "best";
 
 /// A run's folder, locked against other runs for as long as this lives.
-pub struct Run {
+pub struct Run(Option<Folder>);
+
+/// What is written there as training goes on.
+struct Folder {
     log: MetricsLog,
     events: EventLog,
     _lock: Lock,
@@ -82,7 +85,12 @@ impl Run {
         if let Some(config) = config {
             write_atomic(folder.join("config.toml"), config)?;
         }
-        Ok(Self { log, events: EventLog::create(folder, step)?, _lock: lock })
+        Ok(Self(Some(Folder { log, events: EventLog::create(folder, step)?, _lock: lock })))
+    }
+
+    /// A run whose folder another rank has taken: nothing is written here.
+    pub fn elsewhere() -> Self {
+        Self(None)
     }
 
     /// Appends a line to the metrics, and its numbers to TensorBoard's curves.
@@ -90,9 +98,10 @@ impl Run {
     /// # Errors
     /// [`Error::Io`].
     pub fn write<T: Serialize>(&mut self, value: &T) -> Result<()> {
+        let Some(folder) = &mut self.0 else { return Ok(()) };
         let line = serde_json::to_value(value).map_err(|error| Error::Failed(error.to_string()))?;
-        self.log.write(&line)?;
-        self.events.write(&line)
+        folder.log.write(&line)?;
+        folder.events.write(&line)
     }
 }
 

@@ -79,6 +79,8 @@ impl Snapshot {
 pub struct CheckpointWriter {
     run: PathBuf,
     keep: usize,
+    /// Another rank writes.
+    silent: bool,
     writing: Option<JoinHandle<Result<(PathBuf, Memory)>>>,
     standard: Option<Standard>,
     /// Of the last snapshot. Memory that is new costs a page fault every 4 KB, and those take longer than the copy.
@@ -88,7 +90,14 @@ pub struct CheckpointWriter {
 impl CheckpointWriter {
     /// A writer for the run in the folder `run`, which keeps the newest `keep` checkpoints.
     pub fn new(run: &Path, keep: usize) -> Self {
-        Self { run: run.to_owned(), keep, writing: None, standard: None, memory: Memory::default() }
+        let (run, memory) = (run.to_owned(), Memory::default());
+        Self { run, keep, silent: false, writing: None, standard: None, memory }
+    }
+
+    /// The same writer, or one that writes nothing: another rank does.
+    pub(super) fn unless(mut self, silent: bool) -> Self {
+        self.silent = silent;
+        self
     }
 
     /// The same writer, of models that are trained on standardised numbers.
@@ -109,6 +118,9 @@ impl CheckpointWriter {
         classification: Option<&Classification>,
         state: &RunState,
     ) -> Result<()> {
+        if self.silent {
+            return Ok(());
+        }
         self.finish()?;
         let memory = std::mem::take(&mut self.memory);
         let standard = self.standard.as_ref();

@@ -3,12 +3,17 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use flate2::Crc;
+
+use super::run_state::RunState;
 use crate::autograd::{DeviceBatch, Tape};
 use crate::device::{DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::{Model, Task};
 use crate::ops::{self, Loss, Losses, Weighting};
 use crate::optim::{AdamW, AdamWConfig};
+use crate::parallel::tree::GradientTree;
+use crate::parallel::{Ranks, facts};
 use crate::{Error, Result};
 
 /// A model in training: with its optimizer, its tape and the seed of its dropout.
@@ -29,6 +34,12 @@ pub struct Trainer {
     /// What rows count, where they count unequally: class weights and a focal loss of single labels; of several labels at once, what a
     /// class that holds counts.
     pub weighting: Option<Weighting>,
+    /// The processes that train together: each computes its share of a step's micro-batches, and all have the same weights.
+    pub ranks: Ranks,
+    /// The sums of a step's gradients so far.
+    sums: GradientTree,
+    /// Whether some rank's user wants to stop after the step that was made.
+    stopping: bool,
     /// Losses that nobody has asked for yet, and the micro-batches of each step that they are of.
     losses: Losses,
     unreported: Vec<usize>,
@@ -133,6 +144,9 @@ impl Trainer {
             collected: None,
             stops: None,
             weighting: None,
+            ranks: Ranks::alone(),
+            sums: GradientTree::default(),
+            stopping: false,
             losses,
             unreported: Vec::new(),
             flops: 0.0,
@@ -153,6 +167,29 @@ impl Trainer {
         model.recompute = self.model.recompute;
         self.model = model;
         Ok(())
+    }
+
+    /// Refuses ranks that would not train the same model, on the same data, in the same way, from the same step. Alone nobody differs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the rank and what differs.
+    pub(super) fn agree(&self, state: &RunState, config: Option<&str>) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        let mut crc = Crc::new();
+        crc.update(bytemuck::cast_slice(&self.model.parameters.host_values()?));
+        let own = [
+            ("step to go on from", state.step.to_string()),
+            ("last step", state.total_steps.to_string()),
+            ("seed", state.seed.to_string()),
+            ("type of weights", self.tape.dtype().name().to_owned()),
+            ("model", format!("{} parameters, checksum {:08x}", self.model.parameter_count(), crc.sum())),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let options = config.map(facts::options).unwrap_or_default();
+        let all = [facts::build()?, facts::chip(self.tape.device()), options, facts::settings(&state.settings), own];
+        self.ranks.agree(&all.concat())
     }
 
     /// One update from the mean loss over the labelled rows of all `batches`, by their weights: the same as one large batch would give.
@@ -183,8 +220,8 @@ impl Trainer {
         self.advance_over(batches.len(), weights.iter().sum(), learning_rate, upload)
     }
 
-    /// As [`Trainer::advance`], from `micro_batches` batches that `batch` puts on the device when their turn comes. They
-    /// have `rows` labelled rows together, which all count the same.
+    /// As [`Trainer::advance`], from `micro_batches` batches, of which `batch` puts those of this rank's share on the device when their
+    /// turn comes. All of them have `rows` labelled rows together, which all count the same.
     ///
     /// # Errors
     /// As [`Trainer::step`], and those of `batch`.
@@ -210,31 +247,76 @@ impl Trainer {
         learning_rate: f64,
         mut batch: impl FnMut(&Model, &mut Tape, usize) -> Result<(Rc<DeviceBatch>, f64)>,
     ) -> Result<()> {
-        let _step = self.begin()?;
-        let parts = (0..micro_batches).try_for_each(|micro_batch| self.micro_batch(micro_batch, weight, &mut batch));
-        self.tape.stop_when(None);
-        parts.map_err(|error| self.beside_what_is_held(error))?;
-        self.unreported.push(micro_batches);
-        self.update(learning_rate)
+        self.parts(micro_batches, learning_rate, |trainer, part| trainer.micro_batch(part, weight, &mut batch))
     }
 
-    /// As [`Trainer::advance`], from one batch whose rows each have a number for every logit: `targets` is `[rows, classes]`,
-    /// and `task` says how the logits are compared with it.
+    /// As [`Trainer::advance`], from batches whose rows each have a number for every logit: the targets beside a batch are
+    /// `[rows, classes]`, and `task` says how the logits are compared with them.
     ///
     /// # Errors
     /// As [`Trainer::step`]; [`Error::Usage`] if there are not as many targets as logits.
-    pub fn advance_towards(&mut self, batch: &Batch, targets: &[f32], task: Task, learning_rate: f64) -> Result<()> {
+    pub fn advance_towards(&mut self, batches: &[(Batch, Vec<f32>)], task: Task, learning_rate: f64) -> Result<()> {
+        let rows: usize = batches.iter().map(|(batch, _)| batch.rows.len()).sum();
+        self.parts(batches.len(), learning_rate, |trainer, part| trainer.towards(part, &batches[part], task, rows))
+    }
+
+    /// One update from the gradients of `count` micro-batches over all ranks; `part` computes one of them.
+    fn parts(
+        &mut self,
+        count: usize,
+        learning_rate: f64,
+        mut part: impl FnMut(&mut Self, usize) -> Result<()>,
+    ) -> Result<()> {
         let _step = self.begin()?;
-        let part = self.towards(batch, targets, task);
+        self.sums.clear();
+        let share = self.ranks.share(count);
+        let own = share.len();
+        let parts = share.into_iter().try_for_each(|number| {
+            part(self, number)?;
+            if own == 1 { Ok(()) } else { self.sums.join(&mut self.tape, &mut self.model.parameters.gradients) }
+        });
         self.tape.stop_when(None);
-        part?;
-        self.unreported.push(1);
+        let parts = self.all_made(parts);
+        parts.map_err(|error| self.beside_what_is_held(error))?;
+        let gradients = &mut self.model.parameters.gradients;
+        self.sums.finish(&mut self.tape, gradients)?;
+        self.ranks.sum(&mut self.tape, gradients)?;
+        self.unreported.push(own);
         self.update(learning_rate)
     }
 
-    fn towards(&mut self, batch: &Batch, targets: &[f32], task: Task) -> Result<()> {
-        self.tape.start_training(self.seed, self.optimizer.steps as u32, 0);
+    /// Whether every rank has made its part of the step: if one has given it up, all do. Hears, too, who wants to stop behind it.
+    fn all_made(&mut self, parts: Result<()>) -> Result<()> {
+        let wants = self.stops.is_some_and(|stops| stops());
+        if self.ranks.size() == 1 {
+            self.stopping = wants;
+            return parts;
+        }
+        let given_up = match &parts {
+            Ok(()) => false,
+            Err(Error::Interrupted(_)) => true,
+            Err(_) => return parts,
+        };
+        let said = self.ranks.gather("a step", vec![u8::from(given_up), u8::from(wants)])?;
+        self.stopping = said.iter().any(|said| said[1] == 1);
+        match (parts, said.iter().any(|said| said[0] == 1)) {
+            (Ok(()), true) => Err(Error::Interrupted(String::new())),
+            (parts, _) => parts,
+        }
+    }
+
+    /// Whether this process, or another rank, was asked to stop when the last step was made: the same answer on every rank.
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    fn towards(&mut self, part: usize, (batch, targets): &(Batch, Vec<f32>), task: Task, rows: usize) -> Result<()> {
+        self.tape.start_training(self.seed, self.optimizer.steps as u32, part as u32);
         let batch = self.model.upload(&mut self.tape, batch)?;
+        if batch.rows.is_empty() {
+            self.tape.recycle_batch(batch);
+            return self.losses.add_nothing();
+        }
         self.flops += self.model.training_flops(&batch);
         let logits = self.model.forward(&mut self.tape, &batch)?;
         if targets.len() != logits.rows * logits.columns {
@@ -243,7 +325,8 @@ impl Trainer {
         }
         let mut on_device = self.tape.allocate_as(targets.len(), DType::F32)?;
         on_device.write(targets)?;
-        let scale = 1.0 / logits.rows.max(1) as f64;
+        // Of the whole step, not of the part.
+        let scale = 1.0 / rows.max(1) as f64;
         let (tape, losses) = (&mut self.tape, &mut self.losses);
         match task {
             Task::SingleLabel => ops::cross_entropy_into(tape, &batch, logits, scale, losses)?,
@@ -322,34 +405,54 @@ impl Trainer {
         matches!(self.tape.device(), Device::Cpu)
     }
 
-    /// The figures of the steps since the last report. Waits until they are computed.
+    /// The figures of the steps since the last report, over all ranks. Waits until they are computed.
     ///
     /// # Errors
     /// [`Error::Failed`] when a loss or the gradient norm is no number; the failure of an earlier launch may show here.
     pub fn report(&mut self) -> Result<Report> {
-        let mut micro_batches = self.losses.take()?.into_iter();
+        let said = gather_losses(&self.ranks, "losses", self.losses.take()?)?;
+        let mut micro_batches: Vec<_> = said.into_iter().map(Vec::into_iter).collect();
+        let flops = self.ranks.gather_values("arithmetic", std::mem::take(&mut self.flops))?.into_iter().sum();
         let steps = std::mem::take(&mut self.unreported);
         let first = self.optimizer.steps + 1 - steps.len() as u64;
         let mut losses = Vec::with_capacity(steps.len());
         for (step, parts) in (first..).zip(steps) {
             let mut loss = Loss::default();
-            micro_batches.by_ref().take(parts).for_each(|part| loss += part);
+            // In the order of micro-batches: rank by rank.
+            micro_batches.iter_mut().flat_map(|of_rank| of_rank.take(parts)).for_each(|part| loss += part);
             check(loss, step)?;
             losses.push(loss);
         }
-        Ok(Report { losses, gradient_norm: self.optimizer.norm()?, flops: std::mem::take(&mut self.flops) })
+        Ok(Report { losses, gradient_norm: self.optimizer.norm()?, flops })
     }
 
     /// Bytes of what lies on the device: weights, gradients, moments, and activations with the batch.
     pub fn memory(&self) -> Vec<(&'static str, usize)> {
         let [weights, gradients] = self.model.parameters.memory_bytes();
         let (moments, activations) = (self.optimizer.memory_bytes(), self.tape.memory_bytes());
+        let gradients = gradients + self.sums.memory_bytes();
         vec![("weights", weights), ("gradients", gradients), ("moments", moments), ("activations", activations)]
     }
 
     fn beside_what_is_held(&self, error: Error) -> Error {
         error.beside(|| self.memory())
     }
+}
+
+/// The losses of every rank, in the order of ranks. As bits: one that is no number is told as it is.
+pub(super) fn gather_losses(ranks: &Ranks, what: &str, own: Vec<Loss>) -> Result<Vec<Vec<Loss>>> {
+    if ranks.size() == 1 {
+        return Ok(vec![own]);
+    }
+    let bits = |loss: Loss| [loss.sum.to_bits(), loss.weight.to_bits(), loss.hits, loss.rows];
+    let said = ranks.gather_values(what, own.into_iter().map(bits).collect::<Vec<_>>())?;
+    let loss = |[sum, weight, hits, rows]: [u64; 4]| Loss {
+        sum: f64::from_bits(sum),
+        weight: f64::from_bits(weight),
+        hits,
+        rows,
+    };
+    Ok(said.into_iter().map(|of_rank| of_rank.into_iter().map(loss).collect()).collect())
 }
 
 /// An error if a training ends with a loss that no model has that has learnt anything, however little: ten times that of

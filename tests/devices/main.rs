@@ -21,6 +21,7 @@ use helixgrad::kmer::batch::Batch;
 use helixgrad::kmer::masking::Masking;
 use helixgrad::model::{Architecture, Config, Head, Lora, Model, Target};
 use helixgrad::optim::{AdamWConfig, Decay, Schedule};
+use helixgrad::parallel::Ranks;
 use helixgrad::train::pretrain::PretrainOptions;
 use helixgrad::train::step::Trainer;
 
@@ -52,6 +53,7 @@ fn options(device: &Device, dtype: DType) -> PretrainOptions {
     PretrainOptions {
         collected: None,
         device: device.clone(),
+        ranks: Ranks::alone(),
         dtype,
         seed: 11,
         steps: 4,

@@ -11,8 +11,9 @@ use helixgrad::kmer::labelled::LabelledWindow;
 use helixgrad::model::{Config, Head, Model, Recompute, Task};
 use helixgrad::ops::{Loss, Weighting};
 use helixgrad::optim::AdamWConfig;
+use helixgrad::parallel::Ranks;
 use helixgrad::train::checkpoint::{Classification, load};
-use helixgrad::train::evaluation::{TaskScores, evaluate_targets};
+use helixgrad::train::evaluation::{Means, TaskScores, evaluate_targets};
 use helixgrad::train::feed::Feed;
 use helixgrad::train::finetune::{FinetuneOptions, finetune};
 use helixgrad::train::pretrain::{PretrainOptions, pretrain};
@@ -234,9 +235,10 @@ fn steps_towards_targets_wait_for_nothing_either() {
         }
         for step in 0..3 {
             let targets: Vec<f32> = (0..12).map(|index| ((index + step) % 2) as f32).collect();
-            cpu.advance_towards(&batch, &targets, task, 1e-3).unwrap();
+            let parts = [(batch.clone(), targets)];
+            cpu.advance_towards(&parts, task, 1e-3).unwrap();
             let before = count();
-            trainer.advance_towards(&batch, &targets, task, 1e-3).unwrap();
+            trainer.advance_towards(&parts, task, 1e-3).unwrap();
             let (allocations, waits) = (count().0 - before.0, count().1 - before.1);
             assert!(
                 waits == 0 && (step == 0 || allocations == 0),
@@ -405,7 +407,8 @@ fn large_numbers_keep_their_digits_in_bf16() {
     let (_, summary) = finetune(model, &vocabulary(), &classification, &windows, &windows, &options, false).unwrap();
     assert!(summary.dev.dev_pearson.unwrap() > 0.9, "{summary:?}");
     let mut checkpoint = load(&options.out).unwrap();
-    let found = evaluate_targets(&mut checkpoint, &windows, &device, DType::Bf16, 1, &mut |_| ()).unwrap();
+    let means = Means { device: &device, dtype: DType::Bf16, seed: 1, ranks: &Ranks::alone() };
+    let found = evaluate_targets(&mut checkpoint, &windows, &means, &mut |_| ()).unwrap();
     let TaskScores::Regression(scores) = found.scores else { panic!("{found:?}") };
     // The mean alone has 25, and numbers rounded to bf16 hundreds.
     assert!(scores.mse.value < 12.0, "{scores:?}");

@@ -39,9 +39,9 @@ fn train(device: &Device, dtype: DType, head_dim: usize, head: Head) {
     if let Head::Cls { labels } = head {
         trainer.weighting = Some(Weighting::new(device, vec![2.0; labels], 2.0).unwrap());
         trainer.step(std::slice::from_ref(&batch), 1e-3).unwrap();
-        let targets = vec![0.5; batch.rows.len() * labels];
+        let parts = [(batch.clone(), vec![0.5; batch.rows.len() * labels])];
         for task in [Task::MultiLabel, Task::Regression] {
-            trainer.advance_towards(&batch, &targets, task, 1e-3).unwrap();
+            trainer.advance_towards(&parts, task, 1e-3).unwrap();
         }
     }
 }

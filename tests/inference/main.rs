@@ -10,6 +10,7 @@ mod predict;
 #[path = "../program/mod.rs"]
 mod program;
 mod scan;
+mod shards;
 mod stretches;
 mod support;
 mod variants;

@@ -58,7 +58,7 @@ fn model_of_width(folder: &Path, labels: &[&str], window: Option<usize>, hidden_
     model_that(folder, Classification { labels, window, ..Classification::default() }, hidden_size)
 }
 
-fn model_that(folder: &Path, classification: Classification, hidden_size: usize) -> PathBuf {
+pub fn model_that(folder: &Path, classification: Classification, hidden_size: usize) -> PathBuf {
     let vocabulary = Vocabulary::new(3, BaseOrder::Atcg).unwrap();
     let config = Config {
         vocab_size: vocabulary.len(),
@@ -74,7 +74,8 @@ fn model_that(folder: &Path, classification: Classification, hidden_size: usize)
         initializer_range: 0.5,
         architecture: Architecture::default(),
     };
-    let head = Head::Site { labels: classification.labels.len(), hidden: None };
+    let labels = classification.labels.len();
+    let head = if classification.pairs { Head::Cls { labels } } else { Head::Site { labels, hidden: None } };
     let model = Model::initialise(config, head, DType::F32, 3).unwrap();
     let path = folder.join("model");
     fs::create_dir_all(&path).unwrap();
@@ -174,6 +175,8 @@ pub fn variant_options() -> Options {
         skip_mismatches: false,
         fingerprint: Value::Null,
         resume: false,
+        shard: None,
+        told: None,
         config: None,
         quiet: true,
     }

@@ -116,6 +116,32 @@ fn a_step_of_dnabert_is_planned_without_a_gpu() {
     assert_eq!([&kept, &split].map(passes), [1.0, 13.0]);
 }
 
+/// DNABERT-6's 357 MB over eight GPUs and over eight machines of eight, by hand: 2 x 7/8 of them over 360 GB/s; 2 x 56/64 over 45.
+#[test]
+fn several_gpus_are_planned() {
+    let plan = |extra: &[&str]| json(&[&["plan", "--preset", "dnabert-6"], extra].concat());
+    let alone = plan(&[]);
+    assert!(alone.get("scaling").is_none());
+    let eight = plan(&["--gpus", "8"])["scaling"].clone();
+    let gradients = number(&eight, "gradient_bytes");
+    assert!((gradients - 4.0 * 89.2e6).abs() < 0.02 * gradients, "{gradients}");
+    close(number(&eight, "transfer_milliseconds"), 2.0 * gradients * 7.0 / 8.0 / 360e9 * 1e3);
+    close(number(&eight, "add_milliseconds"), 3.0 * gradients * 7.0 / 8.0 / 4.3e12 * 1e3);
+    let step = number(&alone, "milliseconds_at_least");
+    let all = step + number(&eight, "transfer_milliseconds") + number(&eight, "add_milliseconds");
+    close(number(&eight, "milliseconds_at_least"), all);
+    close(number(&eight, "efficiency"), step / all);
+    close(number(&eight, "tokens_per_second_at_most"), 8.0 * 65_536.0 / all * 1e3);
+    let many = plan(&["--gpus", "8", "--nodes", "8"])["scaling"].clone();
+    close(number(&many, "transfer_milliseconds"), 2.0 * gradients * 56.0 / 64.0 / 45e9 * 1e3);
+    let slow = plan(&["--gpus", "8", "--nodes", "8", "--network", "1.25"])["scaling"].clone();
+    assert!(number(&slow, "efficiency") < 0.3 && number(&slow, "efficiency") < number(&many, "efficiency"));
+    let text = printed(&["plan", "--preset", "dnabert-6", "--gpus", "8", "--network", "1.25", "--nodes", "2"]);
+    assert!(text.contains("2 x 8 GPUs") && text.contains("assumed: NVLink 4") && text.contains("as given"), "{text}");
+    let refused = helixgrad(&["plan", "--gpus", "0"]);
+    assert_eq!(refused.status.code(), Some(2));
+}
+
 /// Sizes by their flags, a whole training, a scan, and what it costs to launch kernels that are shorter than a launch.
 #[test]
 fn trainings_and_scans_of_any_size_are_planned() {

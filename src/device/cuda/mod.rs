@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use cudarc::driver::sys::{self, CUresult};
 
 use super::attention_kernels::AttentionPath;
+use super::collective::{Collective, UniqueId};
 use super::gemm_choice::{GemmChoice, GemmTable};
 use super::graphs::{Graph, Task};
 use super::kernels;
@@ -19,6 +20,7 @@ use crate::{Error, Result};
 pub mod cublaslt;
 mod graph;
 mod library;
+pub mod nccl;
 
 use cublaslt::CublasLt;
 use graph::CudaGraph;
@@ -447,6 +449,13 @@ impl Driver for Gpu {
         let Some(library) = self.cublaslt.get_or_init(|| CublasLt::open().ok()) else { return Ok(false) };
         // SAFETY: the caller's promise; the stream is of this GPU's context, which is current.
         unsafe { library.multiply(product, self.stream) }
+    }
+
+    fn join(&self, id: &UniqueId, rank: usize, size: usize) -> Result<Box<dyn Collective>> {
+        self.enter()?;
+        // SAFETY: the stream was made in this context by `open`; neither is ever destroyed.
+        let joined = unsafe { nccl::Nccl::join(id, rank, size, self.stream, self.context) };
+        Ok(Box::new(joined?))
     }
 
     fn synchronize(&self) -> Result<()> {

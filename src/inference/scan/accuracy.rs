@@ -97,6 +97,14 @@ impl Counts {
         self.0.entry(score.0).or_default()[usize::from(!annotated)] += 1;
     }
 
+    /// Adds those of other calls.
+    pub fn merge(&mut self, others: &Self) {
+        for (score, counts) in &others.0 {
+            let sum = self.0.entry(*score).or_default();
+            *sum = [sum[0] + counts[0], sum[1] + counts[1]];
+        }
+    }
+
     /// The curve from the highest threshold down, one point for each score that an annotated site has; `sites` is the
     /// number of annotated sites, scored or not.
     pub fn curve(&self, sites: u64) -> Vec<Point> {
@@ -226,6 +234,17 @@ impl LocusCounts {
         let fine = if above < 0.0 { above } else { above * Self::STEPS_PER_DOUBLING };
         let step = (fine + Self::DOUBLINGS - Self::FINE_BELOW).round() as u32;
         self.0.entry(locus).or_default().entry(step).or_default()[usize::from(!annotated)] += 1;
+    }
+
+    /// Adds those of other calls.
+    pub fn merge(&mut self, others: &Self) {
+        for (locus, steps) in &others.0 {
+            let sums = self.0.entry(*locus).or_default();
+            for (step, counts) in steps {
+                let sum = sums.entry(*step).or_default();
+                *sum = [sum[0] + counts[0], sum[1] + counts[1]];
+            }
+        }
     }
 
     /// Intervals from resamples of whole loci, with replacement (Efron, 1979): sites and calls of a gene are no independent examples.

@@ -5,34 +5,37 @@
 
 pub mod accuracy;
 pub mod bigwig;
+mod publish;
 pub mod report;
 mod truth;
 
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::accuracy::{Accuracy, Intervals};
+use self::publish::{Ending, kept_config};
 pub use self::truth::{Truth, TruthCounts};
-use super::journal::{Journal, is_interrupted};
+use super::journal::{Journal, crc32, is_interrupted};
+use super::merge::{Shards, config_of};
+use super::shard::{Outcome, Shard};
 use super::splice::{Score, SpliceScorer, Tiles, is_candidate};
 use crate::genome::annotation::Strand;
 use crate::genome::checksum::checksum;
-use crate::genome::region::{Region, Spelling};
+use crate::genome::region::Region;
 use crate::genome::splice::stretches::Unknown;
 use crate::genome::splice::{Kind, Position, Site, reverse_complement};
 use crate::genome::twobit::Genome;
 use crate::kmer::labelled::{self, LabelledWindow};
 use crate::lossy;
-use crate::output::{is_staging, remove_debris, write_atomic};
+use crate::output::{is_staging, remove_debris, write_atomic, write_folder_atomic};
 use crate::report::Progress;
-use crate::report::format::{date, significant};
-use crate::small_file;
+use crate::report::format::significant;
 use crate::train::baselines::SiteMatrices;
 use crate::train::interrupt;
 use crate::{Error, Result};
@@ -44,6 +47,9 @@ pub const TRACKS: [(Kind, Strand, &str); 4] = [
     (Kind::Acceptor, Strand::Plus, "acceptor_plus"),
     (Kind::Acceptor, Strand::Minus, "acceptor_minus"),
 ];
+
+/// What shards of a scan say that they are of.
+pub const COMMAND: &str = "scan";
 
 /// The working folder, inside the output folder.
 pub const WORKING_FOLDER: &str = ".partial";
@@ -81,7 +87,7 @@ impl Positions {
 }
 
 /// An output format of the calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// `sites.bed`: the calls above the threshold of sites, donors and acceptors of both strands.
@@ -113,6 +119,10 @@ pub struct Options {
     pub formats: Vec<Format>,
     /// Whether an interrupted scan goes on.
     pub resume: bool,
+    /// The part to scan of the work; `None`: all of it.
+    pub shard: Option<Shard>,
+    /// What is told of the annotation beside the summary; kept with a shard.
+    pub told: Option<Value>,
     /// The resolved options as TOML, written to `config.toml` when the scan begins.
     pub config: Option<String>,
     /// Seed of the intervals.
@@ -196,8 +206,22 @@ struct Call {
     baseline: Score,
 }
 
-/// Scans `genome`, compares with `truth` where there is one, and writes everything into `options.out`. `fingerprint` holds
-/// whatever else the results depend on (the model): a scan is not resumed with another one.
+impl State {
+    /// Adds what the next shard has found.
+    fn add(&mut self, next: &Self) {
+        self.pieces += next.pieces;
+        self.bases += next.bases;
+        self.windows += next.windows;
+        self.unscored += next.unscored;
+        self.sites += next.sites;
+        self.seconds += next.seconds;
+        self.counts.add(&next.counts);
+        self.baseline.add(&next.baseline);
+    }
+}
+
+/// Scans `genome`, compares with `truth` where there is one, and writes everything into `options.out`; a shard is kept beside it.
+/// `fingerprint` holds whatever else the results depend on (the model): a scan is not resumed with another one.
 ///
 /// # Errors
 /// [`Error::Usage`] for a folder that holds another scan, or nothing to resume; [`Error::Interrupted`] after Ctrl-C, with
@@ -208,30 +232,85 @@ pub fn run(
     truth: Option<&Truth>,
     options: &Options,
     fingerprint: &Value,
-) -> Result<Summary> {
-    check_folder(options)?;
+) -> Result<Outcome<Summary>> {
     let names: Vec<String> = TRACKS.iter().map(|track| format!("{}.bedgraph", track.2)).collect();
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.push(BED);
-    let print = scan_fingerprint(scorer, genome, truth, options, fingerprint);
+    let mut print = scan_fingerprint(scorer, genome, truth, options, fingerprint);
+    let ending = Ending::new(genome, truth, options, scorer.baseline().is_some());
+    let pieces: Vec<Region> = pieces(scorer, genome, options).collect();
+    if let Some(shard) = options.shard {
+        sign(shard, scorer, truth, options, &mut print)?;
+        let work: Vec<u64> = pieces.iter().map(bases_of).collect();
+        let report = shard.report(&options.out, "bases", &work)?;
+        let opened = shard.journal::<State>("scan", &options.out, &names, print, options.resume)?;
+        if let Some((mut journal, state)) = opened {
+            check_folder(&options.out, false)?;
+            let state = scan_pieces(&mut journal, state, &pieces[shard.range(&work)], scorer, genome, truth, options)?;
+            journal.finish(&state, &ending)?;
+        }
+        return Ok(Outcome::Shard(report));
+    }
+    check_folder(&options.out, options.resume)?;
     let folder = options.out.join(WORKING_FOLDER);
     let (mut journal, state) = Journal::open::<State>("scan", &folder, &names, print, options.resume)?;
     // What a kill left behind while results were being put into their places.
     remove_debris(&options.out)?;
+    let state = scan_pieces(&mut journal, state, &pieces, scorer, genome, truth, options)?;
+    let config = kept_config(&folder)?;
+    let summary = ending.publish(&journal.parts(), &state, config.as_deref(), &options.out, &options.out)?;
+    journal.remove()?;
+    Ok(Outcome::Whole(summary))
+}
+
+/// Puts the shards of a scan together in the new folder `out`: the files that the whole scan would have written. Also returns what is
+/// told of the annotation.
+///
+/// # Errors
+/// [`Error::Usage`] for a folder that holds something; those of reading and writing.
+pub fn merge(shards: &Shards, out: &Path) -> Result<(Summary, Option<Value>)> {
+    check_folder(out, false)?;
+    let ending: Ending = shards.ending()?;
+    let mut state = State::default();
+    for next in shards.states() {
+        state.add(&next?);
+    }
+    let config = kept_config(shards.first())?.map(|config| config_of(&config, out));
+    let parts = shards.parts(TRACKS.len() + 1)?;
+    let mut summary = None;
+    write_folder_atomic(out, |folder| {
+        summary = Some(ending.publish(&parts, &state, config.as_deref(), folder, out)?);
+        Ok(())
+    })?;
+    let summary = summary.ok_or_else(|| Error::Failed("no scan was written".into()))?;
+    Ok((summary, ending.told))
+}
+
+/// Scans pieces that follow one another, from where `state` stands.
+fn scan_pieces(
+    journal: &mut Journal,
+    state: Option<State>,
+    pieces: &[Region],
+    scorer: &SpliceScorer,
+    genome: &Genome,
+    truth: Option<&Truth>,
+    options: &Options,
+) -> Result<State> {
     let mut state = state.unwrap_or_default();
     // Before there is a state, and gone with the folder if none comes.
-    if let (false, Some(config)) = (options.resume && folder.join(CONFIG).is_file(), &options.config) {
-        write_atomic(folder.join(CONFIG), config)?;
+    let config = journal.folder().join(CONFIG);
+    if let (false, Some(text)) = (options.resume && config.is_file(), &options.config) {
+        write_atomic(config, text)?;
     }
     let saving = interrupt::saving();
-    let total = regions(genome, options).iter().map(|region| u64::from(region.range.end - region.range.start)).sum();
+    let total = pieces.iter().map(bases_of).sum();
     let mut progress = Progress::new("scanning", total, options.quiet).unit("bases").resume_at(state.bases);
     let (bases_before, seconds_before, started) = (state.bases, state.seconds, Instant::now());
 
-    for (number, piece) in (0..).zip(pieces(scorer, genome, options)).skip(state.pieces as usize) {
-        let calls = score_piece(scorer, genome, &piece, options.positions, &mut state);
+    for (number, piece) in (0..).zip(pieces).skip(state.pieces as usize) {
+        let calls = score_piece(scorer, genome, piece, options.positions, &mut state);
         let calls = journal.save_if_interrupted(&state, calls)?;
-        write_calls(&mut journal, genome, &calls, options, &mut state)?;
+        write_calls(journal, genome, &calls, options, &mut state)?;
         if let Some(truth) = truth {
             calls.iter().for_each(|call| truth.count(&mut state.counts, &call.site, call.score));
             if scorer.baseline().is_some() {
@@ -239,7 +318,7 @@ pub fn run(
             }
         }
         state.pieces = number + 1;
-        state.bases += u64::from(piece.range.end - piece.range.start);
+        state.bases += bases_of(piece);
         state.seconds = seconds_before + started.elapsed().as_secs_f64();
         let found = format!("{} sites", state.sites);
         progress.update(state.bases, state.bases - bases_before, &found);
@@ -255,21 +334,37 @@ pub fn run(
     journal.save(&state)?;
     drop(saving);
     progress.finish(&format!("{} sites", state.sites));
-    let config = folder.join(CONFIG);
-    if config.is_file() {
-        write_atomic(options.out.join(CONFIG), small_file::read(&config)?)?;
+    Ok(state)
+}
+
+fn bases_of(piece: &Region) -> u64 {
+    u64::from(piece.range.end - piece.range.start)
+}
+
+/// Adds to a shard's fingerprint what its last step depends on besides.
+fn sign(
+    shard: Shard,
+    scorer: &SpliceScorer,
+    truth: Option<&Truth>,
+    options: &Options,
+    print: &mut Value,
+) -> Result<()> {
+    shard.sign(COMMAND, scorer.scorer().device(), print);
+    print["format"] = json!(options.formats);
+    if let Some(truth) = truth {
+        print["seed"] = options.seed.into();
+        print["sites"] = format!("{:08x}", truth.checksum()).into();
+        let matrices = scorer.baseline().map(serde_json::to_vec).transpose();
+        let matrices = matrices.map_err(|error| Error::Failed(error.to_string()))?;
+        print["weight-matrix"] = matrices.map(|text| format!("{:08x}", crc32(&text))).into();
     }
-    let baseline = scorer.baseline().map(|_| &state.baseline);
-    let summary = publish(&journal, genome, truth, options, &state, baseline)?;
-    journal.remove()?;
-    Ok(summary)
+    Ok(())
 }
 
 /// A folder that holds a scan is left alone, unless it is an interrupted one that is to go on.
-fn check_folder(options: &Options) -> Result<()> {
-    let out = &options.out;
+fn check_folder(out: &Path, resume: bool) -> Result<()> {
     let is_finished = out.join(SUMMARY).exists() && !is_interrupted(&out.join(WORKING_FOLDER));
-    if options.resume && !is_finished {
+    if resume && !is_finished {
         return Ok(());
     }
     let (found, remedy) = if is_interrupted(&out.join(WORKING_FOLDER)) {
@@ -557,71 +652,4 @@ fn write_calls(
         let _ = writeln!(text, "{name}\t{start}\t{end}\t{}\t{:.0}\t{strand}", kind.name(), 1000.0 * probability);
     }
     journal.append(TRACKS.len(), text)
-}
-
-/// Puts everything into its place; may be done again after a kill.
-fn publish(
-    journal: &Journal,
-    genome: &Genome,
-    truth: Option<&Truth>,
-    options: &Options,
-    state: &State,
-    baseline: Option<&TruthCounts>,
-) -> Result<Summary> {
-    let mut files = Vec::new();
-    let wanted = |format| options.formats.contains(&format);
-    if wanted(Format::Bed) {
-        files.push(options.out.join(BED));
-        journal.publish(TRACKS.len(), &options.out.join(BED), b"")?;
-    }
-    for (index, (_, _, name)) in TRACKS.into_iter().enumerate() {
-        if wanted(Format::BedGraph) {
-            let path = options.out.join(format!("{name}.bedgraph"));
-            journal.publish(index, &path, b"")?;
-            files.push(path);
-        }
-        if wanted(Format::BigWig) {
-            let path = options.out.join(format!("{name}.bw"));
-            if bigwig::write(journal.path(index), &path, genome)? {
-                files.push(path);
-            } else {
-                tracing::warn!("no {}: no call reaches the threshold of tracks", path.display());
-            }
-        }
-    }
-    let mut accuracy = Vec::new();
-    if let Some(truth) = truth {
-        accuracy = truth.compare(&state.counts, baseline, &regions(genome, options), options.seed);
-        let path = options.out.join(CURVE);
-        write_atomic(&path, report::curve_table(truth, &state.counts, &accuracy))?;
-        files.push(path);
-        let path = options.out.join(REPORT);
-        let region = |region: &Region| region.label(genome, Spelling::default());
-        let subject = report::Subject {
-            model: &options.model,
-            genome: genome.path().display().to_string(),
-            region: options.region.as_ref().map_or("the whole genome".into(), region),
-            positions: match options.positions {
-                Positions::GtAg => "those with the intron's GT or AG",
-                Positions::All => "all",
-            },
-            date: date(SystemTime::now()),
-        };
-        write_atomic(&path, report::page(&subject, truth, &state.counts, &accuracy))?;
-        files.push(path);
-    }
-    let summary = Summary {
-        bases: state.bases,
-        windows: state.windows,
-        unscored: state.unscored,
-        sites: state.sites,
-        min_score: options.min_site.value(),
-        seconds: state.seconds,
-        bases_per_second: state.bases as f64 / state.seconds.max(1e-9),
-        files,
-        accuracy,
-    };
-    let text = serde_json::to_string_pretty(&summary).map_err(|error| Error::Failed(error.to_string()))?;
-    write_atomic(options.out.join(SUMMARY), text + "\n")?;
-    Ok(summary)
 }

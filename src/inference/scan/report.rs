@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use super::accuracy::Intervals;
-use super::truth::SCOPES;
-use super::{Comparison, Figures, Truth, TruthCounts};
+use super::truth::{Expected, SCOPES};
+use super::{Comparison, Figures, TruthCounts};
 use crate::genome::splice::Kind;
 use crate::report::{Cell, LineChart, Page, Table};
 
 /// Precision and recall at every score that an annotated site has, as TSV.
-pub fn curve_table(truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
-    let mut text = format!("# annotation: {}\nscope\tkind\tthreshold\tprecision\trecall\tpredicted\n", truth.source());
+pub fn curve_table(expected: &Expected, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
+    let mut text = format!("# annotation: {}\nscope\tkind\tthreshold\tprecision\trecall\tpredicted\n", expected.source);
     for Comparison { scope, kind, model, .. } in comparisons {
         for point in counts.of(scope_index(scope), *kind).curve(model.accuracy.sites) {
             let kind = kind.name();
@@ -73,27 +75,32 @@ pub fn balance_table(comparisons: &[Comparison]) -> Table {
 }
 
 /// What a scan was of, as its page names it.
-pub struct Subject<'a> {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Subject {
     /// The model's folder.
-    pub model: &'a str,
+    pub model: String,
     /// The genome's file.
     pub genome: String,
     /// The region, or that it was all.
     pub region: String,
     /// The positions that were scored, in words.
-    pub positions: &'a str,
-    /// The day.
-    pub date: String,
+    pub positions: String,
 }
 
-/// The page: a table and the curves.
-pub fn page(subject: &Subject, truth: &Truth, counts: &TruthCounts, comparisons: &[Comparison]) -> String {
+/// The page, made on the day `date`: a table and the curves.
+pub fn page(
+    subject: &Subject,
+    date: &str,
+    expected: &Expected,
+    counts: &TruthCounts,
+    comparisons: &[Comparison],
+) -> String {
     let mut page = Page::new("Splice-site calls beside the annotation");
-    let Subject { model, genome, region, positions, date } = subject;
-    page.lead(&format!("Of {model} on {region}, compared with {}.", truth.source()));
+    let Subject { model, genome, region, positions } = subject;
+    page.lead(&format!("Of {model} on {region}, compared with {}.", expected.source));
     let mut of_what = Table::new(["scanned", ""]);
     for (name, value) in
-        [("model", *model), ("genome", genome), ("region", region), ("positions", positions), ("date (UTC)", date)]
+        [("model", &**model), ("genome", genome), ("region", region), ("positions", positions), ("date (UTC)", date)]
     {
         of_what.row([name, value]);
     }

@@ -31,6 +31,13 @@ impl TruthCounts {
     pub fn of(&self, scope: usize, kind: Kind) -> &Counts {
         &self.scopes[scope][kind as usize]
     }
+
+    /// Adds those of other calls.
+    pub(super) fn add(&mut self, others: &Self) {
+        let scopes = self.scopes.iter_mut().flatten().zip(others.scopes.iter().flatten());
+        scopes.for_each(|(sum, others)| sum.merge(others));
+        self.loci.iter_mut().zip(&others.loci).for_each(|(sum, others)| sum.merge(others));
+    }
 }
 
 /// The sites of an annotation and the bodies of its genes.
@@ -55,11 +62,6 @@ impl Truth {
             *spans = merged(std::mem::take(spans));
         }
         Self { sites, genes, loci: loci(model, 0), source: source.to_owned() }
-    }
-
-    /// What the annotation is called.
-    pub fn source(&self) -> &str {
-        &self.source
     }
 
     /// What tells this truth from another.
@@ -93,30 +95,58 @@ impl Truth {
         locus_of(&self.loci, site.position.sequence, site.position.boundary).map(|locus| locus as u32)
     }
 
-    /// The figures of all scopes and kinds, for a scan of `regions`; `baseline` are the counts of what is put beside it. Intervals are
-    /// drawn under `seed`.
-    pub fn compare(
-        &self,
-        counts: &TruthCounts,
-        baseline: Option<&TruthCounts>,
-        regions: &[Region],
-        seed: u64,
-    ) -> Vec<Comparison> {
+    /// A CRC-32 of all sites and gene bodies.
+    pub(super) fn checksum(&self) -> u32 {
+        let mut sites: Vec<String> = self.sites.iter().map(|site| format!("{site:?}")).collect();
+        let genes = self.genes.iter().map(|(place, spans)| format!("{place:?} {spans:?}"));
+        sites.extend(genes);
+        sites.sort();
+        super::crc32(sites.join("\n").as_bytes())
+    }
+
+    /// What calls in `regions` are to be compared with.
+    pub(super) fn expected(&self, regions: &[Region]) -> Expected {
+        let of = |kind: Kind| {
+            let mut expected = OfKind::default();
+            let within = |site: &&Site| site.kind == kind && regions.iter().any(|region| lies_in(site, region));
+            for site in self.sites.iter().filter(within) {
+                expected.sites += 1;
+                if let Some(locus) = self.locus(site) {
+                    *expected.loci.entry(locus).or_default() += 1;
+                }
+            }
+            expected
+        };
+        Expected { source: self.source.clone(), kinds: [Kind::Donor, Kind::Acceptor].map(of) }
+    }
+}
+
+/// How many annotated sites there are where was scanned; an annotated site lies in a gene, so both scopes have the same ones.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Expected {
+    /// What the annotation is called.
+    pub source: String,
+    /// By kind.
+    kinds: [OfKind; 2],
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct OfKind {
+    sites: u64,
+    /// Those of each locus that has any.
+    loci: BTreeMap<u32, u64>,
+}
+
+impl Expected {
+    /// The figures of all scopes and kinds; `baseline` are the counts of what is put beside the model. Intervals are drawn under `seed`.
+    pub fn compare(&self, counts: &TruthCounts, baseline: Option<&TruthCounts>, seed: u64) -> Vec<Comparison> {
         let mut comparisons = Vec::new();
         for (scope, name) in SCOPES.into_iter().enumerate() {
             for kind in [Kind::Donor, Kind::Acceptor] {
-                // An annotated site lies in a gene, so both scopes have the same ones.
-                let within = |site: &&Site| site.kind == kind && regions.iter().any(|region| lies_in(site, region));
-                let sites = self.sites.iter().filter(within).count() as u64;
-                let mut by_locus = BTreeMap::new();
-                for locus in self.sites.iter().filter(within).filter_map(|site| self.locus(site)) {
-                    *by_locus.entry(locus).or_default() += 1;
-                }
+                let OfKind { sites, loci } = &self.kinds[kind as usize];
                 let figures = |counts: &TruthCounts| Figures {
-                    accuracy: counts.of(scope, kind).accuracy(sites),
-                    intervals: (scope == GENES)
-                        .then(|| counts.loci[kind as usize].intervals(&by_locus, seed))
-                        .flatten(),
+                    accuracy: counts.of(scope, kind).accuracy(*sites),
+                    intervals: (scope == GENES).then(|| counts.loci[kind as usize].intervals(loci, seed)).flatten(),
                 };
                 let (model, weight_matrix) = (figures(counts), baseline.map(figures));
                 comparisons.push(Comparison { scope: name, kind, model, weight_matrix });

@@ -6,14 +6,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::effect::{Change, Delta, Effect, Questions, trimmed};
 use super::genes::Gene;
-use super::round::{Line, Outcome, Round};
+use super::round::{Line, Questioned, Round};
+use super::share::BLOCK;
 use super::vcf::{self, Finding, Reader, Record, escaped, with_info};
-use super::{Annotator, Positions, Summary, deltas};
+use super::{Annotator, Positions, Summary, check_name, deltas};
 use crate::genome::annotation::Strand;
+use crate::inference::merge::Shards;
+use crate::inference::parts::Parts;
+use crate::inference::shard::Outcome;
 use crate::inference::splice::DECIMALS;
 use crate::report::Progress;
 use crate::train::interrupt;
@@ -23,6 +27,19 @@ use crate::{Error, Result};
 const FIELD: &str = "HELIXGRAD";
 /// The INFO field with the alleles that have none, and why.
 const SKIPPED: &str = "HELIXGRAD_SKIPPED";
+
+/// What shards of this work say that they are of.
+pub const COMMAND: &str = "variants";
+
+/// What the last step over all shards has to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ending {
+    is_packed: bool,
+    /// For messages.
+    input: String,
+    genome: String,
+    told: Option<Value>,
+}
 
 /// How far a file is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,20 +51,92 @@ struct State {
     names: Names,
 }
 
+impl State {
+    /// Names of the file, where the genome has none of them.
+    fn no_match(&self) -> Option<Vec<&str>> {
+        let Names { found, missing } = &self.names;
+        (!found && !missing.is_empty()).then(|| missing.iter().map(String::as_str).collect())
+    }
+
+    fn warn(&self) {
+        if self.summary.scored == 0 && self.summary.skipped.contains_key("ref_mismatch") {
+            tracing::warn!(
+                "no allele was scored, as no REF is what the genome has: is this the genome that they were called on?"
+            );
+        }
+        if !self.names.missing.is_empty() {
+            tracing::warn!("the genome lacks {}: their records were not scored", self.names.list());
+        }
+    }
+}
+
+/// Gives the lines their name; may be done again after a kill.
+fn publish(parts: &Parts, state: State, out: &Path) -> Result<Summary> {
+    let end = if is_packed(out) { bgzip_end(out)? } else { Vec::new() };
+    parts.publish(0, out, &end)?;
+    let mut summary = state.summary;
+    summary.out = out.to_owned();
+    summary.alleles_per_second = summary.alleles() as f64 / summary.seconds.max(1e-9);
+    Ok(summary)
+}
+
+/// Puts the shards of a scoring together in the file `out`: the bytes that the whole scoring would have written. Also returns what is
+/// told of the annotation.
+///
+/// # Errors
+/// [`Error::Usage`] for a name that says bgzip where shards have none, or the other way round; [`Error::Input`] if the genome has no
+/// sequence of the file; those of reading and writing.
+pub fn merge(shards: &Shards, out: &Path) -> Result<(Summary, Option<Value>)> {
+    check_name(out)?;
+    let Ending { is_packed: has_blocks, input, genome, told } = shards.ending()?;
+    if is_packed(out) != has_blocks {
+        let (found, remedy) = match has_blocks {
+            true => ("for a name that ends with .gz, as bgzip", "end the output's name with .vcf.gz"),
+            false => ("for a name without .gz, as plain text", "end the output's name with .vcf; bgzip packs it"),
+        };
+        return Err(Error::usage(format!("--out {}, where the shards were made {found}", out.display()), remedy));
+    }
+    let mut all = State::default();
+    for state in shards.states::<State>() {
+        let State { summary, names, .. } = state?;
+        all.summary.add(&summary);
+        all.names.found |= names.found;
+        names.missing.iter().for_each(|name| all.names.missing(name));
+    }
+    if all.no_match().is_some() {
+        let found = format!("none of its sequences is in {genome}: {}", all.names.list());
+        return Err(Error::input(
+            input,
+            "",
+            found,
+            "compute the shards again, with --alias or with the genome that the variants were called on",
+        ));
+    }
+    all.warn();
+    Ok((publish(&shards.parts(1)?, all, out)?, told))
+}
+
 impl Annotator<'_> {
     /// Reads `input` and writes `out` (bgzip if its name ends with `.gz`): the same lines, with two more INFO fields in
     /// each record and header lines that say what they mean. Killed, it goes on from the last state that was saved, to the same
-    /// bytes ([`super::Options::resume`]).
+    /// bytes ([`super::Options::resume`]). A shard scores its lines alone ([`merge`]).
     ///
     /// # Errors
     /// [`Error::Input`] with the line for what is no VCF, a REF that is not what the genome has or a position outside its
     /// sequence ([`super::Options::skip_mismatches`] passes them through), sequences of which the genome has none, and a file that has our fields already; [`Error::Interrupted`] after
     /// Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
-    pub fn annotate(&self, input: &Path, out: &Path, header: &[String]) -> Result<Summary> {
+    pub fn annotate(&self, input: &Path, out: &Path, header: &[String]) -> Result<Outcome<Summary>> {
         let mut reader = Reader::open(input)?;
         let ours = [&self.header_lines()[..], header].concat();
-        let what = json!({ "header": ours });
-        let (mut journal, state) = self.journal::<State>(out, what)?;
+        let mut what = json!({ "header": ours });
+        let share = self.options.shard.map(|shard| self.share(shard, input, out, header)).transpose()?;
+        if let Some(share) = &share {
+            what["vcf"] = share.print.clone();
+            what["bgzip"] = is_packed(out).into();
+        }
+        let Some((mut journal, state)) = self.journal::<State>(out, COMMAND, what)? else {
+            return share.map(|share| Outcome::Shard(share.report)).ok_or_else(|| Error::Failed("no journal".into()));
+        };
         let encode = encoding_of(out);
         let mut state = match state {
             Some(state) => {
@@ -55,18 +144,22 @@ impl Annotator<'_> {
                 state
             }
             None => {
-                journal.append(0, encode(&self.header(input, &mut reader, header)?)?)?;
+                let above = self.header(input, &mut reader, header)?;
+                if self.writes_header() {
+                    journal.append(0, encode(&above)?)?;
+                }
+                let before = share.as_ref().map_or(0, |share| share.first);
+                while reader.number() < before && reader.next_line()?.is_some() {}
                 State { lines: reader.number(), checksum: reader.checksum(), ..State::default() }
             }
         };
-        state.summary.out = out.to_owned();
-        let done = |summary: &Summary| summary.scored + summary.skipped.values().sum::<u64>();
-        let (done_before, seconds_before, started) = (done(&state.summary), state.summary.seconds, Instant::now());
+        let last = share.as_ref().map_or(u64::MAX, |share| share.last);
+        let (done_before, seconds_before, started) = (state.summary.alleles(), state.summary.seconds, Instant::now());
         let mut progress = Progress::new("variants", 0, self.options.quiet).unit("alleles").resume_at(done_before);
         let saving = interrupt::saving();
         loop {
             let before = state.clone();
-            let round = self.scored(input, &mut reader, &mut state);
+            let round = self.scored(input, &mut reader, last, &mut state);
             let round = journal.save_if_interrupted(&before, round)?;
             if round.lines.is_empty() {
                 break;
@@ -77,42 +170,40 @@ impl Annotator<'_> {
             state.summary.seconds = seconds_before + started.elapsed().as_secs_f64();
             let summary = &state.summary;
             let records = format!("{} records", summary.records);
-            progress.update(done(summary), done(summary) - done_before, &records);
+            progress.update(summary.alleles(), summary.alleles() - done_before, &records);
             if interrupt::requested() {
                 journal.save(&state)?;
                 progress.finish("interrupted");
                 return Err(Error::Interrupted(format!(" after {records}; go on with --resume")));
             }
-            // Where no name fits the genome yet, this may be the wrong genome, and nothing to go on with.
-            if journal.is_due() && state.names.found {
+            // Where no name fits the genome yet, this may be the wrong genome, and nothing to go on with; of a shard others may.
+            if journal.is_due() && (state.names.found || share.is_some()) {
                 journal.save(&state)?;
             }
         }
-        let State { mut summary, names, .. } = state.clone();
-        if !names.found && !names.missing.is_empty() {
-            let missing: Vec<&str> = names.missing.iter().map(String::as_str).collect();
+        if let Some(share) = share {
+            state.warn();
+            let told = self.options.told.clone();
+            let [input, genome] = [input, self.genome.path()].map(|path| path.display().to_string());
+            journal.finish(&state, &Ending { is_packed: is_packed(out), input, genome, told })?;
+            drop(saving);
+            progress.finish(&format!("{} records", state.summary.records));
+            return Ok(Outcome::Shard(share.report));
+        }
+        if let Some(missing) = state.no_match() {
             return Err(self.aliases.no_match_error(self.genome, input, &missing));
         }
-        if summary.scored == 0 && summary.skipped.contains_key("ref_mismatch") {
-            tracing::warn!(
-                "no allele was scored, as no REF is what the genome has: is this the genome that they were called on?"
-            );
-        }
-        if !names.missing.is_empty() {
-            tracing::warn!("the genome lacks {}: their records were not scored", names.list());
-        }
+        state.warn();
         journal.save(&state)?;
         drop(saving);
-        let end = if is_packed(out) { bgzip_end(out)? } else { Vec::new() };
-        journal.publish(0, out, &end)?;
+        let summary = publish(&journal.parts(), state, out)?;
         journal.remove()?;
-        summary.alleles_per_second = done(&summary) as f64 / summary.seconds.max(1e-9);
         progress.finish(&format!("{} records", summary.records));
-        Ok(summary)
+        Ok(Outcome::Whole(summary))
     }
 
     /// The meta lines, with ours before the header line.
-    fn header(&self, input: &Path, reader: &mut Reader, header: &[String]) -> Result<Vec<u8>> {
+    pub(super) fn header(&self, input: &Path, reader: &mut Reader, header: &[String]) -> Result<Vec<u8>> {
         let mut output = Vec::new();
         loop {
             let line = reader.next_line()?.map(<[u8]>::to_vec);
@@ -162,11 +253,12 @@ impl Annotator<'_> {
         ]
     }
 
-    /// Reads lines and scores them, as many as are worked on at a time; none at the end of the file.
-    fn scored(&self, input: &Path, reader: &mut Reader, state: &mut State) -> Result<Round> {
+    /// Reads lines and scores them, as many as are worked on at a time; none behind the line of number `last` or at the end of the file.
+    fn scored(&self, input: &Path, reader: &mut Reader, last: u64, state: &mut State) -> Result<Round> {
         let most_windows = self.scorer.round_windows();
         let mut round = Round::default();
-        while !round.is_full(most_windows) {
+        let is_cut = |reader: &Reader, round: &Round| !round.lines.is_empty() && reader.number().is_multiple_of(BLOCK);
+        while !round.is_full(most_windows) && !is_cut(reader, &round) && reader.number() < last {
             let Some(bytes) = reader.next_line()? else { break };
             let bytes = bytes.to_vec();
             let failed = |(found, remedy)| Error::input(input, reader.place(), found, remedy);
@@ -256,7 +348,7 @@ impl Annotator<'_> {
     }
 
     /// What has to be scored for alternate allele `index`.
-    fn ask(&self, record: &Record, sequence: usize, index: usize, windows: &mut Vec<Vec<u8>>) -> Outcome<Questions> {
+    fn ask(&self, record: &Record, sequence: usize, index: usize, windows: &mut Vec<Vec<u8>>) -> Questioned<Questions> {
         let bases = record.alternates[index].bases.as_deref().map_err(|reason| *reason)?;
         if record.position == 0 {
             return Err("telomere");
@@ -330,7 +422,7 @@ impl Annotator<'_> {
 type OfGene = (Option<Gene>, (Strand, Effect));
 
 /// The effects of an allele, or why there are none.
-fn known(effects: &Outcome<(Strand, Effect)>) -> Result<&[OfGene], &'static str> {
+fn known(effects: &Questioned<(Strand, Effect)>) -> Result<&[OfGene], &'static str> {
     let effects = effects.as_ref().map_err(|reason| *reason)?;
     // Nothing changes where all can be read; where some cannot, that would be a guess.
     let is_unknown = |(_, (_, effect)): &(_, (_, Effect))| effect.unreadable > 0 && effect.largest().0 == 0;

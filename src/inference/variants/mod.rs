@@ -6,6 +6,7 @@ pub mod effect;
 pub mod genes;
 mod round;
 pub mod saturation;
+mod share;
 pub mod vcf;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use self::effect::{Change, Delta, Effect, Haplotypes, flank};
 use self::genes::Genes;
 use super::journal::{Journal, is_interrupted};
 use super::scan::Positions;
+use super::shard::Shard;
 use super::splice::SpliceScorer;
 use crate::genome::alias::Aliases;
 use crate::genome::checksum::checksum;
@@ -43,6 +45,10 @@ pub struct Options {
     pub fingerprint: Value,
     /// Whether interrupted work goes on.
     pub resume: bool,
+    /// The part to score of the work; `None`: all of it.
+    pub shard: Option<Shard>,
+    /// What is told of the annotation beside the summary; kept with a shard.
+    pub told: Option<Value>,
     /// The resolved options as TOML, kept with the work until it is done.
     pub config: Option<String>,
     /// No progress.
@@ -71,6 +77,23 @@ pub struct Summary {
     pub out: PathBuf,
 }
 
+impl Summary {
+    /// Adds what another part of the work has counted.
+    fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.scored += other.scored;
+        self.strong += other.strong;
+        other.skipped.iter().for_each(|(reason, number)| *self.skipped.entry(reason.clone()).or_default() += number);
+        self.windows += other.windows;
+        self.seconds += other.seconds;
+    }
+
+    /// Alternate alleles that were dealt with.
+    fn alleles(&self) -> u64 {
+        self.scored + self.skipped.values().sum::<u64>()
+    }
+}
+
 /// Scores variants of one genome.
 pub struct Annotator<'a> {
     /// The model.
@@ -86,15 +109,14 @@ pub struct Annotator<'a> {
 }
 
 impl Annotator<'_> {
-    /// The journal of what becomes `out`, beside it. `what` is scored, besides what the options and the model say.
-    fn journal<S: DeserializeOwned>(&self, out: &Path, what: Value) -> Result<(Journal, Option<S>)> {
-        let folder = working_folder(out);
-        if !self.options.resume && is_interrupted(&folder) {
-            return Err(Error::usage(
-                format!("{} holds an interrupted scoring", folder.display()),
-                "go on with it (--resume), name another --out, or remove the folder",
-            ));
-        }
+    /// The journal of what becomes `out`, beside it, or that of a shard, `None` if that is finished. `what` is scored by `command`, besides
+    /// what the options and the model say.
+    fn journal<S: DeserializeOwned>(
+        &self,
+        out: &Path,
+        command: &str,
+        what: Value,
+    ) -> Result<Option<(Journal, Option<S>)>> {
         let whole = |(index, sequence): (usize, &Sequence)| (index, 0..sequence.length);
         let bases: Vec<_> = self.genome.sequences().iter().enumerate().map(whole).collect();
         let mut print = json!({
@@ -110,13 +132,38 @@ impl Annotator<'_> {
                 print.extend(part.clone());
             }
         }
-        let opened = Journal::open("scoring", &folder, &["lines"], print, self.options.resume)?;
-        opened.0.check(out)?;
-        let path = folder.join("config.toml");
-        if let (false, Some(config)) = (self.options.resume && path.is_file(), &self.options.config) {
-            write_atomic(path, config)?;
+        let (what, names, resume) = ("scoring", &["lines"], self.options.resume);
+        let opened = match self.options.shard {
+            Some(shard) => {
+                print["skip-mismatches"] = self.options.skip_mismatches.into();
+                shard.sign(command, self.scorer.scorer().device(), &mut print);
+                shard.journal(what, out, names, print, resume)?
+            }
+            None => {
+                let folder = working_folder(out);
+                if !resume && is_interrupted(&folder) {
+                    return Err(Error::usage(
+                        format!("{} holds an interrupted scoring", folder.display()),
+                        "go on with it (--resume), name another --out, or remove the folder",
+                    ));
+                }
+                let opened = Journal::open(what, &folder, names, print, resume)?;
+                opened.0.check(out)?;
+                Some(opened)
+            }
+        };
+        if let Some((journal, _)) = &opened {
+            let path = journal.folder().join("config.toml");
+            if let (false, Some(config)) = (resume && path.is_file(), &self.options.config) {
+                write_atomic(path, config)?;
+            }
         }
         Ok(opened)
+    }
+
+    /// Whether what stands above all rows is written: by the first shard alone.
+    fn writes_header(&self) -> bool {
+        self.options.shard.is_none_or(|shard| shard.number() == 1)
     }
 
     /// Donor and acceptor probability of each window. Windows that are alike are read once: most of the reference's come with
@@ -153,6 +200,18 @@ fn deltas(effect: &Effect) -> [Delta; 4] {
     let [donor_gain, acceptor_gain] = effect.gain;
     let [donor_loss, acceptor_loss] = effect.loss;
     [acceptor_gain, acceptor_loss, donor_gain, donor_loss]
+}
+
+/// Refuses a name that says BCF for what is written as VCF.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn check_name(out: &Path) -> Result<()> {
+    if out.extension().is_none_or(|extension| extension != "bcf") {
+        return Ok(());
+    }
+    let found = format!("--out {}, where VCF is written", out.display());
+    Err(Error::usage(found, "name a .vcf or .vcf.gz file; `bcftools view -O b` makes BCF of it"))
 }
 
 /// Where the work on what becomes `out` is kept until it is done.

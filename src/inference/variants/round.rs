@@ -15,7 +15,7 @@ const BYTES: usize = 32 << 20;
 const ALLELES: usize = 1 << 16;
 
 /// An alternate allele: for each gene or strand what was asked and what was answered, or why it is skipped.
-pub(super) type Outcome<T> = Result<Vec<(Option<Gene>, T)>, &'static str>;
+pub(super) type Questioned<T> = Result<Vec<(Option<Gene>, T)>, &'static str>;
 
 /// A line on its way to the output.
 pub(super) struct Line {
@@ -24,8 +24,8 @@ pub(super) struct Line {
     /// What it says; `None` for a line that is no record.
     pub(super) record: Option<Record>,
     /// By alternate allele; behind these the questions that are still open.
-    pub(super) effects: Vec<Outcome<(Strand, Effect)>>,
-    open: Vec<Outcome<Questions>>,
+    pub(super) effects: Vec<Questioned<(Strand, Effect)>>,
+    open: Vec<Questioned<Questions>>,
 }
 
 /// Lines that are worked on together.
@@ -54,7 +54,7 @@ impl Round {
     }
 
     /// Adds an allele of the line added last; `ask` adds its windows to those given.
-    pub(super) fn allele(&mut self, ask: impl FnOnce(&Record, &mut Vec<Vec<u8>>) -> Outcome<Questions>) {
+    pub(super) fn allele(&mut self, ask: impl FnOnce(&Record, &mut Vec<Vec<u8>>) -> Questioned<Questions>) {
         let Some(Line { record: Some(record), open, .. }) = self.lines.last_mut() else { return };
         self.alleles += 1;
         open.push(ask(record, &mut self.windows));

@@ -2,17 +2,21 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::effect::{Change, Effect};
 use super::{Annotator, deltas};
 use crate::genome::annotation::Strand;
 use crate::genome::region::Region;
+use crate::inference::merge::Shards;
+use crate::inference::parts::Parts;
+use crate::inference::shard::Outcome;
 use crate::inference::splice::DECIMALS;
 use crate::lossy;
 use crate::report::format::count;
@@ -55,6 +59,22 @@ pub struct Summary {
 /// site is gained, negative where one is lost, not a number for the reference's own base.
 struct Matrix(Vec<Vec<f64>>);
 
+/// What shards of this work say that they are of.
+pub const COMMAND: &str = "variants --saturation";
+
+/// What the last step has to know besides the table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Picture {
+    place: String,
+    /// The first base, from 0.
+    start: u32,
+    /// The region's bases on the plus strand; none where it is too long for a picture.
+    reference: String,
+    has_genes: bool,
+    /// What is told of the annotation beside the summary.
+    told: Option<Value>,
+}
+
 /// How far a region is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -89,29 +109,36 @@ impl Annotator<'_> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] after Ctrl-C, with everything saved; those of [`super::super::journal::Journal::open`], of the device and of writing.
-    pub fn saturate(&self, region: &Region, out: &Path) -> Result<Summary> {
-        let place = region.label(self.genome, Default::default());
-        let (mut journal, state) =
-            self.journal::<State>(out, json!({ "saturation": place, "round": self.round_bases() }))?;
+    pub fn saturate(&self, region: &Region, out: &Path) -> Result<Outcome<Summary>> {
+        let picture = Picture::new(self, region)?;
+        let size = self.round_bases();
+        let starts: Vec<u32> = region.range.clone().step_by(size as usize).collect();
+        let end = |first: u32| region.range.end.min(first.saturating_add(size));
+        let work: Vec<u64> = starts.iter().map(|&first| u64::from(end(first) - first)).collect();
+        let report = self.options.shard.map(|shard| shard.report(out, "bases", &work)).transpose()?;
+        let what = json!({ "saturation": picture.place, "round": size });
+        let Some((mut journal, state)) = self.journal::<State>(out, COMMAND, what)? else {
+            return report.map(Outcome::Shard).ok_or_else(|| Error::Failed("no journal".into()));
+        };
         let mut state = match state {
             Some(state) => state,
             None => {
                 let genes = if self.genes.is_some() { "\tgenes" } else { "" };
-                journal.append(0, format!("{HEADER}{genes}\n"))?;
+                if self.writes_header() {
+                    journal.append(0, format!("{HEADER}{genes}\n"))?;
+                }
                 State::default()
             }
         };
-        state.summary.files = vec![out.to_owned()];
-        let length = (region.range.end - region.range.start) as usize;
+        let rounds = self.options.shard.map_or(0..work.len(), |shard| shard.range(&work));
+        let total = 3 * work[rounds.clone()].iter().sum::<u64>();
         let (changes_before, seconds_before, started) = (state.summary.changes, state.summary.seconds, Instant::now());
-        let progress = Progress::new("saturation", 3 * length as u64, self.options.quiet).unit("changes");
+        let progress = Progress::new("saturation", total, self.options.quiet).unit("changes");
         let mut progress = progress.resume_at(changes_before);
         let saving = interrupt::saving();
-        let size = self.round_bases();
-        for first in region.range.clone().step_by(size as usize).skip(state.rounds) {
+        for &first in starts[rounds].iter().skip(state.rounds) {
             let before = state.clone();
-            let round = first..region.range.end.min(first.saturating_add(size));
-            let rows = self.round(region.index, round, &mut state.summary);
+            let rows = self.round(region.index, first..end(first), &mut state.summary);
             let rows = journal.save_if_interrupted(&before, rows)?;
             journal.append(0, rows)?;
             state.rounds += 1;
@@ -128,23 +155,17 @@ impl Annotator<'_> {
                 journal.save(&state)?;
             }
         }
+        if let Some(report) = report {
+            journal.finish(&state, &picture)?;
+            progress.finish("");
+            return Ok(Outcome::Shard(report));
+        }
         journal.save(&state)?;
         drop(saving);
-        let mut summary = state.summary;
-        if length <= LONGEST_PICTURE as usize {
-            let path = page_path(out)?;
-            let page = self.page(region, &matrices(journal.path(0), region)?);
-            self.genome.check()?;
-            journal.write(&path, page.as_bytes())?;
-            summary.files.push(path);
-        } else {
-            tracing::warn!("no picture: it shows at most {LONGEST_PICTURE} bases");
-        }
-        journal.publish(0, out, b"")?;
+        let summary = picture.publish(&journal.parts(), state.summary, out)?;
         journal.remove()?;
-        summary.changes_per_second = summary.changes as f64 / summary.seconds.max(1e-9);
         progress.finish("");
-        Ok(summary)
+        Ok(Outcome::Whole(summary))
     }
 
     /// Bases at a time: each has three changes, and each of those reads some windows of its own, about half of the positions near it.
@@ -204,29 +225,60 @@ impl Annotator<'_> {
         };
         both.filter_map(named).collect()
     }
+}
 
-    fn page(&self, region: &Region, matrices: &[Matrix; 2]) -> String {
-        let place = region.label(self.genome, Default::default());
-        let mut page = Page::new(&format!("Every single-base change of {place}"));
+impl Picture {
+    fn new(annotator: &Annotator<'_>, region: &Region) -> Result<Self> {
+        let length = region.range.end - region.range.start;
+        let mut reference = Vec::new();
+        if length <= LONGEST_PICTURE {
+            annotator.genome.decode(region.index, region.range.clone(), &mut reference);
+            annotator.genome.check()?;
+        }
+        Ok(Self {
+            place: region.label(annotator.genome, Default::default()),
+            start: region.range.start,
+            reference: String::from_utf8_lossy(&reference).into_owned(),
+            has_genes: annotator.genes.is_some(),
+            told: annotator.options.told.clone(),
+        })
+    }
+
+    /// Gives the table its name, and draws the picture beside it; may be done again after a kill.
+    fn publish(&self, parts: &Parts, mut summary: Summary, out: &Path) -> Result<Summary> {
+        summary.files = vec![out.to_owned()];
+        if self.reference.is_empty() {
+            tracing::warn!("no picture: it shows at most {LONGEST_PICTURE} bases");
+        } else {
+            let path = page_path(out)?;
+            parts.write(&path, self.page(&self.matrices(parts)?).as_bytes())?;
+            summary.files.push(path);
+        }
+        parts.publish(0, out, b"")?;
+        summary.changes_per_second = summary.changes as f64 / summary.seconds.max(1e-9);
+        Ok(summary)
+    }
+
+    fn page(&self, matrices: &[Matrix; 2]) -> String {
+        let mut page = Page::new(&format!("Every single-base change of {}", self.place));
         page.lead(
             "Each cell is the strongest change in the probability of a splice site that the base below it, in place of the \
              reference's, makes on this strand: orange for a site gained, blue for one lost. Blank: not scored, because it is the \
              reference's own base, an N is near, or no gene lies there.",
         );
-        let mut reference = Vec::new();
-        self.genome.decode(region.index, region.range.clone(), &mut reference);
+        let reference = self.reference.as_bytes();
         let rows = BASES.map(|base| char::from(base).to_string());
         for (strand, matrix) in [Strand::Plus, Strand::Minus].into_iter().zip(matrices) {
             page.section(&format!("Strand {strand}"));
             if matrix.0.iter().flatten().all(|value| value.is_nan()) {
-                let why = if self.genes.is_some() { "no gene lies on it here" } else { "an N is near everywhere" };
+                let why = if self.has_genes { "no gene lies on it here" } else { "an N is near everywhere" };
                 page.paragraph(&format!("Nothing was scored on this strand: {why}."));
                 continue;
             }
             for start in (0..reference.len()).step_by(STRIP) {
                 let columns = start..reference.len().min(start + STRIP);
-                let first = u64::from(region.range.start) + start as u64 + 1;
-                let last = u64::from(region.range.start) + columns.end as u64;
+                let first = u64::from(self.start) + start as u64 + 1;
+                let last = u64::from(self.start) + columns.end as u64;
                 let title = format!("{} to {}", count(first), count(last));
                 let mut map = HeatMap::new(&title, &rows).numbered(first).legend("site lost", "gained");
                 for column in columns {
@@ -239,6 +291,53 @@ impl Annotator<'_> {
         page.footer(&format!("helixgrad {}{MADE_BY}", env!("CARGO_PKG_VERSION")));
         page.render()
     }
+
+    /// What the picture shows of the table: of each row the change furthest from 0, a gain's score or minus a loss's.
+    fn matrices(&self, parts: &Parts) -> Result<[Matrix; 2]> {
+        let length = self.reference.len();
+        let empty = || Matrix(vec![vec![f64::NAN; length]; 4]);
+        let mut matrices = [empty(), empty()];
+        let table = &parts.pieces(0)[0];
+        let mut text = String::new();
+        parts.read(0).read_to_string(&mut text).map_err(Error::io("read", table))?;
+        for (number, line) in (1..).zip(text.lines()).skip(1) {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let place = |columns: &[&str]| {
+                let at = columns.get(1)?.parse::<usize>().ok()?.checked_sub(self.start as usize + 1)?;
+                let row = BASES.iter().position(|base| columns.get(3).is_some_and(|of| of.as_bytes() == [*base]))?;
+                Some((usize::from(*columns.get(4)? == "-"), row, at)).filter(|_| at < length)
+            };
+            let scores: Vec<f64> = columns.iter().skip(5).take(4).filter_map(|score| score.parse().ok()).collect();
+            let (Some((strand, row, at)), &[acceptor_gain, acceptor_loss, donor_gain, donor_loss]) =
+                (place(&columns), &scores[..])
+            else {
+                let found = "no row of ours: the working file is damaged";
+                return Err(Error::input(table, format!("line {number}"), found, "remove the folder and begin anew"));
+            };
+            let (gain, loss) = (acceptor_gain.max(donor_gain), acceptor_loss.max(donor_loss));
+            matrices[strand].0[row][at] = if gain >= loss { gain } else { -loss };
+        }
+        Ok(matrices)
+    }
+}
+
+/// Puts the shards of a saturation together in the table `out` and the page beside it: the bytes that the whole work would have written.
+/// Also returns what is told of the annotation.
+///
+/// # Errors
+/// Those of [`page_path`], of reading and of writing.
+pub fn merge(shards: &Shards, out: &Path) -> Result<(Summary, Option<Value>)> {
+    let picture: Picture = shards.ending()?;
+    let mut all = Summary::default();
+    for state in shards.states::<State>() {
+        let State { summary, .. } = state?;
+        all.changes += summary.changes;
+        all.unreadable += summary.unreadable;
+        all.no_gene += summary.no_gene;
+        all.windows += summary.windows;
+        all.seconds += summary.seconds;
+    }
+    Ok((picture.publish(&shards.parts(1)?, all, out)?, picture.told))
 }
 
 fn table_row(text: &mut String, name: &str, at: u32, (base, alternate): (u8, u8), strand: Strand, effect: &Effect) {
@@ -254,30 +353,4 @@ fn table_row(text: &mut String, name: &str, at: u32, (base, alternate): (u8, u8)
             _ => write!(text, "\t{}", delta.base + 1),
         };
     });
-}
-
-/// What the picture shows of the table: of each row the change furthest from 0, a gain's score or minus a loss's.
-fn matrices(table: &Path, region: &Region) -> Result<[Matrix; 2]> {
-    let length = (region.range.end - region.range.start) as usize;
-    let empty = || Matrix(vec![vec![f64::NAN; length]; 4]);
-    let mut matrices = [empty(), empty()];
-    let text = fs::read_to_string(table).map_err(Error::io("read", table))?;
-    for (number, line) in (1..).zip(text.lines()).skip(1) {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let place = |columns: &[&str]| {
-            let at = columns.get(1)?.parse::<usize>().ok()?.checked_sub(region.range.start as usize + 1)?;
-            let row = BASES.iter().position(|base| columns[3].as_bytes() == [*base])?;
-            Some((usize::from(columns[4] == "-"), row, at)).filter(|_| at < length)
-        };
-        let scores: Vec<f64> = columns.iter().skip(5).take(4).filter_map(|score| score.parse().ok()).collect();
-        let (Some((strand, row, at)), &[acceptor_gain, acceptor_loss, donor_gain, donor_loss]) =
-            (place(&columns), &scores[..])
-        else {
-            let found = "no row of ours: the working file is damaged";
-            return Err(Error::input(table, format!("line {number}"), found, "remove the folder and begin anew"));
-        };
-        let (gain, loss) = (acceptor_gain.max(donor_gain), acceptor_loss.max(donor_loss));
-        matrices[strand].0[row][at] = if gain >= loss { gain } else { -loss };
-    }
-    Ok(matrices)
 }

@@ -68,6 +68,8 @@ pub enum Task {
         bytes: usize,
     },
     Reach(Arc<Event>),
+    /// Between the GPUs of several processes.
+    Group(crate::nccl::Group),
 }
 
 pub struct Gpu {
@@ -185,6 +187,7 @@ impl Gpu {
             |address, bytes| self.memory.range(address, bytes).map_err(|_| CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         match task {
             Task::Launch(launch) => return self.run_launch(&launch),
+            Task::Group(group) => return self.run_group(&group),
             Task::CopyIn { target, bytes } => {
                 let target = range(target, bytes.len())?;
                 // SAFETY: `range` has checked the length, and nobody else has device memory.

@@ -12,6 +12,8 @@
 //!   most threads of a block, its registers and its shared memory.
 //! - A kernel's fault ends the context as on a GPU: every later call returns it. What was found is written to stderr.
 //!
+//! Under the name libnccl.so.2 it is NCCL as well, between processes of one machine ([`nccl`]).
+//!
 //! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
 //!
 //! A launch runs in one of two engines: the kernels' C++ in the emulator, or the PTX that nvcc made of it in [`ptx_on_cpu`].
@@ -33,5 +35,6 @@ mod gpu;
 mod graph;
 mod launch;
 mod memory;
+mod nccl;
 #[cfg(test)]
 mod tests;

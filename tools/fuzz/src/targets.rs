@@ -244,6 +244,8 @@ fn annotated(path: &Path, out: &Path, resume: bool) -> bool {
         skip_mismatches: true,
         fingerprint: Value::Null,
         resume,
+        shard: None,
+        told: None,
         config: None,
         quiet: true,
     };
