@@ -14,6 +14,7 @@ cargo fmt --all --check
 HELIXGRAD_CUDA_ARCHS=none cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 cargo test --workspace --locked --no-fail-fast
+tools/python/test.sh
 # The code that talks to the CUDA driver, with the kernels that nvcc compiled, against a libcuda in front of the emulator.
 if [ -n "$nvcc" ]; then
     export HELIXGRAD_TEST_DEVICE=cuda

@@ -418,8 +418,11 @@ impl Annotator<'_> {
     }
 }
 
+/// What an allele does to a gene, or on a strand.
+type OfGene = (Option<Gene>, (Strand, Effect));
+
 /// The effects of an allele, or why there are none.
-fn known(effects: &Questioned<(Strand, Effect)>) -> Result<&[(Option<Gene>, (Strand, Effect))], &'static str> {
+fn known(effects: &Questioned<(Strand, Effect)>) -> Result<&[OfGene], &'static str> {
     let effects = effects.as_ref().map_err(|reason| *reason)?;
     // Nothing changes where all can be read; where some cannot, that would be a guess.
     let is_unknown = |(_, (_, effect)): &(_, (_, Effect))| effect.unreadable > 0 && effect.largest().0 == 0;
@@ -483,8 +486,7 @@ impl Annotator<'_> {
         let changes = |line: &Line| -> Vec<AlleleChanges> {
             let Some(record) = &line.record else { return Vec::new() };
             let alleles = record.alternates.iter().zip(&line.effects);
-            let of =
-                |effects: &[(Option<Gene>, (Strand, Effect))]| effects.iter().map(|of| changes(of, record)).collect();
+            let of = |effects: &[OfGene]| effects.iter().map(|of| changes(of, record)).collect();
             alleles.map(|(allele, effects)| (allele.text.clone(), known(effects).map(of))).collect()
         };
         Ok(round
@@ -496,7 +498,7 @@ impl Annotator<'_> {
     }
 }
 
-fn changes((gene, (strand, effect)): &(Option<Gene>, (Strand, Effect)), record: &Record) -> Changes {
+fn changes((gene, (strand, effect)): &OfGene, record: &Record) -> Changes {
     let largest =
         deltas(effect).map(|delta| Largest { score: delta.score.value(), offset: offset(delta, record.position) });
     Changes {
