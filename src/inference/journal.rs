@@ -450,4 +450,15 @@ mod tests {
         fs::write(folder.join("state.json"), "{").unwrap();
         assert!(open(true).err().unwrap().to_string().contains("damaged"));
     }
+
+    /// Counts of all scores of a genome's scan are more than a hundred megabytes.
+    #[test]
+    fn a_large_state_is_gone_on_from() {
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().join("partial");
+        let open = |resume| Journal::open::<String>("scan", &folder, &[], json!({}), resume).unwrap();
+        let state = "x".repeat(65 << 20);
+        open(false).0.save(&state).unwrap();
+        assert!(open(true).1 == Some(state));
+    }
 }

@@ -344,13 +344,13 @@ fn killed_parts_are_the_whole() {
     let mut z = Vec::new();
     let genome = open(&genome_path);
     genome.decode(0, 0..4000, &mut z);
-    fs::write(&vcf, records(&z, 400, 0).replace("\nx\t", "\nz\t")).unwrap();
+    fs::write(&vcf, records(&z, 300, 0).replace("\nx\t", "\nz\t")).unwrap();
     let windows = folder.path().join("w.fa");
     fasta(&windows, (0..300).map(|number| (number, WIDTH)));
     let common = ["--model", text(&model), "--genome", text(&genome_path)];
-    let scan = [&["scan"], &common[..], &["--region", "z:1001-8000", "--positions", "all"]].concat();
+    let scan = [&["scan"], &common[..], &["--region", "z:1001-5200", "--positions", "all"]].concat();
     let variants = [&["variants"], &common[..], &["--vcf", text(&vcf)]].concat();
-    let saturation = [&["variants"], &common[..], &["--saturation", "z:1001-1100"]].concat();
+    let saturation = [&["variants"], &common[..], &["--saturation", "z:1001-1060"]].concat();
     let predict = ["predict", "--model", text(&model), "--fasta", text(&windows)];
     for (command, out, resumes) in [
         (&scan[..], "calls", true),
@@ -360,6 +360,9 @@ fn killed_parts_are_the_whole() {
     ] {
         let whole = Place::new(folder.path(), &format!("{out}-whole"), command, out);
         whole.whole();
+        let (first, second) = (format!("{out}.shard-1-of-2"), format!("{out}.shard-2-of-2"));
+        whole.succeeds(&whole.shard_command("1/2"), 1);
+        let merge = ["merge", &first, &second, "--out", out];
         let mut kills = 0;
         for kill_at in 1.. {
             let place = Place::new(folder.path(), &format!("{out}-{kill_at}"), command, out);
@@ -371,9 +374,8 @@ fn killed_parts_are_the_whole() {
             }
             assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stderr));
             kills += 1;
-            place.succeeds(&place.shard_command("1/2"), 1);
-            let merge = ["merge", &format!("{out}.shard-1-of-2"), &format!("{out}.shard-2-of-2"), "--out", out];
-            let folder = place.folder.join(format!("{out}.shard-2-of-2"));
+            copy_folder(&whole.folder.join(&first), &place.folder.join(&first));
+            let folder = place.folder.join(&second);
             if !place.program(&merge, 1, None).status.success() {
                 let message = place.refused(&merge);
                 assert!(message.contains("not finished") || message.contains("no shard"), "{message}");
@@ -409,7 +411,6 @@ fn killed_parts_are_the_whole() {
         // A merge that is killed is done again.
         let place = Place::new(folder.path(), &format!("{out}-merge"), command, out);
         place.shards(2);
-        let merge = ["merge", &format!("{out}.shard-1-of-2"), &format!("{out}.shard-2-of-2"), "--out", out];
         for kill_at in 1.. {
             let killed = place.program(&merge, 1, Some(kill_at));
             if killed.status.success() {
