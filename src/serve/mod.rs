@@ -1,4 +1,4 @@
-//! A trained model behind HTTP: JSON of our own ([`v1`]) and the open inference protocol that KServe and Triton's clients speak ([`v2`]).
+//! A trained model behind HTTP: JSON of our own (`v1`) and the open inference protocol that KServe and Triton's clients speak (`v2`).
 //!
 //! One thread computes ([`engine`]); what waits for it is packed into one batch across requests. A row's bits do not depend on the rows beside
 //! it, so answers are those of `predict`, `embed` and `variants` (on the CPU; the kernels of a GPU choose by the shape of a batch).

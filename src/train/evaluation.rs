@@ -179,7 +179,7 @@ pub enum TaskScores {
 }
 
 impl TaskScores {
-    /// Compares answers (`[windows][classes]`, as [`answers`] gives them) with what the windows say; intervals come from
+    /// Compares answers (`[windows][classes]`, as [`answers`](super::apply::answers) gives them) with what the windows say; intervals come from
     /// resamples under `seed`.
     pub fn of(classification: &Classification, answers: &[Vec<f64>], windows: &[LabelledWindow], seed: u64) -> Self {
         let targets: Vec<&[f32]> = windows.iter().map(|window| window.targets.as_slice()).collect();

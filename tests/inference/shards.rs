@@ -359,9 +359,9 @@ fn killed_parts_are_the_whole() {
         (&predict, "p.tsv", false),
     ] {
         let whole = Place::new(folder.path(), &format!("{out}-whole"), command, out);
-        whole.whole();
         let (first, second) = (format!("{out}.shard-1-of-2"), format!("{out}.shard-2-of-2"));
         whole.succeeds(&whole.shard_command("1/2"), 1);
+        whole.whole();
         let merge = ["merge", &first, &second, "--out", out];
         let mut kills = 0;
         for kill_at in 1.. {

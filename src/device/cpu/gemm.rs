@@ -122,11 +122,11 @@ fn least_rows(n: usize, k: usize) -> usize {
     uncut.max(DOT_PRODUCTS / n + 1)
 }
 
-/// As [`gemm`], of rows that know nothing of one another: each has the same bits whatever stands beside it, and how much. Few
+/// As [`gemm()`], of rows that know nothing of one another: each has the same bits whatever stands beside it, and how much. Few
 /// rows are padded with zeros.
 ///
 /// # Panics
-/// As [`gemm`].
+/// As [`gemm()`].
 pub fn gemm_by_rows<T: Real>(
     output: &mut [T],
     output_stride: usize,
