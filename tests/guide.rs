@@ -143,7 +143,7 @@ fn run_page(path: &Path) -> usize {
                     }
                     continue;
                 }
-                let version = Command::new(engine).arg("-v").output();
+                let version = Command::new(engine).arg("-v").current_dir(folder.path()).output();
                 if !version.is_ok_and(|output| output.status.success()) {
                     eprintln!("skipped: {place}: {engine} is not installed");
                     continue;

@@ -520,7 +520,8 @@ fn what_are_not_the_parts_of_one_work_is_refused_by_name() {
     says(&[one, two, "unfinished"], &["unfinished is a shard, 3/3, that is not finished", "--resume"]);
     fs::remove_file(path("unfinished/state.json")).unwrap();
     says(&[one, two, "unfinished"], &["unfinished is a shard that is not finished"]);
-    let damages: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>, &str); 4] = [
+    type Damage<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage, &str); 4] = [
         ("sites.bed", &|bytes| bytes[..bytes.len() - 1].to_vec(), "sites.bed: "),
         ("donor_plus.bedgraph", &|bytes| bytes.iter().map(|byte| byte ^ u8::from(*byte == b'7')).collect(), "checksum"),
         ("acceptor_minus.bedgraph", &|_| Vec::new(), "0 bytes, where it had"),

@@ -47,7 +47,7 @@ fn killed(mpi: &Mpi, folder: &Folder, whole: &Path, number: usize) {
     let mut run = Started::new(mpi.helixgrad(3, &arguments), folder.0.path().join(format!("messages-{number}")));
     let (victim, delay) = (number % 3, (number * 7919) % 13);
     let ranks = run.ranks(3);
-    if number % 5 > 0 {
+    if !number.is_multiple_of(5) {
         reaches(&out, 2 + (number as u64 * 5) % 20, &mut run);
     }
     std::thread::sleep(Duration::from_millis(delay as u64 * 3));

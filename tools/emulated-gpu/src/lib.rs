@@ -12,7 +12,7 @@
 //!   most threads of a block, its registers and its shared memory.
 //! - A kernel's fault ends the context as on a GPU: every later call returns it. What was found is written to stderr.
 //!
-//! Under the name libnccl.so.2 it is NCCL as well, between processes of one machine ([`nccl`]).
+//! Under the name libnccl.so.2 it is NCCL as well, between processes of one machine (`nccl.rs`).
 //!
 //! What it cannot see stands in the emulator's README. Times are those of a CPU and mean nothing.
 //!
