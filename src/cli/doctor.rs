@@ -6,8 +6,8 @@ use super::Common;
 use crate::Result;
 use crate::device::attention_kernels::{AttentionKernels, AttentionPath};
 use crate::device::cuda::cublaslt::{self, Library};
-use crate::device::cuda::{self, GpuInfo};
-use crate::device::{Choices, kernels};
+use crate::device::cuda::{self, GpuInfo, nccl};
+use crate::device::{Choices, kernels, mpi};
 
 /// Options of `helixgrad doctor`.
 #[derive(clap::Args, Debug, Serialize)]
@@ -23,6 +23,10 @@ struct Report {
     threads: usize,
     driver: Option<String>,
     cublaslt: Option<Library>,
+    /// For several ranks with a GPU each.
+    nccl: Option<String>,
+    /// For several ranks on CPUs.
+    mpi: Option<String>,
     gpus: Vec<GpuInfo>,
     advice: Vec<String>,
 }
@@ -70,6 +74,8 @@ fn examine() -> Report {
         threads: rayon::current_num_threads(),
         driver,
         cublaslt: cublaslt::library(),
+        nccl: nccl::library(),
+        mpi: mpi::library(),
         gpus,
         advice,
     }
@@ -98,6 +104,14 @@ fn human(report: &Report) -> String {
             format!("cuBLASLt: {version}, {}", path.as_deref().unwrap_or("from where the system does not say"))
         }
         None => "cuBLASLt: none (--gemm has our own kernels only)".into(),
+    });
+    lines.push(match &report.nccl {
+        Some(found) => format!("NCCL: {found}"),
+        None => "NCCL: none (no ranks with a GPU each)".into(),
+    });
+    lines.push(match &report.mpi {
+        Some(found) => format!("MPI: {found}"),
+        None => "MPI: none (no ranks on CPUs)".into(),
     });
     for gpu in &report.gpus {
         lines.push(format!(

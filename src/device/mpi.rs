@@ -101,33 +101,8 @@ impl Mpi {
     /// # Errors
     /// [`Error::Usage`] if there is none, saying what was tried; [`Error::Failed`] if it cannot start.
     pub fn start(launcher: &str) -> Result<Self> {
-        let chosen = std::env::var("HELIXGRAD_MPI").ok().filter(|path| !path.is_empty());
-        let mut names: Vec<&str> = match &chosen {
-            Some(path) => vec![path],
-            None => NAMES.to_vec(),
-        };
-        if launcher.starts_with("MPICH") {
-            // Its own before Open MPI's, which would take itself for alone.
-            names.rotate_left(1);
-        }
-        let mut tried = Vec::new();
-        let library = names.iter().find_map(|name| {
-            // SAFETY: runs the library's initialisers, which are those of an MPI that the user has installed or named. Its plugins look
-            // for its symbols among the global ones.
-            match unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_GLOBAL) } {
-                Ok(library) => Some((library, *name)),
-                Err(error) => {
-                    tried.push(format!("{name} ({error})"));
-                    None
-                }
-            }
-        });
-        let Some((library, name)) = library else {
-            return Err(Error::usage(
-                format!("several ranks on CPUs need MPI, and it cannot be opened: {}", tried.join(", ")),
-                "install Open MPI or MPICH (its library, not only mpirun), or name its libmpi in HELIXGRAD_MPI",
-            ));
-        };
+        let (library, name) = open(launcher)?;
+        let name = name.as_str();
         let handles = handles(&library, name);
         // SAFETY: each name is that of a function of the MPI standard, whose C prototype the type is; a handle of type `int` is the lower half of
         // a word (above).
@@ -179,6 +154,53 @@ impl Mpi {
         let places = parts.iter().map(|part| number(part.start)).collect::<Result<_>>()?;
         Ok([counts, places])
     }
+}
+
+/// Opens `HELIXGRAD_MPI` if that is set, or else the first of the usual names, those of `launcher` before others.
+fn open(launcher: &str) -> Result<(Library, String)> {
+    let chosen = std::env::var("HELIXGRAD_MPI").ok().filter(|path| !path.is_empty());
+    let mut names: Vec<&str> = match &chosen {
+        Some(path) => vec![path],
+        None => NAMES.to_vec(),
+    };
+    if launcher.starts_with("MPICH") {
+        // Its own before Open MPI's, which would take itself for alone.
+        names.rotate_left(1);
+    }
+    let mut tried = Vec::new();
+    let library = names.iter().find_map(|name| {
+        // SAFETY: runs the library's initialisers, which are those of an MPI that the user has installed or named. Its plugins look
+        // for its symbols among the global ones.
+        match unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_GLOBAL) } {
+            Ok(library) => Some((library, (*name).to_owned())),
+            Err(error) => {
+                tried.push(format!("{name} ({error})"));
+                None
+            }
+        }
+    });
+    library.ok_or_else(|| {
+        Error::usage(
+            format!("several ranks on CPUs need MPI, and it cannot be opened: {}", tried.join(", ")),
+            "install Open MPI or MPICH (its library, not only mpirun), or name its libmpi in HELIXGRAD_MPI",
+        )
+    })
+}
+
+/// What is opened where no launcher says otherwise: its version and its file.
+pub fn library() -> Option<String> {
+    let (library, name) = open("").ok()?;
+    let (mut text, mut length) = (vec![0u8; VERSION_BYTES], 0);
+    // SAFETY: the function's type is that of the standard, which lets it be called before MPI is started; it writes no more than the standard's
+    // longest version.
+    let code = unsafe {
+        let version: Version = symbol(&library, &name, "MPI_Get_library_version").ok()?;
+        version(text.as_mut_ptr().cast(), &raw mut length)
+    };
+    // What it has started may run on.
+    std::mem::forget(library);
+    text.truncate(usize::try_from(length).unwrap_or(0));
+    (code == 0).then(|| format!("{} ({name})", short(&text)))
 }
 
 /// The function `name`.

@@ -108,6 +108,21 @@ fn micro_batches_that_cannot_be_shared_are_refused() {
     assert!(!out.exists());
 }
 
+#[test]
+fn doctor_names_the_mpi_that_would_be_opened() {
+    for mpi in launchers() {
+        let mut command = mpi.command(&[]);
+        let library = command.get_envs().find(|(name, _)| *name == "HELIXGRAD_MPI").and_then(|(_, value)| value);
+        let Some(library) = library.map(std::ffi::OsStr::to_owned) else { continue };
+        command = Command::new(env!("CARGO_BIN_EXE_helixgrad"));
+        let output = command.args(["doctor", "--json"]).env("HELIXGRAD_MPI", &library).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = report["mpi"].as_str().unwrap();
+        let name = if mpi.name.contains("Open MPI") { "Open MPI v5" } else { "MPICH 5" };
+        assert!(found.starts_with(name) && found.contains(library.to_str().unwrap()), "{found}");
+    }
+}
+
 /// Every process takes itself for alone: the launcher's numbers tell.
 #[test]
 fn a_launcher_of_another_mpi_is_found_out() {

@@ -109,6 +109,14 @@ impl Functions {
         })
     }
 
+    /// Its version and its file.
+    fn describe(&self) -> String {
+        let mut version = 0;
+        // SAFETY: one number is written.
+        let _ = unsafe { (self.version)(&raw mut version) };
+        format!("{}.{}.{} ({})", version / 10_000, version / 100 % 100, version % 100, self.name)
+    }
+
     /// An error if `code` is one.
     fn check(&self, what: &str, code: c_int) -> Result<()> {
         if code == 0 {
@@ -124,6 +132,11 @@ impl Functions {
         let last = if last.is_empty() { last } else { format!(" ({last})") };
         Err(Error::Failed(format!("NCCL cannot {what}: {words}{last}")))
     }
+}
+
+/// Version and file of the library, if it can be opened.
+pub fn library() -> Option<String> {
+    Functions::open().ok().map(Functions::describe)
 }
 
 /// What the ranks of a new communicator all have to know: rank 0 makes it.
@@ -222,10 +235,7 @@ impl Nccl {
 
 impl Collective for Nccl {
     fn describe(&self) -> String {
-        let mut version = 0;
-        // SAFETY: one number is written.
-        let _ = unsafe { (self.functions.version)(&raw mut version) };
-        format!("NCCL {}.{}.{} ({})", version / 10_000, version / 100 % 100, version % 100, self.functions.name)
+        format!("NCCL {}", self.functions.describe())
     }
 
     fn exchange(&mut self, source: &Buffer, parts: &[Range<usize>], received: &mut Buffer) -> Result<()> {
