@@ -95,7 +95,10 @@ mod tests {
 
     #[test]
     fn any_number_of_gradients_is_added_in_the_order_of_the_tree() {
-        let value = |number: usize| ((number * 7919 + 13) % 1009) as f32 / 97.0 * 10f32.powi(number as i32 % 7 - 3);
+        let value = |number: usize| {
+            let size = (number as u32).wrapping_mul(2_654_435_761).wrapping_add(12_345) as f32 / 1e6;
+            if number.is_multiple_of(3) { -size } else { size }
+        };
         let mut differs = 0;
         for count in 1..=33 {
             let values: Vec<f32> = (0..count).map(value).collect();
