@@ -120,18 +120,19 @@ pub fn train_throughput(
     ranks: &Ranks,
 ) -> Result<Throughput> {
     let (device, meter) = Meter::new(device);
-    let batches: Vec<Batch> = (0..ranks.size() as u64).map(|rank| workload.batch(seed + rank)).collect();
+    // It refuses what is no workload.
+    let mut trainer = workload.trainer(&device, dtype, seed)?;
+    let batches: Vec<Batch> = (0..ranks.size() as u64).map(|rank| workload.batch(seed.wrapping_add(rank))).collect();
     let steps = Workload::WARM_UP + workload.steps;
     let mut alone = None;
     if ranks.size() > 1 {
-        let mut trainer = workload.trainer(&device, dtype, seed)?;
         let own = &batches[ranks.rank()..=ranks.rank()];
         ranks.gather("steps of its own", Vec::new())?;
         let mut seconds = timed_steps(&mut trainer, &device, own, steps)?;
         alone = Some(median(&mut seconds[Workload::WARM_UP..]));
         ranks.gather("the end of its own steps", Vec::new())?;
+        trainer = workload.trainer(&device, dtype, seed)?;
     }
-    let mut trainer = workload.trainer(&device, dtype, seed)?;
     trainer.ranks = ranks.clone();
     let attention = trainer.model.attention_path(&device, dtype)?;
     let mut seconds = timed_steps(&mut trainer, &device, &batches, steps)?;

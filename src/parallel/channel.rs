@@ -291,6 +291,15 @@ impl Channel {
         Ok(all)
     }
 
+    /// Waits a moment for rank 0, which has something to say: a launcher ends it when this rank exits with an error code.
+    pub fn let_the_first_end(&self) {
+        if self.rank > 0 {
+            let heard = self.peers[0].heard.lock().unwrap_or_else(PoisonError::into_inner);
+            // Its connection ends with it, and then there is nobody to hear from.
+            let _ = heard.recv_timeout(Duration::from_secs(2));
+        }
+    }
+
     /// From now on connections end because all is done.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);

@@ -196,6 +196,7 @@ impl Ranks {
             _ => {
                 group.channel.gather(LAST[usize::from(result.is_err())], Vec::new())?;
                 group.collective.lock().unwrap_or_else(PoisonError::into_inner).finish();
+                group.channel.let_the_first_end();
             }
         }
         result

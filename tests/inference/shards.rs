@@ -160,7 +160,7 @@ fn a_scan_in_parts() {
     let genome = three_sequences(folder.path());
     let command = ["scan", "--model", text(&model), "--genome", text(&genome), "--min-track-score", "0"];
     let told = parts_are_the_whole(folder.path(), &command, "calls", &[1, 2, 3, 7]);
-    assert!(told["sites"].as_u64().unwrap() > 100 && told["unscored"].as_u64().unwrap() > 30, "{told}");
+    assert!(told["sites"].as_u64().unwrap() > 100 && told["unscored"].as_u64().unwrap() > 10, "{told}");
     // No part of this has a call, and bigWig files are not written.
     let none = [&command[..5], &["--min-track-score", "1", "--min-score", "1", "--format", "bigwig,bed"]].concat();
     parts_are_the_whole(folder.path(), &none, "none", &[3]);

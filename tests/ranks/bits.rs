@@ -179,7 +179,17 @@ fn bench_tells_what_ranks_are_worth() {
     let sum = two["ops"].as_array().unwrap().iter().find(|row| row["op"] == "gradient_sum").unwrap();
     assert_eq!(sum["milliseconds_per_step"], scaling["sum_milliseconds"]);
     // Of two ranks each sends half its gradients, and half of the sums.
-    let plan = parse(alone(&words(&["plan", "--preset", "splice-small", "--json", "--quiet"])));
+    let plan = parse(alone(&words(&[
+        "plan",
+        "--preset",
+        "splice-small",
+        "--batch",
+        "4",
+        "--length",
+        "40",
+        "--json",
+        "--quiet",
+    ])));
     let gradients =
         plan["memory"].as_array().unwrap().iter().find(|row| row[0] == "gradients").unwrap()[1].as_f64().unwrap();
     let sent = number(scaling, "bytes_sent");
