@@ -583,5 +583,8 @@ fn human(summary: &FinetuneSummary, args: &Args) -> String {
             args.out.display()
         );
     }
+    if let Some(ranks) = &summary.ranks {
+        text += &format!("\n{ranks}");
+    }
     text + &format!("\nthe model is in {}", args.out.display())
 }

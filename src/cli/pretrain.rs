@@ -355,5 +355,8 @@ fn human(summary: &PretrainSummary, args: &Args) -> String {
             evaluation.loss, evaluation.perplexity, evaluation.masked_accuracy
         );
     }
+    if let Some(ranks) = &summary.ranks {
+        text += &format!("\n{ranks}");
+    }
     text + &format!("\nthe model is in {}", args.out.display())
 }

@@ -77,16 +77,15 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// What carries the gradients, for people; `None` alone.
+    /// How many there are, what carries their gradients and who adds them, for people; `None` alone.
     pub fn describe(&self) -> Option<String> {
         let group = self.0.as_ref()?;
         let collective = group.collective.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(format!("{} ranks over {}", group.place.size, collective.describe()))
-    }
-
-    /// How gradients are added.
-    pub fn reduction(&self) -> Reduction {
-        self.0.as_ref().map_or(Reduction::Exact, |group| group.reduction)
+        let added = match group.reduction {
+            Reduction::Exact => "",
+            Reduction::Library => ", whose own sums they are",
+        };
+        Some(format!("{} ranks over {}{added}", group.place.size, collective.describe()))
     }
 
     /// This rank's share of `count` consecutive things, which the ranks share evenly.

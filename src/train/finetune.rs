@@ -182,6 +182,9 @@ pub struct FinetuneSummary {
     pub calibration: Option<Calibration>,
     /// Which attention ran.
     pub attention: String,
+    /// Which processes trained in this session, and who added their gradients, where there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<String>,
     /// The epochs of this session.
     #[serde(skip)]
     pub points: Vec<EpochPoint>,
@@ -492,6 +495,7 @@ pub fn finetune(
         class_weights: class_weights.map(|weights| classification.labels.iter().cloned().zip(weights).collect()),
         calibration,
         attention,
+        ranks: options.ranks.describe(),
         points,
     };
     Ok((model, summary))

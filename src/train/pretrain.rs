@@ -129,6 +129,9 @@ pub struct PretrainSummary {
     pub loss_last: f64,
     /// Which attention ran.
     pub attention: String,
+    /// Which processes trained in this session, and who added their gradients, where there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<String>,
     /// On held-out sequences, at the end.
     pub evaluation: Option<Evaluation>,
     /// The logged points of this session (those before a resume are in the log).
@@ -293,6 +296,7 @@ pub fn pretrain(
         loss_first: state.loss_first,
         loss_last: state.loss_last,
         attention,
+        ranks: options.ranks.describe(),
         evaluation,
         points,
     })

@@ -125,8 +125,10 @@ fn the_librarys_own_sum_trains_too() {
     for mpi in launchers() {
         let folder = Folder::new();
         let out = folder.0.path().join("run");
-        let arguments = pretraining(&out, 4, 4, &["--reduce", "library"]);
-        mpi.succeeds(2, &arguments);
+        let arguments = pretraining(&out, 4, 4, &["--reduce", "library", "--json"]);
+        let summary: serde_json::Value = serde_json::from_slice(&mpi.succeeds(2, &arguments).stdout).unwrap();
+        let ranks = summary["ranks"].as_str().unwrap();
+        assert!(ranks.starts_with("2 ranks over ") && ranks.ends_with("whose own sums they are"), "{ranks}");
         let losses = |run: &std::path::Path| -> Vec<f64> {
             crate::launch::log(run).iter().map(|line| line["loss"].as_f64().unwrap()).collect()
         };
