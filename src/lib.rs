@@ -25,6 +25,7 @@
 pub mod autograd;
 pub mod bench;
 pub mod cli;
+mod crc32;
 pub mod device;
 pub mod error;
 pub mod genes;

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::skip_gram::{Loss, Matrix, Model};
+use crate::crc32;
 use crate::interop::weights::Weights;
 use crate::output::{write_atomic, write_folder_atomic};
 use crate::train::model_image::{save_tensors, view};
-use crate::train::run_state::{checksum, parse_json};
+use crate::train::run_state::parse_json;
 use crate::{Error, Result};
 
 /// Where in a run's folder its state is.
@@ -67,7 +68,7 @@ impl State {
             let tensors = tensors.map(|(name, values)| Ok((name, view(&shape, bytemuck::cast_slice(values))?)));
             let path = folder.join(VECTORS);
             save_tensors(&path, tensors.into_iter().collect::<Result<Vec<_>>>()?)?;
-            let written = Written { checksums: [checksum(&path)?, self.checksum()?], state: self.clone() };
+            let written = Written { checksums: [crc32::of_file(&path)?, self.checksum()?], state: self.clone() };
             let text = serde_json::to_string_pretty(&written).map_err(|error| Error::Failed(error.to_string()))?;
             write_atomic(folder.join(STATE), text)
         })
@@ -82,7 +83,7 @@ impl State {
         let Written { state, checksums } = parse_json(&folder.join(STATE))?;
         let path = folder.join(VECTORS);
         for (path, found, expected) in
-            [(&path, checksum(&path)?, checksums[0]), (&folder.join(STATE), state.checksum()?, checksums[1])]
+            [(&path, crc32::of_file(&path)?, checksums[0]), (&folder.join(STATE), state.checksum()?, checksums[1])]
         {
             if found != expected {
                 let found = "its checksum does not hold: the file is damaged";

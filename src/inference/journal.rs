@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::parts::Parts;
+use crate::crc32;
 use crate::device::DType;
 use crate::output::{AtomicFile, Unfinished, failpoint, write_atomic};
 use crate::train::checkpoint::Checkpoint;
@@ -57,7 +58,7 @@ pub fn is_interrupted(folder: &Path) -> bool {
 /// # Errors
 /// Those of the device.
 pub fn fingerprint(checkpoint: &Checkpoint, dtype: DType) -> Result<Value> {
-    let crc = crc32(bytemuck::cast_slice(&checkpoint.model.parameters.host_values()?));
+    let crc = crc32::of(bytemuck::cast_slice(&checkpoint.model.parameters.host_values()?));
     Ok(json!({ "model": format!("{crc:08x}"), "dtype": dtype.name() }))
 }
 
@@ -256,7 +257,7 @@ fn damaged(what: &str, path: &Path, how: &str) -> Error {
 
 /// What stands before the content of a state: its checksum.
 fn heading(content: &str) -> String {
-    format!("{{\"checksum\":\"{:08x}\",\"content\":", crc32(content.as_bytes()))
+    format!("{{\"checksum\":\"{:08x}\",\"content\":", crc32::of(content.as_bytes()))
 }
 
 fn write_state<S: Serialize, E: Serialize>(
@@ -310,13 +311,6 @@ fn read_state(what: &str, folder: &Path, fingerprint: &Value) -> Result<Value> {
 /// As [`Journal::open`].
 pub(super) fn check_fingerprint(what: &str, folder: &Path, fingerprint: &Value) -> Result<()> {
     read_state(what, folder, fingerprint).map(drop)
-}
-
-/// CRC-32 of some bytes.
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(bytes);
-    crc.sum()
 }
 
 /// Says of files that lie whole in `folder` what [`Journal::finish`] says of files that grew.

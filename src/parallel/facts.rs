@@ -1,11 +1,8 @@
 //! What all ranks of a run must share: told by name when one differs.
 
-use std::fs::File;
-use std::io::{self, BufReader};
-
-use flate2::CrcReader;
 use serde_json::Value;
 
+use crate::crc32;
 use crate::device::Device;
 use crate::{Error, Result};
 
@@ -18,10 +15,7 @@ pub type Fact = (String, String);
 /// [`Error::Io`] if it cannot be read.
 pub fn build() -> Result<Vec<Fact>> {
     let path = std::env::current_exe().map_err(Error::io("find", "this program"))?;
-    let mut file =
-        CrcReader::new(BufReader::with_capacity(1 << 20, File::open(&path).map_err(Error::io("read", &path))?));
-    io::copy(&mut file, &mut io::sink()).map_err(Error::io("read", &path))?;
-    Ok(vec![("build of helixgrad".into(), format!("{} ({:08x})", env!("CARGO_PKG_VERSION"), file.crc().sum()))])
+    Ok(vec![("build of helixgrad".into(), format!("{} ({:08x})", env!("CARGO_PKG_VERSION"), crc32::of_file(&path)?))])
 }
 
 /// The chip that computes: another one may run other kernels, or the same sums in blocks of another size.

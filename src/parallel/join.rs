@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use flate2::Crc;
-
 use super::channel::{Channel, Listener, Meeting, Stops, host_name};
 use super::{Place, Ranks, Reduction};
+use crate::crc32;
 use crate::device::Device;
 use crate::device::collective::{Collective, UniqueId};
 use crate::device::cuda::nccl;
@@ -84,9 +83,11 @@ impl Ranks {
         let channel = match &place.address {
             None => meet_by_mpi(&place, &started_mpi(&place)?, deadline, stops)?,
             Some((host, port)) => {
-                let mut crc = Crc::new();
-                crc.update(format!("{host}:{port} {}", place.size).as_bytes());
-                let meeting = Meeting { host: host.clone(), port: *port, token: u64::from(crc.sum()) };
+                let meeting = Meeting {
+                    host: host.clone(),
+                    port: *port,
+                    token: u64::from(crc32::of(format!("{host}:{port} {}", place.size).as_bytes())),
+                };
                 match place.rank {
                     0 => Channel::host(Listener::open(&place, *port, meeting.token)?, &place, deadline, stops)?,
                     _ => Channel::visit(&meeting, &place, deadline, stops)?,

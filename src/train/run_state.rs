@@ -1,11 +1,9 @@
 //! How far a run has come, and the checkpoints in its folder that it can go on from.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use flate2::{Crc, CrcReader};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +12,7 @@ use super::checkpoint::{import_as_trained, missing, weights_file};
 use super::peak::Peak;
 use super::standardise::head_of;
 use super::step::Trainer;
+use crate::crc32;
 use crate::interop::names::DecoderBias;
 use crate::interop::weights::Weights;
 use crate::model::Model;
@@ -123,9 +122,7 @@ fn checksum_of_state(mut state: Value) -> u32 {
     if let Some(checksums) = state["checksums"].as_object_mut() {
         checksums.shift_remove(STATE_FILE);
     }
-    let mut crc = Crc::new();
-    crc.update(state.to_string().as_bytes());
-    crc.sum()
+    crc32::of(state.to_string().as_bytes())
 }
 
 /// The checkpoints of a run, by step.
@@ -241,7 +238,7 @@ fn checked_state(folder: &Path) -> Result<RunState> {
     let state: RunState = parse_json(&path)?;
     for (name, expected) in &state.checksums {
         let path = folder.join(name);
-        let found = if name == STATE_FILE { checksum_of_state(parse_json(&path)?) } else { checksum(&path)? };
+        let found = if name == STATE_FILE { checksum_of_state(parse_json(&path)?) } else { crc32::of_file(&path)? };
         if found != *expected {
             let remedy = "resume from an older checkpoint: remove this one's folder; or copy it again";
             return Err(Error::input(
@@ -283,13 +280,6 @@ fn load_moments(
     optimizer.steps = state.step;
     optimizer.config = state.optimizer;
     Ok(())
-}
-
-/// CRC-32 of a file.
-pub(crate) fn checksum(path: &Path) -> Result<u32> {
-    let mut crc = CrcReader::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("read", path))?));
-    io::copy(&mut crc, &mut io::sink()).map_err(Error::io("read", path))?;
-    Ok(crc.crc().sum())
 }
 
 pub(crate) fn parse_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {

@@ -6,11 +6,10 @@ use std::thread::JoinHandle;
 
 use super::checkpoint::Classification;
 use super::model_image::{MODEL_FILE, ModelImage, save_tensors, to_json, view};
-use super::run_state::{
-    CHECKPOINT_PREFIX, RunState, STANDARDISED_HEAD, STATE_FILE, TRAINING_FILE, checkpoints, checksum,
-};
+use super::run_state::{CHECKPOINT_PREFIX, RunState, STANDARDISED_HEAD, STATE_FILE, TRAINING_FILE, checkpoints};
 use super::standardise::Standard;
 use super::step::Trainer;
+use crate::crc32;
 use crate::output::{remove_folder, write_atomic, write_folder_atomic};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -63,7 +62,7 @@ impl Snapshot {
             save_tensors(&folder.join(TRAINING_FILE), tensors)?;
             let mut state = self.state.clone();
             for name in [MODEL_FILE, TRAINING_FILE] {
-                state.checksums.insert(name.to_owned(), checksum(&folder.join(name))?);
+                state.checksums.insert(name.to_owned(), crc32::of_file(&folder.join(name))?);
             }
             state.checksums.insert(STATE_FILE.to_owned(), state.own_checksum()?);
             write_atomic(folder.join(STATE_FILE), to_json(&state)?)

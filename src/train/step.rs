@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use flate2::Crc;
-
 use super::run_state::RunState;
 use crate::autograd::{DeviceBatch, Tape};
+use crate::crc32;
 use crate::device::{DType, Device, nvtx};
 use crate::kmer::batch::Batch;
 use crate::model::{Model, Task};
@@ -177,14 +176,13 @@ impl Trainer {
         if self.ranks.size() == 1 {
             return Ok(());
         }
-        let mut crc = Crc::new();
-        crc.update(bytemuck::cast_slice(&self.model.parameters.host_values()?));
+        let weights = crc32::of(bytemuck::cast_slice(&self.model.parameters.host_values()?));
         let own = [
             ("step to go on from", state.step.to_string()),
             ("last step", state.total_steps.to_string()),
             ("seed", state.seed.to_string()),
             ("type of weights", self.tape.dtype().name().to_owned()),
-            ("model", format!("{} parameters, checksum {:08x}", self.model.parameter_count(), crc.sum())),
+            ("model", format!("{} parameters, checksum {:08x}", self.model.parameter_count(), weights)),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value)).to_vec();
         let options = config.map(facts::options).unwrap_or_default();

@@ -21,10 +21,11 @@ use serde_json::{Value, json};
 use self::accuracy::{Accuracy, Intervals};
 use self::publish::{Ending, kept_config};
 pub use self::truth::{Truth, TruthCounts};
-use super::journal::{Journal, crc32, is_interrupted};
+use super::journal::{Journal, is_interrupted};
 use super::merge::{Shards, config_of};
 use super::shard::{Outcome, Shard};
 use super::splice::{Score, SpliceScorer, Tiles, is_candidate};
+use crate::crc32;
 use crate::genome::annotation::Strand;
 use crate::genome::checksum::checksum;
 use crate::genome::region::Region;
@@ -356,7 +357,7 @@ fn sign(
         print["sites"] = format!("{:08x}", truth.checksum()).into();
         let matrices = scorer.baseline().map(serde_json::to_vec).transpose();
         let matrices = matrices.map_err(|error| Error::Failed(error.to_string()))?;
-        print["weight-matrix"] = matrices.map(|text| format!("{:08x}", crc32(&text))).into();
+        print["weight-matrix"] = matrices.map(|text| format!("{:08x}", crc32::of(&text))).into();
     }
     Ok(())
 }

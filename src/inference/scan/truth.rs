@@ -101,7 +101,7 @@ impl Truth {
         let genes = self.genes.iter().map(|(place, spans)| format!("{place:?} {spans:?}"));
         sites.extend(genes);
         sites.sort();
-        super::crc32(sites.join("\n").as_bytes())
+        crate::crc32::of(sites.join("\n").as_bytes())
     }
 
     /// What calls in `regions` are to be compared with.
